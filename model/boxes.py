@@ -1,0 +1,42 @@
+"""Box formats. The format and the unit stand in every name.
+
+``cxcyzr``: centre in pixels, z = log2 sqrt(w h), r = log2(h / w) (paper §3.3). ``xyxy_px``: corners in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_area
+
+
+def whole_frame_cxcyzr(sizes_wh: Tensor) -> Tensor:
+    """(B, 2) frame sizes (width, height) px -> (B, 4) cxcyzr of the whole frame."""
+    w, h = sizes_wh.unbind(-1)
+    return torch.stack((w / 2, h / 2, torch.log2(w * h) / 2, torch.log2(h / w)), -1)
+
+
+def box_sizes(boxes_cxcyzr: Tensor) -> Tensor:
+    """(..., 4) cxcyzr -> (..., 2) width and height in px: w = 2^(z - r/2), h = 2^(z + r/2)."""
+    z, r = boxes_cxcyzr[..., 2], boxes_cxcyzr[..., 3]
+    return torch.stack((torch.exp2(z - r / 2), torch.exp2(z + r / 2)), -1)
+
+
+def cxcyzr_to_xyxy(boxes_cxcyzr: Tensor) -> Tensor:
+    """(..., 4) cxcyzr -> (..., 4) corners x1 y1 x2 y2 in px."""
+    centre, half = boxes_cxcyzr[..., :2], box_sizes(boxes_cxcyzr) / 2
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def refine_cxcyzr(boxes_cxcyzr: Tensor, deltas: Tensor) -> Tensor:
+    """One refinement (paper §3.3): the centre moves by deltas in units of 2^z (z before the update), then z and r add."""
+    z = boxes_cxcyzr[..., 2:3]
+    return torch.cat((boxes_cxcyzr[..., :2] + deltas[..., :2] * torch.exp2(z), boxes_cxcyzr[..., 2:] + deltas[..., 2:]), -1)
+
+
+def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
+    """(B, N, 4) corners -> (B, N, N): overlap of row and column over the area of the row's box."""
+    top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
+    bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    return overlap / box_area(boxes_xyxy_px.flatten(0, 1)).view(overlap.shape[:2]).unsqueeze(-1)

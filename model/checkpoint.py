@@ -1,0 +1,176 @@
+"""Self-describing model files: safetensors whose header carries everything that is needed to use the weights.
+
+The header's ``stmixer`` entry is JSON: format, configuration, labels, licence, source, what it was trained on, and a
+digest of the tensors. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ConfigError, DetectorConfig
+from model.detector import Detector, build, skeleton
+from model.labels import Label, default_labels
+from model.zoo import variant
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as weights; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a file says of its weights, apart from the tensors.
+
+    ``trained`` is False for initial weights; ``trained_on`` names the data, ``source`` where the weights come from.
+    """
+
+    config: DetectorConfig
+    labels: tuple[Label, ...]
+    trained: bool
+    trained_on: str | None = None
+    licence: str | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.config.decoder.classes:
+            raise CheckpointError(f"{len(self.labels)} labels for {self.config.decoder.classes} classes")
+        if len({label.id for label in self.labels}) != len(self.labels):
+            raise CheckpointError("label ids must be distinct")
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.config.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelCard:
+        """Inverse of ``to_dict``. Raises CheckpointError for anything unknown or missing."""
+        try:
+            known = {f.name for f in dataclasses.fields(cls)}
+            if unknown := set(data) - known:
+                raise CheckpointError(f"unknown entries: {', '.join(sorted(unknown))}")
+            config = DetectorConfig.from_dict(data["config"])
+            labels = tuple(Label(**label) for label in data["labels"])
+            return cls(**{**data, "config": config, "labels": labels})
+        except (KeyError, TypeError, ConfigError) as error:
+            raise CheckpointError(f"the model description is incomplete or wrong: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A detector with its card, ready to run."""
+
+    detector: Detector
+    card: ModelCard
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Write one model file, complete or not at all. ``tensors`` are a Detector's state dict."""
+    header = {"format": FORMAT, "card": card.to_dict(), "digest": digest(tensors)}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"stmixer": json.dumps(header)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> tuple[ModelCard, str]:
+    """The card and the digest a file states, without reading its tensors. Raises CheckpointError."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a safetensors file ({error}); a published .pth is read by `stmixer-weights convert`"
+        ) from None
+    if "stmixer" not in metadata:
+        raise CheckpointError(f"{path} does not describe itself; make it with `stmixer-weights convert`")
+    try:
+        header = json.loads(metadata["stmixer"])
+        version, card, stated = header["format"], header["card"], header["digest"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged header: {error}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}: convert the weights again")
+    return ModelCard.from_dict(card), stated
+
+
+def load(path: Path) -> Model:
+    """Read a model file strictly: every name once, every shape right. Raises CheckpointError."""
+    card, _ = read_header(path)
+    detector = skeleton(card.config)
+    load_exactly(detector, read_tensors(path))
+    return Model(detector.eval(), card)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a model file, on the CPU."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def load_exactly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
+    """Give a skeleton its tensors. Raises CheckpointError with a list of every name or shape that does not fit."""
+    wanted = detector.state_dict()
+    problems = name_differences(
+        {k: tuple(v.shape) for k, v in wanted.items()}, {k: tuple(v.shape) for k, v in tensors.items()}
+    )
+    problems += [
+        f"{k}: {v.dtype} instead of {wanted[k].dtype}"
+        for k, v in tensors.items()
+        if k in wanted and v.dtype != wanted[k].dtype
+    ]
+    if problems:
+        raise CheckpointError("the weights do not fit the model:\n  " + "\n  ".join(problems))
+    detector.load_state_dict(dict(tensors), strict=True, assign=True)
+    detector.requires_grad_(True)
+
+
+def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line for every name that is missing, superfluous or of another shape."""
+    lines = [f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in given]
+    lines += [f"not used: {name} {list(shape)}" for name, shape in given.items() if name not in wanted]
+    lines += [
+        f"{name}: shape {list(given[name])} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in given and given[name] != shape
+    ]
+    return lines
+
+
+def untrained(name: str) -> Model:
+    """The named variant with initial weights, the same on every machine; its card says that it is untrained."""
+    config = variant(name)
+    card = ModelCard(config, default_labels(config.decoder.classes), trained=False, source="initial weights, seed 0")
+    return Model(build(config), card)

@@ -1,0 +1,58 @@
+"""Window tables and padded shapes: which moments a clip takes, and how large its tensor is. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from model.config import RAW_FPS, ClipConfig, PreprocessConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A clip's samples around its keyframe, in steps of the sampling grid. ``offsets[frames // 2]`` is 0."""
+
+    offsets: tuple[int, ...]
+    grid_s: Fraction
+
+    @property
+    def lookahead_s(self) -> Fraction:
+        """What the model wants to see after the keyframe, seconds."""
+        return self.offsets[-1] * self.grid_s
+
+    @property
+    def before_s(self) -> Fraction:
+        """From the first sample to the keyframe, seconds."""
+        return -self.offsets[0] * self.grid_s
+
+    @property
+    def span(self) -> int:
+        """Grid steps from the first to the last sample, both counted."""
+        return self.offsets[-1] - self.offsets[0] + 1
+
+
+def window(clip: ClipConfig) -> Window:
+    """The window table of a clip: raw frames c - frames * stride / 2 + i * stride (DETECTOR.md, Clip)."""
+    step = clip.stride // clip.grid
+    half = clip.frames // 2
+    return Window(tuple((i - half) * step for i in range(clip.frames)), Fraction(clip.grid, RAW_FPS))
+
+
+def slow_indices(fast_frames: int, alpha: int) -> tuple[int, ...]:
+    """Frames of the fast pathway that the slow one sees: ``linspace(0, fast - 1, fast // alpha)`` truncated.
+
+    For 32 and 4 that is 0 4 8 13 17 22 26 31, as the published checkpoints were trained, not every fourth.
+    """
+    n = fast_frames // alpha
+    if n == 1:
+        return (0,)
+    return tuple(i * (fast_frames - 1) // (n - 1) for i in range(n))
+
+
+def padded_size(width: int, height: int, preprocess: PreprocessConfig) -> tuple[int, int]:
+    """Input size (width, height) px -> tensor size (width, height): each side up to the next multiple of 32.
+
+    A function of the frame's aspect alone, never of its batch mates, so that a clip's result does not depend on them.
+    """
+    d = preprocess.size_divisor
+    return -(-width // d) * d, -(-height // d) * d

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area
 
 
 def whole_frame_cxcyzr(sizes_wh: Tensor) -> Tensor:
@@ -29,9 +28,10 @@ def cxcyzr_to_xyxy(boxes_cxcyzr: Tensor) -> Tensor:
 
 
 def refine_cxcyzr(boxes_cxcyzr: Tensor, deltas: Tensor) -> Tensor:
-    """One refinement (paper §3.3): the centre moves by deltas in units of 2^z (z before the update), then z and r add."""
+    """One refinement (paper §3.3): the centre moves by deltas x 2^z (z before the update), then z and r add."""
     z = boxes_cxcyzr[..., 2:3]
-    return torch.cat((boxes_cxcyzr[..., :2] + deltas[..., :2] * torch.exp2(z), boxes_cxcyzr[..., 2:] + deltas[..., 2:]), -1)
+    centre = boxes_cxcyzr[..., :2] + deltas[..., :2] * torch.exp2(z)
+    return torch.cat((centre, boxes_cxcyzr[..., 2:] + deltas[..., 2:]), -1)
 
 
 def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
@@ -39,4 +39,5 @@ def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
     top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
     bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
     overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    return overlap / box_area(boxes_xyxy_px.flatten(0, 1)).view(overlap.shape[:2]).unsqueeze(-1)
+    area = (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)
+    return overlap / area.unsqueeze(-1)

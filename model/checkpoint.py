@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,15 @@ class ModelCard:
     def __post_init__(self) -> None:
         if len(self.labels) != self.config.decoder.classes:
             raise CheckpointError(f"{len(self.labels)} labels for {self.config.decoder.classes} classes")
+        if not all(isinstance(label.id, int) and isinstance(label.name, str) for label in self.labels):
+            raise CheckpointError("a label is a number and a name")
         if len({label.id for label in self.labels}) != len(self.labels):
             raise CheckpointError("label ids must be distinct")
+        if not isinstance(self.trained, bool):
+            raise CheckpointError(f"trained must be true or false, got {self.trained!r}")
+        for text in (self.trained_on, self.licence, self.source):
+            if text is not None and not isinstance(text, str):
+                raise CheckpointError(f"trained_on, licence and source are texts, got {text!r}")
 
     @property
     def name(self) -> str:
@@ -88,23 +96,44 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Write one model file, complete or not at all. ``tensors`` are a Detector's state dict."""
-    header = {"format": FORMAT, "card": card.to_dict(), "digest": digest(tensors)}
+    """Write one model file, complete or not at all. ``tensors`` are a Detector's state dict.
+
+    Raises CheckpointError where the folder or the disk does not take it; nothing is left behind then.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"stmixer": json.dumps(header)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
+        try:
+            header = {"format": FORMAT, "card": card.to_dict(), "digest": digest(tensors)}
+            save_file(_unshared(tensors), partial, {"stmixer": json.dumps(header)})
+            partial.chmod(mode)  # safetensors leaves 0600, which a service under another user cannot read
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CheckpointError(f"{path} cannot be written: {reason}") from None
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where several are views of one storage: safetensors takes each name by itself."""
+    users = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
+    return {
+        k: t.detach().clone() if users[t.untyped_storage().data_ptr()] > 1 else t.detach().contiguous()
+        for k, t in tensors.items()
+    }
 
 
 def read_header(path: Path) -> tuple[ModelCard, str]:
     """The card and the digest a file states, without reading its tensors. Raises CheckpointError."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -119,8 +148,8 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
     try:
         header = json.loads(metadata["stmixer"])
         version, card, stated = header["format"], header["card"], header["digest"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged header: {error}") from None
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged header: {type(error).__name__} {error}") from None
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}: convert the weights again")
     return ModelCard.from_dict(card), stated
@@ -135,9 +164,12 @@ def load(path: Path) -> Model:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a model file, on the CPU."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    """All tensors of a model file, on the CPU. Raises CheckpointError."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
 def load_exactly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,9 @@ from fractions import Fraction
 
 from model.config import RAW_FPS, ClipConfig, PreprocessConfig
 
+MAX_ASPECT = 3
+"""Long over short side up to which a frame is accepted: 768 px at the published input size of 256."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

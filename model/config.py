@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -172,9 +172,33 @@ def _build(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if dataclasses.is_dataclass(hints[key]):
-            value = _build(hints[key], value, f"{where}.{key}")  # type: ignore[arg-type]
-        values[key] = tuple(value) if isinstance(value, list) else value
+            value = _build(hints[key], value, f"{where}.{key}")
+        value = tuple(value) if isinstance(value, list) else value
+        _require(_is_a(value, hints[key]), f"{where}.{key} must be {_shown(hints[key])}, got {value!r}")
+        values[key] = value
     try:
         return cls(**values)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether a value read from JSON has the annotated type; an int is a float, a bool is no number."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        items = get_args(hint)
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(items)
+            and all(_is_a(v, i) for v, i in zip(value, items, strict=True))
+        )
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _shown(hint: Any) -> str:
+    return (
+        " or ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
+    )

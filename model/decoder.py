@@ -68,7 +68,8 @@ class SelfAttention(nn.Module):
         """(B, N, D) with (B, heads, N, N) added to the attention logits -> (B, N, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
+        out: Tensor = self.norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
+        return out
 
 
 class Branch(nn.Module):
@@ -86,7 +87,8 @@ class Branch(nn.Module):
     def mix(self, queries: Tensor, features: Tensor) -> Tensor:
         """(B, N, D) queries and (B, N, G, rows, D / G) features -> (B, N, D)."""
         queries = self.mixing_norm(queries + self.mixing(features, queries))
-        return self.ffn_norm(queries + self.ffn(queries))
+        out: Tensor = self.ffn_norm(queries + self.ffn(queries))
+        return out
 
 
 class Head(nn.Sequential):

@@ -37,7 +37,8 @@ class Detector(nn.Module):
         Returns:
             Every stage's output, boxes in pixels of the unpadded clip.
         """
-        return self.decoder(self.feature_space(self.backbone(clip)), STRIDES, sizes_wh)
+        output: DecoderOutput = self.decoder(self.feature_space(self.backbone(clip)), STRIDES, sizes_wh)
+        return output
 
     @torch.no_grad()
     def initialise(self) -> None:

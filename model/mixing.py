@@ -27,4 +27,5 @@ class AdaptiveMixing(nn.Module):
         x = F.relu(F.layer_norm(x, x.shape[-2:]))
         x = s.unflatten(-1, (self.rows_out, self.rows)) @ x
         x = F.relu(F.layer_norm(x, x.shape[-2:]))
-        return self.out_proj(x.flatten(2))
+        mixed: Tensor = self.out_proj(x.flatten(2))
+        return mixed

@@ -1,4 +1,4 @@
-"""Queries to actors (paper §3.3, inference): threshold on the person score; no NMS, no product with the action score."""
+"""Queries to actors (paper §3.3, inference): threshold on the person score; no NMS, no product of the scores."""
 
 from __future__ import annotations
 

@@ -39,7 +39,12 @@ def make_clip(
     std = torch.tensor(config.std, device=device).view(3, 1, 1, 1)
     clips, sizes = [], []
     for frames in windows:
-        pixels = torch.from_numpy(frames).to(device, non_blocking=True).permute(3, 0, 1, 2)
+        # a copy of what torch cannot view: read-only frames (a ring's slots) and flipped ones
+        pixels = (
+            torch.from_numpy(np.require(frames, requirements=("C", "W")))
+            .to(device, non_blocking=True)
+            .permute(3, 0, 1, 2)
+        )
         normalised = (pixels.float() / 255 - mean) / std
         h, w = frames.shape[1:3]
         clips.append(F.pad(normalised, (0, width - w, 0, height - h)))

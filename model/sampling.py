@@ -42,7 +42,8 @@ class PointGenerator(nn.Module):
         """(B, N, D) and (B, N, 4) -> (B, N, G, P, 3): x px, y px, level z (log2 px, like the box's)."""
         offsets = self.offsets(queries).unflatten(-1, (self.groups, self.points, 3))
         scale = F.pad(box_sizes(boxes_cxcyzr), (0, 1), value=1.0)
-        return boxes_cxcyzr[..., None, None, :3] + offsets * scale[..., None, None, :]
+        points: Tensor = boxes_cxcyzr[..., None, None, :3] + offsets * scale[..., None, None, :]
+        return points
 
 
 def level_weights(z: Tensor, levels: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Frames in, results out: the STMixer service and its command line."""

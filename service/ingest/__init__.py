@@ -1,0 +1,1 @@
+"""Sources of frames: the decoder processes, and the sessions that feed them."""

@@ -1,0 +1,37 @@
+# The README's two commands are `make run` and `make test`. Each sets everything up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: run test test-slow check format clean
+
+run: $(READY)
+	$(BIN)/stmixer serve $(ARGS)
+
+test: $(READY)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_walls.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Installed again whenever the project's needs or the pins change.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[train,export,bench,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,254 @@
+"""Reading a video: frames in presentation order, with times that only rise, from files and live streams alike.
+
+FFmpeg's log stays off, as PyAV has it by default. Its messages cannot be had safely: they come from FFmpeg's decoding
+threads and take Python's lock, which PyAV holds while it waits for those very threads to end. What an error says here
+is FFmpeg's error text instead.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import av
+import av.codec.context
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from media.frame import Frame, Orientation
+from media.limits import Limits
+from media.probe import choose_stream, explain, open_container, stream_duration_s, stream_rate, timeline_rate
+from media.source import ResourceRefused, open_source
+from media.timeline import Timeline
+
+__all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
+
+# Packets in a row that fail before the rest is given up: ten seconds at 25 fps, more than any group of pictures that
+# can still recover, little enough that a long broken file ends soon.
+MAX_FAILURES = 250
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What is known of a video once its first frame is decoded.
+
+    Attributes:
+        width, height: pixels of the first frame, as displayed.
+        rotation: degrees clockwise that were applied: 0, 90, 180, 270.
+        mirrored: whether a reflection was applied too.
+        average_rate: frames per second, or None.
+        codec, container: FFmpeg's names.
+        duration_s: what the container claims, or None.
+        sample_aspect_ratio: width of a pixel over its height, which is reported but not applied.
+    """
+
+    width: int
+    height: int
+    rotation: int
+    mirrored: bool
+    average_rate: float | None
+    codec: str
+    container: str
+    duration_s: float | None
+    sample_aspect_ratio: float
+
+
+def _nothing() -> Generator[Frame]:
+    yield from ()
+
+
+class VideoReader:
+    """Iterates once over the frames of a video. Not thread-safe.
+
+    The first frame is decoded at once: :attr:`info` is therefore complete, a file without frames fails here, and with a
+    live source the constructor waits for the first picture.
+
+    Args:
+        source: a path, or a binary file object whose ``read(n)`` may wait and may return less than n; b'' ends it. A
+            file object is not closed here, and exceptions that it raises pass through.
+        limits: enforced when opening and at every frame.
+        rate_hint: frames per second of a raw stream without timestamps.
+        threads: decoding threads.
+        low_latency: for live sources: little probing, and no frame held back by threads.
+
+    Attributes:
+        info: see :class:`VideoInfo`.
+        warnings: one line each, complete once iteration has ended.
+        dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
+
+    Raises:
+        MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | BinaryIO,
+        *,
+        limits: Limits,
+        rate_hint: float | None = None,
+        threads: int = 2,
+        low_latency: bool = False,
+    ) -> None:
+        self.warnings: list[str] = []
+        self.dropped: dict[str, int] = {}
+        self._limits = limits
+        self._damaged = 0
+        self._resizes = 0
+        self._encrypted = False
+        self._first_failure: av.error.FFmpegError | None = None
+        self._frames: Generator[Frame] = _nothing()
+        self._first: Frame | None = None
+        self._container: InputContainer | None = None
+        self._source = open_source(source)
+        try:
+            self._container = open_container(self._source, limits, low_latency)
+            stream = choose_stream(self._container)
+            self._check_claims(self._container, stream)
+            self._configure(stream, threads, low_latency)
+            self._frames = self._deliver(self._container, stream, timeline_rate(stream, rate_hint))
+            self._first = next(self._frames, None)
+            if self._first is None:
+                raise explain(self._source, self._first_failure, self._encrypted)
+            self.info = self._describe(self._container, stream, self._first)
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends reading and frees the decoder; frames already delivered stay valid. May be called twice."""
+        # First: a generator left alive elsewhere would go on reading a container that PyAV has freed. It also holds the
+        # decoder, whose memory lives as long as something refers to it.
+        self._frames.close()
+        self._first = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        self._source.close()
+
+    def _check_claims(self, container: InputContainer, stream: VideoStream) -> None:
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width and height:
+            self._limits.check_size(width, height)
+        self._limits.check_duration(stream_duration_s(container, stream) or 0.0)
+
+    def _configure(self, stream: VideoStream, threads: int, low_latency: bool) -> None:
+        context = stream.codec_context
+        context.options = {"max_pixels": str(self._limits.decoder_pixels)}
+        context.thread_count = threads
+        context.thread_type = "SLICE" if low_latency else "AUTO"
+        if low_latency and context.codec.canonical_name == "av1":
+            # dav1d has frame threads of its own, which this flag turns off. Codecs that reorder must not have it.
+            context.flags |= int(av.codec.context.Flags.low_delay)
+
+    def _deliver(self, container: InputContainer, stream: VideoStream, rate: Fraction) -> Generator[Frame]:
+        """Pictures with their place in time, checked against the limits."""
+        timeline = Timeline(stream.time_base or Fraction(1, 1_000_000), rate)
+        index, size = 0, (0, 0)
+        try:
+            for picture in self._pictures(container, stream):
+                orientation = Orientation.of(picture)
+                shown = orientation.size(picture.width, picture.height)
+                self._limits.check_size(*shown)
+                pts_us = timeline.place(picture.pts, picture.dts)
+                if pts_us is None:
+                    self._drop("out_of_order")
+                    continue
+                self._limits.check_duration(pts_us / 1_000_000)
+                if index and shown != size:
+                    self._resizes += 1
+                size = shown
+                self._damaged += picture.is_corrupt
+                yield Frame(picture, index, pts_us, orientation)
+                index += 1
+        except ResourceRefused as error:
+            raise explain(self._source, error) from error
+        finally:
+            self._conclude(timeline, rate)
+
+    def _pictures(self, container: InputContainer, stream: VideoStream) -> Generator[av.VideoFrame]:
+        """Decodes until the end, past packets that fail."""
+        failures = 0
+        for packet in self._packets(container, stream):
+            try:
+                pictures = stream.codec_context.decode(packet)
+            except av.error.FFmpegError as error:
+                failures += 1
+                self._drop("corrupt")
+                self._first_failure = self._first_failure or error
+                if failures >= MAX_FAILURES:
+                    self.warnings.append(f"reading stopped after {failures} packets in a row that could not be decoded")
+                    return
+                continue
+            if pictures:
+                failures = 0
+            yield from pictures
+
+    def _packets(self, container: InputContainer, stream: VideoStream) -> "Generator[Packet[VideoStream] | None]":
+        """The stream's packets, then None, which makes the decoder give up the frames it holds back."""
+        try:
+            for packet in container.demux(stream):
+                # PyAV's own end mark, or a frame that AVI left empty; to a decoder, both mean the end.
+                if packet.size == 0:
+                    continue
+                if packet.has_sidedata("encryption_info"):
+                    # Decoding it gives noise or errors. A clear beginning before it has been delivered.
+                    self._encrypted = True
+                    self.warnings.append("reading stopped where the video begins to be encrypted")
+                    break
+                yield packet
+        except av.error.FFmpegError as error:
+            self._first_failure = self._first_failure or error
+            self.warnings.append(f"the file could be read only in part: {error.strerror}")
+        yield None
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _conclude(self, timeline: Timeline, rate: Fraction) -> None:
+        """Sums up in warnings what was met on the way."""
+        if corrupt := self.dropped.get("corrupt"):
+            reason = self._first_failure.strerror if self._first_failure else "unknown"
+            self.warnings.append(f"packets that could not be decoded: {corrupt}, the first: {reason}")
+        if self._damaged:
+            self.warnings.append(f"frames that are damaged, delivered all the same: {self._damaged}")
+        if timeline.missing:
+            self.warnings.append(f"frames without a timestamp: {timeline.missing}, taken as {float(rate):g} per second")
+        if late := self.dropped.get("out_of_order"):
+            self.warnings.append(f"frames left out, their timestamps being no later than the last: {late}")
+        if timeline.resets:
+            self.warnings.append(f"times the timestamps start anew: {timeline.resets}; time goes on without a gap")
+        if self._resizes:
+            self.warnings.append(f"changes of the picture size: {self._resizes}")
+
+    def _describe(self, container: InputContainer, stream: VideoStream, first: Frame) -> VideoInfo:
+        rate = stream_rate(stream)
+        context = stream.codec_context
+        return VideoInfo(
+            width=first.width,
+            height=first.height,
+            rotation=first.orientation.rotation,
+            mirrored=first.orientation.mirrored,
+            average_rate=None if rate is None else float(rate),
+            codec=context.codec.canonical_name,
+            container=container.format.name,
+            duration_s=stream_duration_s(container, stream),
+            sample_aspect_ratio=float(context.sample_aspect_ratio or 1),
+        )

@@ -1,0 +1,143 @@
+"""Writing pictures and video."""
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, cast
+
+import av
+import av.codec
+import cv2
+import numpy as np
+from av.video.stream import VideoStream
+
+from media.jpeg import decode_jpeg, encode_jpeg
+
+__all__ = ["Mp4Writer", "decode_jpeg", "encode_jpeg", "encode_png"]
+
+TIME_BASE = Fraction(1, 1_000_000)
+
+
+def encode_png(rgb: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB → PNG."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()
+
+
+class _ReadBack:
+    """A second, independent position in a file that is being written: FFmpeg moves the index to the front with it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        before = self._file.tell()
+        self._file.seek(self._at)
+        data = self._file.read(size)
+        self._file.seek(before)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert whence == 0
+        self._at = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._at
+
+
+class _Target:
+    """The file object without its name, and without ``seek`` where it cannot."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+        if file.seekable():
+            self.seek = file.seek
+            self.tell = file.tell
+
+
+class Mp4Writer:
+    """Writes H.264 in MP4, keeping every frame's own time to the microsecond.
+
+    With a target that can be sought and read back the index comes first (playable while it loads); otherwise the file
+    is fragmented, so that it can be sent while it is made. Odd sizes get one more column or row, a copy of the last,
+    since 4:2:0 needs even ones.
+
+    Args:
+        target: a path, or a binary file object, which is not closed here.
+        width, height: pixels of the frames to come.
+        rate: nominal frames per second; only a hint.
+    """
+
+    def __init__(self, target: str | Path | BinaryIO, width: int, height: int, rate: float) -> None:
+        self._owned = isinstance(target, str | Path)
+        self._file = open(target, "w+b") if isinstance(target, str | Path) else target  # noqa: SIM115
+        self._shape = (height, width, 3)
+        self._last_us = -1
+        self._closed = False
+        self._container = av.open(
+            _Target(self._file), "w", format="mp4", options={"movflags": self._layout()}, io_open=self._read_back
+        )
+        codec = "libx264" if "libx264" in av.codec.codecs_available else "mpeg4"
+        # Half a thousandth is finer than any nominal rate; the times themselves are in microseconds.
+        stream = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(2000))
+        self._stream = cast(VideoStream, stream)
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = TIME_BASE
+        # No B-frames: times then need no edit list, and nothing is held back.
+        self._stream.codec_context.max_b_frames = 0
+        if codec == "libx264":
+            self._stream.codec_context.options = {"preset": "veryfast", "crf": "21"}
+        else:
+            self._stream.codec_context.bit_rate = width * height * 4
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, rgb: np.ndarray, pts_us: int) -> None:
+        """Adds a frame: (height, width, 3) uint8; ``pts_us`` must rise.
+
+        Raises:
+            ValueError: another shape, or a time no later than the last.
+        """
+        if rgb.shape != self._shape or rgb.dtype != np.uint8:
+            raise ValueError(f"expected {self._shape} uint8, got {rgb.shape} {rgb.dtype}")
+        if pts_us <= self._last_us:
+            raise ValueError(f"frame at {pts_us} µs is not later than {self._last_us} µs")
+        self._last_us = pts_us
+        height, width, _ = rgb.shape
+        if height % 2 or width % 2:
+            rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame.pts, frame.time_base = pts_us, TIME_BASE
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Writes what is outstanding. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._last_us >= 0:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+        finally:
+            if self._owned:
+                self._file.close()
+
+    def _layout(self) -> str:
+        if self._file.seekable() and self._file.readable():
+            return "faststart"
+        return "frag_keyframe+empty_moov+default_base_moof"
+
+    def _read_back(self, url: str, flags: int, options: dict[str, str]) -> _ReadBack:
+        return _ReadBack(self._file)

@@ -1,0 +1,87 @@
+"""The only way in which bytes reach FFmpeg: a file object without a name.
+
+FFmpeg given a *name* interprets it (protocols, image sequences) and resolves what a file refers to against it. An
+object that has only ``read`` leaves nothing to interpret; what a file then still asks for goes through
+:meth:`Source.refuse`, which notes it and opens nothing.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from media.errors import MediaError
+
+HEAD_BYTES = 1 << 20
+
+
+class ResourceRefused(Exception):
+    """Raised into FFmpeg when a file wants a further resource opened."""
+
+
+class Source:
+    """Sequential bytes for FFmpeg; also remembers the beginning, which tells why a file could not be read."""
+
+    def __init__(self, file: BinaryIO, owned: bool) -> None:
+        self._file = file
+        self._owned = owned
+        self.head = bytearray()
+        self.refused: list[str] = []
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes, waiting for the first; b'' at the end. Errors of the file object pass through."""
+        data = self._file.read(size)
+        if data is None:
+            raise BlockingIOError("the source must be a blocking file: read() returned None")
+        if len(data) > size:
+            # PyAV copies whatever comes into a buffer of `size` bytes without looking.
+            raise ValueError(f"the source returned {len(data)} bytes when asked for {size}")
+        if len(self.head) < HEAD_BYTES:
+            self.head += data[: HEAD_BYTES - len(self.head)]
+        return bytes(data)
+
+    def refuse(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:
+        """FFmpeg's io_open: always raises ResourceRefused."""
+        self.refused.append(url)
+        raise ResourceRefused(url)
+
+    def looks_like_playlist(self) -> bool:
+        """Whether the bytes seen are a list of other files rather than media."""
+        text = bytes(self.head[:4096]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        starts = (b"#extm3u", b"ffconcat", b"[playlist]", b"[reference]", b"v=0", b"rtsp://", b"http://", b"https://")
+        marks = (b"<mpd", b"<smoothstreamingmedia", b"<asx", b"<smil")
+        return text.startswith(starts) or (text.startswith(b"<") and any(mark in text for mark in marks))
+
+    def looks_encrypted(self) -> bool:
+        """Whether the bytes seen hold an encrypted MP4 sample entry."""
+        return b"encv" in self.head and b"ftyp" in self.head[:64]
+
+    def close(self) -> None:
+        """Closes the file if it was opened here; a caller's file object stays the caller's."""
+        if self._owned:
+            self._file.close()
+
+
+class SeekableSource(Source):
+    """A source that FFmpeg may also move about in. A class of its own: PyAV asks which methods there are."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def open_source(source: str | Path | BinaryIO) -> Source:
+    """Wraps a path, opened here, or a binary file object, seekable or not.
+
+    Raises:
+        MediaError: ``unreadable`` when the path cannot be opened.
+    """
+    if not isinstance(source, str | Path):
+        seekable = getattr(source, "seekable", None)
+        can_seek = seekable() if seekable is not None else hasattr(source, "seek") and hasattr(source, "tell")
+        return (SeekableSource if can_seek else Source)(source, owned=False)
+    try:
+        file = open(source, "rb")  # noqa: SIM115 - closed by Source.close
+    except OSError as error:
+        raise MediaError("unreadable", f"{source} cannot be opened: {error.strerror}; check the path") from error
+    return (SeekableSource if file.seekable() else Source)(file, owned=True)

@@ -1,0 +1,293 @@
+"""``stmixer-weights``: convert published weights, describe a file or a variant, verify a file.
+
+Whatever a user can get wrong is one line on stderr (or a line and the list of names) and exit code 2. Torch is imported
+by the commands that need it, so that a wrong word is answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from model.clip import padded_size, window
+from model.config import ConfigError, DetectorConfig
+from model.labels import AVA_LABELS, Label, default_labels
+from model.zoo import VARIANTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.checkpoint import ModelCard
+    from model.detector import Detector
+
+EXIT_USAGE = 2
+PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
+NO_LICENCE = "not stated by its authors"
+COST_SIZE = (256, 256)
+"""Width and height, px, of the clip that the paper counts (Table 1)."""
+
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Convert, describe and verify STMixer weights.",
+)
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out as given."""
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    from model.checkpoint import CheckpointError
+
+    try:
+        yield
+    except (CheckpointError, ConfigError, UsageError) as error:
+        for line in str(error).splitlines():
+            typer.echo(_printable(line), err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+
+
+@main.command()
+def convert(
+    src: Annotated[Path, typer.Argument(help="a published .pth")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the .safetensors file to write")],
+    variant: Annotated[str | None, typer.Option(help="variant it holds (default: told from the names)")] = None,
+    labels: Annotated[Path | None, typer.Option(help="a name a line, or JSON (default: AVA's 80)")] = None,
+    licence: Annotated[str, typer.Option(help="licence of the weights")] = NO_LICENCE,
+    source: Annotated[str | None, typer.Option(help="where they come from (default: the authors, SRC)")] = None,
+    trained_on: Annotated[str | None, typer.Option(help=f"data (default: {PUBLISHED_ON})")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="they are initial weights")] = False,
+) -> None:
+    """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
+    with _user_errors():
+        from model.checkpoint import ModelCard, save
+        from model.published import from_published, guess_config, read_published
+
+        _check_paths(src, output, untrained and trained_on is not None)
+        names = None if labels is None else _read_labels(labels)
+        published = read_published(src)
+        config = guess_config(published, variant)
+        tensors = from_published(published, config)
+        classes = config.decoder.classes
+        if trained_on is None and not untrained and classes == len(AVA_LABELS):
+            trained_on = PUBLISHED_ON
+        card = ModelCard(
+            config,
+            names or default_labels(classes),
+            trained=not untrained,
+            trained_on=trained_on,
+            licence=licence,
+            source=source or f"MCG-NJU/STMixer, {src.name}",
+        )
+        save(output, tensors, card)
+        read = {"read": src, "names used": len(published), "types": _types(published), "wrote": output}
+        _print_pairs(read | _described(card))
+        if names is None and classes != len(AVA_LABELS):
+            typer.echo(f"labels are placeholders (class 1 ... class {classes}); --labels names them")
+
+
+def _check_paths(src: Path, output: Path, contradiction: bool) -> None:
+    if contradiction:
+        raise UsageError("--untrained and --trained-on contradict each other")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent} is not a folder; make it first")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output} is not an ordinary file; name another")
+    if output.exists() and src.exists() and output.samefile(src):
+        raise UsageError(f"{output} is the source itself; name another file")
+    if src.suffix == ".safetensors":
+        raise UsageError(f"{src} is a safetensors file already; `stmixer-weights info` describes it")
+
+
+def _types(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+
+
+def _read_labels(path: Path) -> tuple[Label, ...]:
+    """Names, one a line, numbered from 1; or JSON: a list of names or of {"id", "name"}, or {"1": name, ...}."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return tuple(_json_labels(json.loads(text)))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f'{path} is no list of labels: names, or {{"id": 1, "name": "..."}}, in UTF-8') from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise UsageError(f"{path} holds no labels")
+    return tuple(Label(i, name) for i, name in enumerate(names, start=1))
+
+
+def _json_labels(data: Any) -> Iterable[Label]:
+    if isinstance(data, dict):
+        data = [{"id": int(key), "name": name} for key, name in data.items()]
+    if not isinstance(data, list) or not data:
+        raise TypeError
+    for i, entry in enumerate(data, start=1):
+        label = Label(i, entry) if isinstance(entry, str) else Label(entry["id"], entry["name"])
+        if not isinstance(label.id, int) or not isinstance(label.name, str):
+            raise TypeError
+        yield label
+
+
+@main.command()
+def info(
+    target: Annotated[str | None, typer.Argument(metavar="[FILE|VARIANT]", help="default: list the variants")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="count multiply-adds instead, in 10^9")] = False,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="clip size for --cost, px (default: 256x256)")] = None,
+) -> None:
+    """What a file or a variant is; with --cost (before or after the name), what one forward of it counts."""
+    with _user_errors():
+        if size is not None and not cost:
+            raise UsageError("--size goes with --cost")
+        if target is None:
+            if cost:
+                raise UsageError(f"--cost wants a file or a variant: {', '.join(VARIANTS)}")
+            _print_variants()
+        elif cost:
+            _print_cost(_config_of(target), COST_SIZE if size is None else _parse_size(size))
+        elif target in VARIANTS:
+            _print_pairs(_flat(VARIANTS[target].to_dict()))
+        else:
+            card, digest = _card_of(target)
+            _print_pairs(_described(card) | {"digest": digest} | _flat(card.config.to_dict()))
+
+
+def _card_of(target: str) -> tuple[ModelCard, str]:
+    from model.checkpoint import read_header
+
+    if not Path(target).exists():
+        raise UsageError(f"{target} is neither a file nor a variant; the variants are {', '.join(VARIANTS)}")
+    return read_header(Path(target))
+
+
+def _config_of(target: str) -> DetectorConfig:
+    return VARIANTS[target] if target in VARIANTS else _card_of(target)[0].config
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text, re.ASCII)
+    if match is None:
+        raise UsageError(f"--size wants WIDTHxHEIGHT in pixels, for example 256x256, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _print_cost(config: DetectorConfig, size: tuple[int, int]) -> None:
+    from model.cost import multiply_adds
+
+    width, height = padded_size(*size, config.preprocess)
+    parts = multiply_adds(config, width, height)
+    table = Table("part", title=f"{config.name}, one clip of {width} x {height}", title_justify="left")
+    table.add_column("10^9 multiply-adds", justify="right")
+    for part, value in parts.items():
+        table.add_row(part, f"{value:.2f}")
+    _console().print(table)
+    typer.echo(f"total {sum(parts.values()):.1f}")
+
+
+def _print_variants() -> None:
+    table = Table("variant", "backbone", "clip, frames x stride", "needs after the keyframe", "queries", "classes")
+    for name, config in VARIANTS.items():
+        clip, decoder = config.clip, config.decoder
+        row = (f"{clip.frames} x {clip.stride}", f"{float(window(clip).lookahead_s):.2f} s")
+        table.add_row(name, config.backbone.kind, *row, str(decoder.queries), str(decoder.classes))
+    _console().print(table)
+
+
+def _described(card: ModelCard) -> dict[str, object]:
+    from model.detector import skeleton
+
+    return {
+        "model": card.name,
+        "parameters": f"{sum(p.numel() for p in skeleton(card.config).parameters()):,}",
+        "trained": "yes" if card.trained else "NO: initial weights, its results mean nothing",
+        "trained on": card.trained_on or "not stated",
+        "licence": card.licence or "not stated",
+        "source": card.source or "not stated",
+        "labels": f"{len(card.labels)}: {card.labels[0].name} ... {card.labels[-1].name}",
+    }
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, keys joined by dots; sequences as their items."""
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def _print_pairs(pairs: Mapping[str, object]) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in pairs.items():
+        table.add_row(key, Text(_printable(str(value))))
+    _console().print(table)
+
+
+def _console() -> Console:
+    # piped, lines are for programs: wide enough that a digest stays whole
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _printable(text: str) -> str:
+    """What a file says, without the control characters that would reach the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@main.command()
+def verify(file: Annotated[Path, typer.Argument(help="a .safetensors file of stmixer-weights")]) -> None:
+    """Load strictly, compare the digest, look for numbers that are none, and run one small clip."""
+    with _user_errors():
+        from model.checkpoint import digest, load_exactly, read_header, read_tensors
+        from model.detector import skeleton
+
+        card, stated = read_header(file)
+        tensors = read_tensors(file)
+        detector = skeleton(card.config)
+        load_exactly(detector, tensors)
+        typer.echo(f"ok  {card.name}: {len(tensors)} tensors, every name and shape fits")
+        if (actual := digest(tensors)) != stated:
+            raise UsageError(f"{file}: the digest of the tensors is {actual}, the header says {stated}: damaged file")
+        typer.echo(f"ok  digest {actual}")
+        if bad := [name for name, t in tensors.items() if not bool(t.isfinite().all())]:
+            raise UsageError("\n  ".join([f"{file} holds infinities or numbers that are none:", *bad]))
+        typer.echo("ok  all numbers finite")
+        if not _runs(detector):
+            raise UsageError(f"{file}: a small clip gives infinities or numbers that are none")
+        typer.echo("ok  one forward, its output finite")
+
+
+def _runs(detector: Detector) -> bool:
+    """Whether a forward on a small deterministic clip gives finite boxes and logits in every stage."""
+    import torch
+
+    frames = detector.config.clip.frames
+    clip = torch.linspace(-40, 40, 3 * frames * 64 * 64).sin().mul(2).view(1, 3, frames, 64, 64)
+    with torch.inference_mode():
+        output = detector.eval()(clip, torch.tensor([[64.0, 64.0]]))
+    return all(
+        bool(values.isfinite().all())
+        for stage in output.stages
+        for values in (stage.human_logits, stage.action_logits, stage.boxes_xyxy_px)
+    )

@@ -1,0 +1,189 @@
+"""``stmixer``: detect on a file, serve."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Iterator
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from media.decode import Limits
+from media.errors import MediaError
+from service.errors import InputError, StartError, StmixerError
+from service.schemas import DetectOptions, DetectResponse, Result
+
+if TYPE_CHECKING:
+    from model.checkpoint import Model
+    from service.detect import FileDetector
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console(stderr=True)
+log = logging.getLogger("stmixer")
+
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line on stderr and exit code 2."""
+    # rich keeps log lines and progress bar apart on a terminal; elsewhere a line is a line
+    handler = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    try:
+        app()
+    except (MediaError, StmixerError) as error:
+        _fail(f"{error} ({error.code})")
+
+
+def _fail(message: str) -> None:
+    print(f"stmixer: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(EXIT_USAGE)
+
+
+@app.callback()
+def _root() -> None:
+    """Realtime spatio-temporal action detection with STMixer."""
+
+
+@app.command()
+def detect(
+    clip: Annotated[Path, typer.Argument(help="a video file")],
+    output: Annotated[
+        list[Path] | None, typer.Option("-o", "--output", help="out.json or out.mp4; repeat for both (default: stdout)")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="variant with initial weights (default: tiny)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors file of stmixer-weights")] = None,
+    keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
+    score_threshold: Annotated[float, typer.Option(help="least person score")] = 0.6,
+    top_k: Annotated[int | None, typer.Option(help="most actions per actor (default: all)")] = None,
+    action_threshold: Annotated[float, typer.Option(help="least action score")] = 0.0,
+    lookahead_ms: Annotated[float | None, typer.Option(help="see at most this far past a keyframe")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="keyframes per forward")] = 1,
+    explain: Annotated[Path | None, typer.Option(help="folder for pictures of each stage's sampling points")] = None,
+) -> None:
+    """Who does what, where and when in a video file."""
+    try:
+        options = DetectOptions(
+            keyframe_hz=keyframe_hz,
+            score_threshold=score_threshold,
+            top_k=top_k,
+            action_threshold=action_threshold,
+            lookahead_ms=lookahead_ms,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError("bad_option", f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    outputs = output or []
+    _check_outputs(clip, outputs, explain)
+    # imported late: torch takes seconds, and a wrong path should not
+    from service.detect import FileDetector
+    from service.worker.runner import Runner, pick_device
+
+    chosen, warning = pick_device(device)
+    if warning:
+        log.warning(warning)
+    loaded = _load(model, weights)
+    if not loaded.card.trained:
+        log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)
+    limits = Limits.unlimited()
+    run = FileDetector(Runner(loaded, chosen), options, limits=limits, batch_size=batch_size)
+    with _progress("detecting") as advance:
+        results = list(run.run(clip, progress=advance, explain=_explainer(explain)))
+    response = _response(run, loaded, results)
+    for warning in response.warnings:
+        log.warning(warning)
+    if not outputs:
+        print(response.model_dump_json())
+    for path in outputs:
+        _write(path, clip, response, limits)
+
+
+def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> None:
+    from service.render import render_video
+
+    try:
+        if path.suffix == ".json":
+            path.write_text(json.dumps(response.model_dump(), indent=1) + "\n")
+        else:
+            with _progress("drawing") as advance:
+                render_video(clip, path, response.keyframes, trained=response.trained, limits=limits, progress=advance)
+    except OSError as error:
+        raise StartError("unwritable", f"{path} cannot be written: {error.strerror or error}") from None
+    log.info("%d keyframes, %d actors → %s", len(response.keyframes), sum(len(k.actors) for k in response.keyframes), path)
+
+
+def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> None:
+    if not clip.exists():
+        raise InputError("not_found", f"{clip} does not exist")
+    if clip.is_dir():
+        raise InputError("not_found", f"{clip} is a folder; name a video file")
+    for path in outputs:
+        if path.suffix not in (".json", ".mp4"):
+            raise InputError("bad_option", f"-o {path}: the name must end in .json or .mp4")
+        if not path.parent.is_dir():
+            raise InputError("unwritable", f"the folder of -o {path} does not exist")
+        if path.exists() and path.samefile(clip):
+            raise InputError("bad_option", f"-o {path} is the input itself")
+    if explain is not None:
+        try:
+            explain.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
+
+
+def _load(model: str | None, weights: Path | None) -> Model:
+    from model.checkpoint import CheckpointError, load, untrained
+    from model.config import ConfigError
+    from model.zoo import DEFAULT_VARIANT
+
+    try:
+        if weights is not None:
+            loaded = load(weights)
+            if model is not None and loaded.card.name != model:
+                raise StartError("wrong_weights", f"{weights} holds {loaded.card.name}, not {model}; leave --model out")
+            return loaded
+        return untrained(model or DEFAULT_VARIANT)
+    except (CheckpointError, ConfigError) as error:
+        raise StartError("bad_weights", str(error)) from None
+
+
+def _response(run: FileDetector, loaded: Model, results: list[Result]) -> DetectResponse:
+    assert run.frame_size is not None
+    return DetectResponse(
+        model=loaded.card.name,
+        trained=loaded.card.trained,
+        frame=run.frame_size,
+        keyframes=results,
+        summary=run.summary,
+        warnings=run.warnings,
+    )
+
+
+def _explainer(folder: Path | None) -> Callable[..., None] | None:
+    if folder is None:
+        return None
+    from service.explain import write_explanation
+
+    return lambda explained: log.info("→ %s", write_explanation(explained, folder))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[float, float | None], None]]:
+    """A bar over seconds of video; only a spinner's worth where the container does not know its length."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f} s"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+if __name__ == "__main__":
+    main()

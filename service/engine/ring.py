@@ -1,0 +1,70 @@
+"""A stream's frame buffer: memory that the API process owns and passes to its children by descriptor.
+
+Layout of the memfd: one int64 generation per slot, then the slots, uint8 RGB (height, width, 3) each. A slot's
+generation is 0 while it is written. The writer (a decoder) and the reader (a worker) never share a lock: the reader
+copies, then looks again whether the generations are still those it was told (a seqlock).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class RingShape:
+    """Slots of ``height`` x ``width`` RGB pixels."""
+
+    width: int
+    height: int
+    capacity: int
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self.width * self.height * 3
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole ring."""
+        return self.capacity * (8 + self.slot_bytes)
+
+
+def create_ring(shape: RingShape) -> int:
+    """A new ring's descriptor. Its memory lives until the last process has closed it."""
+    fd = os.memfd_create("stmixer-ring", os.MFD_CLOEXEC)
+    os.ftruncate(fd, shape.total_bytes)
+    return fd
+
+
+class Ring:
+    """A ring mapped into this process. Takes over ``fd`` and closes it."""
+
+    def __init__(self, fd: int, shape: RingShape, *, writable: bool) -> None:
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        try:
+            memory = mmap.mmap(fd, shape.total_bytes, access=access)
+        finally:
+            os.close(fd)
+        self._generations = np.frombuffer(memory, np.int64, shape.capacity)
+        self._slots = np.frombuffer(memory, np.uint8, offset=8 * shape.capacity).reshape(
+            shape.capacity, shape.height, shape.width, 3
+        )
+
+    def write(self, slot: int, generation: int, pixels: NDArray[np.uint8]) -> None:
+        """Replace a slot's frame."""
+        self._generations[slot] = 0
+        self._slots[slot] = pixels
+        self._generations[slot] = generation
+
+    def read(self, slots: Sequence[int], generations: Sequence[int]) -> NDArray[np.uint8] | None:
+        """A copy of the slots, (len(slots), H, W, 3); None if one no longer holds the generation asked for."""
+        frames = self._slots[list(slots)]
+        if list(self._generations[list(slots)]) != list(generations):
+            return None
+        return frames

@@ -1,0 +1,337 @@
+"""A decoder process: the only place where untrusted media meets FFmpeg.
+
+Reads one source at a time, samples it on the time grid, resizes, writes ring slots, and tells the API process of every
+frame. Its memory is bounded, an upload's CPU time too; when the parent is gone it ends.
+
+    parent → child   open {kind, …} [fd], ring {…} [fd], limit {number}, jpeg {pts_us} + bytes, instants {…}, flush,
+                     end, render {…} [source fd, target fd]
+    child → parent   opened, frames {pts_us, at, not_sampled}, sample {…}, full {number}, dropped {reason, count, told},
+                     next (ready for another jpeg), flushed, ended {warnings}, failed {code, message}, rendered
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.decode import Limits, VideoReader
+from media.encode import decode_jpeg
+from media.errors import MediaError
+from media.grid import Sample, Sampler, TimeGrid
+from media.resize import input_size, resize
+from model.clip import MAX_ASPECT
+from service.engine.channel import Channel, ChannelError, Header, Message
+from service.engine.ring import Ring, RingShape
+from service.render import render_video
+from service.schemas import Result
+
+log = logging.getLogger("stmixer.decoder")
+
+FRAMES_PER_MESSAGE = 32
+
+
+class _Gone(Exception):
+    """The parent closed: end quietly."""
+
+
+class Picture(Protocol):
+    """What the sampler holds: something that can become pixels at input size."""
+
+    width: int
+    height: int
+
+    def resized(self, width: int, height: int, antialias: bool = False) -> NDArray[np.uint8]: ...
+
+
+@dataclass(slots=True)
+class Jpeg:
+    """A still compressed picture; decoded only if the grid keeps it."""
+
+    data: bytes
+    limits: Limits
+    width: int = 0
+    height: int = 0
+    _pixels: NDArray[np.uint8] | None = None
+
+    def decode(self) -> None:
+        """Raises MediaError for anything that is not a JPEG within the limits."""
+        if self._pixels is None:
+            self._pixels = decode_jpeg(self.data, self.limits)
+            self.height, self.width = self._pixels.shape[:2]
+
+    def resized(self, width: int, height: int, antialias: bool = False) -> NDArray[np.uint8]:
+        """Pixels at input size."""
+        self.decode()
+        assert self._pixels is not None
+        return resize(self._pixels, width, height, antialias)
+
+
+class Writer:
+    """From frames to ring slots, for one stream.
+
+    Every frame given to it is counted once: written (sampled), displaced by a later one that serves the same grid index
+    (not sampled), or dropped.
+    """
+
+    def __init__(self, channel: Channel, options: Header) -> None:
+        self._channel = channel
+        self._prompt = options["kind"] != "upload"
+        self._grid = TimeGrid(Fraction(*options["grid"]))
+        self._sampler: Sampler[Picture] = Sampler(self._grid)
+        self._short_side, self._antialias = options["short_side"], options["antialias"]
+        self._ring: Ring | None = None
+        self._capacity, self._limit = 0, 0
+        self._size = (0, 0)
+        self._number, self._version = -1, 0
+        self._written: Sample[Picture] | None = None
+        self._instants: Iterator[int] = iter(())
+        self._next_instant: int | None = None
+        self._unsent: list[int] = []
+        self._unsent_at: list[float] = []
+        self._not_sampled = 0
+        self.flush_asked = False
+        if "instants" in options:
+            self.set_instants(options["instants"])
+
+    def set_instants(self, options: Header) -> None:
+        """Live: moments (look-ahead of each keyframe) at which the newest frame is wanted at once."""
+        hz, after_us, first = options["keyframe_hz"], options["after_us"], options["first"]
+        self._instants = (round(k * 1e6 / hz) + after_us for k in range(first, 2**62))
+        self._next_instant = next(self._instants)
+
+    def open(self, width: int, height: int, rate: float | None) -> None:
+        """Announce the first frame and wait for the ring."""
+        self._size = input_size(width, height, self._short_side, MAX_ASPECT * self._short_side)
+        self._channel.send(
+            {"t": "opened", "width": width, "height": height, "input": list(self._size), "rate": rate}
+        )
+        while self._ring is None:
+            self.obey(block=True)
+
+    def frame(self, pts_us: int, picture: Picture, at: float) -> None:
+        """Take one frame, received at monotonic time ``at``; write what it makes final, and itself if it is awaited."""
+        before = self._sampler.newest
+        settled = self._sampler.feed(pts_us, picture)
+        if settled is not None:
+            self._write(settled)
+        elif before is not None:
+            self._not_sampled += 1
+        if self._next_instant is not None and pts_us >= self._next_instant:
+            self.commit()
+            while pts_us >= self._next_instant:
+                self._next_instant = next(self._instants)
+        self._unsent.append(pts_us)
+        self._unsent_at.append(at)
+        if self._prompt or len(self._unsent) >= FRAMES_PER_MESSAGE:
+            self.tell_frames()
+
+    def commit(self) -> None:
+        """Write the newest frame although a later one may displace it."""
+        newest = self._sampler.newest
+        if newest is not None:
+            self._write(newest)
+
+    def tell_frames(self) -> None:
+        """Report the frames seen since the last report."""
+        if self._unsent:
+            self._channel.send(
+                {"t": "frames", "pts_us": self._unsent, "at": self._unsent_at, "not_sampled": self._not_sampled}
+            )
+            self._unsent, self._unsent_at, self._not_sampled = [], [], 0
+
+    def _write(self, sample: Sample[Picture]) -> None:
+        assert self._ring is not None
+        if self._written is not None and self._written.pts_us == sample.pts_us:
+            return  # written already, at a live keyframe's instant
+        try:
+            pixels = sample.frame.resized(*self._size, antialias=self._antialias)
+        except MediaError:
+            self._channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": True})
+            return
+        if self._written is not None and sample.index == self._written.index:
+            self._version += 1
+        else:
+            self._number, self._version = self._number + 1, 0
+        self._written = sample
+        if self._number >= self._limit:
+            self.tell_frames()
+            self._channel.send({"t": "full", "number": self._number})
+            while self._number >= self._limit:
+                self.obey(block=True)
+        generation = (self._number << 20) + self._version + 1
+        self._ring.write(self._number % self._capacity, generation, pixels)
+        # told before the frame itself is, so that no keyframe runs without it
+        self._channel.send(
+            {"t": "sample", "number": self._number, "generation": generation, "index": sample.index,
+             "pts_us": sample.pts_us}
+        )  # fmt: skip
+
+    def obey(self, *, block: bool = False) -> Message | None:
+        """Take orders from the parent, waiting for one if asked to. Returns a media message, which is not an order."""
+        while block or self._channel.readable():
+            block = False
+            message = self._channel.receive()
+            if message is None:
+                raise _Gone
+            header = message.header
+            match header["t"]:
+                case "limit":
+                    self._limit = header["number"]
+                case "ring":
+                    shape = RingShape(header["width"], header["height"], header["capacity"])
+                    self._ring, self._capacity = Ring(message.fds[0], shape, writable=True), shape.capacity
+                    self._limit = header["limit"]
+                case "instants":
+                    self.set_instants(header)
+                case "flush":
+                    self.flush_asked = True
+                    return message
+                case _:
+                    return message
+        return None
+
+
+def decode_video(channel: Channel, source: BinaryIO, options: Header) -> None:
+    """An upload or a live container, until its end."""
+    limits = Limits(**options["limits"])
+    writer = Writer(channel, options)
+    live = options["kind"] == "live"
+    with VideoReader(source, limits=limits, low_latency=live, threads=options["threads"]) as reader:
+        writer.open(reader.info.width, reader.info.height, reader.info.average_rate)
+        started = time.thread_time()
+        told: dict[str, int] = {}
+        for frame in reader:
+            # when its bytes were there: now, less the work since the frame before it
+            writer.frame(frame.pts_us, frame, time.monotonic() - (time.thread_time() - started))
+            _tell_dropped(channel, reader.dropped, told)
+            writer.obey()
+            if writer.flush_asked:
+                _flush(channel, writer)
+            started = time.thread_time()
+        writer.commit()
+        writer.tell_frames()
+        _tell_dropped(channel, reader.dropped, told)
+        channel.send({"t": "ended", "warnings": reader.warnings})
+
+
+def _tell_dropped(channel: Channel, dropped: dict[str, int], told: dict[str, int]) -> None:
+    for reason, count in dropped.items():
+        if count > told.get(reason, 0):
+            channel.send({"t": "dropped", "reason": reason, "count": count - told.get(reason, 0), "told": False})
+            told[reason] = count
+
+
+def _flush(channel: Channel, writer: Writer) -> None:
+    writer.flush_asked = False
+    writer.commit()
+    writer.tell_frames()
+    channel.send({"t": "flushed"})
+
+
+def decode_jpegs(channel: Channel, options: Header) -> None:
+    """Pictures one by one as messages, each answered with ``next``."""
+    limits = Limits(**options["limits"])
+    writer = Writer(channel, options)
+    opened, base_us, last_us = False, 0, -1
+    while True:
+        message = writer.obey(block=True)
+        if message is None:
+            continue
+        if message.header["t"] == "flush":
+            _flush(channel, writer)
+            continue
+        if message.header["t"] == "end":
+            writer.commit()
+            writer.tell_frames()
+            channel.send({"t": "ended", "warnings": []})
+            return
+        picture = Jpeg(message.payload, limits)
+        try:
+            pts_us = message.header["pts_us"] - base_us
+            if opened and pts_us <= last_us:
+                channel.send({"t": "dropped", "reason": "out_of_order", "count": 1, "told": False})
+                continue
+            if not opened:
+                picture.decode()
+                base_us, pts_us = message.header["pts_us"], 0
+                writer.open(picture.width, picture.height, None)
+                opened = True
+            last_us = pts_us
+            writer.frame(pts_us, picture, message.header["at"])
+        except MediaError as error:
+            if error.code in ("aspect_unsupported", "too_large"):
+                raise
+            channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": False})
+        finally:
+            channel.send({"t": "next"})
+
+
+def render(channel: Channel, message: Message) -> None:
+    """Draw results into a copy of the video: source and target by descriptor."""
+    options = message.header
+    results = [Result.model_validate(r) for r in options["results"]]
+    with os.fdopen(message.fds[0], "rb") as source, os.fdopen(message.fds[1], "wb") as target:
+        source.seek(0)
+        render_video(source, target, results, trained=options["trained"], limits=Limits(**options["limits"]))
+    channel.send({"t": "rendered"})
+
+
+def serve(channel: Channel) -> None:
+    """Jobs one after another until the parent closes."""
+    while (message := channel.receive()) is not None:
+        header = message.header
+        try:
+            match header["t"]:
+                case "open":
+                    _limit_cpu(header.get("cpu_s"))
+                    if header["kind"] == "jpeg":
+                        decode_jpegs(channel, header)
+                    else:
+                        with os.fdopen(message.fds[0], "rb", buffering=0) as source:
+                            decode_video(channel, source, header)
+                case "render":
+                    _limit_cpu(header.get("cpu_s"))
+                    render(channel, message)
+                case _:  # an order that crossed with the end of its stream
+                    continue
+        except MediaError as error:
+            channel.send({"t": "failed", "code": error.code, "message": str(error)})
+        except MemoryError:
+            channel.send({"t": "failed", "code": "too_large", "message": "decoding it needs more memory than allowed"})
+
+
+def _limit_cpu(seconds: float | None) -> None:
+    """Bound CPU time from here on; the kernel's SIGXCPU ends the process past it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = resource.RLIM_INFINITY if seconds is None else int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def main() -> None:
+    """``python -m service.ingest.decoder FD MEMORY_MB``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    memory = int(sys.argv[2]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        channel.send({"t": "ready"})
+        serve(channel)
+    except (_Gone, ChannelError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

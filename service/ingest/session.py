@@ -1,0 +1,331 @@
+"""One stream from source to subscriber: its decoder, its place in the engine, its results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+from media.decode import Limits
+from media.errors import MediaError
+from service.engine.channel import ChannelError, Header
+from service.engine.children import Child, describe_exit
+from service.engine.engine import Engine
+from service.engine.ring import RingShape, create_ring
+from service.engine.stream import Pending, Policy, Source, Stream
+from service.errors import InputError, StmixerError
+from service.ingest.pool import DecoderPool
+from service.keyframes import KeyframeSchedule
+from service.schemas import DetectOptions, Summary
+from service.settings import Settings
+
+log = logging.getLogger("stmixer.session")
+
+RING_SLACK_S = 2
+MIN_DEADLINE_S = 1.0
+
+
+class Session:
+    """An open stream. Use as ``async with``: leaving it frees everything, whatever happened.
+
+    Results come from ``results()``: all of them with policy ``all``, the newest one with ``latest``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: DecoderPool,
+        settings: Settings,
+        *,
+        source: Source,
+        policy: Policy,
+        options: DetectOptions,
+        deadline_ms: float | None = None,
+    ) -> None:
+        self._engine, self._pool, self._settings = engine, pool, settings
+        schedule = KeyframeSchedule(engine.model.window, options.keyframe_hz, options.lookahead_ms)
+        deadline_s = max(MIN_DEADLINE_S, 2 / options.keyframe_hz) if deadline_ms is None else deadline_ms / 1000
+        self.stream = Stream(engine.admit(), source, policy, schedule, options, deadline_s, self._deliver)
+        engine.add(self.stream)
+        self.warnings: list[str] = []
+        self.jpeg_wanted = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.flushed = asyncio.Event()
+        self._error: StmixerError | None = None
+        self._decoder: Child | None = None
+        self._clean = False
+        self._granted = 0
+        self._full_at: int | None = None
+        self._results: deque[Pending] = deque()
+        self._skipped = 0
+        self._changed = asyncio.Event()
+        self._grant_changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._engine.remove(self.stream)
+        self._account_lost()
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            await self._pool.release(decoder, clean=self._clean)
+
+    async def open(self, kind: str, fd: int | None = None) -> None:
+        """Start decoding: ``upload`` or ``live`` from a descriptor (which stays the caller's), or ``jpeg`` messages."""
+        self._decoder = decoder = await self._pool.acquire()
+        config, s = self._engine.model.config, self._settings
+        upload = kind == "upload"
+        duration = s.max_duration_s if upload else 1e9
+        limits = Limits(s.max_width, s.max_height, duration, s.max_width * s.max_height)
+        options: Header = {
+            "t": "open",
+            "kind": kind,
+            "grid": [config.clip.grid_s.numerator, config.clip.grid_s.denominator],
+            "short_side": config.preprocess.short_side,
+            "antialias": config.preprocess.antialias,
+            "limits": asdict(limits),
+            "threads": 2 if upload else 1,
+            "cpu_s": self._cpu_allowance() if upload else None,
+        }
+        if self.stream.policy == "latest":
+            options["instants"] = self._instants(0)
+        await decoder.channel.send(options, fds=[] if fd is None else [fd])
+        self.jpeg_wanted.set()
+        self._tasks += [asyncio.create_task(self._listen(decoder)), asyncio.create_task(self._grant(decoder))]
+
+    def _cpu_allowance(self) -> float:
+        """CPU seconds for one upload: four times as long as it may play, on two threads."""
+        return 8 * self._settings.max_duration_s
+
+    def _instants(self, first: int) -> Header:
+        schedule = self.stream.schedule
+        return {
+            "t": "instants",
+            "keyframe_hz": schedule.hz,
+            "after_us": round(schedule.lookahead_ms * 1000),
+            "first": first,
+        }
+
+    # -- media in
+
+    def received(self) -> None:
+        """Count a frame that reached us."""
+        self.stream.summary.received += 1
+        self._engine.metrics.frames_received.labels(self.stream.source).inc()
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Count frames lost, with the reason."""
+        dropped = self.stream.summary.dropped
+        dropped[reason] = dropped.get(reason, 0) + count
+        self._engine.metrics.frames_dropped.labels(self.stream.source, reason).inc(count)
+
+    async def send_jpeg(self, data: bytes, pts_us: int, received_at: float) -> None:
+        """Hand one picture to the decoder, once it is done with the one before."""
+        await self.jpeg_wanted.wait()
+        self.jpeg_wanted.clear()
+        await self._order({"t": "jpeg", "pts_us": pts_us, "at": received_at}, data)
+
+    async def flush(self) -> None:
+        """Run what is pending with what is there."""
+        self.flushed.clear()
+        await self._order({"t": "flush"})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.flushed.wait(), 2.0)
+        self.stream.flush(time.monotonic())
+        self._engine.wake()
+
+    async def end_jpegs(self) -> None:
+        """No more pictures."""
+        await self._order({"t": "end"})
+
+    async def update(self, options: DetectOptions) -> None:
+        """Change options of a running stream. ``keyframe_hz`` and look-ahead cannot change: keyframes are numbered."""
+        self.stream.options = options
+
+    async def _order(self, header: Header, payload: bytes = b"") -> None:
+        if self._decoder is None:
+            return
+        try:
+            await self._decoder.channel.send(header, payload)
+        except ChannelError:
+            return  # its end is noticed by the listener, which knows more
+
+    # -- results out
+
+    async def results(self) -> AsyncIterator[dict[str, Any]]:
+        """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
+        while True:
+            while self._results:
+                pending = self._results.popleft()
+                self.stream.undelivered = len(self._results)
+                self._engine.wake()
+                if pending.result is not None:
+                    result = {**pending.result, "dropped_since_last": self._skipped}
+                    self._skipped = 0
+                    yield self._hand_over(pending, result)
+            if self.stream.finished:
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        if self._error is not None and self.stream.summary.ok == 0:
+            raise self._error
+        if self._error is not None:
+            self.warnings.append(str(self._error))
+
+    def _hand_over(self, pending: Pending, result: dict[str, Any]) -> dict[str, Any]:
+        now, metrics, source = time.monotonic(), self._engine.metrics, self.stream.source
+        result["sent_at_us"] = time.time_ns() // 1000
+        metrics.e2e_latency.labels(source).observe(now - pending.frame_at)
+        metrics.keyframe_age.labels(source).observe(now - pending.seen_at)
+        metrics.stage.labels("decode").observe(pending.ready_at - pending.frame_at)
+        metrics.actors.inc(len(result["actors"]))
+        return result
+
+    def _deliver(self, pending: Pending) -> None:
+        """A keyframe is settled: a result for the subscriber, or one more that was skipped."""
+        outcome = pending.outcome
+        assert outcome is not None
+        self._engine.metrics.keyframes.labels(self.stream.source, outcome).inc()
+        if outcome != "ok":
+            self._skipped += 1
+        elif self.stream.policy == "latest" and not self.stream.ended and self._results:
+            self._results.clear()
+            self._results.append(pending)
+            self._skipped += 1
+            self._engine.metrics.results_dropped.labels(self.stream.source).inc()
+        else:
+            self._results.append(pending)
+            self.stream.undelivered = len(self._results)
+        if outcome in ("error", "worker_lost"):
+            self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({outcome})")
+        self._changed.set()
+        self._grant_changed.set()
+
+    def summary(self) -> Summary:
+        """The counts so far."""
+        return self.stream.snapshot()
+
+    # -- the decoder's side
+
+    async def _listen(self, decoder: Child) -> None:
+        """Until the decoder has ended this source, or itself."""
+        try:
+            while (message := await decoder.channel.receive()) is not None:
+                if await self._on_message(decoder, message.header):
+                    self._clean = True
+                    break
+            else:
+                await self._lost(decoder)
+        except (ChannelError, KeyError, TypeError, ValueError) as error:
+            log.error("decoder %d breaks the protocol: %s", decoder.pid, error)
+            await self._lost(decoder)
+        self._changed.set()
+        self._engine.wake()
+
+    async def _on_message(self, decoder: Child, header: Header) -> bool:
+        """Act on one message; True when it was the source's last."""
+        stream, now = self.stream, time.monotonic()
+        match header["t"]:
+            case "opened":
+                await self._opened(decoder, header)
+            case "frames":
+                for pts_us, at in zip(header["pts_us"], header["at"], strict=True):
+                    if stream.source == "upload" or not self._counts_at_socket:
+                        self.received()
+                    stream.note_frame(pts_us, at, now)
+                stream.summary.not_sampled += header["not_sampled"]
+                self._engine.wake()
+            case "sample":
+                stream.note_sample(header["number"], header["generation"], header["index"], header["pts_us"])
+                self._grant_changed.set()
+            case "full":
+                self._full_at = header["number"]
+                stream.make_room(self._full_at)
+                self._grant_changed.set()
+            case "dropped":
+                self.dropped(header["reason"], header["count"])
+                if not header["told"] and not self._counts_at_socket:
+                    for _ in range(header["count"]):
+                        self.received()
+            case "next":
+                self.jpeg_wanted.set()
+            case "flushed":
+                self.flushed.set()
+            case "ended":
+                self.warnings += header["warnings"]
+                stream.end(now)
+                return True
+            case "failed":
+                self._fail(InputError.from_media(MediaError(header["code"], header["message"])))
+                return True
+        return False
+
+    _counts_at_socket = False
+
+    def count_at_socket(self) -> None:
+        """Frames are counted by ``received`` as they reach the socket, not as the decoder sees them."""
+        self._counts_at_socket = True
+
+    async def _opened(self, decoder: Child, header: Header) -> None:
+        """The first frame: make the ring, give it to decoder and worker."""
+        window = self._engine.model.window
+        capacity = window.span + math.ceil(RING_SLACK_S / window.grid_s) + 2
+        width, height = header["input"]
+        ring = RingShape(width, height, capacity)
+        fd = create_ring(ring)
+        try:
+            self.stream.open(header["width"], header["height"], ring, header["rate"])
+            self._granted = capacity
+            order = {"t": "ring", "width": width, "height": height, "capacity": capacity, "limit": capacity}
+            await decoder.channel.send(order, fds=[fd])
+        except BaseException:
+            os.close(fd)
+            raise
+        await self._engine.attach(self.stream, fd, ring)
+        self.opened.set()
+
+    async def _grant(self, decoder: Child) -> None:
+        """Tell the decoder how far it may write, when it waits for that or has little left."""
+        with contextlib.suppress(ChannelError):
+            while True:
+                await self._grant_changed.wait()
+                self._grant_changed.clear()
+                if self.stream.ring is None:
+                    continue
+                limit = self.stream.write_limit()
+                waiting = self._full_at is not None and limit > self._full_at
+                if waiting or limit >= self._granted + self.stream.ring.capacity // 4:
+                    self._granted, self._full_at = limit, None if waiting else self._full_at
+                    await decoder.channel.send({"t": "limit", "number": limit})
+
+    def _fail(self, error: StmixerError) -> None:
+        """The source cannot go on. What is complete still runs."""
+        self._error = error
+        self.stream.end(time.monotonic())
+
+    async def _lost(self, decoder: Child) -> None:
+        end = describe_exit(await decoder.kill())
+        log.error("decoder %d %s", decoder.pid, end)
+        why = "took too much computing time" if "SIGXCPU" in end else "crashed the decoder"
+        self._fail(InputError("unreadable", f"this media {why}; re-encode it, for instance with ffmpeg", 422))
+
+    def _account_lost(self) -> None:
+        """Frames that were on their way when the stream was cut off."""
+        summary = self.stream.summary
+        missing = summary.received - summary.sampled - summary.not_sampled - sum(summary.dropped.values())
+        if missing > 0:
+            self.dropped("cancelled", missing)

@@ -1,0 +1,59 @@
+"""When keyframes fall and which grid samples each of them wants. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from media.grid import TimeGrid
+from model.clip import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """Keyframe ``seq`` at ``pts_us``: the grid indices of its clip, and the moment whose frame completes it."""
+
+    seq: int
+    pts_us: int
+    indices: tuple[int, ...]
+    due_pts_us: int
+
+    @property
+    def first(self) -> int:
+        """The earliest grid index it wants; negative before t = 0."""
+        return self.indices[0]
+
+    @property
+    def last(self) -> int:
+        """The latest grid index it wants."""
+        return self.indices[-1]
+
+
+class KeyframeSchedule:
+    """Keyframes at k / hz from t = 0, each with its window on the grid.
+
+    Look-ahead beyond ``lookahead_ms`` is cut: the wanted indices stop there and repeat (SERVICE.md, Time).
+    """
+
+    def __init__(self, window: Window, hz: float, lookahead_ms: float | None) -> None:
+        self.hz = hz
+        self._window = window
+        own_ms = float(window.lookahead_s * 1000)
+        self.lookahead_ms = own_ms if lookahead_ms is None else min(float(lookahead_ms), own_ms)
+        self._steps_after = int(self.lookahead_ms / 1000 / window.grid_s + 1e-9)
+        self.grid = TimeGrid(window.grid_s)
+
+    @property
+    def period_us(self) -> float:
+        """Time between keyframes."""
+        return 1_000_000 / self.hz
+
+    def pts_us(self, seq: int) -> int:
+        """The moment of keyframe ``seq``."""
+        return round(seq * self.period_us)
+
+    def keyframe(self, seq: int) -> Keyframe:
+        """Keyframe ``seq`` with its window centred on the nearest grid index."""
+        pts_us = self.pts_us(seq)
+        centre = self.grid.nearest(pts_us)
+        indices = tuple(centre + min(offset, self._steps_after) for offset in self._window.offsets)
+        return Keyframe(seq, pts_us, indices, pts_us + round(self.lookahead_ms * 1000))

@@ -1,0 +1,74 @@
+"""Pictures of results: a video with boxes and labels drawn, and what ``--explain`` shows. Imports no torch."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.decode import Limits, VideoReader
+from media.draw import DrawnActor, draw_actors
+from media.encode import Mp4Writer
+from service.schemas import Actor, Result
+
+UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
+DRAWN_ACTIONS = 3
+DRAWN_ACTION_SCORE = 0.3
+
+
+def banner(trained: bool) -> str | None:
+    """What has to be said on every picture of a model's results."""
+    return None if trained else UNTRAINED_BANNER
+
+
+def drawn(actors: Sequence[Actor], *, top_k: int = DRAWN_ACTIONS, minimum: float = DRAWN_ACTION_SCORE) -> list[DrawnActor]:
+    """Actors as a picture names them: the best few actions that are likely enough to say."""
+    return [
+        DrawnActor(
+            box_px=actor.box_px,
+            person_score=actor.person_score,
+            labels=[(a.name, a.score) for a in actor.actions[:top_k] if a.score >= minimum],
+            track_id=actor.track_id,
+        )
+        for actor in actors
+    ]
+
+
+def render_video(
+    source: str | Path | BinaryIO,
+    target: Path | BinaryIO,
+    results: Sequence[Result],
+    *,
+    trained: bool,
+    limits: Limits,
+    progress: Callable[[float, float | None], None] | None = None,
+) -> None:
+    """Decode ``source`` again and write it as H.264 with the nearest keyframe's actors drawn on every frame."""
+    times = [result.pts_us for result in results]
+    with VideoReader(source, limits=limits) as reader:
+        info = reader.info
+        with Mp4Writer(target, info.width, info.height, info.average_rate or 30.0) as writer:
+            for frame in reader:
+                picture = frame.rgb()
+                if picture.shape[:2] != (info.height, info.width):
+                    picture = frame.resized(info.width, info.height)
+                actors = drawn(results[nearest(times, frame.pts_us)].actors) if times else []
+                writer.write(draw_actors(picture, actors, banner=banner(trained)), frame.pts_us)
+                if progress is not None:
+                    progress(frame.pts_us / 1e6, info.duration_s)
+
+
+def nearest(times: Sequence[int], t_us: int) -> int:
+    """Index of the keyframe closest to a moment, the earlier one of two."""
+    after = bisect_left(times, t_us)
+    if after == 0:
+        return 0
+    if after == len(times):
+        return after - 1
+    return after - 1 if t_us - times[after - 1] <= times[after] - t_us else after
+
+

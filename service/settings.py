@@ -1,0 +1,63 @@
+"""Every setting of the service, in one class; the environment (``STMIXER_*``) is read here alone."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """``stmixer serve`` options. Command line over environment over these defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="STMIXER_", extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    model: str | None = Field(None, description="variant with initial weights")
+    weights: Path | None = Field(None, description="a .safetensors file of stmixer-weights")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
+    api_keys: tuple[SecretStr, ...] = ()
+
+    max_batch: int = Field(8, ge=1, le=64)
+    batch_wait_ms: float = Field(5.0, ge=0, le=1000)
+    max_streams: int = Field(32, ge=1)
+    idle_decoders: int = Field(2, ge=0, description="decoder processes kept warm")
+    decoder_memory_mb: int = Field(3072, ge=256)
+    shutdown_timeout: float = Field(20.0, ge=0)
+
+    max_upload_mb: int = Field(512, ge=1)
+    max_width: int = Field(3840, ge=32)
+    max_height: int = Field(2160, ge=32)
+    max_duration_s: float = Field(600.0, gt=0)
+    max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest WebSocket media message")
+    start_timeout_s: float = Field(5.0, gt=0)
+    idle_timeout_s: float = Field(10.0, gt=0, description="no media for this long closes a stream")
+    write_timeout_s: float = Field(5.0, gt=0)
+    upload_idle_s: float = Field(30.0, gt=0)
+    resume_ttl_s: float = Field(30.0, ge=0)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_inference_ms: float = Field(0.0, ge=0, description="test hook: sleep this long in every batch")
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Settings:
+        if not self.is_loopback and not self.api_keys and not self.allow_anonymous:
+            raise ValueError(
+                f"--host {self.host} is reachable from other machines: set STMIXER_API_KEYS or pass --allow-anonymous"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,71 @@
+// The camera and its frames: JPEGs with the time they were taken, one at a time, never a queue.
+
+const LONG_SIDE = 640;
+const MIN_INTERVAL_MS = 30; // about 30 a second, whatever the camera can do
+
+/** Raises a DOMException, or an Error named InsecureOrigin where the browser gives no camera at all. */
+export async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) throw Object.assign(new Error("no mediaDevices"), { name: "InsecureOrigin" });
+  return navigator.mediaDevices.getUserMedia({
+    audio: false,
+    video: { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } },
+  });
+}
+
+export class FramePump {
+  #video;
+  #wanted;
+  #deliver;
+  #canvas = document.createElement("canvas");
+  // Read back for every JPEG, so the canvas is better off in main memory.
+  #pen = this.#canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  #quality = 0.8;
+  #lastMs = -Infinity;
+  #encoding = false;
+  #running = false;
+
+  /** `wanted()` says whether a frame may go now; `deliver(jpeg, captureUs)` takes it. */
+  constructor(video, { wanted, deliver }) {
+    this.#video = video;
+    this.#wanted = wanted;
+    this.#deliver = deliver;
+  }
+
+  start() {
+    this.#running = true;
+    this.#next();
+  }
+
+  stop() {
+    this.#running = false;
+  }
+
+  /** The server takes no picture as large as the last one. */
+  smaller() {
+    this.#quality = Math.max(0.3, this.#quality - 0.1);
+  }
+
+  #next() {
+    if (this.#video.requestVideoFrameCallback) this.#video.requestVideoFrameCallback((now, about) => this.#frame(now, about));
+    else requestAnimationFrame((now) => this.#frame(now, {}));
+  }
+
+  #frame(now, { captureTime }) {
+    if (!this.#running) return;
+    this.#next();
+    // captureTime is when the sensor saw it, where the browser knows; one that is not recent is another clock's.
+    const takenMs = captureTime > now - 1000 && captureTime <= now ? captureTime : now;
+    if (takenMs - this.#lastMs < MIN_INTERVAL_MS || this.#encoding || !this.#wanted()) return;
+    this.#lastMs = takenMs;
+    const { videoWidth, videoHeight } = this.#video;
+    const scale = Math.min(1, LONG_SIDE / Math.max(videoWidth, videoHeight));
+    const [width, height] = [Math.round(videoWidth * scale), Math.round(videoHeight * scale)];
+    if (this.#canvas.width !== width || this.#canvas.height !== height) Object.assign(this.#canvas, { width, height });
+    this.#pen.drawImage(this.#video, 0, 0, width, height);
+    this.#encoding = true;
+    this.#canvas.toBlob((jpeg) => {
+      this.#encoding = false;
+      if (jpeg && this.#running) this.#deliver(jpeg, Math.round(takenMs * 1000));
+    }, "image/jpeg", this.#quality);
+  }
+}

@@ -1,0 +1,311 @@
+// Upload mode: a file goes up, keyframes come back one by one, and the local file plays with their boxes.
+import { Refused, detect } from "./api.js";
+import { byId, clock, download, make } from "./dom.js";
+import { shown } from "./overlay.js";
+import { settings } from "./settings.js";
+import { hideMessage, notice, remember, setActions, setMode, setProgress, setState, showMessage } from "./stage.js";
+import { Timeline } from "./timeline.js";
+import { nobodyWords, summaryWords } from "./words.js";
+
+// All that the sliders may ask for later comes with the first answer.
+const ALL_ACTIONS = { top_k: 10, action_threshold: 0 };
+const SPANS_SHOWN = 6;
+
+export class Upload {
+  #overlay;
+  #leave;
+  #onModel;
+  #video = byId("video");
+  #timeline = new Timeline((seconds) => this.#seek(seconds));
+  #file = null;
+  #url = null;
+  #abort = null;
+  #results = [];
+  #end = null;
+  #hz = 1;
+  #refresh = null;
+  // A browser that cannot play the file still lists what was found; the server's own video has its boxes drawn in.
+  #playable = true;
+  #offered = false;
+  #drawnIn = false;
+
+  /** `leave()` goes back to the choices; `onModel({name, trained})` when the server names its model. */
+  constructor(overlay, { leave, onModel }) {
+    this.#overlay = overlay;
+    this.#leave = leave;
+    this.#onModel = onModel;
+    settings.addEventListener("change", () => this.#file && this.#show());
+    for (const event of ["seeked", "pause", "loadeddata"]) this.#video.addEventListener(event, () => this.redraw());
+    this.#video.addEventListener("durationchange", () => this.#file && this.#show());
+    this.#video.addEventListener("play", () => this.#follow());
+    this.#video.addEventListener("error", () => this.#file && this.#unplayable());
+    byId("download-json").addEventListener("click", () => this.#downloadJson());
+    byId("download-mp4").addEventListener("click", () => this.#annotated((video) => download(video, this.#name("boxes.mp4"))));
+  }
+
+  async start(file) {
+    this.close();
+    setMode("upload");
+    this.#file = file;
+    this.#hz = settings.values.keyframe_hz;
+    this.#results = [];
+    this.#end = null;
+    this.#playable = true;
+    this.#offered = false;
+    this.#play(URL.createObjectURL(file));
+    this.#show();
+    byId("downloads").hidden = true;
+    byId("upload-summary").replaceChildren();
+    await this.#detect();
+  }
+
+  /** Cancels what runs and lets go of the file. */
+  close() {
+    this.#abort?.abort();
+    this.#abort = this.#file = null;
+    this.#drawnIn = false;
+    if (!this.#url) return;
+    this.#video.removeAttribute("src");
+    this.#video.controls = false;
+    this.#video.load();
+    URL.revokeObjectURL(this.#url);
+    this.#url = null;
+    this.#overlay.clear();
+  }
+
+  /** Draws the keyframe nearest to what the video shows. */
+  redraw() {
+    if (!this.#file) return;
+    const now = this.#video.currentTime;
+    this.#timeline.at(now);
+    const distance = (result) => Math.abs(result.pts_us / 1e6 - now);
+    const nearest = this.#results.reduce((best, result) => (best && distance(best) <= distance(result) ? best : result), null);
+    // Farther than a period there is no answer for this moment (yet).
+    if (!nearest || this.#drawnIn || distance(nearest) > 1.01 / this.#hz) this.#overlay.clear();
+    else this.#overlay.draw(shown(nearest.actors, settings.values));
+  }
+
+  async #detect() {
+    const file = this.#file;
+    const abort = (this.#abort = new AbortController());
+    const { keyframe_hz, score_threshold } = settings.values;
+    setState("uploading", "Sending the video");
+    setProgress(0);
+    setActions({ label: "Cancel", run: () => this.#leave() });
+    try {
+      await detect(file, {
+        accept: "application/x-ndjson",
+        options: { keyframe_hz, score_threshold, ...ALL_ACTIONS },
+        signal: abort.signal,
+        onUpload: (share) => this.#sent(share),
+        onLine: (line) => this.#line(line),
+      });
+      if (!this.#end) throw new Refused({ title: "The answer ended early", detail: "What it found until then is listed." });
+      this.#finish();
+    } catch (error) {
+      if (error.name !== "AbortError") this.#fail(error);
+    }
+  }
+
+  #sent(share) {
+    setProgress(share);
+    if (share < 1) setState("uploading", `Sending the video, ${Math.floor(share * 100)} %`);
+    else setState("working", "Looking at the first pictures");
+  }
+
+  #line(line) {
+    if (line.actors) {
+      this.#results.push(line);
+      remember(line);
+      this.#progress();
+      // Keyframes can come faster than the page should be laid out.
+      this.#refresh ??= setTimeout(() => this.#show(), 150);
+    } else if (line.summary) {
+      this.#end = line;
+      this.#onModel({ name: line.model?.name ?? line.model, trained: line.trained });
+    } else if (line.code) {
+      throw new Refused({ title: "The server could not finish this video", detail: "What it found until then is listed.", technical: `${line.title ?? line.code}` });
+    }
+  }
+
+  #progress() {
+    const lookedS = this.#results.at(-1).pts_us / 1e6;
+    const durationS = this.#durationS();
+    if (durationS) setProgress(Math.min(1, lookedS / durationS));
+    setState("working", `Looked at ${clock(lookedS)}${durationS ? ` of ${clock(durationS)}` : ""}`);
+  }
+
+  #finish() {
+    const count = this.#results.length;
+    setProgress(null);
+    setState("done", `Done: ${count} ${count === 1 ? "keyframe" : "keyframes"}`);
+    this.#show();
+    const warnings = (this.#end.warnings ?? []).map((each) => each.detail ?? each.message ?? each.title ?? each);
+    const lines = [...summaryWords(this.#end.summary), ...warnings.map((text) => `Note: ${text}`)];
+    byId("upload-summary").replaceChildren(...lines.map((text) => make("li", { textContent: text })));
+    byId("downloads").hidden = false;
+    this.#idleActions();
+  }
+
+  #idleActions() {
+    setActions({ label: "Look again", run: () => this.start(this.#file) }, { label: "Close", run: () => this.#leave() });
+  }
+
+  #fail(error) {
+    const plain = error instanceof Refused ? error.plain : { title: "Something on this page went wrong", detail: "Try again.", technical: String(error) };
+    setProgress(null);
+    setState("error", plain.title);
+    setActions();
+    this.#show();
+    const again = () => this.start(this.#file);
+    showMessage(plain, {
+      actions: [
+        ...(plain.key ? [] : [{ label: "Try again", run: again, primary: true }]),
+        ...(this.#results.length ? [{ label: "Show what was found", run: () => this.#keep() }] : []),
+        { label: "Back", run: () => this.#leave() },
+      ],
+      withKey: again,
+    });
+  }
+
+  /** An answer that broke off is still worth looking at; it only cannot be downloaded as if it were whole. */
+  #keep() {
+    hideMessage();
+    this.#idleActions();
+  }
+
+  #unplayable() {
+    if (this.#drawnIn) {
+      notice("Your browser cannot play the server's copy either; download it instead");
+      return;
+    }
+    this.#playable = false;
+    this.#show();
+  }
+
+  #play(url) {
+    if (this.#url) URL.revokeObjectURL(this.#url);
+    this.#url = url;
+    this.#video.controls = true;
+    this.#video.src = url;
+  }
+
+  #show() {
+    clearTimeout(this.#refresh);
+    this.#refresh = null;
+    const frames = this.#results.map((result) => ({ seconds: result.pts_us / 1e6, actors: shown(result.actors, settings.values) }));
+    this.#timeline.show(frames.map(({ seconds, actors }) => ({ seconds, people: actors.length })), this.#durationS());
+    this.#list(frames);
+    this.redraw();
+    // Not before the server could read it: a file that neither can is the server's to explain.
+    if (!this.#playable && !this.#offered && frames.length) this.#offer();
+  }
+
+  #list(frames) {
+    const groups = foundActions(frames, 1.5 / this.#hz);
+    byId("found").replaceChildren(
+      ...groups.map(({ name, best, spans }) => {
+        const times = spans.slice(0, SPANS_SHOWN).map(({ from, to }) => {
+          const text = clock(from) === clock(to) ? clock(from) : `${clock(from)}–${clock(to)}`;
+          return make("button", { type: "button", className: "time", textContent: text, title: "Go there", onclick: () => this.#seek(from) });
+        });
+        const more = spans.length - times.length;
+        return make("li", {}, make("p", {}, name, make("b", { textContent: best.toFixed(2) })), ...times, more > 0 ? ` and ${more} more` : "");
+      }),
+    );
+    byId("found-hint").textContent = groups.length ? "" : this.#nothingWords(frames);
+  }
+
+  #nothingWords(frames) {
+    if (!frames.length) return "Actions appear here as they are found.";
+    const { score_threshold, action_threshold } = settings.values;
+    if (!frames.some(({ actors }) => actors.length)) return nobodyWords(score_threshold, this.#end?.trained !== false);
+    return `People, but no action above the action threshold of ${action_threshold.toFixed(2)}.`;
+  }
+
+  #offer() {
+    this.#offered = true;
+    const run = () => this.#annotated((video) => {
+      hideMessage();
+      this.#drawnIn = true;
+      this.#play(URL.createObjectURL(video));
+    });
+    showMessage(
+      {
+        title: "Your browser cannot play this format",
+        detail: "The server can: what it finds is listed, and it can make a copy with the boxes drawn in.",
+      },
+      { actions: [{ label: "Play the server's copy", run, primary: true }] },
+    );
+  }
+
+  /** Has the server draw its boxes into a copy, and hands the copy to `use`. */
+  async #annotated(use) {
+    const file = this.#file;
+    const abort = (this.#abort = new AbortController());
+    const { keyframe_hz, score_threshold, action_threshold, top_k } = settings.values;
+    const tell = (share) => setState("working", share < 1 ? `Sending the video, ${Math.floor(share * 100)} %` : "The server draws the boxes");
+    const done = () => {
+      setState("done", "Done");
+      this.#idleActions();
+    };
+    tell(0);
+    setActions({ label: "Cancel", run: () => abort.abort() });
+    try {
+      const options = { keyframe_hz, score_threshold, action_threshold, top_k };
+      const video = await detect(file, { accept: "video/mp4", options, signal: abort.signal, onUpload: tell });
+      if (this.#file !== file) return;
+      done();
+      use(video);
+    } catch (error) {
+      if (this.#file !== file) return;
+      done();
+      if (error.name !== "AbortError") notice(error instanceof Refused ? `${error.plain.title}. ${error.plain.detail}` : String(error));
+    }
+  }
+
+  #downloadJson() {
+    const { model, trained, summary, warnings = [], frame = this.#results[0]?.frame } = this.#end;
+    const answer = { model, trained, frame, keyframes: this.#results, summary, warnings };
+    download(new Blob([JSON.stringify(answer, null, 1)], { type: "application/json" }), this.#name("json"));
+  }
+
+  #name(ending) {
+    return `${this.#file.name.replace(/\.[^.]*$/, "")}.${ending}`;
+  }
+
+  #seek(seconds) {
+    this.#video.currentTime = seconds;
+    this.redraw();
+  }
+
+  /** Follows the playing video picture by picture. */
+  #follow() {
+    const step = () => {
+      this.redraw();
+      if (!this.#video.paused && !this.#video.ended && this.#file) requestAnimationFrame(step);
+    };
+    step();
+  }
+
+  #durationS() {
+    // MediaRecorder's files do not know how long they are.
+    return Number.isFinite(this.#video.duration) ? this.#video.duration : 0;
+  }
+}
+
+/** Who did what when: [{name, best, spans: [{from, to}]}], surest first; a pause up to `gapS` does not end a span. */
+function foundActions(frames, gapS) {
+  const groups = new Map();
+  for (const { seconds, actors } of frames) {
+    for (const { name, score } of actors.flatMap((actor) => actor.actions)) {
+      if (!groups.has(name)) groups.set(name, { name, best: 0, spans: [] });
+      const group = groups.get(name);
+      group.best = Math.max(group.best, score);
+      const last = group.spans.at(-1);
+      if (last && seconds - last.to <= gapS) last.to = seconds;
+      else group.spans.push({ from: seconds, to: seconds });
+    }
+  }
+  return [...groups.values()].sort((a, b) => b.best - a.best);
+}

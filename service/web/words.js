@@ -1,0 +1,155 @@
+// Everything that can go wrong or come to an end, in words for someone who did not write the server.
+// A "plain" is {title, detail, technical?, key?, retryAfterS?}: what happened, what to do, what the server said,
+// whether a key helps, and how long the server asked to be left alone.
+
+const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+
+/** Why getUserMedia gave no picture. */
+export function cameraWords(error) {
+  switch (error?.name) {
+    case "InsecureOrigin":
+      return {
+        title: "The camera works only on a secure page",
+        detail: `Browsers give a camera to https:// pages and to this computer itself. Open http://localhost${
+          location.port ? `:${location.port}` : ""
+        } on the machine that runs the server, or have the server use TLS. A video file works here as it is.`,
+      };
+    case "NotAllowedError":
+    case "SecurityError":
+      return {
+        title: "The camera was not allowed",
+        detail: "Allow it at the camera sign in the address bar (or in the system's privacy settings), then try again.",
+      };
+    case "NotFoundError":
+    case "OverconstrainedError":
+      return { title: "No camera was found", detail: "Plug one in and try again, or drop a video instead." };
+    case "NotReadableError":
+    case "AbortError":
+      return {
+        title: "The camera is busy",
+        detail: "Another program seems to use it. Close that program and try again.",
+      };
+    case "CameraEnded":
+      return { title: "The camera went away", detail: "It was unplugged or switched off. Plug it in and try again." };
+    default:
+      return {
+        title: "The camera did not start",
+        detail: "Try again; if it stays so, drop a video instead.",
+        technical: String(error),
+      };
+  }
+}
+
+const BY_CODE = {
+  aspect_unsupported: ["The picture is too long and narrow", "The long side may be at most three times the short one."],
+  worker_lost: ["The model's process died on this picture", "It has been restarted. Try again."],
+};
+
+const waitWords = (seconds) => (seconds ? `Try again in about ${plural(seconds, "second")}.` : "Try again in a moment.");
+
+/** An HTTP answer that is no result. `problem` is RFC 9457 JSON where there was any; status 0 is no answer at all. */
+export function problemWords(status, problem = {}, retryAfterS = null) {
+  const technical = [problem.title, problem.detail].filter(Boolean).join(": ") + (problem.code ? ` (${problem.code})` : "");
+  const say = (title, detail, more = {}) => ({ title, detail, technical, retryAfterS, ...more });
+  if (BY_CODE[problem.code]) return say(...BY_CODE[problem.code]);
+  switch (status) {
+    case 0:
+      return say("The server cannot be reached", "Is it still running? Check your connection, then try again.");
+    case 400:
+      return say("This file could not be read as a video", "It may be damaged, cut short, or not a video at all. Try another one.");
+    case 401:
+      return say("This server asks for a key", "Paste the API key that its owner gave you.", { key: true });
+    case 403:
+      return say("The server does not allow this", "Ask the server's owner for a key that may do it, and paste it here.", { key: true });
+    case 413:
+      return say("This video is too large", "Cut it shorter or make it smaller, then try again.");
+    case 415:
+      return say("This kind of file is not supported", "MP4, WebM, MOV, MKV and AVI videos work.");
+    case 422:
+      return say("The server did not accept this", "Check the settings, or try another video.");
+    case 429:
+      return say("Too many requests at once", waitWords(retryAfterS));
+    case 503:
+      return say("The server is busy", waitWords(retryAfterS));
+    default:
+      return say("The server could not finish this", "Try again; if it stays so, tell the server's owner.");
+  }
+}
+
+/**
+ * A closed WebSocket: a plain and `next`, what the stream does now:
+ * "retry" soon, "wait" (the server is full), "visible" (when the tab is looked at again), "never".
+ */
+export function closeWords(code, lastError) {
+  const technical = lastError ? [lastError.title, lastError.detail ?? lastError.message].filter(Boolean).join(": ") || lastError.code : "";
+  const say = (next, title, detail, more = {}) => ({ next, title, detail, technical, ...more });
+  if (lastError && BY_CODE[lastError.code]) return say("never", ...BY_CODE[lastError.code]);
+  switch (code) {
+    case 1001:
+    case 1012:
+      return say("retry", "The server is restarting", "The picture comes back by itself.");
+    case 1009:
+      return say("never", "A picture was too large for the server", "Start again with a smaller camera picture.");
+    case 1013:
+      return say("wait", "The server is busy", "All its places are taken.");
+    case 4400:
+      return say("never", "This page and the server do not understand each other", "Reload the page: one of them is newer than the other.");
+    case 4401:
+      return say("never", "This server asks for a key", "Paste the API key that its owner gave you.", { key: true });
+    case 4408:
+      return say("visible", "No pictures were sent for a while", "The camera stood still or this tab was in the background.");
+    case 4409:
+      return say("never", "This camera goes on in another window", "Start it again to bring it back here.");
+    case 4429:
+      return say("never", "Pictures came faster than the server can look", "Lower the keyframes per second in Settings, then start again.");
+    default:
+      if (lastError && lastError.retryable === false) {
+        return say("never", "The server ended the stream", "Start again; if it stays so, tell the server's owner.");
+      }
+      return say("retry", "Connection lost", "Check your network if this stays.");
+  }
+}
+
+/** A `warning` or `error` that does not end the stream, on one line. */
+export function noticeWords(message) {
+  if (BY_CODE[message.code]) return BY_CODE[message.code][0];
+  const text = message.detail ?? message.message ?? message.title;
+  return text ?? String(message.code ?? "unknown").replaceAll("_", " ");
+}
+
+const OUTCOMES = {
+  superseded: (n) => `${n} skipped for a newer one`,
+  deadline: (n) => `${n} skipped as too late`,
+  error: (n) => `${n} failed`,
+  worker_lost: (n) => `${n} lost with the model's process`,
+  cancelled: (n) => `${n} called off at the end`,
+  pending: (n) => `${n} still open`,
+};
+
+/** The counters of a stream or a file as sentences. Counts that are nought are not worth a word. */
+export function summaryWords(summary) {
+  const nested = summary.keyframes ?? summary.outcomes;
+  const count = (name) => Number(summary[name] ?? (typeof nested === "object" && nested !== null ? nested[name] : 0)) || 0;
+  const lines = [];
+  if (summary.received !== undefined) {
+    const dropped = Object.entries(summary.dropped ?? {}).filter(([, n]) => n > 0);
+    const reasons = dropped.map(([reason, n]) => `${n} (${reason.replaceAll("_", " ")})`).join(", ");
+    lines.push(
+      `${plural(count("received"), "picture")} received, ${count("sampled").toLocaleString("en")} of them used by the model` +
+        (reasons ? `; dropped: ${reasons}.` : "; none dropped."),
+    );
+  }
+  const due = count("keyframes_due") || count("due");
+  if (due) {
+    const lost = Object.keys(OUTCOMES).filter((name) => count(name) > 0);
+    const answered = count("ok") === due ? "all answered" : `${count("ok").toLocaleString("en")} answered`;
+    lines.push(`${plural(due, "keyframe")} due: ${[answered, ...lost.map((name) => OUTCOMES[name](count(name)))].join(", ")}.`);
+  }
+  return lines;
+}
+
+/** Why no box is to be seen although the model answers. */
+export function nobodyWords(threshold, trained) {
+  const above = `Nobody above the person threshold of ${threshold.toFixed(2)}.`;
+  return trained ? above : `${above} Untrained weights seldom reach it: set it to 0 to see boxes.`;
+}

@@ -1,0 +1,162 @@
+"""The page as a person meets it: a camera and its boxes, a video and what was found, an error in words."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+PATIENCE_MS = 60_000
+"""CI runs model, server, and browser on the same two cores."""
+
+# Counted in the canvas itself: what is not drawn is not there.
+DRAWN_PIXELS = """() => {
+  const canvas = document.getElementById("overlay");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, index) => index % 4 === 3 && value > 0).length;
+}"""
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Waits for a JavaScript expression to be true. Playwright's own wait needs eval, which the page's CSP forbids."""
+    page.evaluate(
+        f"""() => new Promise((resolve, reject) => {{
+          const deadline = performance.now() + {PATIENCE_MS};
+          const look = () => {{
+            if ({condition}) resolve();
+            else if (performance.now() > deadline) reject(new Error("not in time: " + {json.dumps(condition)}));
+            else requestAnimationFrame(look);
+          }};
+          look();
+        }})"""
+    )
+
+
+def show_everything(page: Page) -> None:
+    """Thresholds to 0, by the sliders a user has: test weights are not sure of anything."""
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Person threshold").fill("0")
+    page.get_by_label("Action threshold").fill("0")
+    page.keyboard.press("Escape")
+    expect(page.locator("#settings")).to_be_hidden()
+
+
+def write_video(path: Path, codec: str, *, seconds: int = 3, fps: int = 30) -> Path:
+    """A bright block that walks through a 320 × 240 picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index in range(seconds * fps):
+            picture = np.full((240, 320, 3), 60, dtype=np.uint8)
+            picture[60:220, index : index + 60] = (220, 180, 150)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_header_tells_whether_the_weights_are_trained(page: Page, server) -> None:
+    with urllib.request.urlopen(f"{server.url}/v1/models") as response:
+        model = json.load(response)["models"][0]
+    expect(page.locator("#model")).to_have_text(model["name"])
+    expect(page.locator("#untrained")).to_be_visible(visible=not model["trained"])
+
+
+def test_camera_draws_boxes_and_tells_their_age(page: Page) -> None:
+    show_everything(page)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.some((result) => result.actors.length)")
+    wait_for(page, f"({DRAWN_PIXELS})() > 0")
+    expect(page.locator("#status")).to_have_text(re.compile("Live"), timeout=PATIENCE_MS)
+    assert int(page.locator("#age").inner_text().replace(",", "")) < PATIENCE_MS
+    expect(page.locator("#rate")).to_have_text(re.compile(r"\d a second"), timeout=PATIENCE_MS)
+    expect(page.locator("#people li").first).to_be_visible()
+
+
+def test_camera_stops_with_a_summary_in_words(page: Page) -> None:
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length > 0")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#summary-lines")).to_contain_text("received", timeout=PATIENCE_MS)
+    expect(page.locator("#summary-lines")).to_contain_text("due")
+    assert page.evaluate("__stmixer.state") == "idle"
+
+
+def test_camera_goes_on_at_another_rate(page: Page) -> None:
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length > 0")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Keyframes per second").fill("2")
+    # A period of about half a second: models with cached features round it to their sampling grid.
+    wait_for(
+        page, "(({ seq, pts_us }) => seq > 0 && Math.abs(pts_us / seq - 500_000) < 100_000)(__stmixer.results.at(-1))"
+    )
+    expect(page.locator("#message")).to_be_hidden()
+
+
+def test_camera_that_is_not_allowed_is_explained(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotAllowedError"));
+        }"""
+    )
+    page.get_by_role("button", name="Start camera").click()
+    expect(page.get_by_role("alert")).to_contain_text("The camera was not allowed")
+    page.get_by_role("button", name="Back").click()
+    expect(page.get_by_role("button", name="Start camera")).to_be_focused()
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libvpx", "vp8.webm"), ("libvpx-vp9", "vp9.webm"), ("libx264", "h264.mp4")]
+)
+def test_upload_draws_what_was_found(page: Page, tmp_path: Path, codec: str, name: str) -> None:
+    show_everything(page)
+    page.locator("#file").set_input_files(write_video(tmp_path / name, codec))
+    wait_for(page, "__stmixer.state === 'done'")
+    assert page.evaluate("__stmixer.results.length") >= 3
+    expect(page.locator("#found li").first).to_be_visible()
+    expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
+    if page.evaluate("document.getElementById('video').error !== null"):
+        assert name.endswith(".mp4"), "every Chromium plays WebM"
+        expect(page.get_by_role("alert")).to_contain_text("cannot play this format")
+        return
+    wait_for(page, f"({DRAWN_PIXELS})() > 0")
+
+    timeline = page.get_by_role("slider", name="Keyframes over time")
+    timeline.press("End")
+    wait_for(page, "document.getElementById('video').currentTime > 2")
+    wait_for(page, f"({DRAWN_PIXELS})() > 0")
+
+
+def test_upload_gives_its_results_as_json(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))
+    wait_for(page, "__stmixer.state === 'done'")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download JSON").click()
+    assert download.value.suggested_filename == "clip.json"
+    answer = json.loads(Path(download.value.path()).read_text())
+    assert {"model", "trained", "frame", "keyframes", "summary", "warnings"} == set(answer)
+    assert len(answer["keyframes"]) == page.evaluate("__stmixer.results.length")
+
+
+def test_upload_that_is_no_video_is_explained(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "shopping.txt"
+    path.write_text("milk, bread, apples\n" * 50)
+    page.locator("#file").set_input_files(path)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text(re.compile("could not be read as a video|not supported"), timeout=PATIENCE_MS)
+    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length > 0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

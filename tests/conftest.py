@@ -1,0 +1,49 @@
+"""Shared by all tests: the reference folder, the clips, and `tiny` with fill.py's weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+REFERENCE = TESTS / "reference"
+SHARED_CLIPS = TESTS.parent.parent / "shared" / "clips"
+OWN_CLIPS = TESTS / "clips"
+
+
+def shared_clips(pattern: str) -> list[Path]:
+    """Clips that may not be redistributed: none where `../shared` is absent."""
+    return sorted(p for p in SHARED_CLIPS.glob(pattern) if p.is_file() and p.suffix != ".tsv")
+
+
+@pytest.fixture(scope="session")
+def fill() -> ModuleType:
+    """tests/reference/fill.py: deterministic weights and inputs."""
+    spec = importlib.util.spec_from_file_location("fill", REFERENCE / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> Path:
+    """A model file: `tiny` with fill.py's weights under their published names."""
+    import torch
+
+    from model.checkpoint import ModelCard, save
+    from model.detector import skeleton
+    from model.labels import AVA_LABELS
+    from model.published import from_published, published_name
+    from model.zoo import variant
+
+    config = variant("tiny")
+    state = skeleton(config).state_dict()
+    tensors = {published_name(k): torch.from_numpy(fill.fill(published_name(k), v.shape)) for k, v in state.items()}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, from_published(tensors, config), ModelCard(config, AVA_LABELS, trained=False, source="fill.py"))
+    return path

@@ -1,0 +1,67 @@
+"""What the tests of the detector share: the reference folder, and networks with weights that all matter."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import DetectorConfig
+from model.detector import Detector, skeleton
+from model.published import published_name
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the numbers that the detector must reproduce."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def fill() -> ModuleType:
+    """The reference's own module of deterministic weights and inputs."""
+    spec = importlib.util.spec_from_file_location("reference_fill", REFERENCE / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def filled(fill: ModuleType) -> Callable[..., Detector]:
+    """``filled(config, seed=0)``: a detector in which no weight is zero and no norm degenerate, always the same."""
+
+    def make(config: DetectorConfig, seed: int = 0) -> Detector:
+        detector = skeleton(config)
+        state = {
+            name: torch.as_tensor(fill.fill(published_name(name), tensor.shape, seed))
+            for name, tensor in detector.state_dict().items()
+        }
+        detector.load_state_dict(state, strict=True, assign=True)
+        return detector.requires_grad_(True).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def padded_clip(fill: ModuleType) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``padded_clip(frames, sizes, seed=0, padded=None)``: zero-padded reference clips and their sizes."""
+
+    def make(
+        frames: int, sizes: list[tuple[int, int]], seed: int = 0, padded: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        width, height = padded or (-(-max(w for w, _ in sizes) // 32) * 32, -(-max(h for _, h in sizes) // 32) * 32)
+        clip = torch.zeros(len(sizes), 3, frames, height, width)
+        for i, (w, h) in enumerate(sizes):
+            clip[i, :, :, :h, :w] = torch.from_numpy(fill.clip((3, frames, h, w), seed + i))
+        return clip, torch.tensor(sizes, dtype=torch.float32)
+
+    return make

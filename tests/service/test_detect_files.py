@@ -1,0 +1,188 @@
+"""`stmixer detect` on real files: keyframes where the container's own timestamps put them, odd files answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from conftest import OWN_CLIPS, shared_clips
+
+GOOD = [*sorted(OWN_CLIPS.glob("*.mp4")), *shared_clips("*")]
+ODD = shared_clips("odd/*")
+SLOW = {"long_4k_av1.mp4"}
+STMIXER = [sys.executable, "-m", "service.cli"]
+
+
+def detect(clip: Path, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [*STMIXER, "detect", str(clip), *options]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
+
+
+def container_times(clip: Path) -> list[Fraction]:
+    """Times of all frames in order of presentation, straight from PyAV.
+
+    AVI has no presentation times: what PyAV then reports goes back and forth (6, 5), and the decoding times, which
+    decoders hand on in order, are the ones that hold; the last frames, flushed out, come one interval after.
+    """
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        frames = [(f.pts, f.dts, f.time_base) for f in container.decode(stream)]
+        interval = 1 / Fraction(stream.average_rate)
+    times = [pts * base for pts, _, base in frames]
+    if all(a < b for a, b in pairwise(times)):
+        return times
+    times = []
+    for _, dts, base in frames:
+        times.append(times[-1] + interval if dts is None else dts * base)
+    return times
+
+
+def displayed_size(clip: Path) -> tuple[int, int]:
+    with av.open(str(clip)) as container:
+        frame = next(container.decode(container.streams.video[0]))
+        size = (frame.width, frame.height)
+        return size[::-1] if frame.rotation % 180 else size
+
+
+@pytest.fixture(scope="module")
+def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
+    """The same pipeline as the command, without a new process for each clip."""
+    import torch
+
+    from media.decode import Limits
+    from model.checkpoint import load
+    from service.detect import FileDetector
+    from service.schemas import DetectOptions
+    from service.worker.runner import Runner
+
+    runner = Runner(load(tiny_weights), torch.device("cpu"))
+
+    def run(clip: Path, **options: object):  # type: ignore[no-untyped-def]
+        detector = FileDetector(runner, DetectOptions(**options), limits=Limits.unlimited())
+        return list(detector.run(clip)), detector
+
+    return run
+
+
+@pytest.mark.skipif(not shared_clips("*"), reason="../shared/clips is not here")
+def test_the_shared_clips_are_all_there() -> None:
+    assert len(shared_clips("*")) == 14
+    assert len(ODD) >= 50
+
+
+@pytest.mark.parametrize("clip", GOOD, ids=lambda p: p.name)
+@pytest.mark.parametrize("hz", [1.0, 2.5])
+def test_keyframes_fall_where_the_time_section_says(in_process, clip: Path, hz: float) -> None:  # type: ignore[no-untyped-def]
+    results, detector = in_process(clip, keyframe_hz=hz, score_threshold=0.0, top_k=1)
+    times = container_times(clip)
+    length, step = times[-1] - times[0], 1 / Fraction(hz)
+    expected = [round(k * step * 1_000_000) for k in range(int(length / step) + 1)]
+    assert [r.pts_us for r in results] == expected
+    assert [r.seq for r in results] == list(range(len(expected)))
+    assert (detector.frame_size.width, detector.frame_size.height) == displayed_size(clip)
+    assert all(len(r.actors) >= 1 for r in results)
+    summary = detector.summary
+    assert summary.received == len(times)
+    assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
+    assert summary.keyframes_due == summary.ok == len(expected)
+    # a window of 64 raw frames reaches 32 of them, 1.0667 s, back from its keyframe
+    assert [r.warming for r in results if r.pts_us < 1_033_000] == [True] * sum(t < 1_033_000 for t in expected)
+
+
+@pytest.mark.parametrize("clip", [p for p in ODD if p.name not in SLOW], ids=lambda p: p.name)
+def test_odd_files_give_detections_or_one_cause(in_process, clip: Path) -> None:  # type: ignore[no-untyped-def]
+    from media.errors import MediaError
+
+    try:
+        results, detector = in_process(clip, score_threshold=0.0, top_k=1)
+    except MediaError as error:
+        assert "\n" not in str(error)
+        assert error.code != "internal"
+        return
+    assert results
+    assert all(r.actors for r in results)
+    summary = detector.summary
+    assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", ODD, ids=lambda p: p.name)
+def test_the_command_on_odd_files(clip: Path, tmp_path: Path) -> None:
+    done = detect(clip, "-o", str(tmp_path / "out.json"), "--score-threshold", "0", timeout=900)
+    assert "Traceback" not in done.stderr
+    if done.returncode == 0:
+        assert json.loads((tmp_path / "out.json").read_text())["keyframes"]
+    else:
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith("stmixer: ")
+
+
+def test_the_command_writes_json_and_video(tiny_weights: Path, tmp_path: Path) -> None:
+    json_path, video_path, pictures = tmp_path / "o.json", tmp_path / "o.mp4", tmp_path / "explained"
+    clip = OWN_CLIPS / "fall.mp4"
+    done = detect(
+        clip, "--weights", str(tiny_weights), "--score-threshold", "0", "--top-k", "3",
+        "-o", str(json_path), "-o", str(video_path), "--explain", str(pictures),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    response = json.loads(json_path.read_text())
+    assert response["model"] == "tiny"
+    assert response["trained"] is False
+    assert "UNTRAINED" in done.stderr
+    assert set(response) == {"model", "trained", "frame", "keyframes", "summary", "warnings"}
+    assert all(len(actor["actions"]) == 3 for k in response["keyframes"] for actor in k["actors"])
+    assert len(list(pictures.glob("*.png"))) == len(response["keyframes"])
+    with av.open(str(video_path)) as drawn:
+        assert drawn.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in drawn.decode(video=0)) == len(container_times(clip))
+
+
+def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    import torch
+
+    from media.decode import Limits
+    from model.checkpoint import load
+    from service.detect import FileDetector
+    from service.schemas import DetectOptions
+    from service.worker.runner import Runner
+
+    clip = OWN_CLIPS / "walk.mp4"
+    alone, _ = in_process(clip, keyframe_hz=2, score_threshold=0.0)
+    runner = Runner(load(tiny_weights), torch.device("cpu"))
+    options = DetectOptions(keyframe_hz=2, score_threshold=0.0)
+    batched = list(FileDetector(runner, options, limits=Limits.unlimited(), batch_size=5).run(clip))
+    assert len(alone) == len(batched) == 14
+    for a, b in zip(alone, batched, strict=True):
+        for actor, other in zip(a.actors, b.actors, strict=True):
+            assert actor.box == pytest.approx(other.box, abs=1e-4)
+            assert actor.person_score == pytest.approx(other.person_score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["missing.mp4"], "does not exist"),
+        (["."], "is a folder"),
+        ([str(OWN_CLIPS / "walk.mp4"), "-o", "x.gif"], ".json or .mp4"),
+        ([str(OWN_CLIPS / "walk.mp4"), "-o", "/nowhere/x.json"], "does not exist"),
+        ([str(OWN_CLIPS / "walk.mp4"), "--keyframe-hz", "0"], "keyframe-hz"),
+        ([str(OWN_CLIPS / "walk.mp4"), "--model", "resnet"], "known: slowonly_r50"),
+        ([str(OWN_CLIPS / "walk.mp4"), "--weights", "none.safetensors"], "does not exist"),
+        ([str(OWN_CLIPS / "walk.mp4"), "--device", "cud"], "device"),
+        ([str(OWN_CLIPS / "README.md")], "stmixer"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], cause: str) -> None:
+    done = detect(Path(arguments[0]), *arguments[1:])
+    assert done.returncode == 2
+    assert cause in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("stmixer: ")]) == 1

@@ -1,0 +1,74 @@
+"""Imports run one way (HOUSE.md): the walls between the rooms, held by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("model", "media", "service", "trainer")
+HEAVY = {"torch", "torchvision", "onnxruntime", "lightning"}
+
+ALLOWED = {
+    "model": {"model"},
+    "media": {"media"},
+    "service": {"service", "model", "media"},
+    "trainer": {"trainer", "model", "media"},
+}
+TORCH_FREE = (
+    "model.config",
+    "model.zoo",
+    "model.clip",
+    "model.labels",
+    "media.grid",
+    "media.decode",
+    "media.draw",
+    "media.encode",
+    "service.cli",
+    "service.keyframes",
+    "service.schemas",
+    "service.render",
+)
+
+
+def _modules() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    crossed = {name for name in _imports(path) if name.split(".")[0] in set(ROOMS) - ALLOWED[room]}
+    assert not crossed
+
+
+@pytest.mark.parametrize("path", [p for p in _modules() if p.parts[-2] == "media"], ids=lambda p: p.name)
+def test_media_knows_no_torch(path: Path) -> None:
+    assert not {name.split(".")[0] for name in _imports(path)} & HEAVY
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_torch_free_when_really_imported(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(1 if 'torch' in sys.modules else 0)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_walls_see_a_breach(tmp_path: Path) -> None:
+    breach = tmp_path / "breach.py"
+    breach.write_text("def f():\n    from service.cli import main\n    import torch.nn\n")
+    assert _imports(breach) == {"service.cli", "torch.nn"}

@@ -114,4 +114,5 @@ class Frame:
         return self.orientation.apply(resize(self._stored_rgb(), stored_width, stored_height, antialias))
 
     def _stored_rgb(self) -> np.ndarray:
-        return self._picture.to_ndarray(format="rgb24")
+        # One thread: starting more costs several times the conversion of all but the largest pictures.
+        return self._picture.to_ndarray(format="rgb24", threads=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -107,6 +107,36 @@ def detect(
         _write(path, clip, response, limits)
 
 
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
+    model: Annotated[str | None, typer.Option(help="variant with initial weights (tiny)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors file of stmixer-weights")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (auto)")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="keyframes per batch (8)")] = None,
+    max_streams: Annotated[int | None, typer.Option(help="streams at a time (32)")] = None,
+    shutdown_timeout: Annotated[float | None, typer.Option(help="seconds to finish what runs (20)")] = None,
+    allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
+) -> None:
+    """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""
+    from service.server import run_server
+    from service.settings import Settings
+
+    given = {
+        key: value for key, value in locals().items() if key not in ("run_server", "Settings") and value is not None
+    }
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        option = f"{name} (--{name.replace('_', '-')} or STMIXER_{name.upper()}): " if name else ""
+        raise StartError("bad_setting", option + first["msg"].removeprefix("Value error, ")) from None
+    logging.getLogger().setLevel(settings.log_level.upper())
+    run_server(settings)
+
+
 def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> None:
     from service.render import render_video
 
@@ -118,7 +148,9 @@ def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> 
                 render_video(clip, path, response.keyframes, trained=response.trained, limits=limits, progress=advance)
     except OSError as error:
         raise StartError("unwritable", f"{path} cannot be written: {error.strerror or error}") from None
-    log.info("%d keyframes, %d actors → %s", len(response.keyframes), sum(len(k.actors) for k in response.keyframes), path)
+    log.info(
+        "%d keyframes, %d actors → %s", len(response.keyframes), sum(len(k.actors) for k in response.keyframes), path
+    )
 
 
 def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> None:
@@ -184,6 +216,7 @@ def _progress(what: str) -> Iterator[Callable[[float, float | None], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
 
 if __name__ == "__main__":
     main()

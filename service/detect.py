@@ -22,6 +22,7 @@ from service.keyframes import Keyframe, KeyframeSchedule
 from service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
 from service.worker.runner import BatchResult, Job, Runner
 
+
 @dataclass(frozen=True, slots=True)
 class Explained:
     """What ``--explain`` draws from: the batch's raw output, the clip's place in it, its keyframe picture."""
@@ -76,9 +77,7 @@ class FileDetector:
             self.summary.dropped = dict(reader.dropped)
             self.summary.received += sum(reader.dropped.values())
 
-    def _windows(
-        self, reader: VideoReader, progress: Callable[[float, float | None], None] | None
-    ) -> Iterator[_Ready]:
+    def _windows(self, reader: VideoReader, progress: Callable[[float, float | None], None] | None) -> Iterator[_Ready]:
         """Decode, sample and resize; yield each keyframe as soon as no later frame can change its window."""
         config = self._runner.model.card.config
         schedule = KeyframeSchedule(window(config.clip), self._options.keyframe_hz, self._options.lookahead_ms)

@@ -1,11 +1,11 @@
 """Every error a user can meet, as one small tree.
 
-    StmixerError             code, HTTP status, a sentence that says what to do
-    ├── InputError           what was sent cannot be used (4xx)
-    │   └── from_media()     ... as media/ found it
-    ├── AccessError          who sent it may not (401, 403)
-    ├── CapacityError        not now: Retry-After seconds (429, 503)
-    └── StartError           the service or a command cannot start; exit code 2
+StmixerError             code, HTTP status, a sentence that says what to do
+├── InputError           what was sent cannot be used (4xx)
+│   └── from_media()     ... as media/ found it
+├── AccessError          who sent it may not (401, 403)
+├── CapacityError        not now: Retry-After seconds (429, 503)
+└── StartError           the service or a command cannot start; exit code 2
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from media.decode import Limits, VideoReader
 from media.draw import DrawnActor, draw_actors
 from media.encode import Mp4Writer
@@ -25,7 +22,9 @@ def banner(trained: bool) -> str | None:
     return None if trained else UNTRAINED_BANNER
 
 
-def drawn(actors: Sequence[Actor], *, top_k: int = DRAWN_ACTIONS, minimum: float = DRAWN_ACTION_SCORE) -> list[DrawnActor]:
+def drawn(
+    actors: Sequence[Actor], *, top_k: int = DRAWN_ACTIONS, minimum: float = DRAWN_ACTION_SCORE
+) -> list[DrawnActor]:
     """Actors as a picture names them: the best few actions that are likely enough to say."""
     return [
         DrawnActor(
@@ -70,5 +69,3 @@ def nearest(times: Sequence[int], t_us: int) -> int:
     if after == len(times):
         return after - 1
     return after - 1 if t_us - times[after - 1] <= times[after] - t_us else after
-
-

@@ -32,11 +32,6 @@ class Mailbox(Generic[T]):
         self._closed = True
         self._changed.set()
 
-    def take_back(self) -> T | None:
-        """Remove the item that nobody has taken yet."""
-        item, self._item = self._item, None
-        return item
-
     async def get(self) -> T:
         """The next item. Raises Closed after the last."""
         while self._item is None:
@@ -48,23 +43,23 @@ class Mailbox(Generic[T]):
         return item
 
 
-class ByteQueue:
-    """A queue of byte strings bounded by their sum: ``put`` waits while it is full."""
+class BoundedQueue(Generic[T]):
+    """A queue bounded by the sum of its items' sizes: ``put`` waits while it is full."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
-        self._items: deque[bytes] = deque()
+        self._items: deque[tuple[T, int]] = deque()
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def put(self, item: bytes) -> None:
-        """Append, waiting for room. An item larger than the whole queue is let in when it is empty."""
+    async def put(self, item: T, size: int) -> None:
+        """Append, waiting for room. An item larger than the whole queue is let in when it is empty. Raises Closed."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or not self._items or self._size + len(item) <= self._limit)
+            await self._changed.wait_for(lambda: self._closed or not self._items or self._size + size <= self._limit)
             if self._closed:
                 raise Closed
-            self._items.append(item)
-            self._size += len(item)
+            self._items.append((item, size))
+            self._size += size
             self._changed.notify_all()
 
     async def close(self) -> None:
@@ -73,13 +68,13 @@ class ByteQueue:
             self._closed = True
             self._changed.notify_all()
 
-    async def get(self) -> bytes:
+    async def get(self) -> T:
         """The next item. Raises Closed after the last."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or bool(self._items))
             if not self._items:
                 raise Closed
-            item = self._items.popleft()
-            self._size -= len(item)
+            item, size = self._items.popleft()
+            self._size -= size
             self._changed.notify_all()
             return item

@@ -114,9 +114,7 @@ class Writer:
     def open(self, width: int, height: int, rate: float | None) -> None:
         """Announce the first frame and wait for the ring."""
         self._size = input_size(width, height, self._short_side, MAX_ASPECT * self._short_side)
-        self._channel.send(
-            {"t": "opened", "width": width, "height": height, "input": list(self._size), "rate": rate}
-        )
+        self._channel.send({"t": "opened", "width": width, "height": height, "input": self._size, "rate": rate})
         while self._ring is None:
             self.obey(block=True)
 
@@ -244,7 +242,7 @@ def decode_jpegs(channel: Channel, options: Header) -> None:
     """Pictures one by one as messages, each answered with ``next``."""
     limits = Limits(**options["limits"])
     writer = Writer(channel, options)
-    opened, base_us, last_us = False, 0, -1
+    opened, last_us = False, -1
     while True:
         message = writer.obey(block=True)
         if message is None:
@@ -259,13 +257,12 @@ def decode_jpegs(channel: Channel, options: Header) -> None:
             return
         picture = Jpeg(message.payload, limits)
         try:
-            pts_us = message.header["pts_us"] - base_us
-            if opened and pts_us <= last_us:
+            pts_us = message.header["pts_us"]
+            if pts_us <= last_us:
                 channel.send({"t": "dropped", "reason": "out_of_order", "count": 1, "told": False})
                 continue
             if not opened:
                 picture.decode()
-                base_us, pts_us = message.header["pts_us"], 0
                 writer.open(picture.width, picture.height, None)
                 opened = True
             last_us = pts_us
@@ -282,7 +279,7 @@ def render(channel: Channel, message: Message) -> None:
     """Draw results into a copy of the video: source and target by descriptor."""
     options = message.header
     results = [Result.model_validate(r) for r in options["results"]]
-    with os.fdopen(message.fds[0], "rb") as source, os.fdopen(message.fds[1], "wb") as target:
+    with os.fdopen(message.fds[0], "rb") as source, os.fdopen(message.fds[1], "w+b") as target:
         source.seek(0)
         render_video(source, target, results, trained=options["trained"], limits=Limits(**options["limits"]))
     channel.send({"t": "rendered"})

@@ -55,12 +55,15 @@ class Session:
         self.stream = Stream(engine.admit(), source, policy, schedule, options, deadline_s, self._deliver)
         engine.add(self.stream)
         self.warnings: list[str] = []
+        self.capture_origin: float | None = None
+        self.aborted = False
         self.jpeg_wanted = asyncio.Event()
         self.opened = asyncio.Event()
         self.flushed = asyncio.Event()
         self._error: StmixerError | None = None
         self._decoder: Child | None = None
         self._clean = False
+        self._counts_at_socket = False
         self._granted = 0
         self._full_at: int | None = None
         self._results: deque[Pending] = deque()
@@ -87,6 +90,7 @@ class Session:
     async def open(self, kind: str, fd: int | None = None) -> None:
         """Start decoding: ``upload`` or ``live`` from a descriptor (which stays the caller's), or ``jpeg`` messages."""
         self._decoder = decoder = await self._pool.acquire()
+        self._counts_at_socket = kind == "jpeg"
         config, s = self._engine.model.config, self._settings
         upload = kind == "upload"
         duration = s.max_duration_s if upload else 1e9
@@ -123,7 +127,7 @@ class Session:
     # -- media in
 
     def received(self) -> None:
-        """Count a frame that reached us."""
+        """Count a frame that reached us: a picture at the socket, a frame of a container as the decoder tells of it."""
         self.stream.summary.received += 1
         self._engine.metrics.frames_received.labels(self.stream.source).inc()
 
@@ -190,10 +194,16 @@ class Session:
         now, metrics, source = time.monotonic(), self._engine.metrics, self.stream.source
         result["sent_at_us"] = time.time_ns() // 1000
         metrics.e2e_latency.labels(source).observe(now - pending.frame_at)
-        metrics.keyframe_age.labels(source).observe(now - pending.seen_at)
+        metrics.keyframe_age.labels(source).observe(now - self._captured_at(pending))
         metrics.stage.labels("decode").observe(pending.ready_at - pending.frame_at)
         metrics.actors.inc(len(result["actors"]))
         return result
+
+    def _captured_at(self, pending: Pending) -> float:
+        """When a keyframe was captured, monotonic seconds: by the pictures' own clock where t = 0 is known on ours."""
+        if self.capture_origin is None:
+            return pending.seen_at
+        return self.capture_origin + pending.keyframe.pts_us / 1e6
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled: a result for the subscriber, or one more that was skipped."""
@@ -214,6 +224,12 @@ class Session:
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({outcome})")
         self._changed.set()
         self._grant_changed.set()
+
+    def abort(self) -> None:
+        """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""
+        self.aborted = True
+        self.stream.cancel()
+        self._changed.set()
 
     def summary(self) -> Summary:
         """The counts so far."""
@@ -244,7 +260,7 @@ class Session:
                 await self._opened(decoder, header)
             case "frames":
                 for pts_us, at in zip(header["pts_us"], header["at"], strict=True):
-                    if stream.source == "upload" or not self._counts_at_socket:
+                    if not self._counts_at_socket:
                         self.received()
                     stream.note_frame(pts_us, at, now)
                 stream.summary.not_sampled += header["not_sampled"]
@@ -273,12 +289,6 @@ class Session:
                 self._fail(InputError.from_media(MediaError(header["code"], header["message"])))
                 return True
         return False
-
-    _counts_at_socket = False
-
-    def count_at_socket(self) -> None:
-        """Frames are counted by ``received`` as they reach the socket, not as the decoder sees them."""
-        self._counts_at_socket = True
 
     async def _opened(self, decoder: Child, header: Header) -> None:
         """The first frame: make the ring, give it to decoder and worker."""

@@ -1,4 +1,4 @@
-// The three things the page does to its document often enough to deserve a name.
+// What the page does to its document often enough to deserve a name.
 
 export const byId = (id) => document.getElementById(id);
 

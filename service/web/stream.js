@@ -126,6 +126,7 @@ export class LiveStream {
         this.#on.state("live", "Live");
         break;
       case "result":
+        this.#lastError = null; // the stream outlived it, so it will not be why the stream ends
         this.#on.result(message, (this.#firstUs + message.pts_us) / 1000);
         break;
       case "summary":

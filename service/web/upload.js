@@ -1,6 +1,7 @@
 // Upload mode: a file goes up, keyframes come back one by one, and the local file plays with their boxes.
 import { Refused, detect } from "./api.js";
 import { byId, clock, download, make } from "./dom.js";
+import { foundActions } from "./found.js";
 import { shown } from "./overlay.js";
 import { settings } from "./settings.js";
 import { hideMessage, notice, remember, setActions, setMode, setProgress, setState, showMessage } from "./stage.js";
@@ -292,20 +293,4 @@ export class Upload {
     // MediaRecorder's files do not know how long they are.
     return Number.isFinite(this.#video.duration) ? this.#video.duration : 0;
   }
-}
-
-/** Who did what when: [{name, best, spans: [{from, to}]}], surest first; a pause up to `gapS` does not end a span. */
-function foundActions(frames, gapS) {
-  const groups = new Map();
-  for (const { seconds, actors } of frames) {
-    for (const { name, score } of actors.flatMap((actor) => actor.actions)) {
-      if (!groups.has(name)) groups.set(name, { name, best: 0, spans: [] });
-      const group = groups.get(name);
-      group.best = Math.max(group.best, score);
-      const last = group.spans.at(-1);
-      if (last && seconds - last.to <= gapS) last.to = seconds;
-      else group.spans.push({ from: seconds, to: seconds });
-    }
-  }
-  return [...groups.values()].sort((a, b) => b.best - a.best);
 }

@@ -132,9 +132,7 @@ def main() -> None:
             channel.send({"t": "broken", "message": str(error)})
             raise SystemExit(2) from None
         card = runner.model.card.to_dict()
-        channel.send(
-            {"t": "ready", "device": str(device), "warning": warning, "warmup_s": warmup_s, "card": card}
-        )
+        channel.send({"t": "ready", "device": str(device), "warning": warning, "warmup_s": warmup_s, "card": card})
         serve(channel, runner, options.slow_s)
     except ChannelError:
         pass

@@ -116,7 +116,7 @@ def test_a_cut_off_file_gives_what_it_holds(make_video):
     data = make_video(60, options={"movflags": "frag_keyframe+empty_moov"})
     frames, _ = read(data[: len(data) * 6 // 10])
     assert 10 < len(frames) < 55
-    assert error_of(make_video(60)[:-400]) == "unreadable"  # the index was at the end
+    assert error_of(make_video(60)[:3000]) == "unreadable"  # the index was at the end
 
 
 def test_damage_is_passed_over_and_told(make_video):
@@ -302,20 +302,28 @@ def test_a_file_object_that_returns_too_much_is_refused():
         read(Greedy())
 
 
-def test_cover_art_is_not_the_video(make_video):
+def with_cover(video):
+    """An MP4 with a cover picture, and after it the given video, if any."""
     import av
 
-    source, target = io.BytesIO(make_video(5)), io.BytesIO()
-    with av.open(source) as given, av.open(target, "w", format="mp4") as output:
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as output:
         cover = output.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        video = output.add_stream_from_template(given.streams.video[0])
-        picture = av.VideoFrame.from_ndarray(np.zeros((240, 320, 3), np.uint8), format="rgb24")
-        output.mux(cover.encode(picture))
-        for packet in given.demux(video=0):
+        given = av.open(io.BytesIO(video)) if video else None
+        film = output.add_stream_from_template(given.streams.video[0]) if given else None
+        output.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((240, 320, 3), np.uint8), format="rgb24")))
+        for packet in given.demux(video=0) if given else ():
             if packet.dts is not None:
-                packet.stream = video
+                packet.stream = film
                 output.mux(packet)
-    frames, reader = read(target.getvalue())
+        if given:
+            given.close()
+    return target.getvalue()
+
+
+def test_cover_art_is_not_the_video(make_video):
+    frames, reader = read(with_cover(make_video(5)))
     assert (reader.info.width, reader.info.height, len(frames)) == (96, 64, 5)
+    assert error_of(with_cover(None)) == "no_video"

@@ -70,3 +70,30 @@ def test_a_pipe_that_ends_in_the_middle_gives_what_came(make_video):
         VideoReader(pipe, limits=Limits(), low_latency=True) as reader,
     ):
         assert 28 <= sum(1 for _ in reader) <= 31
+
+
+class Drip:
+    """Hands out a few bytes at a time and counts them."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def seekable(self):
+        return False
+
+    def read(self, size):
+        part = self.data[self.at : self.at + min(size, 50)]
+        self.at += len(part)
+        return part
+
+
+@pytest.mark.parametrize(("kind", "lag"), [("webm", 1), ("webm vp9", 1), ("mpegts", 2)])
+def test_no_frame_is_held_back(make_video, kind, lag):
+    """Once it runs, a frame is there when the next one begins; a transport stream tells its end by the one after."""
+    offsets: list[int] = []
+    data = make_video(90, 320, 240, offsets=offsets, **LIVE[kind])
+    drip = Drip(data)
+    with VideoReader(drip, limits=Limits(), low_latency=True, threads=4) as reader:
+        behind = [sum(o <= drip.at for o in offsets) - frame.index - 1 for frame in reader]
+    assert len(behind) == 90
+    assert max(behind[30:85]) <= lag

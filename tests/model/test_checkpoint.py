@@ -123,7 +123,7 @@ def put(*path: object) -> Callable[[dict[str, Any]], object]:
         (drop("format"), "damaged header"),
         (drop("digest"), "damaged header"),
         (drop("card"), "damaged header"),
-        (put("card", "config"), "incomplete or wrong"),
+        (put("card", "text"), "unknown entries"),
         (put("card", 7), "incomplete or wrong"),
         (drop("card", "config"), "incomplete or wrong"),
         (drop("card", "trained"), "incomplete or wrong"),

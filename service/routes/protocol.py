@@ -1,0 +1,83 @@
+"""The WebSocket protocol ``stmixer.v1``: what a client may say, and how a socket is closed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from service.schemas import DetectOptions, Wire
+
+SUBPROTOCOL = "stmixer.v1"
+
+CLOSE_NORMAL = 1000
+CLOSE_DRAIN = 1001
+CLOSE_TOO_LARGE = 1009
+CLOSE_CAPACITY = 1013
+CLOSE_PROTOCOL = 4400
+CLOSE_NO_MEDIA = 4408
+CLOSE_OVERLOADED = 4429
+
+
+class Start(Wire):
+    """The first message: what kind of media will come, and what is wanted of it."""
+
+    type: Literal["start"]
+    codec: Literal["jpeg", "webm", "mpegts"] = "jpeg"
+    keyframe_hz: float = Field(1.0, gt=0, le=30)
+    score_threshold: float = Field(0.6, ge=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    action_threshold: float = Field(0.0, ge=0, le=1)
+    policy: Literal["latest", "all"] = "latest"
+    lookahead_ms: float | None = Field(None, ge=0, le=10_000)
+    deadline_ms: float | None = Field(None, gt=0, le=600_000)
+    timestamps: Literal["arrival", "prefix"] = "arrival"
+    resume_token: str | None = None
+    api_key: str | None = None
+
+    def options(self) -> DetectOptions:
+        """What concerns detection."""
+        return DetectOptions(**{name: getattr(self, name) for name in DetectOptions.model_fields})
+
+
+class Update(Wire):
+    """Change what is reported of a running stream. Keyframes are numbered by their rate, so that stays."""
+
+    type: Literal["update"]
+    score_threshold: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    action_threshold: float | None = Field(None, ge=0, le=1)
+
+
+class Flush(Wire):
+    """Run what is pending with what is there."""
+
+    type: Literal["flush"]
+
+
+class Stop(Wire):
+    """No more media: finish, then ``summary``."""
+
+    type: Literal["stop"]
+
+
+ClientMessage = Start | Update | Flush | Stop
+_ADAPTER: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
+
+
+class ProtocolError(Exception):
+    """The client broke the protocol, or its socket has to be closed for another reason; ``close`` is the code."""
+
+    def __init__(self, code: str, message: str, close: int = CLOSE_PROTOCOL, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.close, self.retryable = code, close, retryable
+
+
+def parse(text: str) -> ClientMessage:
+    """One text frame. Raises ProtocolError saying what is wrong with it."""
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ProtocolError("bad_message", f"{where or 'message'}: {first['msg']}") from None

@@ -1,0 +1,324 @@
+"""``GET /v1/streams/ws``: a camera in, results out, live (protocol ``stmixer.v1``).
+
+One task reads the socket, one feeds the decoder, one writes results; the first to end decides how the socket closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from service.engine.mailbox import BoundedQueue, Closed, Mailbox
+from service.errors import CapacityError, StmixerError
+from service.ingest.session import Session
+from service.routes import protocol
+from service.routes.protocol import Flush, ProtocolError, Start, Stop, Update
+from service.schemas import DetectOptions
+from service.service import Service
+
+router = APIRouter()
+log = logging.getLogger("stmixer.ws")
+
+QUEUE_BYTES = 4 * 2**20
+OVERLOAD_S = 5.0
+STATUS_PERIOD_S = 5.0
+PIPE_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A JPEG with its time since the first one received, and when it arrived (monotonic seconds)."""
+
+    data: bytes
+    pts_us: int
+    received_at: float
+
+
+@router.websocket("/v1/streams/ws")
+async def stream_ws(socket: WebSocket) -> None:
+    """Start, media, results, stop; see SERVICE.md."""
+    service: Service = socket.app.state.service
+    offered = socket.scope.get("subprotocols") or []
+    await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)
+    connection = Connection(service, socket)
+    try:
+        await connection.run()
+    except ProtocolError as error:
+        await connection.refuse(error.code, str(error), error.close, retryable=error.retryable)
+    except CapacityError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_CAPACITY, retryable=True)
+    except StmixerError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=False)
+    except WebSocketDisconnect:
+        pass  # the session is closed by now
+
+
+class Connection:
+    """One socket."""
+
+    def __init__(self, service: Service, socket: WebSocket) -> None:
+        self._service, self._socket, self._settings = service, socket, service.settings
+        self._sending = asyncio.Lock()
+        self._last_media = time.monotonic()
+        self._first_us: int | None = None
+        self._pictures: Mailbox[Picture] = Mailbox()
+        self._queue: BoundedQueue[Picture | bytes] = BoundedQueue(QUEUE_BYTES)
+
+    async def run(self) -> None:
+        """From ``start`` to ``summary``."""
+        start = await self._start()
+        session = self._service.session("ws", start.policy, start.options(), start.deadline_ms)
+        async with session:
+            await self._send(self._ready(session))
+            if start.resume_token is not None:
+                await self._send({"type": "warning", "code": "resume_expired", "message": "this is a new stream"})
+            self._last_media = time.monotonic()
+            async with self._source(session, start) as feed:
+                reading = self._named(self._read(session, start))
+                others = [self._named(w) for w in (feed, self._write(session), self._watch(session))]
+                await _first_failure(reading, *others)
+            await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+        await self._close(protocol.CLOSE_NORMAL, "stopped")
+
+    async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
+        """Say why, and close."""
+        try:
+            await self._send({"type": "error", "code": code, "message": message, "retryable": retryable})
+            await self._close(close, message)
+        except (WebSocketDisconnect, ProtocolError):
+            pass  # nobody is left to tell
+
+    # -- start
+
+    async def _start(self) -> Start:
+        try:
+            received = await asyncio.wait_for(self._socket.receive(), self._settings.start_timeout_s)
+        except TimeoutError:
+            seconds = self._settings.start_timeout_s
+            raise ProtocolError("no_start", f"send a start message within {seconds:g} s") from None
+        _check_connected(received)
+        if received.get("text") is None:
+            raise ProtocolError("no_start", "the first message must be a start message, as text")
+        message = protocol.parse(received["text"])
+        if not isinstance(message, Start):
+            raise ProtocolError("no_start", f"the first message must be start, not {message.type}")
+        if message.codec != "jpeg" and message.timestamps == "prefix":
+            raise ProtocolError("bad_message", "timestamps: prefix goes with codec jpeg; containers carry their own")
+        return message
+
+    def _ready(self, session: Session) -> dict[str, Any]:
+        model, schedule = self._service.engine.model, session.stream.schedule
+        return {
+            "type": "ready",
+            "session_id": str(session.stream.id),
+            "resume_token": secrets.token_urlsafe(16),
+            "resume_ttl_s": 0,  # a closed socket ends its stream
+            "max_frame_bytes": self._settings.max_frame_bytes,
+            "lookahead_ms": schedule.lookahead_ms,
+            "keyframe_hz": schedule.hz,
+            "model": model.name,
+            "trained": model.trained,
+            "labels": [{"id": label.id, "name": label.name} for label in model.labels],
+        }
+
+    # -- media in
+
+    async def _read(self, session: Session, start: Start) -> None:
+        """Until ``stop``: media to the mailbox or queue, orders to the session."""
+        while True:
+            received = await self._socket.receive()
+            _check_connected(received)
+            data = received.get("bytes")
+            if data is not None:
+                self._last_media = time.monotonic()
+                await self._take(session, start, data)
+                continue
+            match protocol.parse(received["text"]):
+                case Stop():
+                    self._pictures.close()
+                    await self._queue.close()
+                    return
+                case Flush():
+                    await session.flush()
+                    await self._send_status(session)
+                case Update() as update:
+                    changes = update.model_dump(exclude={"type"}, exclude_unset=True)
+                    options = session.stream.options.model_dump() | {k: v for k, v in changes.items()}
+                    await session.update(DetectOptions.model_validate(options))
+                case Start():
+                    raise ProtocolError("bad_message", "start was sent already")
+
+    async def _take(self, session: Session, start: Start, data: bytes) -> None:
+        if len(data) > self._settings.max_frame_bytes:
+            limit = self._settings.max_frame_bytes
+            raise ProtocolError("too_large", f"a message may have {limit} bytes", protocol.CLOSE_TOO_LARGE)
+        if start.codec != "jpeg":
+            await self._enqueue(start, data, len(data))
+            return
+        picture = self._picture(session, start, data)
+        session.received()
+        if start.policy == "latest":
+            if self._pictures.put(picture) is not None:
+                session.dropped("mailbox")
+        else:
+            await self._enqueue(start, picture, len(data))
+
+    def _picture(self, session: Session, start: Start, data: bytes) -> Picture:
+        now = time.monotonic()
+        clock_us, body = round(now * 1e6), data
+        if start.timestamps == "prefix":
+            if len(data) < 8:
+                raise ProtocolError("bad_message", "a picture with prefix begins with 8 bytes of microseconds")
+            clock_us, body = int.from_bytes(data[:8], "little"), data[8:]
+            if clock_us >= 2**62:
+                raise ProtocolError("bad_message", "the prefix is out of range; it is little-endian microseconds")
+        if self._first_us is None:
+            self._first_us = clock_us
+        pts_us = clock_us - self._first_us
+        # the client's clock on ours: the picture that was fastest on its way says when t = 0 was, at the latest
+        origin = now - pts_us / 1e6
+        known = session.capture_origin
+        session.capture_origin = origin if known is None else min(known, origin)
+        return Picture(body, pts_us, now)
+
+    async def _enqueue(self, start: Start, item: Picture | bytes, size: int) -> None:
+        """Wait for room, and so stop reading; a live stream does not wait for ever."""
+        try:
+            await asyncio.wait_for(self._queue.put(item, size), OVERLOAD_S if start.policy == "latest" else None)
+        except TimeoutError:
+            raise ProtocolError(
+                "overloaded", f"media comes faster than it can be decoded for {OVERLOAD_S:g} s; lower its rate or size",
+                protocol.CLOSE_OVERLOADED, retryable=True,
+            ) from None  # fmt: skip
+        except Closed:
+            pass
+
+    @asynccontextmanager
+    async def _source(self, session: Session, start: Start) -> AsyncIterator[Coroutine[Any, Any, None]]:
+        """Open the decoder; what feeds it."""
+        if start.codec == "jpeg":
+            await session.open("jpeg")
+            yield self._feed_pictures(session, start)
+            return
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            await session.open("live", reading)
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(writing, "wb", buffering=0)
+        transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+        writer = asyncio.StreamWriter(transport, flow, None, loop)
+        try:
+            yield self._feed_chunks(writer)
+        finally:
+            transport.abort()
+
+    async def _feed_pictures(self, session: Session, start: Start) -> None:
+        try:
+            while True:
+                item = await (self._pictures.get() if start.policy == "latest" else self._queue.get())
+                assert isinstance(item, Picture)
+                await session.send_jpeg(item.data, item.pts_us, item.received_at)
+        except Closed:
+            await session.end_jpegs()
+
+    async def _feed_chunks(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                chunk = await self._queue.get()
+                assert isinstance(chunk, bytes)
+                view = memoryview(chunk)
+                for at in range(0, len(view), PIPE_CHUNK):
+                    writer.write(view[at : at + PIPE_CHUNK])
+                    await writer.drain()
+        except Closed:
+            writer.close()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the decoder has ended; the session knows why
+        # what still comes goes nowhere, but must not fill up the queue
+        try:
+            while True:
+                await self._queue.get()
+        except Closed:
+            pass
+
+    # -- results out
+
+    async def _write(self, session: Session) -> None:
+        async for result in session.results():
+            handed = time.monotonic()
+            await self._send({"type": "result", **result})
+            self._service.metrics.stage.labels("send").observe(time.monotonic() - handed)
+
+    async def _watch(self, session: Session) -> None:
+        """Status now and then; the end of a stream whose media has stopped, or of a draining service."""
+        last_status = time.monotonic()
+        while not session.stream.finished:
+            await asyncio.sleep(min(0.25, self._settings.idle_timeout_s / 4))
+            now = time.monotonic()
+            if now - last_status >= STATUS_PERIOD_S:
+                last_status = now
+                await self._send_status(session)
+            if not session.stream.ended and now - self._last_media > self._settings.idle_timeout_s:
+                seconds = self._settings.idle_timeout_s
+                raise ProtocolError(
+                    "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
+                )
+
+    async def _send_status(self, session: Session) -> None:
+        await self._send({"type": "status", "summary": session.summary().model_dump()})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Send one text message; a client that does not read for long is closed."""
+        text = json.dumps(message, separators=(",", ":"))
+        try:
+            async with self._sending:
+                await asyncio.wait_for(self._socket.send_text(text), self._settings.write_timeout_s)
+        except TimeoutError:
+            seconds = self._settings.write_timeout_s
+            raise ProtocolError("slow_client", f"nothing was read for {seconds:g} s", retryable=True) from None
+        except RuntimeError as error:  # starlette's word for a socket that is closed already
+            raise WebSocketDisconnect(1006) from error
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self._socket.application_state == WebSocketState.CONNECTED:
+            await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+
+    @staticmethod
+    def _named(work: Awaitable[None]) -> asyncio.Task[None]:
+        return asyncio.ensure_future(work)  # type: ignore[return-value]
+
+
+def _check_connected(received: Any) -> None:
+    if received["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(received.get("code", 1006))
+
+
+async def _first_failure(reading: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
+    """Until all of ``others`` have ended well, or any has failed; ``reading`` may go on meanwhile."""
+    tasks = {reading, *others}
+    try:
+        waiting = set(tasks)
+        while waiting & set(others):
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,93 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from media.encode import decode_jpeg, encode_jpeg, encode_png
+from media.errors import MediaError
+from media.jpeg import jpeg_size
+from media.limits import Limits
+
+
+@pytest.fixture
+def picture(draw_corners):
+    return draw_corners(122, 62)
+
+
+def pillow_jpeg(rgb, **options):
+    target = io.BytesIO()
+    Image.fromarray(rgb).save(target, "JPEG", **options)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"comment": b"x" * 40000}])
+def test_jpeg_comes_back(picture, options):
+    data = pillow_jpeg(picture, quality=95, **options)
+    assert jpeg_size(data) == (122, 62)
+    rgb = decode_jpeg(data, Limits())
+    assert rgb.dtype == np.uint8
+    assert rgb.flags.c_contiguous
+    assert np.abs(rgb.astype(int) - picture).mean() < 3
+
+
+def test_our_own_jpeg_and_png_are_rgb(picture, read_corners):
+    assert read_corners(decode_jpeg(encode_jpeg(picture), Limits())) == "rgbw"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_png(picture)))), picture)
+
+
+def test_grey_becomes_rgb():
+    assert decode_jpeg(pillow_jpeg(np.full((20, 30), 99, np.uint8)), Limits()).shape == (20, 30, 3)
+
+
+def test_exif_orientation_is_applied(picture, read_corners):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned 90° clockwise
+    rgb = decode_jpeg(pillow_jpeg(picture, quality=95, exif=exif), Limits())
+    assert rgb.shape == (122, 62, 3)
+    assert read_corners(rgb) == "brwg"
+
+
+def code_of(data, limits=None):
+    with pytest.raises(MediaError) as caught:
+        decode_jpeg(data, limits or Limits())
+    return caught.value.code
+
+
+def test_the_size_is_checked_before_pixels_are_decoded(picture, monkeypatch):
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("decoded"))
+    data = bytearray(pillow_jpeg(picture))
+    frame_header = data.find(b"\xff\xc0")
+    data[frame_header + 5 : frame_header + 9] = b"\xff\xff\xff\xff"
+    assert code_of(bytes(data)) == "too_large"
+    assert code_of(pillow_jpeg(picture), Limits(max_width=121, max_height=121)) == "too_large"
+
+
+@pytest.mark.parametrize("kind", ["empty", "png", "gif", "start only", "no end", "half a header", "no picture"])
+def test_what_is_no_whole_jpeg_is_refused(picture, kind):
+    good = pillow_jpeg(picture)
+    data = {
+        "empty": b"",
+        "png": encode_png(picture),
+        "gif": b"GIF89a" + bytes(100),
+        "start only": good[:3],
+        "no end": good[: len(good) * 2 // 3],
+        "half a header": good[:100],
+        "no picture": b"\xff\xd8\xff\xd9",
+    }[kind]
+    assert code_of(data) == "unreadable"
+
+
+def test_random_damage_raises_nothing_else(picture):
+    good = pillow_jpeg(picture)
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(300):
+        data = bytearray(good)
+        for at in random.integers(2, len(data), 8):
+            data[at] = random.integers(0, 256)
+        try:
+            outcomes.add(decode_jpeg(bytes(data), Limits()).ndim)
+        except MediaError as error:
+            outcomes.add(error.code)
+    assert outcomes >= {3, "unreadable"}

@@ -1,0 +1,82 @@
+"""Frames to the network's input: normalised, padded right and bottom, channels first."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from model.config import PreprocessConfig
+from model.preprocess import make_clip
+
+CONFIG = PreprocessConfig()
+MEAN_STD = PreprocessConfig(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
+
+
+def frames(t: int, h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, (t, h, w, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MEAN_STD])
+def test_values(config: PreprocessConfig) -> None:
+    window = frames(4, 40, 70)
+    clip, sizes = make_clip([window], config)
+    assert clip.shape == (1, 3, 4, 64, 96)
+    assert clip.dtype == sizes.dtype == torch.float32
+    assert sizes.tolist() == [[70, 40]]
+    expected = (window.astype(np.float64) / 255 - config.mean) / config.std
+    np.testing.assert_allclose(clip[0, :, :, :40, :70].numpy(), expected.transpose(3, 0, 1, 2), atol=1e-5)
+    assert not clip[..., 40:, :].any()
+    assert not clip[..., 70:].any()
+
+
+def test_zero_is_after_normalising() -> None:
+    """Padding is 0 in the normalised clip, which black (0 in the image) is not."""
+    clip, _ = make_clip([np.zeros((1, 32, 40, 3), np.uint8)], CONFIG)
+    assert clip[0, 0, 0, 0, 0] == pytest.approx(-2)
+    assert clip[0, 0, 0, 0, 63] == 0
+
+
+def test_batch_of_one_padded_size() -> None:
+    windows = [frames(2, 60, 90, 1), frames(2, 64, 65, 2)]
+    clip, sizes = make_clip(windows, CONFIG)
+    assert clip.shape == (2, 3, 2, 64, 96)
+    assert sizes.tolist() == [[90, 60], [65, 64]]
+    for i, window in enumerate(windows):
+        alone, _ = make_clip([window], CONFIG)
+        assert torch.equal(alone[0], clip[i])
+
+
+@pytest.mark.parametrize("windows", [[frames(1, 32, 32), frames(1, 32, 33)], []])
+def test_other_padded_sizes_are_refused(windows: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="one padded size"):
+        make_clip(windows, CONFIG)
+
+
+def test_read_only_and_flipped_frames() -> None:
+    """A ring's slots are read-only, a mirrored frame has negative strides; neither is written to."""
+    window = frames(2, 32, 40)
+    expected, _ = make_clip([window], CONFIG)
+    fixed = window.copy()
+    fixed.flags.writeable = False
+    assert torch.equal(make_clip([fixed], CONFIG)[0], expected)
+    mirrored = np.ascontiguousarray(window[:, :, ::-1])[:, :, ::-1]
+    assert torch.equal(make_clip([mirrored], CONFIG)[0], expected)
+
+
+SIZES = ["360x640", "480x640", "1080x1920", "640x360", "256x320", "240x426", "288x352"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_published_numbers(reference, fill, size: str) -> None:
+    """After OpenCV's INTER_LINEAR on 8 bits, within one grey level (DETECTOR.md, Clip)."""
+    height, width = map(int, size.split("x"))
+    with np.load(reference / "preprocess.npz") as file:
+        _, h, w = file[f"{size}.shape"]
+        index, value = file[f"{size}.index"], file[f"{size}.value"]
+    image = cv2.resize(fill.frame(height, width, SIZES.index(size)), (int(w), int(h)), interpolation=cv2.INTER_LINEAR)
+    clip, sizes = make_clip([image[None]], CONFIG)
+    assert sizes.tolist() == [[w, h]]
+    sampled = clip[0, :, 0, :h, :w].flatten()[torch.from_numpy(index)].numpy()
+    assert np.abs(sampled - value).max() <= 0.018

@@ -56,9 +56,16 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except (CheckpointError, ConfigError, UsageError) as error:
-        for line in str(error).splitlines():
-            typer.echo(_printable(line), err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        message = str(error)
+    except BrokenPipeError:
+        raise  # the reader of a pipe has gone; typer ends quietly
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror or error}"
+    else:
+        return
+    for line in message.splitlines():
+        typer.echo(_printable(line), err=True)
+    raise typer.Exit(EXIT_USAGE)
 
 
 @main.command()

@@ -120,12 +120,10 @@ def serve(
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""
+    given = {name: value for name, value in locals().items() if value is not None}
     from service.server import run_server
     from service.settings import Settings
 
-    given = {
-        key: value for key, value in locals().items() if key not in ("run_server", "Settings") and value is not None
-    }
     try:
         settings = Settings(**given)
     except ValidationError as error:

@@ -22,15 +22,13 @@ def banner(trained: bool) -> str | None:
     return None if trained else UNTRAINED_BANNER
 
 
-def drawn(
-    actors: Sequence[Actor], *, top_k: int = DRAWN_ACTIONS, minimum: float = DRAWN_ACTION_SCORE
-) -> list[DrawnActor]:
+def drawn(actors: Sequence[Actor]) -> list[DrawnActor]:
     """Actors as a picture names them: the best few actions that are likely enough to say."""
     return [
         DrawnActor(
             box_px=actor.box_px,
             person_score=actor.person_score,
-            labels=[(a.name, a.score) for a in actor.actions[:top_k] if a.score >= minimum],
+            labels=[(a.name, a.score) for a in actor.actions[:DRAWN_ACTIONS] if a.score >= DRAWN_ACTION_SCORE],
             track_id=actor.track_id,
         )
         for actor in actors

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from serving import Server, running_server
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"
@@ -47,3 +49,10 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save(path, from_published(tensors, config), ModelCard(config, AVA_LABELS, trained=False, source="fill.py"))
     return path
+
+
+@pytest.fixture(scope="session")
+def server(tiny_weights: Path) -> Iterator[Server]:
+    """One `stmixer serve` with `tiny` and fill.py's weights, for all tests that only need a service."""
+    with running_server(weights=tiny_weights) as server:
+        yield server

@@ -1,6 +1,6 @@
 """One stream's state: frames on the grid, keyframes from due to settled, and the counts that must add up.
 
-Pure: told what happened and what time it is, asked what to do. No sockets, no tasks, no torch; so a fake clock tests it.
+Pure: told what happened and what time it is, asked what to do. No sockets, tasks or torch, so a fake clock tests it.
 
     arriving frame → note_frame(): keyframes come into being, "early" until their look-ahead is there, then "ready"
     → take() by the scheduler: "copying", its slots may not be written → copied(): "running"
@@ -42,8 +42,8 @@ class Slot:
 class Pending:
     """A keyframe on its way. Times are of ``time.monotonic``.
 
-    ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that one
-    is decoded. ``reclaimed``: its slots were given to newer frames while it ran, so it cannot run again.
+    ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that
+    one is decoded. ``reclaimed``: its slots were given to newer frames while it ran, so it cannot run again.
     """
 
     keyframe: Keyframe
@@ -102,7 +102,8 @@ class Stream:
 
     def note_frame(self, pts_us: int, received_at: float, now: float) -> None:
         """A frame arrived, kept or not. Keyframes up to its timestamp come into being."""
-        assert self._timeline is not None and self._next is not None
+        assert self._timeline is not None
+        assert self._next is not None
         self._timeline.observe(pts_us)
         self._newest_index = self.schedule.grid.first_served(pts_us)
         while self._next.pts_us <= pts_us:
@@ -154,7 +155,9 @@ class Stream:
 
     def take(self, pending: Pending, now: float) -> Lease:
         """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``."""
-        assert self._timeline is not None and self.ring is not None and pending.state == "ready"
+        assert self._timeline is not None
+        assert self.ring is not None
+        assert pending.state == "ready"
         pending.state, pending.started_at, self.served_at = "copying", now, now
         keyframe = pending.keyframe
         pending.warming = not self._timeline.is_whole(keyframe.first, keyframe.last)
@@ -225,7 +228,8 @@ class Stream:
 
     def write_limit(self) -> int:
         """Samples with numbers below this may be written without touching what a keyframe still needs."""
-        assert self._timeline is not None and self.ring is not None
+        assert self._timeline is not None
+        assert self.ring is not None
         if not len(self._timeline):
             return self.ring.capacity
         oldest = self._timeline.at((-1,))[0]

@@ -129,7 +129,7 @@ def _line(value: dict[str, Any]) -> bytes:
 async def _mp4(
     service: Service, request: Request, response: dict[str, Any], file: BinaryIO, stack: AsyncExitStack
 ) -> Response:
-    target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))
+    target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     await _until_disconnect(request, _render(service, response, file, target))
     size = target.seek(0, 2)
     target.seek(0)

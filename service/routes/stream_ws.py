@@ -154,7 +154,7 @@ class Connection:
                     await self._send_status(session)
                 case Update() as update:
                     changes = update.model_dump(exclude={"type"}, exclude_unset=True)
-                    options = session.stream.options.model_dump() | {k: v for k, v in changes.items()}
+                    options = session.stream.options.model_dump() | changes
                     await session.update(DetectOptions.model_validate(options))
                 case Start():
                     raise ProtocolError("bad_message", "start was sent already")
@@ -301,7 +301,7 @@ class Connection:
 
     @staticmethod
     def _named(work: Awaitable[None]) -> asyncio.Task[None]:
-        return asyncio.ensure_future(work)  # type: ignore[return-value]
+        return asyncio.ensure_future(work)
 
 
 def _check_connected(received: Any) -> None:

@@ -176,7 +176,7 @@ def test_bad_outputs(published: Callable[..., Path], file: Path, tmp_path: Path)
     one_line(call("convert", file, "-o", tmp_path / "o"), "is a safetensors file already")
     one_line(call("convert", src, "-o", tmp_path / "o", "--untrained", "--trained-on", "x"), "contradict")
     one_line(call("convert", src, "-o", tmp_path / "o", "--variant", "huge"), "unknown model variant 'huge'")
-    one_line(call("convert", src, "-o", tmp_path / ("o" * 300)), "")
+    one_line(call("convert", src, "-o", tmp_path / ("o" * 300)), "File name too long")
 
 
 def test_disk_error(published: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +188,8 @@ def test_disk_error(published: Callable[..., Path], tmp_path: Path, monkeypatch:
     assert not list(tmp_path.glob("o*"))
 
 
-@pytest.mark.parametrize("args", [["--cost", "slowonly_r50"], ["slowonly_r50", "--cost"]])
-def test_cost(args: list[str]) -> None:
-    lines = call("info", *args).stdout.splitlines()
+def test_cost_after_the_name() -> None:
+    lines = call("info", "slowonly_r50", "--cost").stdout.splitlines()
     assert lines[-1] == "total 44.4"
     assert any("backbone" in line and "27.26" in line for line in lines)
 

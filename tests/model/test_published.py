@@ -131,7 +131,7 @@ TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": 
     "wrap",
     [
         lambda t: t,
-        lambda t: collections.OrderedDict(t),
+        collections.OrderedDict,
         lambda t: {f"module.{k}": v for k, v in t.items()},
         lambda t: {"model": t, "optimizer": {"state": {0: {"step": 3}}}, "iteration": 5},
         lambda t: {"state_dict": {f"module.{k}": v for k, v in t.items()}},

@@ -17,6 +17,7 @@ from conftest import OWN_CLIPS, shared_clips
 GOOD = [*sorted(OWN_CLIPS.glob("*.mp4")), *shared_clips("*")]
 ODD = shared_clips("odd/*")
 SLOW = {"long_4k_av1.mp4"}
+CODES = {"unreadable", "no_video", "no_frames", "encrypted", "unsupported_codec"}
 STMIXER = [sys.executable, "-m", "service.cli"]
 
 
@@ -104,8 +105,10 @@ def test_odd_files_give_detections_or_one_cause(in_process, clip: Path) -> None:
     try:
         results, detector = in_process(clip, score_threshold=0.0, top_k=1)
     except MediaError as error:
-        assert "\n" not in str(error)
-        assert error.code != "internal"
+        results, detector, cause = [], None, error
+    if detector is None:
+        assert "\n" not in str(cause)
+        assert cause.code in CODES
         return
     assert results
     assert all(r.actors for r in results)

@@ -1,0 +1,85 @@
+"""A real `stmixer serve` for tests: started as a user starts it, ended with its children."""
+
+from __future__ import annotations
+
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import psutil
+
+START_TIMEOUT_S = 90
+
+
+@dataclass
+class Server:
+    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def ws_url(self) -> str:
+        """Of the stream socket."""
+        return self.url.replace("http", "ws") + "/v1/streams/ws"
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """Its worker and decoders."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def children_of(self, module: str) -> list[psutil.Process]:
+        """Children by their module: ``service.worker.process`` or ``service.ingest.decoder``."""
+        return [child for child in self.children if module in child.cmdline()]
+
+    def metrics(self) -> str:
+        """/metrics as text."""
+        return httpx.get(self.url + "/metrics").text
+
+
+@contextmanager
+def running_server(**settings: object) -> Iterator[Server]:
+    """Settings by name, as ``STMIXER_*`` in the environment."""
+    import os
+
+    environment = {**os.environ, "STMIXER_PORT": "0"}
+    environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve"], env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    lines: list[str] = []
+    found: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                lines.append(line.rstrip())
+                if match := re.search(r"ready: (http://\S+)", line):
+                    found.put(match.group(1))
+        found.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        url = found.get(timeout=START_TIMEOUT_S)
+        assert url is not None, "\n".join(lines)
+        yield Server(url, process, lines)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        reader.join(10)

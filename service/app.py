@@ -61,14 +61,15 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        reason = self._refusal(headers)
-        if reason is not None:
-            await self._refuse(reason, scope, receive, send)
-            return
+        reason = self._refusal(dict(scope["headers"]))
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            if reason is None:
+                await self._app(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": reason})
             return
+        app = self._app if reason is None else problems.problem(403, "forbidden", reason)
         started, status = time.monotonic(), 500
 
         async def send_with_headers(message: Message) -> None:
@@ -79,7 +80,7 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._service.metrics.request.labels(route, str(status)).observe(time.monotonic() - started)
@@ -94,13 +95,6 @@ class Gate:
         if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
             return "pages of other origins may not use this service"
         return None
-
-    async def _refuse(self, reason: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
-            return
-        await problems.problem(403, "forbidden", reason)(scope, receive, send)
 
 
 def _name(host: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,7 +85,8 @@ def detect(
         raise InputError("bad_option", f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
     outputs = output or []
     _check_outputs(clip, outputs, explain)
-    # imported late: torch takes seconds, and a wrong path should not
+    # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from service.detect import FileDetector
     from service.worker.runner import Runner, pick_device
 

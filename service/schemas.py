@@ -97,10 +97,20 @@ class DetectResponse(Wire):
     warnings: list[str]
 
 
+class Problem(Wire):
+    """RFC 9457 problem JSON; ``code`` is stable and for programs, ``detail`` says what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
 class DetectOptions(Wire):
     """Options of one stream. ``top_k`` limits the actions of an actor, None gives all of them."""
 
-    keyframe_hz: float = Field(1.0, gt=0, le=30)
+    keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
     action_threshold: float = Field(0.0, ge=0, le=1)

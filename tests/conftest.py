@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from serving import Server, running_server
+
+# before anything imports torch: tests share the cores with the services they start (service/engine/children.py)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"

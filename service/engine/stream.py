@@ -131,6 +131,9 @@ class Stream:
     def end(self, now: float) -> None:
         """No more frames will come."""
         self.ended = True
+        if self._timeline is None or not len(self._timeline):  # nothing was ever written: there is nothing to run on
+            for pending in list(self._in_order):
+                self.settle(pending, "error")
         self.flush(now)
 
     def _is_complete(self, keyframe: Keyframe, pts_us: int) -> bool:

@@ -76,7 +76,10 @@ class DecoderPool:
             except CapacityError as error:
                 log.error("%s", error)
                 return
-            self._idle.append(child)
+            if len(self._idle) < self._idle_wanted:
+                self._idle.append(child)
+            else:  # one was given back meanwhile
+                await child.end(timeout_s=1.0)
 
     async def _spawn(self) -> Child:
         try:

@@ -80,12 +80,14 @@ class Session:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._engine.remove(self.stream)
-        self._account_lost()
-        decoder, self._decoder = self._decoder, None
-        if decoder is not None:
-            await self._pool.release(decoder, clean=self._clean)
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:  # cancelled here, at a shutdown for one, it still frees all
+            self._engine.remove(self.stream)
+            self._account_lost()
+            decoder, self._decoder = self._decoder, None
+            if decoder is not None:
+                await self._pool.release(decoder, clean=self._clean)
 
     async def open(self, kind: str, fd: int | None = None) -> None:
         """Start decoding: ``upload`` or ``live`` from a descriptor (which stays the caller's), or ``jpeg`` messages."""

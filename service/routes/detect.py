@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, BinaryIO
@@ -16,18 +17,21 @@ from starlette.responses import Response, StreamingResponse
 
 from media.decode import Limits
 from service.engine.channel import ChannelError
-from service.errors import InputError, StmixerError
+from service.errors import InputError
 from service.ingest.session import Session
-from service.routes.problems import problem_body
+from service.render import DRAWN_ACTIONS
+from service.routes.problems import PROBLEMS
 from service.routes.uploads import received_file
 from service.schemas import DetectOptions, DetectResponse
 from service.service import Service
 
 router = APIRouter()
 
+JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MP4 = "video/mp4"
 CHUNK = 256 * 1024
+Piece = dict[str, Any]
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI = {
     "requestBody": {
@@ -46,39 +50,55 @@ _OPENAPI = {
     "/v1/detect",
     openapi_extra=_OPENAPI,
     response_model=None,
-    responses={200: {"model": DetectResponse, "content": {NDJSON: {}, MP4: {}}}},
+    responses={200: {"model": DetectResponse, "content": {NDJSON: {}, MP4: {}}}, **PROBLEMS},
 )
 async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -> Response:
     """Who does what, where and when in a video, sent raw or as multipart ``file``. The answer follows ``Accept``."""
     service: Service = request.app.state.service
-    accept = request.headers.get("accept", "")
+    kind = preferred(request.headers.get("accept", ""), (JSON, NDJSON, MP4))
     stack = AsyncExitStack()
     try:
-        file = await stack.enter_async_context(received_file(request, service.settings))
+        # admitted before its body is read: what waits on disk is bounded, and a full service says so at once
         session = await stack.enter_async_context(service.session("upload", "all", options))
+        file = await stack.enter_async_context(received_file(request, service.settings))
         await stack.enter_async_context(_abort_on_disconnect(request, session))
         await session.open("upload", file.fileno())
-        if NDJSON in accept:
-            return await _ndjson(service, session, stack)
-        response = await _collect(service, session)
-        if MP4 in accept:
-            return await _mp4(service, request, response, file, stack)
-        return Response(json.dumps(response), media_type="application/json")
+        results = session.results()
+        first = await anext(results, None)  # an unreadable file still gets its proper status
+        _check_connected(session)
+        if kind == MP4:
+            return await _mp4(service, request, session, _from(first, results), file, stack)
+        make = _as_json if kind == JSON else _as_lines
+        return _OwningResponse(make(service, session, _from(first, results)), stack.pop_all(), media_type=kind)
     finally:
         # a streaming answer has taken everything over by now, and left this stack empty
         await stack.aclose()
 
 
-async def _collect(service: Service, session: Session) -> dict[str, Any]:
-    """A ``DetectResponse`` as plain data: it came from the worker in this form."""
-    keyframes = [result async for result in session.results()]
+def preferred(accept: str, offered: Sequence[str]) -> str:
+    """The media type of ``offered`` that an Accept header likes best; the first one if it names none of them."""
+    liked = dict.fromkeys(offered, 0.0)
+    for item in accept.lower().split(","):
+        name, _, parameters = item.partition(";")
+        quality = re.search(r"(?:^|;)\s*q=([01](?:\.\d*)?)\s*(?:;|$)", parameters)
+        if (name := name.strip()) in liked:
+            liked[name] = max(liked[name], float(quality.group(1)) if quality else 1.0)
+    return max(offered, key=lambda name: liked[name])
+
+
+async def _from(first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    if first is not None:
+        yield first
+        async for result in rest:
+            yield result
+
+
+def _check_connected(session: Session) -> None:
     if session.aborted:
         raise ClientDisconnect
-    frame = {"width": session.stream.frame_width, "height": session.stream.frame_height}
-    return {"frame": frame, "keyframes": keyframes, **_tail(service, session)}
 
 
-def _tail(service: Service, session: Session) -> dict[str, Any]:
+def _tail(service: Service, session: Session) -> Piece:
     model = service.engine.model
     return {
         "model": model.name,
@@ -88,28 +108,32 @@ def _tail(service: Service, session: Session) -> dict[str, Any]:
     }
 
 
-async def _ndjson(service: Service, session: Session, stack: AsyncExitStack) -> Response:
-    results = session.results()
-    first = await anext(results, None)  # an unreadable file still gets its proper status
-    owned = stack.pop_all()
+async def _as_json(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    """A ``DetectResponse``, written while it is made: it may be larger than memory should hold."""
+    model, stream = service.engine.model, session.stream
+    size = {"width": stream.frame_width, "height": stream.frame_height}
+    head = _compact({"model": model.name, "trained": model.trained, "frame": size})
+    yield head[:-1] + b',"keyframes":['
+    comma = b""
+    async for result in results:
+        yield comma + _compact(result)
+        comma = b","
+    end = _compact({"summary": session.summary().model_dump(), "warnings": session.warnings})
+    yield b"]," + end[1:]
 
-    async def lines() -> AsyncIterator[bytes]:
-        async with owned:
-            if first is not None:
-                yield _line(first)
-            try:
-                async for result in results:
-                    yield _line(result)
-            except StmixerError as error:
-                yield _line(problem_body(error.status, error.code, str(error)))
-                return
-            yield _line(_tail(service, session))
 
-    return _OwningResponse(lines(), owned, media_type=NDJSON)
+async def _as_lines(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    async for result in results:
+        yield _compact(result) + b"\n"
+    yield _compact(_tail(service, session)) + b"\n"
 
 
 class _OwningResponse(StreamingResponse):
-    """A streaming response that frees what it owns even where its body is never asked for."""
+    """A streaming response that frees what it owns when it ends, whichever way.
+
+    Starlette's own watch for a vanished client is left out: it cancels over and over what runs below it, and so the
+    freeing as well. ``_abort_on_disconnect`` ends the session, and with it the body.
+    """
 
     def __init__(self, body: AsyncIterator[bytes], owned: AsyncExitStack, **options: Any) -> None:
         super().__init__(body, **options)
@@ -117,33 +141,38 @@ class _OwningResponse(StreamingResponse):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await self.stream_response(send)
         finally:
             await self._owned.aclose()
 
 
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+def _compact(value: Piece) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 async def _mp4(
-    service: Service, request: Request, response: dict[str, Any], file: BinaryIO, stack: AsyncExitStack
+    service: Service,
+    request: Request,
+    session: Session,
+    results: AsyncIterator[Piece],
+    file: BinaryIO,
+    stack: AsyncExitStack,
 ) -> Response:
+    keyframes = [_slim(result) async for result in results]
+    _check_connected(session)
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
-    await _until_disconnect(request, _render(service, response, file, target))
+    await _until_disconnect(request, _render(service, keyframes, file, target))
     size = target.seek(0, 2)
     target.seek(0)
-    owned = stack.pop_all()
 
     async def chunks() -> AsyncIterator[bytes]:
-        async with owned:
-            while chunk := await asyncio.to_thread(target.read, CHUNK):
-                yield chunk
+        while chunk := await asyncio.to_thread(target.read, CHUNK):
+            yield chunk
 
-    return _OwningResponse(chunks(), owned, media_type=MP4, headers={"Content-Length": str(size)})
+    return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers={"Content-Length": str(size)})
 
 
-async def _render(service: Service, response: dict[str, Any], source: BinaryIO, target: BinaryIO) -> None:
+async def _render(service: Service, keyframes: list[Piece], source: BinaryIO, target: BinaryIO) -> None:
     """Draw in a decoder process: the media is as untrusted the second time."""
     settings = service.settings
     limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
@@ -152,8 +181,8 @@ async def _render(service: Service, response: dict[str, Any], source: BinaryIO, 
     try:
         order = {
             "t": "render",
-            "results": [_slim(keyframe) for keyframe in response["keyframes"]],
-            "trained": response["trained"],
+            "results": keyframes,
+            "trained": service.engine.model.trained,
             "limits": asdict(limits),
             "cpu_s": 20 * settings.max_duration_s,
         }
@@ -170,9 +199,9 @@ async def _render(service: Service, response: dict[str, Any], source: BinaryIO, 
         await service.pool.release(decoder, clean=clean)
 
 
-def _slim(keyframe: Any) -> Any:
+def _slim(keyframe: Piece) -> Piece:
     """A result with only the actions that a picture can name."""
-    actors = [{**actor, "actions": actor["actions"][:3]} for actor in keyframe["actors"]]
+    actors = [{**actor, "actions": actor["actions"][:DRAWN_ACTIONS]} for actor in keyframe["actors"]]
     return {**keyframe, "actors": actors}
 
 

@@ -1,0 +1,151 @@
+"""Ring memory across processes, and the framing between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engine.channel import AsyncChannel, Channel, ChannelError
+from service.engine.mailbox import BoundedQueue, Closed, Mailbox
+from service.engine.ring import Ring, RingShape, create_ring
+
+SHAPE = RingShape(width=6, height=4, capacity=5)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def frame(value: int) -> np.ndarray:
+    return np.full((SHAPE.height, SHAPE.width, 3), value, np.uint8)
+
+
+def test_what_one_side_writes_the_other_reads() -> None:
+    fd = create_ring(SHAPE)
+    writer = Ring(os.dup(fd), SHAPE, writable=True)
+    reader = Ring(fd, SHAPE, writable=False)
+    for slot in range(5):
+        writer.write(slot, slot + 100, frame(slot))
+    frames = reader.read([4, 0, 0], [104, 100, 100])
+    assert frames is not None
+    assert frames.shape == (3, 4, 6, 3)
+    assert [int(f[0, 0, 0]) for f in frames] == [4, 0, 0]
+
+
+def test_a_slot_rewritten_meanwhile_is_refused() -> None:
+    fd = create_ring(SHAPE)
+    writer = Ring(os.dup(fd), SHAPE, writable=True)
+    reader = Ring(fd, SHAPE, writable=False)
+    writer.write(0, 1, frame(1))
+    writer.write(0, 6, frame(6))
+    assert reader.read([0], [1]) is None
+    assert reader.read([0], [6]) is not None
+    assert reader.read([1], [2]) is None  # never written
+
+
+def test_a_reader_cannot_write() -> None:
+    reader = Ring(create_ring(SHAPE), SHAPE, writable=False)
+    with pytest.raises(ValueError, match="read-only"):
+        reader.write(0, 1, frame(1))
+
+
+def test_memory_outlives_the_process_that_wrote_it() -> None:
+    fd = create_ring(SHAPE)
+    code = (
+        "import sys, numpy as np; from service.engine.ring import Ring, RingShape;"
+        "Ring(int(sys.argv[1]), RingShape(6, 4, 5), writable=True).write(3, 42, np.full((4, 6, 3), 7, np.uint8))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(fd)], pass_fds=(fd,), check=True, cwd=ROOT)
+    frames = Ring(fd, SHAPE, writable=False).read([3], [42])
+    assert frames is not None
+    assert (frames == 7).all()
+
+
+def test_messages_keep_their_payload_and_descriptors() -> None:
+    ours, theirs = socket.socketpair()
+    payload = os.urandom(3_000_000)
+    reading, writing = os.pipe()
+
+    async def parent() -> object:
+        channel = AsyncChannel(ours)
+        await channel.send({"t": "open", "text": "é"}, payload, [writing])
+        answer = await channel.receive()
+        end = await channel.receive()
+        channel.close()
+        assert answer is not None
+        return answer.header, answer.payload == payload, end
+
+    def child() -> None:
+        channel = Channel(theirs)
+        message = channel.receive()
+        assert message is not None
+        os.write(message.fds[0], message.header["text"].encode())
+        os.close(message.fds[0])
+        channel.send({"t": "got", "bytes": len(message.payload)}, message.payload)
+        theirs.close()
+
+    async def both() -> object:
+        answer, _ = await asyncio.gather(parent(), asyncio.to_thread(child))
+        return answer
+
+    assert asyncio.run(both()) == ({"t": "got", "bytes": len(payload)}, True, None)
+    assert os.read(reading, 10) == "é".encode()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_broken_framing_is_an_error_not_a_hang() -> None:
+    async def read(data: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(data)
+        channel = AsyncChannel(ours)
+        try:
+            await channel.receive()
+        finally:
+            channel.close()
+
+    for data in (b"\xff\xff\xff\xff\0\0\0\0", b"\x04\0\0\0\0\0\0\0[12]", b"\x04\0\0\0\0\0\0\0{", b"\x04\0"):
+        with pytest.raises(ChannelError):
+            asyncio.run(read(data))
+
+
+def test_newest_wins_in_a_mailbox() -> None:
+    async def use() -> list[int]:
+        box: Mailbox[int] = Mailbox()
+        assert box.put(1) is None
+        assert box.put(2) == 1
+        got = [await box.get()]
+        box.put(3)
+        box.close()
+        got.append(await box.get())
+        with pytest.raises(Closed):
+            await box.get()
+        return got
+
+    assert asyncio.run(use()) == [2, 3]
+
+
+def test_a_bounded_queue_makes_the_writer_wait() -> None:
+    async def use() -> list[int]:
+        queue: BoundedQueue[int] = BoundedQueue(10)
+        await queue.put(1, 6)
+        blocked = asyncio.create_task(queue.put(2, 6))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not blocked.done()
+        got = [await queue.get()]
+        await blocked
+        await queue.close()
+        got.append(await queue.get())
+        with pytest.raises(Closed):
+            await queue.get()
+        with pytest.raises(Closed):
+            await queue.put(3, 1)
+        return got
+
+    assert asyncio.run(use()) == [1, 2]

@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+# The CUDA libraries come with the Python packages; the driver comes from the NVIDIA container toolkit.
+FROM python:3.12-slim-bookworm AS build
+WORKDIR /app
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir uv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY model model
+COPY media media
+COPY service service
+RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --constraint constraints.txt .
+
+FROM python:3.12-slim-bookworm
+RUN useradd --system --uid 10001 --create-home stmixer
+COPY --from=build /venv /venv
+USER 10001
+ENV PATH=/venv/bin:$PATH STMIXER_HOST=0.0.0.0 STMIXER_DEVICE=cuda STMIXER_ALLOW_ANONYMOUS=true
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+# exec form: the service itself is process 1 and gets SIGTERM
+ENTRYPOINT ["stmixer", "serve"]

@@ -89,7 +89,7 @@ class BackboneConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _require(all(d >= 1 for d in self.depths), f"backbone.depths must be positive, got {self.depths}")
+        _require(all(1 <= d <= 128 for d in self.depths), f"backbone.depths must be positive and at most 128, got {self.depths}")
         _require(self.width >= 1, f"backbone.width must be positive, got {self.width}")
         kernels = (*self.temporal_kernels, *self.fast_temporal_kernels, self.fusion_kernel)
         _require(all(k % 2 == 1 for k in kernels), f"backbone temporal kernels must be odd, got {kernels}")
@@ -130,7 +130,10 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            _require(getattr(self, f.name) >= 1, f"decoder.{f.name} must be at least 1, got {getattr(self, f.name)}")
+            value, most = getattr(self, f.name), 64 if f.name == "stages" else 65536
+            _require(value >= 1, f"decoder.{f.name} must be at least 1, got {value}")
+            # a damaged or hostile header must not make us build for hours
+            _require(value <= most, f"decoder.{f.name} may be at most {most}, got {value}")
         _require(self.dim % self.groups == 0, f"decoder.groups {self.groups} must divide decoder.dim {self.dim}")
         _require(self.dim % self.heads == 0, f"decoder.heads {self.heads} must divide decoder.dim {self.dim}")
         _require(self.dim % 8 == 0, f"decoder.dim must be a multiple of 8 (sine and cosine of 4 numbers): {self.dim}")

@@ -44,6 +44,7 @@ def test_variant() -> None:
     ("part", "changes", "message"),
     [
         (ClipConfig(4, 16), {"frames": 0}, "clip.frames must be at least 1"),
+        (DecoderConfig(4, 16), {"stages": 10**9}, "decoder.stages may be at most 64"),
         (ClipConfig(4, 16), {"stride": 0}, "clip.stride must be at least 1"),
         (ClipConfig(4, 16), {"grid": 3}, "clip.grid must divide clip.stride 16, got 3"),
         (ClipConfig(4, 16), {"grid": 0}, "clip.grid must divide"),

@@ -131,7 +131,8 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        option = f"{name} (--{name.replace('_', '-')} or STMIXER_{name.upper()}): " if name else ""
+        flag = f"--{name.replace('_', '-')} or " if name in serve.__annotations__ else ""
+        option = f"{name} ({flag}STMIXER_{name.upper()}): " if name else ""
         raise StartError("bad_setting", option + first["msg"].removeprefix("Value error, ")) from None
     logging.getLogger().setLevel(settings.log_level.upper())
     run_server(settings)

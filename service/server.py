@@ -7,6 +7,7 @@ import logging
 import socket
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.app import create_app
 from service.errors import StartError
@@ -14,6 +15,8 @@ from service.service import Service
 from service.settings import Settings
 
 log = logging.getLogger("stmixer")
+
+RECEIVE_BUFFER = 2**20
 
 
 def run_server(settings: Settings) -> None:
@@ -30,6 +33,8 @@ def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # a sender that is to be slowed is slowed, not buffered: the kernel would grow this to tens of megabytes
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     try:
         listening.bind((settings.host, settings.port))
         listening.listen(128)
@@ -51,8 +56,8 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                ws="websockets-sansio",
-                ws_max_size=settings.max_frame_bytes + 8,
+                ws=StreamSocket,
+                ws_max_size=2 * settings.max_frame_bytes,  # what is not far over our own limit is refused in words
                 ws_per_message_deflate=False,
                 ws_ping_interval=20.0,
                 ws_ping_timeout=60.0,
@@ -64,3 +69,18 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         await server.serve(sockets=[listening])
     finally:
         await service.stop()
+
+
+class StreamSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end.
+
+    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never.
+    """
+
+    LAST_WORDS_S = 2.0
+
+    async def run_asgi(self) -> None:
+        """Run the application; then give its last words a moment."""
+        await super().run_asgi()
+        closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
+        self.loop.call_later(closing, self.transport.abort)

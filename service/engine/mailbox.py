@@ -20,10 +20,13 @@ class Mailbox(Generic[T]):
         self._item: T | None = None
         self._closed = False
         self._changed = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def put(self, item: T) -> T | None:
         """Leave an item; the one that was still there is returned, to be counted as dropped."""
         displaced, self._item = self._item, item
+        self._empty.clear()
         self._changed.set()
         return displaced
 
@@ -40,7 +43,12 @@ class Mailbox(Generic[T]):
             self._changed.clear()
             await self._changed.wait()
         item, self._item = self._item, None
+        self._empty.set()
         return item
+
+    async def taken(self) -> None:
+        """Until nothing is left in it."""
+        await self._empty.wait()
 
 
 class BoundedQueue(Generic[T]):

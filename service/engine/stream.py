@@ -111,9 +111,11 @@ class Stream:
             self.summary.keyframes_due += 1
             self._next_seq += 1
             self._next = self.schedule.keyframe(self._next_seq)
-        for pending in list(self._in_order):
-            if pending.state == "early" and self._is_complete(pending.keyframe, pts_us):
-                self._make_ready(pending, received_at, now)
+        complete = [p for p in self._in_order if p.state == "early" and self._is_complete(p.keyframe, pts_us)]
+        for pending in complete:
+            pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
+        if complete and self.policy == "latest":  # newest wins
+            self._supersede_before(complete[-1])
 
     def note_sample(self, number: int, generation: int, index: int, pts_us: int) -> None:
         """A frame was written to the ring, or its slot was written again by a later one that serves the same index."""
@@ -141,12 +143,10 @@ class Stream:
             return self._newest_index > keyframe.last
         return pts_us >= keyframe.due_pts_us
 
-    def _make_ready(self, pending: Pending, received_at: float, now: float) -> None:
-        if self.policy == "latest":  # newest wins
-            for older in list(self._in_order):
-                if older.state == "ready" and older.attempts == 0 and older.keyframe.seq < pending.keyframe.seq:
-                    self.settle(older, "superseded")
-        pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
+    def _supersede_before(self, newest: Pending) -> None:
+        for older in list(self._in_order):
+            if older.state == "ready" and older.attempts == 0 and older.keyframe.seq < newest.keyframe.seq:
+                self.settle(older, "superseded")
 
     # -- keyframes out
 
@@ -254,5 +254,6 @@ class Stream:
     def _forget(self) -> None:
         if self._timeline is None or self._next is None or not len(self._timeline):
             return
-        needed = [p.keyframe.first for p in self._in_order if p.state != "settled" and not p.reclaimed]
-        self._timeline.forget_before(min([self._next.first, *needed]))
+        # keyframes are in order, so the first that is still needed reaches back furthest
+        needed = (p.keyframe.first for p in self._in_order if p.state != "settled" and not p.reclaimed)
+        self._timeline.forget_before(next(needed, self._next.first))

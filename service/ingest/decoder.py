@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -93,14 +94,17 @@ class Writer:
         self._short_side, self._antialias = options["short_side"], options["antialias"]
         self._ring: Ring | None = None
         self._capacity, self._limit = 0, 0
-        self._size = (0, 0)
+        self._size = self._shown = (0, 0)
+        self._resizes = 0
         self._number, self._version = -1, 0
         self._written: Sample[Picture] | None = None
+        self._corrupt_us = -1
         self._instants: Iterator[int] = iter(())
         self._next_instant: int | None = None
         self._unsent: list[int] = []
         self._unsent_at: list[float] = []
-        self._not_sampled = 0
+        self._fed, self._corrupt, self._not_sampled_told = 0, 0, 0
+        self._deferred: deque[Message] = deque()
         self.flush_asked = False
         if "instants" in options:
             self.set_instants(options["instants"])
@@ -114,18 +118,17 @@ class Writer:
     def open(self, width: int, height: int, rate: float | None) -> None:
         """Announce the first frame and wait for the ring."""
         self._size = input_size(width, height, self._short_side, MAX_ASPECT * self._short_side)
+        self._shown = (width, height)
         self._channel.send({"t": "opened", "width": width, "height": height, "input": self._size, "rate": rate})
         while self._ring is None:
-            self.obey(block=True)
+            self._wait()
 
     def frame(self, pts_us: int, picture: Picture, at: float) -> None:
         """Take one frame, received at monotonic time ``at``; write what it makes final, and itself if it is awaited."""
-        before = self._sampler.newest
+        self._fed += 1
         settled = self._sampler.feed(pts_us, picture)
         if settled is not None:
             self._write(settled)
-        elif before is not None:
-            self._not_sampled += 1
         if self._next_instant is not None and pts_us >= self._next_instant:
             self.commit()
             while pts_us >= self._next_instant:
@@ -135,6 +138,11 @@ class Writer:
         if self._prompt or len(self._unsent) >= FRAMES_PER_MESSAGE:
             self.tell_frames()
 
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd about the pictures."""
+        return [f"changes of the picture size: {self._resizes}"] if self._resizes else []
+
     def commit(self) -> None:
         """Write the newest frame although a later one may displace it."""
         newest = self._sampler.newest
@@ -143,21 +151,30 @@ class Writer:
 
     def tell_frames(self) -> None:
         """Report the frames seen since the last report."""
-        if self._unsent:
-            self._channel.send(
-                {"t": "frames", "pts_us": self._unsent, "at": self._unsent_at, "not_sampled": self._not_sampled}
-            )
-            self._unsent, self._unsent_at, self._not_sampled = [], [], 0
+        not_sampled = self._count_not_sampled()
+        new = not_sampled - self._not_sampled_told
+        if self._unsent or new:
+            self._channel.send({"t": "frames", "pts_us": self._unsent, "at": self._unsent_at, "not_sampled": new})
+            self._unsent, self._unsent_at, self._not_sampled_told = [], [], not_sampled
+
+    def _count_not_sampled(self) -> int:
+        """Frames that another one stands for: all but the written, the corrupt, and the newest while it is open."""
+        newest, written = self._sampler.newest, -1 if self._written is None else self._written.pts_us
+        is_open = newest is not None and newest.pts_us not in (written, self._corrupt_us)
+        return self._fed - (self._number + 1) - self._corrupt - is_open
 
     def _write(self, sample: Sample[Picture]) -> None:
         assert self._ring is not None
-        if self._written is not None and self._written.pts_us == sample.pts_us:
-            return  # written already, at a live keyframe's instant
+        if sample.pts_us == self._corrupt_us or (self._written is not None and self._written.pts_us == sample.pts_us):
+            return  # tried or written already, at a live keyframe's instant
         try:
             pixels = sample.frame.resized(*self._size, antialias=self._antialias)
         except MediaError:
+            self._corrupt_us, self._corrupt = sample.pts_us, self._corrupt + 1
             self._channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": True})
             return
+        self._resizes += (sample.frame.width, sample.frame.height) != self._shown
+        self._shown = sample.frame.width, sample.frame.height
         if self._written is not None and sample.index == self._written.index:
             self._version += 1
         else:
@@ -167,7 +184,7 @@ class Writer:
             self.tell_frames()
             self._channel.send({"t": "full", "number": self._number})
             while self._number >= self._limit:
-                self.obey(block=True)
+                self._wait()
         generation = (self._number << 20) + self._version + 1
         self._ring.write(self._number % self._capacity, generation, pixels)
         # told before the frame itself is, so that no keyframe runs without it
@@ -175,6 +192,18 @@ class Writer:
             {"t": "sample", "number": self._number, "generation": generation, "index": sample.index,
              "pts_us": sample.pts_us}
         )  # fmt: skip
+
+    def _wait(self) -> None:
+        """Take one order; what is none keeps for its turn."""
+        message = self.obey(block=True)
+        if message is not None:
+            self._deferred.append(message)
+
+    def next(self) -> Message:
+        """The next message that is not settled by ``obey``: media, flush or end."""
+        while not self._deferred:
+            self._wait()
+        return self._deferred.popleft()
 
     def obey(self, *, block: bool = False) -> Message | None:
         """Take orders from the parent, waiting for one if asked to. Returns a media message, which is not an order."""
@@ -210,17 +239,19 @@ def decode_video(channel: Channel, source: BinaryIO, options: Header) -> None:
         writer.open(reader.info.width, reader.info.height, reader.info.average_rate)
         started = time.thread_time()
         told: dict[str, int] = {}
-        for frame in reader:
-            # when its bytes were there: now, less the work since the frame before it
-            writer.frame(frame.pts_us, frame, time.monotonic() - (time.thread_time() - started))
+        try:
+            for frame in reader:
+                # when its bytes were there: now, less the work since the frame before it
+                writer.frame(frame.pts_us, frame, time.monotonic() - (time.thread_time() - started))
+                _tell_dropped(channel, reader.dropped, told)
+                writer.obey()
+                if writer.flush_asked:
+                    _flush(channel, writer)
+                started = time.thread_time()
+        finally:  # a failure on the way too leaves every frame before it told of, and written
+            writer.commit()
+            writer.tell_frames()
             _tell_dropped(channel, reader.dropped, told)
-            writer.obey()
-            if writer.flush_asked:
-                _flush(channel, writer)
-            started = time.thread_time()
-        writer.commit()
-        writer.tell_frames()
-        _tell_dropped(channel, reader.dropped, told)
         channel.send({"t": "ended", "warnings": reader.warnings})
 
 
@@ -244,16 +275,14 @@ def decode_jpegs(channel: Channel, options: Header) -> None:
     writer = Writer(channel, options)
     opened, last_us = False, -1
     while True:
-        message = writer.obey(block=True)
-        if message is None:
-            continue
+        message = writer.next()
         if message.header["t"] == "flush":
             _flush(channel, writer)
             continue
         if message.header["t"] == "end":
             writer.commit()
             writer.tell_frames()
-            channel.send({"t": "ended", "warnings": []})
+            channel.send({"t": "ended", "warnings": writer.warnings})
             return
         picture = Jpeg(message.payload, limits)
         try:

@@ -21,6 +21,7 @@ from service.engine.engine import Engine
 from service.engine.ring import RingShape, create_ring
 from service.engine.stream import Pending, Policy, Source, Stream
 from service.errors import InputError, StmixerError
+from service.ingest.clock import PictureClock
 from service.ingest.pool import DecoderPool
 from service.keyframes import KeyframeSchedule
 from service.schemas import DetectOptions, Summary
@@ -55,7 +56,7 @@ class Session:
         self.stream = Stream(engine.admit(), source, policy, schedule, options, deadline_s, self._deliver)
         engine.add(self.stream)
         self.warnings: list[str] = []
-        self.capture_origin: float | None = None
+        self.clock = PictureClock()
         self.aborted = False
         self.jpeg_wanted = asyncio.Event()
         self.opened = asyncio.Event()
@@ -63,10 +64,11 @@ class Session:
         self._error: StmixerError | None = None
         self._decoder: Child | None = None
         self._clean = False
+        self._ordering = False
         self._counts_at_socket = False
         self._granted = 0
         self._full_at: int | None = None
-        self._results: deque[Pending] = deque()
+        self._results: deque[tuple[Pending, int]] = deque()  # each with what was skipped before it
         self._skipped = 0
         self._changed = asyncio.Event()
         self._grant_changed = asyncio.Event()
@@ -84,10 +86,11 @@ class Session:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:  # cancelled here, at a shutdown for one, it still frees all
             self._engine.remove(self.stream)
-            self._account_lost()
+            self._balance("cancelled")
             decoder, self._decoder = self._decoder, None
             if decoder is not None:
-                await self._pool.release(decoder, clean=self._clean)
+                # one that was left in the middle of a message would take the next stream's for its rest
+                await self._pool.release(decoder, clean=self._clean and not self._ordering)
 
     async def open(self, kind: str, fd: int | None = None) -> None:
         """Start decoding: ``upload`` or ``live`` from a descriptor (which stays the caller's), or ``jpeg`` messages."""
@@ -165,10 +168,10 @@ class Session:
     async def _order(self, header: Header, payload: bytes = b"") -> None:
         if self._decoder is None:
             return
-        try:
+        self._ordering = True  # until it is sent in full
+        with contextlib.suppress(ChannelError):  # its end is noticed by the listener, which knows more
             await self._decoder.channel.send(header, payload)
-        except ChannelError:
-            return  # its end is noticed by the listener, which knows more
+        self._ordering = False
 
     # -- results out
 
@@ -176,13 +179,11 @@ class Session:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
             while self._results:
-                pending = self._results.popleft()
+                pending, skipped = self._results.popleft()
                 self.stream.undelivered = len(self._results)
                 self._engine.wake()
                 if pending.result is not None:
-                    result = {**pending.result, "dropped_since_last": self._skipped}
-                    self._skipped = 0
-                    yield self._hand_over(pending, result)
+                    yield self._hand_over(pending, {**pending.result, "dropped_since_last": skipped})
             if self.stream.finished:
                 break
             self._changed.clear()
@@ -203,9 +204,9 @@ class Session:
 
     def _captured_at(self, pending: Pending) -> float:
         """When a keyframe was captured, monotonic seconds: by the pictures' own clock where t = 0 is known on ours."""
-        if self.capture_origin is None:
+        if self.clock.origin is None:
             return pending.seen_at
-        return self.capture_origin + pending.keyframe.pts_us / 1e6
+        return self.clock.origin + pending.keyframe.pts_us / 1e6
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled: a result for the subscriber, or one more that was skipped."""
@@ -214,13 +215,12 @@ class Session:
         self._engine.metrics.keyframes.labels(self.stream.source, outcome).inc()
         if outcome != "ok":
             self._skipped += 1
-        elif self.stream.policy == "latest" and not self.stream.ended and self._results:
-            self._results.clear()
-            self._results.append(pending)
-            self._skipped += 1
-            self._engine.metrics.results_dropped.labels(self.stream.source).inc()
         else:
-            self._results.append(pending)
+            if self.stream.policy == "latest" and not self.stream.ended and self._results:
+                self._skipped += 1 + self._results.pop()[1]
+                self._engine.metrics.results_dropped.labels(self.stream.source).inc()
+            self._results.append((pending, self._skipped))
+            self._skipped = 0
             self.stream.undelivered = len(self._results)
         if outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({outcome})")
@@ -233,8 +233,15 @@ class Session:
         self.stream.cancel()
         self._changed.set()
 
+    @property
+    def error(self) -> StmixerError | None:
+        """What ended the source, if it did not end well."""
+        return self._error
+
     def summary(self) -> Summary:
-        """The counts so far."""
+        """The counts so far; the last ones, which add up, once the stream has finished and nothing more is sent."""
+        if self.stream.finished:
+            self._balance("cancelled")
         return self.stream.snapshot()
 
     # -- the decoder's side
@@ -251,6 +258,7 @@ class Session:
         except (ChannelError, KeyError, TypeError, ValueError) as error:
             log.error("decoder %d breaks the protocol: %s", decoder.pid, error)
             await self._lost(decoder)
+        self.jpeg_wanted.set()
         self._changed.set()
         self._engine.wake()
 
@@ -333,11 +341,14 @@ class Session:
         end = describe_exit(await decoder.kill())
         log.error("decoder %d %s", decoder.pid, end)
         why = "took too much computing time" if "SIGXCPU" in end else "crashed the decoder"
+        self._balance("decoder")
         self._fail(InputError("unreadable", f"this media {why}; re-encode it, for instance with ffmpeg", 422))
 
-    def _account_lost(self) -> None:
-        """Frames that were on their way when the stream was cut off."""
+    def _balance(self, reason: str) -> None:
+        """Frames that were on their way at a cut: told of and never written are lost, written and never told came."""
         summary = self.stream.summary
         missing = summary.received - summary.sampled - summary.not_sampled - sum(summary.dropped.values())
         if missing > 0:
-            self.dropped("cancelled", missing)
+            self.dropped(reason, missing)
+        for _ in range(0 if self._counts_at_socket else -missing):
+            self.received()

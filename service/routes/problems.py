@@ -17,7 +17,10 @@ from service.schemas import Problem
 PROBLEM_JSON = "application/problem+json"
 CLIENT_GONE = 499
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+    status: {
+        "description": HTTPStatus(status).phrase,
+        "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+    }
     for status in (400, 403, 408, 413, 415, 422, 503)
 }
 """What /v1/detect can answer instead, for the OpenAPI document."""

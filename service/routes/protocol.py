@@ -10,6 +10,9 @@ from service.schemas import DetectOptions, Wire
 
 SUBPROTOCOL = "stmixer.v1"
 
+MAX_TEXT = 64 * 1024
+"""Characters of a text message: the longest sensible one has a few hundred, and it is parsed on the event loop."""
+
 CLOSE_NORMAL = 1000
 CLOSE_DRAIN = 1001
 CLOSE_TOO_LARGE = 1009
@@ -24,7 +27,7 @@ class Start(Wire):
 
     type: Literal["start"]
     codec: Literal["jpeg", "webm", "mpegts"] = "jpeg"
-    keyframe_hz: float = Field(1.0, gt=0, le=30)
+    keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
     action_threshold: float = Field(0.0, ge=0, le=1)
@@ -44,9 +47,13 @@ class Update(Wire):
     """Change what is reported of a running stream. Keyframes are numbered by their rate, so that stays."""
 
     type: Literal["update"]
-    score_threshold: float | None = Field(None, ge=0, le=1)
+    score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
-    action_threshold: float | None = Field(None, ge=0, le=1)
+    action_threshold: float = Field(0.0, ge=0, le=1)
+
+    def changes(self) -> dict[str, float | int | None]:
+        """What was given."""
+        return self.model_dump(exclude={"type"}, exclude_unset=True)
 
 
 class Flush(Wire):
@@ -60,6 +67,8 @@ class Stop(Wire):
 
     type: Literal["stop"]
 
+
+_CHANGEABLE = tuple(name for name in Update.model_fields if name != "type")
 
 ClientMessage = Start | Update | Flush | Stop
 _ADAPTER: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
@@ -75,9 +84,17 @@ class ProtocolError(Exception):
 
 def parse(text: str) -> ClientMessage:
     """One text frame. Raises ProtocolError saying what is wrong with it."""
+    if len(text) > MAX_TEXT:
+        raise ProtocolError("too_large", f"a text message may have {MAX_TEXT} characters", CLOSE_TOO_LARGE)
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError("bad_message", f"{where or 'message'}: {first['msg']}") from None
+        where, name = ".".join(str(part) for part in first["loc"]), first["loc"][-1] if first["loc"] else ""
+        if first["type"] != "extra_forbidden":
+            reason = f"{where or 'message'}: {first['msg']}"
+        elif first["loc"][0] == "update" and name in Start.model_fields:
+            reason = f"{name} cannot change while a stream runs; {', '.join(_CHANGEABLE)} can"
+        else:
+            reason = f"{where}: there is no such field"
+        raise ProtocolError("bad_message", reason) from None

@@ -6,12 +6,13 @@ One task reads the socket, one feeds the decoder, one writes results; the first 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,9 @@ class Connection:
         self._service, self._socket, self._settings = service, socket, service.settings
         self._sending = asyncio.Lock()
         self._last_media = time.monotonic()
-        self._first_us: int | None = None
+        self._taking = self._stopped = False
         self._pictures: Mailbox[Picture] = Mailbox()
-        self._queue: BoundedQueue[Picture | bytes] = BoundedQueue(QUEUE_BYTES)
+        self._queue: BoundedQueue[Picture | bytes | Flush] = BoundedQueue(QUEUE_BYTES)
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
@@ -85,10 +86,10 @@ class Connection:
                 await self._send({"type": "warning", "code": "resume_expired", "message": "this is a new stream"})
             self._last_media = time.monotonic()
             async with self._source(session, start) as feed:
-                reading = self._named(self._read(session, start))
-                others = [self._named(w) for w in (feed, self._write(session), self._watch(session))]
-                await _first_failure(reading, *others)
+                await _until(self._write(session), self._read(session, start), feed, self._watch(session))
             await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+        if not self._stopped:
+            raise _early_end(session)
         await self._close(protocol.CLOSE_NORMAL, "stopped")
 
     async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
@@ -135,29 +136,39 @@ class Connection:
     # -- media in
 
     async def _read(self, session: Session, start: Start) -> None:
-        """Until ``stop``: media to the mailbox or queue, orders to the session."""
+        """Media to the mailbox or queue, orders to the session; after ``stop`` only the socket's end matters."""
         while True:
             received = await self._socket.receive()
             _check_connected(received)
+            if self._stopped:
+                continue
             data = received.get("bytes")
             if data is not None:
-                self._last_media = time.monotonic()
+                self._taking = True
                 await self._take(session, start, data)
+                self._taking, self._last_media = False, time.monotonic()
                 continue
             match protocol.parse(received["text"]):
                 case Stop():
+                    self._stopped = True
                     self._pictures.close()
                     await self._queue.close()
-                    return
-                case Flush():
-                    await session.flush()
-                    await self._send_status(session)
+                case Flush() as flush:
+                    await self._flush(session, start, flush)
                 case Update() as update:
-                    changes = update.model_dump(exclude={"type"}, exclude_unset=True)
-                    options = session.stream.options.model_dump() | changes
+                    options = session.stream.options.model_dump() | update.changes()
                     await session.update(DetectOptions.model_validate(options))
                 case Start():
                     raise ProtocolError("bad_message", "start was sent already")
+
+    async def _flush(self, session: Session, start: Start, flush: Flush) -> None:
+        """After the media that came before it."""
+        if start.codec != "jpeg" or start.policy == "all":
+            await self._enqueue(start, flush, 0)
+            return
+        await self._pictures.taken()
+        await session.flush()
+        await self._send_status(session)
 
     async def _take(self, session: Session, start: Start, data: bytes) -> None:
         if len(data) > self._settings.max_frame_bytes:
@@ -168,13 +179,15 @@ class Connection:
             return
         picture = self._picture(session, start, data)
         session.received()
-        if start.policy == "latest":
+        if picture is None:
+            session.dropped("out_of_order")
+        elif start.policy == "latest":
             if self._pictures.put(picture) is not None:
                 session.dropped("mailbox")
         else:
             await self._enqueue(start, picture, len(data))
 
-    def _picture(self, session: Session, start: Start, data: bytes) -> Picture:
+    def _picture(self, session: Session, start: Start, data: bytes) -> Picture | None:
         now = time.monotonic()
         clock_us, body = round(now * 1e6), data
         if start.timestamps == "prefix":
@@ -183,16 +196,10 @@ class Connection:
             clock_us, body = int.from_bytes(data[:8], "little"), data[8:]
             if clock_us >= 2**62:
                 raise ProtocolError("bad_message", "the prefix is out of range; it is little-endian microseconds")
-        if self._first_us is None:
-            self._first_us = clock_us
-        pts_us = clock_us - self._first_us
-        # the client's clock on ours: the picture that was fastest on its way says when t = 0 was, at the latest
-        origin = now - pts_us / 1e6
-        known = session.capture_origin
-        session.capture_origin = origin if known is None else min(known, origin)
-        return Picture(body, pts_us, now)
+        pts_us = session.clock.place(clock_us, now)
+        return None if pts_us is None else Picture(body, pts_us, now)
 
-    async def _enqueue(self, start: Start, item: Picture | bytes, size: int) -> None:
+    async def _enqueue(self, start: Start, item: Picture | bytes | Flush, size: int) -> None:
         """Wait for room, and so stop reading; a live stream does not wait for ever."""
         try:
             await asyncio.wait_for(self._queue.put(item, size), OVERLOAD_S if start.policy == "latest" else None)
@@ -224,24 +231,30 @@ class Connection:
         transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
         writer = asyncio.StreamWriter(transport, flow, None, loop)
         try:
-            yield self._feed_chunks(writer)
+            yield self._feed_chunks(session, writer)
         finally:
-            transport.abort()
+            # asyncio has no answer to the abort of a pipe that is closed already
+            if not transport.is_closing() or transport.get_write_buffer_size():
+                transport.abort()
 
     async def _feed_pictures(self, session: Session, start: Start) -> None:
         try:
             while True:
                 item = await (self._pictures.get() if start.policy == "latest" else self._queue.get())
-                assert isinstance(item, Picture)
-                await session.send_jpeg(item.data, item.pts_us, item.received_at)
+                if isinstance(item, Picture):
+                    await session.send_jpeg(item.data, item.pts_us, item.received_at)
+                else:
+                    await self._flush_now(session)
         except Closed:
             await session.end_jpegs()
 
-    async def _feed_chunks(self, writer: asyncio.StreamWriter) -> None:
+    async def _feed_chunks(self, session: Session, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 chunk = await self._queue.get()
-                assert isinstance(chunk, bytes)
+                if not isinstance(chunk, bytes):
+                    await self._flush_now(session)
+                    continue
                 view = memoryview(chunk)
                 for at in range(0, len(view), PIPE_CHUNK):
                     writer.write(view[at : at + PIPE_CHUNK])
@@ -274,11 +287,16 @@ class Connection:
             if now - last_status >= STATUS_PERIOD_S:
                 last_status = now
                 await self._send_status(session)
-            if not session.stream.ended and now - self._last_media > self._settings.idle_timeout_s:
+            waits = not (self._taking or self._stopped or session.stream.ended)  # for the client, not it for us
+            if waits and now - self._last_media > self._settings.idle_timeout_s:
                 seconds = self._settings.idle_timeout_s
                 raise ProtocolError(
                     "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
                 )
+
+    async def _flush_now(self, session: Session) -> None:
+        await session.flush()
+        await self._send_status(session)
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})
@@ -297,11 +315,16 @@ class Connection:
 
     async def _close(self, code: int, reason: str) -> None:
         if self._socket.application_state == WebSocketState.CONNECTED:
-            await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+            closing = self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+            with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # server.py ends a socket that takes nothing
+                await asyncio.wait_for(closing, self._settings.write_timeout_s)
 
-    @staticmethod
-    def _named(work: Awaitable[None]) -> asyncio.Task[None]:
-        return asyncio.ensure_future(work)
+
+def _early_end(session: Session) -> ProtocolError:
+    """Why a stream ended that the client did not stop: its media did."""
+    if session.error is not None:
+        return ProtocolError(session.error.code, str(session.error), retryable=True)
+    return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 
 
 def _check_connected(received: Any) -> None:
@@ -309,12 +332,12 @@ def _check_connected(received: Any) -> None:
         raise WebSocketDisconnect(received.get("code", 1006))
 
 
-async def _first_failure(reading: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
-    """Until all of ``others`` have ended well, or any has failed; ``reading`` may go on meanwhile."""
-    tasks = {reading, *others}
+async def _until(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Until ``main`` has ended or any of them has failed; ``others`` are cancelled then."""
+    ending = asyncio.ensure_future(main)
+    tasks = waiting = {ending, *map(asyncio.ensure_future, others)}
     try:
-        waiting = set(tasks)
-        while waiting & set(others):
+        while ending in waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import BinaryIO, cast
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from service.errors import InputError
+from service.errors import CapacityError, InputError
 from service.settings import Settings
+
+log = logging.getLogger("stmixer.uploads")
 
 
 @asynccontextmanager
@@ -28,16 +32,37 @@ async def received_file(request: Request, settings: Settings) -> AsyncIterator[B
         async with _multipart(request, chunks) as file:
             yield file
         return
-    with tempfile.TemporaryFile(prefix="stmixer-") as file:
-        async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
+    with tempfile.TemporaryFile(prefix="stmixer-", buffering=0) as unbuffered:
+        file = cast(BinaryIO, unbuffered)
+        with _storage_errors():
+            async for chunk in chunks:
+                await asyncio.to_thread(_write, file, chunk)
         yield _checked(file)
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    """All of it; an unbuffered file takes what still fits, and says why it does not take the rest."""
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        raise
+    except OSError as error:
+        log.error("an upload cannot be stored: %s", error)
+        raise CapacityError("storage", "there is no room to store this upload; try again later") from None
 
 
 @asynccontextmanager
 async def _multipart(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[BinaryIO]:
     try:
-        form = await MultiPartParser(request.headers, _as_generator(chunks), max_files=1, max_fields=16).parse()
+        with _storage_errors():
+            form = await MultiPartParser(request.headers, _as_generator(chunks), max_files=1, max_fields=16).parse()
     except MultiPartException as error:
         raise InputError("bad_multipart", f"the multipart body cannot be read: {error.message}", 400) from None
     try:
@@ -45,7 +70,9 @@ async def _multipart(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIte
         if not isinstance(part, UploadFile):
             raise InputError("bad_multipart", "the multipart body needs the video in a part named 'file'", 400)
         spooled = cast(tempfile.SpooledTemporaryFile[bytes], part.file)
-        spooled.rollover()  # a decoder needs a descriptor
+        with _storage_errors():
+            spooled.rollover()  # a decoder needs a descriptor
+            spooled.flush()
         yield _checked(cast(BinaryIO, spooled))
     finally:
         await form.close()

@@ -1,0 +1,146 @@
+"""`webm` and `mpegts` over the WebSocket: results before the end, in any chunking, garbage answered in words."""
+
+from __future__ import annotations
+
+import io
+import random
+from fractions import Fraction
+from typing import Any
+
+import av
+import pytest
+from serving import Server
+from ws_client import Client, metric, numbered, poll, stream
+
+KINDS = {
+    "vp8": ("webm", "libvpx", {"live": "1", "cluster_time_limit": "0", "flush_packets": "1"}),
+    "vp9": ("webm", "libvpx-vp9", {"live": "1", "cluster_time_limit": "0", "flush_packets": "1"}),
+    "h264": ("mpegts", "libx264", {"flush_packets": "1"}),
+}
+
+
+class Pipe(io.RawIOBase):
+    """Only written to: the muxer can neither seek back nor put a duration in."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def write(self, part: Any) -> int:
+        self.data += part
+        return len(part)
+
+
+def video(kind: str, frames: int, fps: int = 30) -> tuple[str, bytes, list[int]]:
+    """The wire's codec name, the bytes, and how many of them there were after each frame."""
+    container, codec, options = KINDS[kind]
+    pipe, ends = Pipe(), []
+    with av.open(pipe, "w", format=container, options=options) as output:
+        track = output.add_stream(codec, rate=fps)
+        track.width, track.height, track.pix_fmt = 320, 240, "yuv420p"
+        if codec == "libx264":
+            track.options = {"preset": "ultrafast", "tune": "zerolatency"}
+        else:
+            track.options = {"deadline": "realtime", "lag-in-frames": "0", "cpu-used": "8"}
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            output.mux(track.encode(frame))
+            ends.append(len(pipe.data))
+        output.mux(track.encode(None))
+    return container, bytes(pipe.data), ends
+
+
+def send(client: Client, data: bytes, chance: random.Random) -> None:
+    """In chunks of arbitrary sizes."""
+    at = 0
+    while at < len(data):
+        size = chance.choice([1, 50, 1000, 20_000])
+        client.socket.send(data[at : at + size])
+        at += size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", ["latest", "all"])
+def test_results_flow_before_the_end(server: Server, kind: str, policy: str) -> None:
+    codec, data, ends = video(kind, 90)
+    chance = random.Random(1)
+    with stream(server, codec=codec, policy=policy, keyframe_hz=2, score_threshold=0, deadline_ms=20_000) as client:
+        send(client, data[: ends[59]], chance)
+        first = client.wait(lambda: client.of("result"))[0]
+        assert first["frame"] == {"width": 320, "height": 240}
+        send(client, data[ends[59] :], chance)
+        summary = client.stop()
+    assert summary["received"] == 90
+    assert summary["dropped"] == {}
+    assert summary["keyframes_due"] == 6  # at 0, 0.5 … 2.5 s of 2.97
+    assert summary["ok"] + summary["superseded"] == 6
+    assert policy == "latest" or [r["pts_us"] for r in client.of("result")] == [k * 500_000 for k in range(6)]
+    assert summary["sampled"] == pytest.approx(45, abs=1)
+
+
+@pytest.mark.parametrize("codec", ["webm", "mpegts"])
+def test_garbage_is_refused_in_words(server: Server, codec: str) -> None:
+    with stream(server, codec=codec) as client:
+        client.first("ready")
+        client.socket.send(random.Random(2).randbytes(300_000))
+        client.say("stop")
+        close, code, message = client.refused(30)
+    assert close == 4400
+    assert code in ("unreadable", "no_video", "no_frames", "unsupported_codec")
+    assert message
+    assert "\n" not in message
+    assert poll(lambda: metric(server, "ring_bytes") == 0)
+
+
+@pytest.mark.parametrize("kind", ["vp8", "h264"])
+def test_garbage_in_the_middle_ends_or_recovers(server: Server, kind: str) -> None:
+    codec, data, ends = video(kind, 90)
+    with stream(server, codec=codec, policy="all", score_threshold=1, keyframe_hz=2) as client:
+        client.socket.send(data[: ends[50]])
+        client.wait(lambda: client.of("result"))
+        client.socket.send(random.Random(2).randbytes(20_000))
+        client.socket.send(data[ends[50] :])
+        client.say("stop")
+        summary = client.first("summary")
+        assert client.closed() in (1000, 4400)
+    assert summary["ok"] >= 1
+    assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
+    if summary["received"] < 90:
+        assert summary["warnings"] or client.of("error")
+
+
+def test_a_stopped_decoder_is_4429_and_leaves_nothing(server: Server) -> None:
+    """Bytes that are not decoded fill 4 MiB; a live stream then waits 5 s and gives up."""
+    import signal
+    import time
+
+    codec, data, _ = video("h264", 60)
+    before = {d.pid for d in server.children_of("service.ingest.decoder")}
+    with stream(server, codec=codec) as client:
+        client.first("ready")
+        client.socket.send(data[: len(data) // 2])
+        assert poll(lambda: metric(server, "ring_bytes") > 0)
+        decoders = server.children_of("service.ingest.decoder")
+        busy = max(decoders, key=lambda d: d.cpu_times().user if d.pid in before else 0)
+        for decoder in decoders:
+            decoder.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(6):
+                client.socket.send(bytes(2**20))
+            close, code, _ = client.refused(30)
+            assert 4 < time.monotonic() - began < 12
+        finally:
+            for decoder in decoders:
+                if decoder.is_running():
+                    decoder.send_signal(signal.SIGCONT)
+    assert (close, code) == (4429, "overloaded")
+    assert busy is not None
+    assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
+    assert poll(lambda: metric(server, "ring_bytes") == 0)

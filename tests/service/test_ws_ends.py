@@ -1,0 +1,113 @@
+"""Clients that vanish, decoders and workers that die: what is freed, and what goes on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from serving import Server, running_server
+from ws_client import Client, jpeg, metric, paced, plain_socket, poll, stream
+
+FRAME_US = 33_333
+
+
+@pytest.fixture(scope="module")
+def own(tiny_weights: Path) -> Iterator[Server]:
+    """A service of our own, whose children may be killed and descriptors counted."""
+    with running_server(weights=tiny_weights) as server:
+        yield server
+
+
+def vanish(client: Client) -> None:
+    """No close frame, no farewell."""
+    client.socket.socket.close()
+
+
+def at_rest(server: Server) -> tuple[int, int]:
+    """Descriptors of the server, and its children; once nothing is going on."""
+    assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
+    assert poll(lambda: metric(server, "ring_bytes") == 0)
+    assert poll(lambda: len(server.children_of("service.ingest.decoder")) == 2)
+    return psutil.Process(server.process.pid).num_fds(), len(server.children)
+
+
+STAGES = ["connected", "started", "first picture", "in the middle", "flooding all", "stopped", "container"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_vanished_client_leaves_nothing(own: Server, stage: str) -> None:
+    with stream(own) as client:  # whatever is made once is made
+        client.stop()
+    fds, children = at_rest(own)
+    with plain_socket(own) as socket:
+        client = Client(socket)
+        if stage != "connected":
+            policy = "all" if stage in ("flooding all", "stopped") else "latest"
+            codec = "webm" if stage == "container" else "jpeg"
+            client.say("start", policy=policy, codec=codec, keyframe_hz=10, score_threshold=0)
+            client.first("ready")
+        if stage == "container":
+            client.socket.send(b"\x1a\x45\xdf\xa3")
+        for n in range({"first picture": 1, "in the middle": 60, "flooding all": 200, "stopped": 90}.get(stage, 0)):
+            client.picture(jpeg(n % 50))
+        if stage == "stopped":
+            client.say("stop")
+        vanish(client)
+    assert poll(lambda: psutil.Process(own.process.pid).num_fds() <= fds), stage
+    assert at_rest(own)[1] == children
+    with stream(own, policy="all", timestamps="prefix", score_threshold=1) as client:
+        for n in range(40):
+            client.picture(jpeg(n), n * FRAME_US)
+        assert client.stop()["ok"] == 2
+
+
+def test_a_killed_decoder_ends_its_stream_in_words(own: Server) -> None:
+    with stream(own, score_threshold=1, keyframe_hz=2, lookahead_ms=0) as client:
+        client.first("ready")
+        for n in paced(30, 1.0):
+            client.picture(jpeg(n))
+        client.wait(lambda: client.of("result"))
+        busy = max(own.children_of("service.ingest.decoder"), key=lambda d: sum(d.cpu_times()[:2]))
+        for decoder in own.children_of("service.ingest.decoder"):
+            if decoder.num_fds() >= busy.num_fds():
+                busy = decoder
+        busy.kill()
+        close, code, message = client.refused()
+    assert (close, code) == (4400, "unreadable")
+    assert "decoder" in message
+    assert client.first("error")["retryable"] is True
+    summary = client.first("summary")
+    assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
+    at_rest(own)
+
+
+def test_two_live_streams_outlive_their_worker(own: Server) -> None:
+    restarts = metric(own, "worker_restarts_total", worker="0", reason="exit")
+    options = {"keyframe_hz": 4, "score_threshold": 1}
+    with stream(own, **options) as one, stream(own, **options) as two:
+        clients = (one, two)
+        for client in clients:
+            client.first("ready")
+        killed_at = resumed = 0.0
+        for n in paced(15, 40):
+            for client in clients:
+                client.picture(jpeg(n % 50))
+            if n == 30:
+                own.children_of("service.worker.process")[0].send_signal(signal.SIGKILL)
+                killed_at = time.monotonic()
+            late = [[r for r in c.of("result") if killed_at and r["at"] > killed_at + 0.5] for c in clients]
+            if all(len(results) >= 4 for results in late):
+                resumed = min(results[0]["at"] for results in late) - killed_at
+                break
+        assert resumed, "no results after the worker's death"
+        summaries = [client.stop() for client in clients]
+    print(f"results resumed {resumed:.1f} s after SIGKILL: {summaries[0]}")
+    assert metric(own, "worker_restarts_total", worker="0", reason="exit") == restarts + 1
+    for summary in summaries:
+        assert summary["deadline"] + summary["superseded"] + summary["worker_lost"] > 0  # what could not run meanwhile
+        assert summary["ok"] >= 8
+    at_rest(own)

@@ -1,0 +1,251 @@
+"""Cameras of many rates: which frames a model really sees, against a brute-force reading of SERVICE.md, Time.
+
+Session, engine, scheduler and decoder processes are the real ones. In the worker's place stands a child that reads the
+ring as a worker does and notes the numbers that the pictures carry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from statistics import median
+from typing import Any, cast
+
+import pytest
+from ws_client import jpeg, read_number
+
+from model.clip import window
+from model.labels import AVA_LABELS
+from model.zoo import variant
+from service.engine.children import Child
+from service.engine.engine import Engine
+from service.engine.model_info import ModelInfo
+from service.engine.ring import Ring, RingShape
+from service.engine.stream import Policy
+from service.engine.workers import Worker
+from service.ingest.pool import DecoderPool
+from service.ingest.session import Session
+from service.metrics import Metrics
+from service.schemas import DetectOptions
+from service.settings import Settings
+
+HALF_RAW = Fraction(1, 60)
+FRAMES = 120
+
+
+def camera(kind: str) -> list[Fraction]:
+    """Exact capture times in seconds, from 0."""
+    if kind == "jitter":
+        chance = random.Random(3)
+        times = [Fraction(n, 25) + Fraction(chance.randrange(-15_000, 15_000), 10**6) for n in range(FRAMES)]
+        return [t - times[0] for t in times]
+    if kind == "gap":
+        return [Fraction(n, 30) + (2 if n >= 80 else 0) for n in range(160)]
+    fps = int(kind)
+    return [Fraction(n, fps) for n in range(9 * fps // 2)]
+
+
+@dataclass
+class Wanted:
+    """What the Time section says of one keyframe."""
+
+    numbers: list[int]
+    warming: bool
+
+
+def wanted(times: list[Fraction], model: str, hz: Fraction, lookahead_ms: float | None, k: int, newest: int) -> Wanted:
+    """Keyframe k, knowing the frames up to number ``newest``. No arithmetic is shared with the service."""
+    table = window(variant(model).clip)
+    step, known = table.grid_s, times[: newest + 1]
+    t = k / hz
+    centre = min(range(len(known) * 20), key=lambda i: (abs(i * step - t), -i))
+    last_allowed = centre + max(
+        j for j in range(40) if lookahead_ms is None or j * step <= Fraction(lookahead_ms) / 1000
+    )
+    indices = [min(centre + offset, last_allowed) for offset in table.offsets]
+
+    def number_at(index: int) -> int:
+        moment = max(0, index) * step + HALF_RAW  # before t = 0 the frame of t = 0 repeats
+        return max(n for n, pts in enumerate(known) if pts <= moment)
+
+    warming = indices[0] < 0
+    for n in range(1, len(known)):
+        interval = known[n] - known[n - 1]
+        before = [b - a for a, b in zip(times[max(0, n - 32) :], times[max(0, n - 32) + 1 : n], strict=False)]
+        limit = max(Fraction(1, 4), 3 * median(before)) if before else None
+        if limit is None or interval <= limit:
+            continue
+        first, last = number_at(indices[0]), number_at(indices[-1])
+        across = first < n <= last
+        too_old = any(
+            number_at(i) == n - 1 and i * step + HALF_RAW - known[n - 1] >= limit
+            for i in range(indices[0], indices[-1] + 1)
+        )
+        warming |= across or too_old
+    return Wanted([number_at(i) for i in indices], warming)
+
+
+@dataclass
+class Reader:
+    """Stands where a worker's process would: takes rings and batches, answers at once, notes the numbers it saw."""
+
+    seen: dict[int, list[int]] = field(default_factory=dict)
+    alive: bool = True
+    engine: Engine | None = None
+    worker: Worker | None = None
+
+    @property
+    def channel(self) -> Reader:
+        return self
+
+    async def send(self, header: dict[str, Any], payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+        match header["t"]:
+            case "ring":
+                shape = RingShape(header["width"], header["height"], header["capacity"])
+                self._ring = Ring(os.dup(fds[0]), shape, writable=False)
+            case "batch":
+                asyncio.get_running_loop().call_soon(self._run, header)
+
+    def _run(self, header: dict[str, Any]) -> None:
+        assert self.engine is not None
+        assert self.worker is not None
+        assert self.worker.batch is not None
+        for pending, job in zip(self.worker.batch.keyframes, header["jobs"], strict=True):
+            frames = self._ring.read(job["slots"], job["generations"])
+            assert frames is not None
+            self.seen[pending.keyframe.seq] = [read_number(frame) for frame in frames]
+        ids = {"id": header["id"]}
+        self.engine._on_message(self.worker, {"t": "copied", "stale": [], **ids})
+        seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
+        results: list[list[Any]] = [[] for _ in header["jobs"]]
+        done = {"t": "done", "results": results, "seconds": seconds, "gpu_memory": 0, **ids}
+        self.engine._on_message(self.worker, done)
+
+
+@dataclass
+class Seen:
+    """What one run saw: window numbers and ``warming`` per keyframe, and the last counts."""
+
+    numbers: dict[int, list[int]]
+    warming: dict[int, bool]
+    summary: dict[str, Any]
+
+
+async def run(times: list[Fraction], model: str, policy: Policy, options: DetectOptions) -> Seen:
+    settings = Settings(idle_decoders=1)
+    engine, pool, reader = Engine(settings, Metrics()), DecoderPool(settings), Reader()
+    config = variant(model)
+    info = ModelInfo(config, AVA_LABELS, False, None, None, None, "cpu")
+    worker = Worker("0", cast(Child, reader), info, 0.1)
+    reader.engine, reader.worker = engine, worker
+    engine._model, engine._worker = info, worker
+    engine._spawn(engine._run())
+    results: list[dict[str, Any]] = []
+    try:
+        async with Session(engine, pool, settings, source="ws", policy=policy, options=options) as session:
+
+            async def collect() -> None:
+                results.extend([r async for r in session.results()])
+
+            collecting = asyncio.create_task(collect())
+            await session.open("jpeg")
+            for number, pts in enumerate(times):
+                pts_us = round(pts * 1_000_000)
+                session.received()
+                await session.send_jpeg(jpeg(number), pts_us, time.monotonic())
+                if policy == "latest":  # let what has fallen due run before the next frame is known
+                    await session.jpeg_wanted.wait()
+                    while any(p.state != "early" for p in session.stream._in_order):  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+            await session.end_jpegs()
+            await asyncio.wait_for(collecting, 60)
+            summary = session.summary().model_dump()
+    finally:
+        engine._worker = None
+        await engine.stop()
+        await pool.stop()
+    return Seen(reader.seen, {r["seq"]: r["warming"] for r in results}, summary)
+
+
+def check_summary(seen: Seen, times: list[Fraction]) -> None:
+    s = seen.summary
+    assert s["received"] == len(times) == s["sampled"] + s["not_sampled"]
+    assert s["dropped"] == {}
+    assert s["keyframes_due"] == s["ok"] + s["superseded"]
+    assert s["ok"] == len(seen.warming)
+
+
+CASES = [
+    ("10", "tiny", 2, None),
+    ("25", "tiny", 2, None),
+    ("60", "tiny", 4, None),
+    ("jitter", "tiny", 3, None),
+    ("gap", "tiny", 2, None),
+    ("25", "tiny", 4, 0),
+    ("jitter", "tiny", 2, 300),
+    ("60", "slowfast_r50", 1, 500),
+    ("gap", "slowfast_r50", 2, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "model", "hz", "lookahead_ms"), CASES)
+def test_a_stream_that_loses_nothing_sees_exactly_the_frames_of_the_time_section(
+    kind: str, model: str, hz: int, lookahead_ms: float | None
+) -> None:
+    times = camera(kind)
+    options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
+    seen = asyncio.run(run(times, model, "all", options))
+    count = int(times[-1] * hz) + 1
+    expected = [wanted(times, model, Fraction(hz), lookahead_ms, k, len(times) - 1) for k in range(count)]
+    assert sorted(seen.numbers) == list(range(count))
+    assert [seen.numbers[k] for k in range(count)] == [w.numbers for w in expected]
+    assert [seen.warming[k] for k in range(count)] == [w.warming for w in expected]
+    assert seen.summary["ok"] == count
+    check_summary(seen, times)
+    # so that the comparison says something: windows differ from one another, and are cold at the start and the gap
+    assert len({tuple(w.numbers) for w in expected}) > count // 2
+    assert expected[0].warming
+    assert not expected[-1].warming
+    cold = [w.warming for w in expected]
+    assert (True in cold[cold.index(False) :]) is (kind == "gap")
+
+
+@pytest.mark.parametrize(("kind", "model", "hz", "lookahead_ms"), CASES)
+def test_a_live_stream_sees_the_frames_that_were_there_when_its_keyframe_fell_due(
+    kind: str, model: str, hz: int, lookahead_ms: float | None
+) -> None:
+    times = camera(kind)
+    own = window(variant(model).clip).lookahead_s
+    lookahead = own if lookahead_ms is None else min(own, Fraction(lookahead_ms) / 1000)
+    options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
+    seen = asyncio.run(run(times, model, "latest", options))
+    count = int(times[-1] * hz) + 1
+    last = len(times) - 1
+    due_with = {
+        k: next((n for n, t in enumerate(times) if t >= Fraction(k, hz) + lookahead), None) for k in range(count)
+    }
+    # those that fall due with one and the same frame: the newest wins
+    superseded = {k for k in range(count - 1) if due_with[k] is not None and due_with[k] == due_with[k + 1]}
+    expected = {
+        k: wanted(times, model, Fraction(hz), lookahead_ms, k, last if n is None else n)
+        for k, n in due_with.items()
+        if k not in superseded
+    }
+    assert seen.numbers == {k: w.numbers for k, w in expected.items()}
+    assert seen.warming == {k: w.warming for k, w in expected.items()}
+    assert seen.summary["superseded"] == len(superseded)
+    assert bool(superseded) is (kind == "gap")
+    check_summary(seen, times)
+
+
+def test_the_numbers_survive_jpeg_and_resizing() -> None:
+    from media.encode import decode_jpeg
+    from media.limits import Limits
+    from media.resize import resize
+
+    for number in (0, 1, 149, 2**11, 2**12 - 1):
+        assert read_number(resize(decode_jpeg(jpeg(number), Limits()), 171, 128)) == number

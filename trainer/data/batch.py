@@ -1,0 +1,58 @@
+"""Items to the network's input: normalised and padded on the device, to the batch's largest (as officially)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.clip import padded_size
+from model.config import PreprocessConfig
+from trainer.data.clipset import Item
+from trainer.data.plan import Draw
+from trainer.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B clips as they come from the workers: (T, H, W, 3) uint8 each, their targets and origins."""
+
+    frames: tuple[Tensor, ...]
+    targets: tuple[Target, ...]
+    draws: tuple[Draw, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        frames = tuple(f.to(device, non_blocking=True) for f in self.frames)
+        return Batch(frames, tuple(t.to(device) for t in self.targets), self.draws)
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; torch's loader calls it."""
+        return Batch(
+            tuple(f.pin_memory() for f in self.frames), tuple(t.pin_memory() for t in self.targets), self.draws
+        )
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Items to a batch; nothing is padded yet."""
+    return Batch(tuple(i.frames for i in items), tuple(i.target for i in items), tuple(i.draw for i in items))
+
+
+def network_input(frames: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tensor, Tensor]:
+    """B clips (T, H, W, 3) uint8 of any sizes -> the clip (B, 3, T, H32, W32) float32 and the sizes (B, 2), px.
+
+    As model.preprocess.make_clip, whose batch takes one padded size; here it is that of the widest and the highest.
+    """
+    device = frames[0].device
+    sizes = [(f.shape[2], f.shape[1]) for f in frames]
+    width, height = padded_size(max(w for w, _ in sizes), max(h for _, h in sizes), config)
+    mean = torch.tensor(config.mean, device=device).view(3, 1, 1, 1)
+    std = torch.tensor(config.std, device=device).view(3, 1, 1, 1)
+    clips = []
+    for pixels, (w, h) in zip(frames, sizes, strict=True):
+        normalised = (pixels.permute(3, 0, 1, 2).float() / 255 - mean) / std
+        clips.append(F.pad(normalised, (0, width - w, 0, height - h)))
+    return torch.stack(clips), torch.tensor(sizes, dtype=torch.float32, device=device)

@@ -1,0 +1,153 @@
+"""Looking at every video before training starts, so that nothing is met at epoch 7.
+
+Also finds when each annotated frame is shown: what the container says of every frame, not the index over a nominal
+rate, which phones do not keep.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from media.decode import Limits, VideoReader
+from media.errors import MediaError
+from media.probe import choose_stream, open_container
+from media.resize import input_size
+from media.source import open_source
+from model.clip import MAX_ASPECT
+from trainer.data.records import FrameFolder, Ints, Split, Video, VideoFile, timed
+from trainer.errors import TrainError
+
+Thoroughness = Literal["quick", "full"]
+LIMITS = Limits.unlimited()
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A video that can be used: its frames' times where they are needed, and what it is from now on."""
+
+    video: Video
+    times_us: Ints | None
+
+
+def check_split(split: Split, thoroughness: Thoroughness) -> Split:
+    """Open every video of a split and time its keyframes.
+
+    ``quick`` opens each file, decodes its first frame and reads the times of all; ``full`` decodes everything.
+
+    Raises:
+        TrainError: a line for each video that is missing, broken, too elongated or shorter than its annotation, and
+            for a split without keyframes.
+    """
+    where = f"{split.name}, {split.part}"
+    if not len(split):
+        raise TrainError(f"{where}: the split is empty: no annotated frame of any video")
+    by_index = bool((split.pts_us < 0).any())
+    last = np.zeros(len(split.videos), dtype=np.int64)
+    np.maximum.at(last, split.video, split.frame)
+
+    def look(i: int) -> Checked | str:
+        video = split.videos[i]
+        try:
+            checked = _look(video, thoroughness, by_index)
+        except MediaError as error:
+            return f"{where}: {_place(video)}: {error}"
+        if checked.times_us is not None and last[i] >= len(checked.times_us):
+            return f"{where}: {_place(video)} has {len(checked.times_us)} frames, its annotation names frame {last[i]}"
+        return checked
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(look, range(len(split.videos))))
+    if faults := [line for line in found if isinstance(line, str)]:
+        raise TrainError(faults)
+    good = [checked for checked in found if isinstance(checked, Checked)]
+    pts_us = split.pts_us
+    if by_index:
+        pts_us = np.array([_times(good[v])[f] for v, f in zip(split.video, split.frame, strict=True)], dtype=np.int64)
+    return timed(split, [checked.video for checked in good], pts_us)
+
+
+def _times(checked: Checked) -> Ints:
+    assert checked.times_us is not None
+    return checked.times_us
+
+
+def _place(video: Video) -> Path:
+    return video.source.path if isinstance(video.source, VideoFile) else video.source.folder
+
+
+def _look(video: Video, thoroughness: Thoroughness, by_index: bool) -> Checked:
+    """Raises MediaError for a video that cannot be used."""
+    if isinstance(video.source, FrameFolder):
+        return _look_at_folder(video, video.source, thoroughness)
+    path = video.source.path
+    with VideoReader(path, limits=LIMITS, threads=1) as reader:
+        input_size(reader.info.width, reader.info.height, 256, 256 * MAX_ASPECT)
+        if thoroughness == "full":
+            decoded = np.array([frame.pts_us for frame in reader], dtype=np.int64)
+            if reader.dropped or reader.warnings:
+                raise MediaError("unreadable", "; ".join(reader.warnings) or f"frames left out: {reader.dropped}")
+    if thoroughness == "full":
+        times: Ints | None = decoded
+    else:
+        times = frame_times(path) if by_index else None
+    duration = None if times is None else int(times[-1])
+    return Checked(replace(video, source=VideoFile(path, duration)), times)
+
+
+def frame_times(path: Path) -> Ints:
+    """The time of every frame after the first, µs, in order: from the packets, without decoding where they say it.
+
+    Raises:
+        MediaError: as VideoReader.
+    """
+    source = open_source(path)
+    try:
+        container = open_container(source, LIMITS, low_latency=False)
+        with container:
+            stream = choose_stream(container)
+            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            base, stamps = stream.time_base, [p.pts for p in packets]
+    finally:
+        source.close()
+    known = sorted(stamp for stamp in stamps if stamp is not None)
+    steps = np.diff(np.array(known, dtype=np.int64)).astype(np.int64)
+    if base is None or len(known) != len(stamps) or not known or (steps <= 0).any() or _jumps(steps, float(base)):
+        with VideoReader(path, limits=LIMITS, threads=1) as reader:
+            return np.array([frame.pts_us for frame in reader], dtype=np.int64)
+    return np.array([round((stamp - known[0]) * base * 1_000_000) for stamp in known], dtype=np.int64)
+
+
+def _jumps(steps: Ints, base_s: float) -> bool:
+    """Whether timestamps leave a second or more out: clocks that start anew are for the decoder to sort out."""
+    return bool(len(steps)) and float(steps.max()) * base_s > 1.0
+
+
+def _look_at_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness) -> Checked:
+    try:
+        there = {path.name for path in source.folder.iterdir()}
+    except OSError as error:
+        raise MediaError("unreadable", f"the frame folder cannot be read: {error.strerror or error}") from None
+    missing = [i for i in range(source.count) if source.name(i) not in there]
+    if missing:
+        raise MediaError(
+            "unreadable", f"{len(missing)} of {source.count} pictures missing, first {source.name(missing[0])}"
+        )
+    for index in range(source.count) if thoroughness == "full" else (0, source.count - 1):
+        picture = read_picture(source.path(index))
+        input_size(picture.shape[1], picture.shape[0], 256, 256 * MAX_ASPECT)
+    return Checked(video, np.array([source.time_us(i) for i in range(source.count)], dtype=np.int64))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises MediaError for a picture that cannot be read."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise MediaError("unreadable", f"{path.name} is missing or no picture")
+    return np.ascontiguousarray(picture[:, :, ::-1])

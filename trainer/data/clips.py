@@ -1,0 +1,180 @@
+"""Clips out of videos: the same frames that serving takes (media.grid, model.clip), at a network's input size.
+
+A short video is decoded once; its small frames stay in memory until newer ones need the room. Of a long one only the
+clip's own stretch is decoded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.decode import Frame, Limits, VideoReader
+from media.grid import HALF_RAW_US, Sample, Sampler, TimeGrid
+from media.resize import input_size, resize
+from model.clip import MAX_ASPECT, window
+from model.config import ClipConfig
+from trainer.data.check import read_picture
+from trainer.data.records import FrameFolder, Video, VideoFile
+from trainer.data.seek import frames_from
+
+Pixels = NDArray[np.uint8]
+
+SHORT_US = 30_000_000
+"""Videos up to this long are decoded whole."""
+
+
+class ClipWindow:
+    """Which grid samples a keyframe's clip takes: serving's rule (SERVICE.md, Time)."""
+
+    def __init__(self, clip: ClipConfig) -> None:
+        self._window = window(clip)
+        self.grid = TimeGrid(self._window.grid_s)
+        self.lookahead_us = round(self._window.lookahead_s * 1_000_000)
+
+    def indices(self, pts_us: int, lookahead_us: int | None = None) -> tuple[int, ...]:
+        """Grid indices around a moment; beyond ``lookahead_us`` they stop and repeat. Default: the model's own."""
+        most = self.lookahead_us if lookahead_us is None else min(lookahead_us, self.lookahead_us)
+        steps_after = int(most / 1_000_000 / self._window.grid_s + 1e-9)
+        centre = self.grid.nearest(pts_us)
+        return tuple(centre + min(offset, steps_after) for offset in self._window.offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Strip:
+    """A video's frames on the grid: the first index that each serves, ascending, and (n, H, W, 3)."""
+
+    keys: list[int]
+    frames: Pixels
+
+    def at(self, indices: Iterable[int]) -> Pixels:
+        return self.frames[[max(0, bisect_right(self.keys, i) - 1) for i in indices]]
+
+
+class ClipReader:
+    """Reads clips. One per process; not thread-safe.
+
+    Args:
+        clip: the model's window.
+        antialias: of the resize (model.config.PreprocessConfig).
+        cache_bytes: small frames that are kept.
+    """
+
+    def __init__(self, clip: ClipConfig, *, antialias: bool, cache_bytes: int) -> None:
+        self.window = ClipWindow(clip)
+        self._antialias = antialias
+        self._cache_bytes = cache_bytes
+        self._cached = 0
+        self._strips: OrderedDict[tuple[Path, int | None], _Strip] = OrderedDict()
+
+    def read(self, video: Video, indices: tuple[int, ...], short_side: int) -> Pixels:
+        """The frames that stand for these grid indices, resized: (len(indices), H, W, 3) uint8 RGB.
+
+        Raises:
+            MediaError: a video that cannot be read.
+        """
+        match video.source:
+            case FrameFolder() as folder:
+                return self._from_folder(folder, indices, short_side)
+            case VideoFile(path, duration) if duration is not None and duration <= SHORT_US:
+                return self._from_short(path, indices, short_side)
+            case VideoFile(path, _):
+                return self._from_long(path, indices, short_side)
+
+    def _from_folder(self, folder: FrameFolder, indices: tuple[int, ...], short_side: int) -> Pixels:
+        grid = self.window.grid
+        wanted = [_shown(folder, grid.time_us(i) + HALF_RAW_US) for i in indices]
+        pictures = {index: read_picture(folder.path(index)) for index in sorted(set(wanted))}
+        height, width = pictures[wanted[0]].shape[:2]
+        size = _size(width, height, short_side)
+        small = {index: resize(picture, *size, self._antialias) for index, picture in pictures.items()}
+        return np.stack([small[index] for index in wanted])
+
+    def _from_short(self, path: Path, indices: tuple[int, ...], short_side: int) -> Pixels:
+        key: tuple[Path, int | None] = (path, None) if (path, None) in self._strips else (path, short_side)
+        strip = self._strips.get(key)
+        if strip is None:
+            key, strip = self._decode(path, short_side)
+            self._keep(key, strip)
+        else:
+            self._strips.move_to_end(key)
+        frames = strip.at(indices)
+        if key[1] is None:
+            size = _size(frames.shape[2], frames.shape[1], short_side)
+            frames = np.stack([resize(frame, *size, self._antialias) for frame in frames])
+        return frames
+
+    def _decode(self, path: Path, short_side: int) -> tuple[tuple[Path, int | None], _Strip]:
+        """The whole video on the grid; at its own size where that takes less room than the input size."""
+        with VideoReader(path, limits=Limits.unlimited(), threads=1) as reader:
+            width, height = reader.info.width, reader.info.height
+            size = _size(width, height, short_side)
+            upright = reader.info.rotation == 0 and not reader.info.mirrored
+            own = upright and width * height <= size[0] * size[1]
+            size = (width, height) if own else size
+            samples = [(s.index, s.frame.resized(*size, self._antialias)) for s in self._samples(reader)]
+        strip = _Strip([index for index, _ in samples], np.stack([frame for _, frame in samples]))
+        return (path, None if own else short_side), strip
+
+    def _from_long(self, path: Path, indices: tuple[int, ...], short_side: int) -> Pixels:
+        grid, wanted = self.window.grid, sorted(set(indices))
+        # a frame before the first moment is what stands for it; half a second of margin for slow cameras
+        start_us = max(0, grid.time_us(max(0, wanted[0])) - 500_000)
+        end_us = grid.time_us(max(0, wanted[-1])) + HALF_RAW_US
+        samples = self._samples(_until(frames_from(path, start_us), end_us))
+        keys: list[int] = []
+        small: list[Pixels] = []
+        size: tuple[int, int] | None = None
+        for sample, following in pairwise(chain(samples, (None,))):
+            assert sample is not None
+            if size is None:
+                size = _size(sample.frame.width, sample.frame.height, short_side)
+            if not keys or any(sample.index <= i and (following is None or i < following.index) for i in wanted):
+                keys.append(sample.index)
+                small.append(sample.frame.resized(*size, self._antialias))
+        return _Strip(keys, np.stack(small)).at(indices)
+
+    def _samples(self, frames: Iterable[Frame]) -> Iterator[Sample[Frame]]:
+        """Those of the frames that the grid keeps, in order."""
+        sampler: Sampler[Frame] = Sampler(self.window.grid)
+        for frame in frames:
+            settled = sampler.feed(frame.pts_us, frame)
+            if settled is not None:
+                yield settled
+        if sampler.newest is not None:
+            yield sampler.newest
+
+    def _keep(self, key: tuple[Path, int | None], strip: _Strip) -> None:
+        if strip.frames.nbytes > self._cache_bytes:
+            return
+        self._strips[key] = strip
+        self._cached += strip.frames.nbytes
+        while self._cached > self._cache_bytes:
+            self._cached -= self._strips.popitem(last=False)[1].frames.nbytes
+
+
+def _until(frames: Iterable[Frame], end_us: int) -> Iterator[Frame]:
+    """The first frame and those up to a moment."""
+    for i, frame in enumerate(frames):
+        if i and frame.pts_us > end_us:
+            return
+        yield frame
+
+
+def _size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    return input_size(width, height, short_side, MAX_ASPECT * short_side)
+
+
+def _shown(folder: FrameFolder, t_us: int) -> int:
+    """The last frame of a folder shown at a moment, the first before it begins."""
+    index = min(max(0, int(t_us * folder.fps / 1_000_000) + 1), folder.count - 1)
+    while index > 0 and folder.time_us(index) > t_us:
+        index -= 1
+    return index

@@ -1,0 +1,118 @@
+"""Draws to items: reading, augmenting, targets. Runs in the worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model.config import DetectorConfig
+from trainer.config import AugmentSection, SetConfig
+from trainer.data import augment
+from trainer.data.augment import Shot
+from trainer.data.clips import ClipReader
+from trainer.data.plan import Draw
+from trainer.data.records import Ints, Mask, Split
+from trainer.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One clip: (T, H, W, 3) uint8 frames, what they show, and where they come from."""
+
+    frames: Tensor
+    target: Target
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A split, the set it is of, and its people's labels in the run's order, (n, C) each."""
+
+    config: SetConfig
+    split: Split
+    actions: Mask
+    annotated: Mask
+
+    @classmethod
+    def of(cls, config: SetConfig, split: Split, labels: Sequence[str]) -> Source:
+        """Raises ValueError for a label that the run does not have."""
+        return cls(config, split, *split.relabelled(labels))
+
+    def shot(self, keyframe: int, frames: augment.Pixels) -> Shot:
+        """The frames with the keyframe's people."""
+        rows = self.split.people(keyframe)
+        return Shot(frames, self.split.boxes_xyxy[rows], self.actions[rows], self.annotated[rows])
+
+    def single_actors(self) -> Ints:
+        """The keyframes with exactly one person."""
+        return np.flatnonzero(np.diff(self.split.starts) == 1)
+
+
+class ClipSet(Dataset[Item]):
+    """Items of several sets. ``augmentation`` is None for evaluation: every clip as serving would see it."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        config: DetectorConfig,
+        augmentation: AugmentSection | None,
+        cache_bytes: int,
+    ) -> None:
+        self._sources = tuple(sources)
+        self._config = config
+        self._augmentation = augmentation
+        self._cache_bytes = cache_bytes
+        self._singles = [source.single_actors() for source in sources]
+        self._reader: ClipReader | None = None
+
+    def __getitem__(self, draw: Draw) -> Item:
+        shot = self._evaluated(draw) if self._augmentation is None else self._augmented(draw, self._augmentation)
+        height, width = shot.frames.shape[1:3]
+        target = Target(
+            torch.from_numpy(shot.boxes_xyxy * (width, height, width, height)).float(),
+            torch.from_numpy(shot.actions).float(),
+            torch.from_numpy(shot.annotated),
+        )
+        return Item(torch.from_numpy(np.ascontiguousarray(shot.frames)), target, draw)
+
+    def _clip(self, source: int, keyframe: int, short_side: int, lookahead_us: int | None) -> Shot:
+        if self._reader is None:  # one per worker process
+            antialias = self._config.preprocess.antialias
+            self._reader = ClipReader(self._config.clip, antialias=antialias, cache_bytes=self._cache_bytes)
+        split = self._sources[source].split
+        indices = self._reader.window.indices(int(split.pts_us[keyframe]), lookahead_us)
+        frames = self._reader.read(split.videos[split.video[keyframe]], indices, short_side)
+        return self._sources[source].shot(keyframe, frames)
+
+    def _evaluated(self, draw: Draw) -> Shot:
+        return self._clip(draw.source, draw.keyframe, self._config.preprocess.short_side, None)
+
+    def _augmented(self, draw: Draw, chances: AugmentSection) -> Shot:
+        rng = np.random.default_rng(draw.seed)
+        own = self._config.preprocess.short_side
+        short_side = int(rng.choice(chances.short_sides or (own, own * 5 // 4)))
+        lookahead_us = None
+        if rng.random() < chances.reduced_lookahead:
+            lookahead_us = int(rng.uniform(0, self._config.clip.frames * self._config.clip.stride / 60 * 1_000_000))
+        shot = self._clip(draw.source, draw.keyframe, short_side, lookahead_us)
+        if len(shot.boxes_xyxy) == 1 and rng.random() < chances.tile:
+            shot = self._tiled(shot, draw, rng, short_side, lookahead_us)
+        if rng.random() < chances.flip:
+            shot = augment.flip(shot)
+        if chances.colour_jitter > 0:
+            shot = augment.jitter_colour(shot, chances.colour_jitter, rng)
+        return shot
+
+    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, lookahead_us: int | None) -> Shot:
+        """The clip beside another clip of its set with one actor, in random order."""
+        other = int(rng.choice(self._singles[draw.source]))
+        neighbour = self._clip(draw.source, other, short_side, lookahead_us)
+        pair = (shot, neighbour) if rng.random() < 0.5 else (neighbour, shot)
+        tiled = augment.tile(*pair)
+        return shot if tiled is None else augment.to_short_side(tiled, short_side)

@@ -1,0 +1,139 @@
+"""The custom set: a folder with videos.csv, boxes.csv and videos/.
+
+- videos.csv: ``video, split`` (train or val) and whatever else; a row per video.
+- boxes.csv: ``video, frame`` (0-based), ``x1, y1, x2, y2`` (0–1), ``label``, ``track`` and whatever else; a row per box
+  and label. An empty label is a person whose action is not annotated; ``track`` may be missing.
+
+A frame without rows is no keyframe. Evaluation keyframes are the annotated frames whose index is a multiple of 5.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import CustomSet
+from trainer.data.records import UNKNOWN, Part, Rows, Split, Video, VideoFile, box_faults, build_split
+from trainer.errors import TrainError
+
+EVALUATION_STEP = 5
+_VIDEO_COLUMNS = ("video", "split")
+_BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label")
+
+
+def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, ...] | None) -> Split:
+    """One split of a custom set.
+
+    Args:
+        config: the set.
+        root: its folder.
+        part: ``train`` or ``val``.
+        allowed: the run's labels, where the run names them.
+
+    Raises:
+        TrainError: a line for every fault found in the two files.
+    """
+    name = config.name or root.resolve().name
+    split_of = _read_videos(root / "videos.csv", config.exclude)
+    boxes = root / "boxes.csv"
+    table = _read_table(boxes, _BOX_COLUMNS)
+    labels = _labels(config, boxes, table, allowed)
+    names = [video for video, its_part in split_of.items() if its_part == part and video not in config.exclude]
+    rows, faults = _rows(boxes, table, split_of, names, labels)
+    if faults:
+        raise TrainError(faults)
+    step = EVALUATION_STEP if part == "val" else config.keyframe_every
+    videos = [Video(video, VideoFile(root / "videos" / video)) for video in names]
+    return build_split(
+        name,
+        part,
+        labels,
+        videos,
+        rows.take(rows.frame % step == 0),
+        unlabelled_is_negative=config.unlabelled == "negative",
+    )
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, restval="")
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise TrainError(f"{path}: no column {', '.join(missing)}")
+            return list(reader)
+    except OSError as error:
+        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TrainError(f"{path} is no csv in UTF-8: {error}") from None
+
+
+def _read_videos(path: Path, exclude: tuple[str, ...]) -> dict[str, str]:
+    """The split of every video. Raises TrainError, a line per fault."""
+    split_of: dict[str, str] = {}
+    faults = []
+    for line, row in enumerate(_read_table(path, _VIDEO_COLUMNS), start=2):
+        video, part = row["video"], row["split"]
+        if part not in ("train", "val"):
+            faults.append(f"{path}:{line}: split {part!r} is neither train nor val")
+        if video in split_of and video not in exclude:
+            faults.append(f"{path}:{line}: {video} a second time")
+        if not video or Path(video).is_absolute() or ".." in Path(video).parts:
+            faults.append(f"{path}:{line}: video {video!r} is no name inside videos/")
+        split_of[video] = part
+    faults += [f"sets: exclude names {video}, which is not in {path}" for video in exclude if video not in split_of]
+    if faults:
+        raise TrainError(faults)
+    return split_of
+
+
+def _labels(
+    config: CustomSet, path: Path, table: list[dict[str, str]], allowed: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """The labels that the set annotates, all of them in the run's list."""
+    found = sorted({row["label"] for row in table} - {""})
+    if config.annotates is not None:
+        if allowed is not None and (strange := [label for label in config.annotates if label not in allowed]):
+            raise TrainError(f"sets: annotates {', '.join(strange)}, not among the run's labels")
+        return config.annotates
+    return tuple(found) if allowed is None else tuple(label for label in allowed if label in found)
+
+
+def _rows(
+    path: Path, table: list[dict[str, str]], split_of: dict[str, str], names: list[str], labels: tuple[str, ...]
+) -> tuple[Rows, list[str]]:
+    """The rows of the named videos, and the faults of all of these rows and of rows of unknown videos."""
+    videos = {video: i for i, video in enumerate(names)}
+    label_ids = {"": UNKNOWN} | {label: i for i, label in enumerate(labels)}
+    faults: list[str] = []
+    lines: list[int] = []
+    video, frame, boxes, label, track = [], [], [], [], []
+    for line, row in enumerate(table, start=2):
+        if row["video"] not in split_of:
+            faults.append(f"{path}:{line}: video {row['video']!r} is not in videos.csv")
+            continue
+        if row["video"] not in videos:
+            continue
+        if row["label"] not in label_ids:
+            faults.append(f"{path}:{line}: label {row['label']!r} is not in the list: {', '.join(labels)}")
+            continue
+        try:
+            numbers = [float(row[corner]) for corner in ("x1", "y1", "x2", "y2")]
+            index, person = int(row["frame"]), int(row.get("track") or -1)
+        except ValueError as error:
+            faults.append(f"{path}:{line}: {error}")
+            continue
+        if index < 0:
+            faults.append(f"{path}:{line}: frame {index} is negative")
+            continue
+        video.append(videos[row["video"]])
+        frame.append(index)
+        boxes.append(numbers)
+        label.append(label_ids[row["label"]])
+        track.append(person)
+        lines.append(line)
+    rows = Rows.of(video, frame, boxes, label, track)
+    faults += [f"{path}:{lines[row]}: {fault}" for row, fault in box_faults(np.asarray(rows.boxes_xyxy))]
+    return rows, faults

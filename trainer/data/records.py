@@ -1,0 +1,219 @@
+"""The one form of every data set's split: videos, keyframes in time, and who does what on them.
+
+Arrays rather than objects: AVA has a million boxes, and worker processes share them without copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Part = Literal["train", "val"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+UNKNOWN = -1
+"""A label: the person's action is not annotated."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video that is decoded when a clip is wanted. ``duration_us`` is known once it has been checked."""
+
+    path: Path
+    duration_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFolder:
+    """Pictures numbered without gaps from ``first``: ``prefix``, the number of ``digits`` figures, ``suffix``."""
+
+    folder: Path
+    prefix: str
+    digits: int
+    suffix: str
+    first: int
+    count: int
+    fps: Fraction
+
+    def path(self, index: int) -> Path:
+        """The picture of a 0-based frame index."""
+        return self.folder / self.name(index)
+
+    def name(self, index: int) -> str:
+        """Its file name."""
+        return f"{self.prefix}{self.first + index:0{self.digits}d}{self.suffix}"
+
+    def time_us(self, index: int) -> int:
+        """Its moment after the first frame, µs."""
+        return round(index * 1_000_000 / self.fps)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video as its set names it."""
+
+    name: str
+    source: VideoFile | FrameFolder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """The keyframes of one split of a set, with K keyframes and n people.
+
+    Attributes:
+        name: the set's name.
+        part: ``train`` or ``val``.
+        labels: the C labels that the set annotates.
+        videos: those with keyframes.
+        video: (K,) index into ``videos``.
+        frame: (K,) what the annotation calls the frame: 0-based index, or AVA's timestamp in seconds.
+        pts_us: (K,) the keyframe's moment after the video's first frame, µs; -1 until the videos are checked.
+        starts: (K + 1,) the first person of each keyframe.
+        boxes_xyxy: (n, 4) corners, 0–1 of width and height.
+        actions: (n, C) what they do.
+        known: (n,) whether ``actions`` is annotated at all.
+        track: (n,) the person's number in the video, -1 where unknown.
+        sizes_wh: (videos, 2) width and height in px where the set is evaluated in pixels, else None.
+    """
+
+    name: str
+    part: Part
+    labels: tuple[str, ...]
+    videos: tuple[Video, ...]
+    video: Ints
+    frame: Ints
+    pts_us: Ints
+    starts: Ints
+    boxes_xyxy: Floats
+    actions: Mask
+    known: Mask
+    track: Ints
+    sizes_wh: Floats | None = None
+
+    def __len__(self) -> int:
+        """Keyframes."""
+        return len(self.video)
+
+    def people(self, keyframe: int) -> slice:
+        """The rows of a keyframe's people."""
+        return slice(int(self.starts[keyframe]), int(self.starts[keyframe + 1]))
+
+    def relabelled(self, labels: Sequence[str]) -> tuple[Mask, Mask]:
+        """(n, len(labels)) actions and what of them is annotated, for a run's list of labels."""
+        actions = np.zeros((len(self.known), len(labels)), dtype=np.bool_)
+        annotated = np.zeros_like(actions)
+        for column, label in enumerate(self.labels):
+            target = labels.index(label)
+            actions[:, target] = self.actions[:, column]
+            annotated[:, target] = self.known
+        return actions, annotated
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A split as its files give it: a row per box and label. All columns have one length.
+
+    ``video`` indexes the videos, ``label`` the labels (UNKNOWN for none), ``frame`` and ``track`` as in Split.
+    """
+
+    video: Ints
+    frame: Ints
+    boxes_xyxy: Floats
+    label: Ints
+    track: Ints
+
+    @classmethod
+    def of(
+        cls,
+        video: Sequence[int],
+        frame: Sequence[int],
+        boxes_xyxy: Sequence[Sequence[float]],
+        label: Sequence[int],
+        track: Sequence[int],
+    ) -> Rows:
+        """From lists."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+        columns = (np.asarray(column, dtype=np.int64) for column in (video, frame, label, track))
+        video_column, frame_column, label_column, track_column = columns
+        return cls(video_column, frame_column, boxes, label_column, track_column)
+
+    def take(self, rows: Mask) -> Rows:
+        """Some of the rows."""
+        return Rows(self.video[rows], self.frame[rows], self.boxes_xyxy[rows], self.label[rows], self.track[rows])
+
+
+def build_split(
+    name: str,
+    part: Part,
+    labels: tuple[str, ...],
+    videos: Sequence[Video],
+    rows: Rows,
+    *,
+    unlabelled_is_negative: bool = False,
+    empty_keyframes: Sequence[tuple[int, int]] = (),
+    sizes_wh: Floats | None = None,
+) -> Split:
+    """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
+
+    Rows of one (video, frame, box, track) are one person. ``empty_keyframes`` adds (video, frame) pairs at which
+    nobody may be annotated.
+    """
+    extra = np.asarray(empty_keyframes, dtype=np.int64).reshape(-1, 2)
+    pairs = np.concatenate((np.stack((rows.video, rows.frame), 1), extra))
+    keys, where = np.unique(pairs, axis=0, return_inverse=True)
+    keyframe = where.reshape(-1)[: len(rows.video)].astype(np.int64)
+
+    person_key = np.column_stack((keyframe, rows.boxes_xyxy, rows.track))
+    people, person = np.unique(person_key, axis=0, return_inverse=True)
+    person = person.reshape(-1)
+    n = len(people)
+    actions = np.zeros((n, len(labels)), dtype=np.bool_)
+    labelled = rows.label != UNKNOWN
+    actions[person[labelled], rows.label[labelled]] = True
+    known = actions.any(1) | np.full(n, unlabelled_is_negative)
+
+    used, video = np.unique(keys[:, 0], return_inverse=True)
+    starts = np.searchsorted(people[:, 0], np.arange(len(keys) + 1)) if n else np.zeros(len(keys) + 1)
+    return Split(
+        name=name,
+        part=part,
+        labels=labels,
+        videos=tuple(videos[i] for i in used),
+        video=video.reshape(-1).astype(np.int64),
+        frame=keys[:, 1].astype(np.int64),
+        pts_us=np.full(len(keys), -1, dtype=np.int64),
+        starts=starts.astype(np.int64),
+        boxes_xyxy=people[:, 1:5].astype(np.float64),
+        actions=actions,
+        known=np.asarray(known, dtype=np.bool_),
+        track=people[:, 5].astype(np.int64),
+        sizes_wh=None if sizes_wh is None else sizes_wh[used],
+    )
+
+
+def timed(split: Split, videos: Sequence[Video], pts_us: Ints) -> Split:
+    """The split with checked videos and the keyframes' moments."""
+    return replace(split, videos=tuple(videos), pts_us=pts_us)
+
+
+def box_faults(boxes_xyxy: Floats) -> list[tuple[int, str]]:
+    """(row, what is wrong) of every box that is not finite, lies outside 0–1 or has no area."""
+    faults: list[tuple[int, str]] = []
+    outside = ((boxes_xyxy < 0) | (boxes_xyxy > 1)).any(1)
+    bad = outside | ~(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(1) | ~np.isfinite(boxes_xyxy).all(1)
+    for row in np.flatnonzero(bad):
+        box = boxes_xyxy[row]
+        shown = " ".join(f"{value:g}" for value in box)
+        reason = "lies outside 0–1" if ((box < 0) | (box > 1)).any() else "has no area"
+        reason = reason if np.isfinite(box).all() else "is not finite"
+        faults.append((int(row), f"box {shown} {reason}"))
+    return faults

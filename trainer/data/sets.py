@@ -1,0 +1,88 @@
+"""A run's sets: read, labelled in one list, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from model.labels import AVA_LABELS, Label
+from trainer.config import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
+from trainer.data.ava import read_ava
+from trainer.data.check import check_split
+from trainer.data.clipset import Source
+from trainer.data.custom import read_custom
+from trainer.data.records import Part, Split
+from trainer.data.tubes import read_tubes
+from trainer.errors import TrainError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run trains on and is evaluated on; ``labels`` in the logits' order."""
+
+    labels: tuple[str, ...]
+    train: tuple[Source, ...]
+    val: tuple[Source, ...]
+
+
+def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Data:
+    """Read and check all sets of a run.
+
+    Raises:
+        TrainError: every fault of every set, a line each.
+    """
+    wanted = [(chosen, part) for part in parts for chosen in config.sets if part in chosen.parts]
+    for part in parts:
+        if all(its_part != part for _, its_part in wanted):
+            raise TrainError(f"sets: none is used for {part}")
+    splits = _all([partial(read_set, config, chosen, part) for chosen, part in wanted])
+    labels = config.labels or tuple(dict.fromkeys(label for split in splits for label in split.labels))
+    strange = [(split.name, label) for split in splits for label in split.labels if label not in labels]
+    if strange:
+        raise TrainError([f"{name}: label {label!r} is not in the run's list" for name, label in strange])
+    if not labels:
+        raise TrainError("no set holds a label; nothing can be learned but people")
+    checked = _all([partial(check_split, split, config.check) for split in splits])
+    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, checked, strict=True)]
+    train = tuple(s for s in sources if s.split.part == "train")
+    return Data(labels, train, tuple(s for s in sources if s.split.part == "val"))
+
+
+def read_set(config: RunConfig, chosen: SetConfig, part: Part) -> Split:
+    """One part of one set, its videos not looked at yet. Raises TrainError."""
+    root = config.data_root / chosen.root
+    if not root.is_dir():
+        raise TrainError(f"{root} is not a folder")
+    match chosen:
+        case CustomSet():
+            return read_custom(chosen, root, part, config.labels)
+        case AvaSet():
+            return read_ava(chosen, root, part)
+        case TubeSet():
+            return read_tubes(chosen, root, part, config.split)
+
+
+def label_list(names: Sequence[str]) -> tuple[Label, ...]:
+    """The run's labels as a model file states them: AVA's with its numbers, others from 1."""
+    ava = {label.name: label for label in AVA_LABELS}
+    if all(name in ava for name in names):
+        return tuple(ava[name] for name in names)
+    return tuple(Label(i, name) for i, name in enumerate(names, start=1))
+
+
+def _all(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Every job's result, or all their faults together."""
+    results: list[T] = []
+    faults: list[str] = []
+    for job in jobs:
+        try:
+            results.append(job())
+        except TrainError as error:
+            faults += [line for line in error.lines if line not in faults]
+    if faults:
+        raise TrainError(faults)
+    return results

@@ -1,0 +1,119 @@
+"""The report as one HTML file: nothing is loaded from anywhere, pictures and plots are inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from trainer.evaluate.pictures import KINDS, Kind, Picture
+from trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
+from trainer.evaluate.report import ORIGINS, Report, percent, summary
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --warn: #8a3b00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --paper: #16181b; --soft: #9a9a9a; --line: #34373b; --warn: #ffb070; }
+}
+body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: var(--ink); background: var(--paper);
+  font: 15px/1.5 system-ui, sans-serif; }
+svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+svg .soft { fill: var(--soft); } svg .head { font-size: 12px; font-weight: 600; }
+svg .grid { stroke: var(--line); fill: none; }
+.plots, .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
+.wide { overflow-x: auto; }
+.origin { color: var(--warn); font-weight: 600; }
+figure { margin: 0; max-width: 30rem; } figure img { max-width: 100%; display: block; }
+figcaption { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
+"""
+_HEADS: dict[Kind, str] = {
+    "right": "Right: the surest detections that are true",
+    "wrong": "Wrong: the surest detections that are not",
+    "missed": "Missed: people whose action was not reported",
+}
+
+
+def write_page(path: Path, report: Report, pictures: Sequence[Picture] = ()) -> None:
+    """Write `page` to a file."""
+    path.write_text(page(report, pictures), encoding="utf-8")
+
+
+def page(report: Report, pictures: Sequence[Picture] = ()) -> str:
+    """The whole document.
+
+    Args:
+        pictures: see `trainer.evaluate.pictures.draw`; shown by kind, found on the left, true on the right.
+    """
+    subject, actions = report.subject, report.actions
+    title = f"{subject.name} {subject.split}: mAP {percent(actions.mean_ap)} %"
+    lines = summary(report)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>Protocol <code>{escape(actions.protocol)}</code> at IoU {actions.iou:g}, mean over the labels that have "
+        "boxes in the split.</p>",
+        f'<p class="origin">Boxes: {escape(ORIGINS[subject.origin])}.</p>',
+        "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines[1:]) + "</ul>" if lines[1:] else "",
+        f'<h2>AP per label</h2><div class="wide">{bars(actions.classes)}</div>',
+        _absent(report),
+        _tubes(report),
+        f'<h2>Precision and recall</h2><div class="plots">{_curves(report)}</div>',
+        _reliability(report),
+        *(_gallery(kind, [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _absent(report: Report) -> str:
+    names = [c.name for c in report.actions.classes if c.ap is None]
+    return f"<p>Without boxes in this split, so not measured: {escape(', '.join(names))}.</p>" if names else ""
+
+
+def _curves(report: Report) -> str:
+    shown = sorted((c for c in report.actions.classes if c.ap is not None), key=lambda c: -(c.ap or 0.0))
+    people = [] if report.people is None else [person_curve(report.people.curve, report.people.ap)]
+    return "".join(people + [precision_recall(c) for c in shown])
+
+
+def _tubes(report: Report) -> str:
+    if not report.tubes:
+        return ""
+    shown = [s for s in report.tubes if f"{s.iou:g}" in report.video_map]
+    heads = "".join(f"<th>{s.iou:g}</th>" for s in shown)
+    rows = []
+    for at, c in enumerate(report.actions.classes):
+        if shown and shown[0].classes[at].ap is not None:
+            cells = "".join(f"<td>{percent(s.classes[at].ap)}</td>" for s in shown)
+            rows.append(f"<tr><td>{escape(c.name)}</td><td>{shown[0].classes[at].positives}</td>{cells}</tr>")
+    means = "".join(f"<td>{percent(s.mean_ap)}</td>" for s in shown)
+    return (
+        f"<h2>Video AP, percent, at spatio-temporal IoU</h2><table><tr><th>label</th><th>tubes</th>{heads}</tr>"
+        f"{''.join(rows)}<tr><td>mean</td><td></td>{means}</tr></table>"
+    )
+
+
+def _reliability(report: Report) -> str:
+    both = (("person", report.person_reliability), ("action", report.action_reliability))
+    plots = [reliability_diagram(r, what) for what, r in both if r is not None]
+    if not plots:
+        return ""
+    return f'<h2>Do the scores mean what they say?</h2><div class="plots">{"".join(plots)}</div>'
+
+
+def _gallery(kind: Kind, pictures: Sequence[Picture]) -> str:
+    if not pictures:
+        return ""
+    figures = []
+    for p in pictures:
+        data = base64.b64encode(p.jpeg).decode("ascii")
+        caption = escape(p.caption, quote=True)
+        figures.append(
+            f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        )
+    return f'<h2>{_HEADS[kind]}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'

@@ -1,0 +1,116 @@
+"""Are people found at all: person AP, recall, and people who are not there.
+
+Actions do not matter here: a person with an empty label is as true as any, and one with three labels is one person.
+Matching and AP are those of `trainer.evaluate.frames`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.evaluate.frames import FrameProtocol, evaluated
+from trainer.evaluate.overlap import assign, iou, pairs, ranks
+from trainer.evaluate.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
+from trainer.evaluate.tables import GroundTruth, Keyframes, PersonDetections, check_pair, keys
+
+PERSON_THRESHOLD = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class PersonScore:
+    """How well people are found.
+
+    Attributes:
+        protocol: which pictures counted.
+        iou: the overlap from which a detection is right.
+        threshold: the person score from which somebody is reported.
+        ap: over all detections, 0–1.
+        recall: share of true people found at the threshold.
+        precision: share of the reported that are true; None if nobody is reported.
+        false_per_keyframe: people reported who match nobody (duplicates too), per picture.
+        false_per_empty_keyframe: the same on the pictures known to be empty; None if there are none.
+        people, keyframes, empty_keyframes: how many there were; ``keyframes`` includes the empty ones.
+        curve: precision and recall over all detections.
+        verdict: (n,) int8 per detection, whatever its score.
+    """
+
+    protocol: str
+    iou: float
+    threshold: float
+    ap: float
+    recall: float
+    precision: float | None
+    false_per_keyframe: float
+    false_per_empty_keyframe: float | None
+    people: int
+    keyframes: int
+    empty_keyframes: int
+    curve: Curve
+    verdict: Verdict
+
+
+def evaluate_people(
+    truth: GroundTruth,
+    found: PersonDetections,
+    protocol: FrameProtocol,
+    *,
+    empty: Keyframes | None = None,
+    threshold: float = PERSON_THRESHOLD,
+    overlap_from: float = 0.5,
+) -> PersonScore:
+    """Judge person detections.
+
+    Args:
+        truth: as for `evaluate_frames`.
+        found: people of any score; best all queries, so that AP sees the whole curve.
+        protocol: picks the pictures. With ``frames-all`` these are all that truth, detections or ``empty`` name.
+        empty: pictures known to hold nobody (for instance a fixed camera's temporal median), taken in beside them.
+        threshold: person score from which somebody is reported, inclusive.
+        overlap_from: IoU from which a detection is right.
+
+    Raises:
+        ValueError: an empty split, different units, or people on a picture said to be empty.
+    """
+    check_pair(truth, found)
+    empty = empty if empty is not None else Keyframes(truth.video[:0], truth.frame[:0])
+    empty_key, truth_key = keys(empty, truth)
+    if np.isin(empty_key, truth_key).any():
+        raise ValueError("a picture said to be empty has people in the ground truth")
+    truth, counts = evaluated(truth, found, protocol)
+    truth = _people(truth)
+    truth_key, found_key, empty_key = keys(truth, found, empty)
+    on_empty = np.isin(found_key, empty_key)
+    counts |= on_empty
+    i, j = pairs(np.where(counts, found_key, -1), truth_key)
+    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    taken = assign(i, j, overlap, ranks(found.score), overlap_from, best_only=False)
+    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    line = curve(found.score[counts], verdict[counts] == RIGHT, len(truth))
+    reported = found.score >= threshold
+    right, wrong = int((reported & (verdict == RIGHT)).sum()), reported & (verdict == WRONG)
+    pictures = len(np.unique(np.concatenate([truth_key, empty_key, found_key[counts]])))
+    holes = len(np.unique(empty_key))
+    return PersonScore(
+        protocol=protocol.name,
+        iou=overlap_from,
+        threshold=threshold,
+        ap=trapezoid_area(line),
+        recall=right / len(truth),
+        precision=right / (right + int(wrong.sum())) if right or wrong.any() else None,
+        false_per_keyframe=int(wrong.sum()) / pictures,
+        false_per_empty_keyframe=int((wrong & on_empty).sum()) / holes if holes else None,
+        people=len(truth),
+        keyframes=pictures,
+        empty_keyframes=holes,
+        curve=line,
+        verdict=verdict,
+    )
+
+
+def _people(truth: GroundTruth) -> GroundTruth:
+    """One row per person: rows that agree in picture, box and track are one."""
+    columns = np.column_stack([keys(truth)[0].astype(np.float64), truth.boxes, truth.track.astype(np.float64)])
+    first = np.unique(columns, axis=0, return_index=True)[1]
+    return truth.take(np.sort(first))

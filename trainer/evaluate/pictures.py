@@ -1,0 +1,191 @@
+"""Right and wrong pictures: what was found beside what is true, drawn with `media.draw`.
+
+Three kinds, each the telling end of its list: ``right`` (the surest detections that are right), ``wrong`` (the surest
+that are wrong) and ``missed`` (labelled people whom no reported detection of their label covers).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from media.draw import DrawnActor, draw_actors, tile
+from trainer.evaluate.frames import FrameProtocol, evaluated
+from trainer.evaluate.overlap import iou, pairs
+from trainer.evaluate.precision import RIGHT, WRONG, Score
+from trainer.evaluate.tables import (
+    UNKNOWN_ACTION,
+    UNKNOWN_TRACK,
+    Detections,
+    Floats,
+    GroundTruth,
+    Ints,
+    PersonDetections,
+    keys,
+)
+
+Kind = Literal["right", "wrong", "missed"]
+ReadRgb = Callable[[str, int], "np.ndarray"]
+KINDS: tuple[Kind, ...] = ("right", "wrong", "missed")
+SHOWN_SCORE = 0.3
+_SHOWN_LABELS = 3
+_UNKNOWN = "unlabelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A picture worth a look.
+
+    Attributes:
+        label: the label that it is about.
+        score: of the detection; None for a missed person.
+        box: (4,) xyxy of the detection or the missed person.
+    """
+
+    kind: Kind
+    video: str
+    frame: int
+    label: int
+    score: float | None
+    box: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawn pick: a JPEG with what was found on the left and what is true on the right."""
+
+    pick: Pick
+    caption: str
+    jpeg: bytes
+
+
+def pick(
+    truth: GroundTruth, found: Detections, score: Score, protocol: FrameProtocol, *, each: int = 8, per_label: int = 2
+) -> list[Pick]:
+    """Choose pictures: of each kind at most ``each``, at most ``per_label`` of a label, no picture twice in a kind.
+
+    Args:
+        score: of ``found`` against ``truth`` (`evaluate_frames` with the same protocol).
+    """
+    truth = evaluated(truth, found, protocol)[0]
+    missed = _missed(truth, found, score)
+    picks: list[Pick] = []
+    for kind, wanted in (("right", RIGHT), ("wrong", WRONG)):
+        rows = np.flatnonzero((score.verdict == wanted) & (found.score >= SHOWN_SCORE))
+        rows = rows[np.argsort(-found.score[rows], kind="stable")]
+        for row in _spread(found, rows, each, per_label):
+            name: Kind = "right" if kind == "right" else "wrong"
+            picks.append(_pick(name, found, row, float(found.score[row])))
+    for row in _spread(truth, missed, each, per_label):
+        picks.append(_pick("missed", truth, row, None))
+    return picks
+
+
+def draw(
+    picks: list[Pick],
+    truth: GroundTruth,
+    found: Detections,
+    labels: Mapping[int, str],
+    read_rgb: ReadRgb,
+    *,
+    people: PersonDetections | None = None,
+) -> list[Picture]:
+    """Draw the picks.
+
+    Args:
+        read_rgb: gives the (H, W, 3) uint8 RGB picture of (video, frame).
+        people: whose score stands on a box, where one lies on the same box; without, its best action score does.
+    """
+    return [_drawn(p, truth, found, labels, read_rgb(p.video, p.frame), people) for p in picks]
+
+
+def _drawn(
+    p: Pick,
+    truth: GroundTruth,
+    found: Detections,
+    labels: Mapping[int, str],
+    rgb: np.ndarray,
+    people: PersonDetections | None,
+) -> Picture:
+    here = found.take((found.video == p.video) & (found.frame == p.frame))
+    there = truth.take((truth.video == p.video) & (truth.frame == p.frame))
+    shown = None if people is None else people.take((people.video == p.video) & (people.frame == p.frame))
+    size = rgb.shape[1], rgb.shape[0]
+    left = draw_actors(rgb, _found_actors(here, labels, shown, size, p))
+    right = draw_actors(rgb, _true_actors(there, labels, size))
+    file = io.BytesIO()
+    Image.fromarray(tile([left, right], 2)).save(file, "JPEG", quality=85)
+    sure = "" if p.score is None else f" {p.score:.2f}"
+    return Picture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
+
+
+def _found_actors(
+    here: Detections, labels: Mapping[int, str], people: PersonDetections | None, size: tuple[int, int], p: Pick
+) -> list[DrawnActor]:
+    """One actor per box: its best labels that are likely enough to say, and the one that the picture is about."""
+    actors = []
+    for box in np.unique(here.boxes, axis=0):
+        mine = here.take((here.boxes == box).all(1))
+        order = np.argsort(-mine.score, kind="stable")
+        sure = [at for at in order if mine.score[at] >= SHOWN_SCORE][:_SHOWN_LABELS]
+        sure += [at for at in order if (p.box == box).all() and mine.label[at] == p.label and at not in sure]
+        person = float(mine.score.max())
+        if people is not None and (same := (people.boxes == box).all(1)).any():
+            person = float(people.score[same].max())
+        names = [(labels[int(mine.label[at])], float(mine.score[at])) for at in sure]
+        actors.append(DrawnActor(_to_pixels(box, here.unit, size), person, names))
+    return actors
+
+
+def _true_actors(there: GroundTruth, labels: Mapping[int, str], size: tuple[int, int]) -> list[DrawnActor]:
+    actors = []
+    for row in np.unique(np.column_stack([there.boxes, there.track]), axis=0):
+        mine = there.take((there.boxes == row[:4]).all(1) & (there.track == row[4]))
+        names = [(labels.get(int(c), _UNKNOWN), 1.0) for c in mine.label.tolist()]
+        track = None if row[4] == UNKNOWN_TRACK else int(row[4])
+        actors.append(DrawnActor(_to_pixels(row[:4], there.unit, size), 1.0, names, track))
+    return actors
+
+
+def _to_pixels(box: Floats, unit: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (box * np.array([*size, *size]) if unit == "normalised" else box).tolist()
+    return x1, y1, x2, y2
+
+
+def _missed(truth: GroundTruth, found: Detections, score: Score) -> Ints:
+    """Rows of ``truth`` with a label that no detection of that label, likely enough to say, covers; largest first."""
+    shown = found.take(found.score >= SHOWN_SCORE)
+    truth_key, shown_key = keys(truth, shown)
+    i, j = pairs(shown_key, truth_key)
+    covered = (shown.label[i] == truth.label[j]) & (iou(shown.boxes[i], truth.boxes[j], truth.unit) >= score.iou)
+    missed = truth.label != UNKNOWN_ACTION
+    missed[j[covered]] = False
+    rows = np.flatnonzero(missed)
+    area = (truth.boxes[rows, 2:] - truth.boxes[rows, :2]).prod(1)
+    return rows[np.argsort(-area, kind="stable")]
+
+
+def _spread(table: GroundTruth | Detections, rows: Ints, each: int, per_label: int) -> list[int]:
+    """The first rows, in their order, of differing labels and pictures."""
+    chosen: list[int] = []
+    seen: set[tuple[str, int]] = set()
+    count: dict[int, int] = {}
+    for row in rows.tolist():
+        if len(chosen) == each:
+            break
+        picture, label = (str(table.video[row]), int(table.frame[row])), int(table.label[row])
+        if picture in seen or count.get(label, 0) == per_label:
+            continue
+        seen.add(picture)
+        count[label] = count.get(label, 0) + 1
+        chosen.append(row)
+    return chosen
+
+
+def _pick(kind: Kind, table: GroundTruth | Detections, row: int, score: float | None) -> Pick:
+    return Pick(kind, str(table.video[row]), int(table.frame[row]), int(table.label[row]), score, table.boxes[row])

@@ -126,6 +126,8 @@ def serve(
     from service.server import run_server
     from service.settings import Settings
 
+    if unknown := Settings.unknown_environment():
+        raise StartError("bad_setting", f"{', '.join(unknown)}: no such setting; remove it or correct its name")
     try:
         settings = Settings(**given)
     except ValidationError as error:

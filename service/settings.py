@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -21,7 +22,6 @@ class Settings(BaseSettings):
     weights: Path | None = Field(None, description="a .safetensors file of stmixer-weights")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="separated by commas")
 
     max_batch: int = Field(8, ge=1, le=64)
     batch_wait_ms: float = Field(5.0, ge=0, le=1000)
@@ -39,26 +39,23 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(10.0, gt=0, description="no media for this long closes a stream")
     write_timeout_s: float = Field(5.0, gt=0)
     upload_idle_s: float = Field(30.0, gt=0)
-    resume_ttl_s: float = Field(30.0, ge=0)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_inference_ms: float = Field(0.0, ge=0, description="test hook: sleep this long in every batch")
 
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _no_keys_yet(cls, value: object) -> object:
-        # TODO: with the keys' check comes their parsing; until then nobody may think that a door is locked
-        if value:
-            raise ValueError("this version checks no keys; leave them out and keep the service on 127.0.0.1")
-        return ()
-
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:
-        if not self.is_loopback and not self.api_keys and not self.allow_anonymous:
+        if not self.is_loopback and not self.allow_anonymous:
             raise ValueError(
                 f"--host {self.host} is reachable from other machines: pass --allow-anonymous if it may be"
             )
         return self
+
+    @classmethod
+    def unknown_environment(cls) -> list[str]:
+        """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
+        known = {f"STMIXER_{name.upper()}" for name in cls.model_fields}
+        return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
 
     @property
     def is_loopback(self) -> bool:

@@ -43,8 +43,8 @@ class DecoderPool:
         else:
             child = await self._spawn()
         self._busy.add(child)
-        if self._refill is None or self._refill.done():
-            self._refill = asyncio.create_task(self._fill())
+        if not self._idle:  # the next stream shall not wait for a process to start
+            self._refill_soon()
         return child
 
     async def release(self, child: Child, *, clean: bool) -> None:
@@ -56,6 +56,11 @@ class DecoderPool:
             await child.end(timeout_s=1.0)
         else:
             await child.kill()
+            self._refill_soon()
+
+    def _refill_soon(self) -> None:
+        if not self._closed and (self._refill is None or self._refill.done()):
+            self._refill = asyncio.create_task(self._fill())
 
     async def stop(self) -> None:
         """End all of them."""

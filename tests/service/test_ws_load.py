@@ -96,7 +96,7 @@ def test_four_cameras_stay_fresh_for_a_minute(slow: Server) -> None:
 
 def test_four_cameras_that_lose_nothing_are_slowed_by_the_socket(slow: Server) -> None:
     """More than queue, ring and socket buffers hold: sending has to wait for keyframes."""
-    picture, frames, hz = noise(640, 480), 90, 1
+    picture, frames, hz = noise(640, 480), 150, 0.5
     took: list[float] = []
 
     def pour(client: Client) -> None:
@@ -124,15 +124,15 @@ def test_four_cameras_that_lose_nothing_are_slowed_by_the_socket(slow: Server) -
     for client, summary in zip(clients, summaries, strict=True):
         assert summary["received"] == frames
         assert summary["dropped"] == {}
-        assert summary["keyframes_due"] == summary["ok"] == 9
-        assert [r["seq"] for r in client.of("result")] == list(range(9))
+        assert summary["keyframes_due"] == summary["ok"] == 8
+        assert [r["seq"] for r in client.of("result")] == list(range(8))
 
 
 def test_a_sender_that_outruns_the_worker_is_blocked(slow: Server) -> None:
-    """Without waiting, 60 MB go through loopback in well under a second; here they need the keyframes' time."""
-    picture, frames = noise(900, 700), 75
+    """Without waiting, 75 MB go through loopback in well under a second; here they need the keyframes' time."""
+    picture, frames = noise(900, 700), 130
     assert len(picture) * frames > 30e6
-    with stream(slow, policy="all", keyframe_hz=4, timestamps="prefix", score_threshold=1) as client:
+    with stream(slow, policy="all", keyframe_hz=2, timestamps="prefix", score_threshold=1) as client:
         client.first("ready")
         began = time.monotonic()
         for n in range(frames):
@@ -142,9 +142,9 @@ def test_a_sender_that_outruns_the_worker_is_blocked(slow: Server) -> None:
     print(f"{len(picture) * frames / 1e6:.0f} MB sent in {took:.1f} s")
     assert summary["received"] == frames
     assert summary["dropped"] == {}
-    assert summary["ok"] == summary["keyframes_due"] == 30
-    # 30 keyframes, two a batch of 0.7 s: 10.5 s; the last 2 s of ring and what buffers hold need not be waited for
-    assert took > 2
+    assert summary["ok"] == summary["keyframes_due"] == 26
+    # two keyframes a batch of 0.7 s: 9 s; ring (57 pictures), queue and socket buffers hold what need not wait
+    assert took > 1.5
 
 
 def test_what_the_client_sees_is_what_the_metric_says(server: Server) -> None:

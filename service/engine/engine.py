@@ -203,8 +203,9 @@ class Engine:
         while missing := self._rings.keys() - attached:  # streams may come while we attach
             for stream_id in missing:
                 attached.add(stream_id)
-                if (stream := self.streams.get(stream_id)) is not None and stream.ring is not None:
-                    await worker.attach(stream_id, self._rings[stream_id], stream.ring)
+                stream, fd = self.streams.get(stream_id), self._rings.get(stream_id)
+                if stream is not None and stream.ring is not None and fd is not None:  # not gone while we attached
+                    await worker.attach(stream_id, fd, stream.ring)
         self._worker = worker
         self.metrics.worker_up.labels(worker.name).set(1)
         self.metrics.model_info.info({"model": worker.model.name, "trained": str(worker.model.trained).lower()})

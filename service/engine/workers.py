@@ -82,9 +82,13 @@ class Worker:
         return describe_exit(await self._child.kill())
 
     async def attach(self, stream: int, fd: int, ring: RingShape) -> None:
-        """Give it a stream's ring; ``fd`` stays ours."""
+        """Give it a stream's ring; ``fd`` stays the caller's, who may close it before this is sent."""
         header = {"t": "ring", "stream": stream, "width": ring.width, "height": ring.height, "capacity": ring.capacity}
-        await self._child.channel.send(header, fds=[fd])
+        own = os.dup(fd)
+        try:
+            await self._child.channel.send(header, fds=[own])
+        finally:
+            os.close(own)
 
     async def detach(self, stream: int) -> None:
         """Let it forget a stream's ring."""

@@ -8,13 +8,13 @@ import logging
 import math
 import os
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
 from media.decode import Limits
 from media.errors import MediaError
+from model.clip import MAX_ASPECT
 from service.engine.channel import ChannelError, Header
 from service.engine.children import Child, describe_exit
 from service.engine.engine import Engine
@@ -23,6 +23,7 @@ from service.engine.stream import Pending, Policy, Source, Stream
 from service.errors import InputError, StmixerError
 from service.ingest.clock import PictureClock
 from service.ingest.pool import DecoderPool
+from service.ingest.results import Results
 from service.keyframes import KeyframeSchedule
 from service.schemas import DetectOptions, Summary
 from service.settings import Settings
@@ -31,6 +32,8 @@ log = logging.getLogger("stmixer.session")
 
 RING_SLACK_S = 2
 MIN_DEADLINE_S = 1.0
+CPU_PER_SECOND = 8
+"""CPU seconds an upload may take per second that it may play: four times as long, on two threads."""
 
 
 class Session:
@@ -68,9 +71,7 @@ class Session:
         self._counts_at_socket = False
         self._granted = 0
         self._full_at: int | None = None
-        self._results: deque[tuple[Pending, int]] = deque()  # each with what was skipped before it
-        self._skipped = 0
-        self._changed = asyncio.Event()
+        self._results = Results(engine.metrics)
         self._grant_changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -108,26 +109,14 @@ class Session:
             "antialias": config.preprocess.antialias,
             "limits": asdict(limits),
             "threads": 2 if upload else 1,
-            "cpu_s": self._cpu_allowance() if upload else None,
+            "cpu_s": CPU_PER_SECOND * s.max_duration_s if upload else None,
         }
         if self.stream.policy == "latest":
-            options["instants"] = self._instants(0)
+            schedule = self.stream.schedule
+            options["instants"] = {"keyframe_hz": schedule.hz, "after_us": round(schedule.lookahead_ms * 1000)}
         await decoder.channel.send(options, fds=[] if fd is None else [fd])
         self.jpeg_wanted.set()
         self._tasks += [asyncio.create_task(self._listen(decoder)), asyncio.create_task(self._grant(decoder))]
-
-    def _cpu_allowance(self) -> float:
-        """CPU seconds for one upload: four times as long as it may play, on two threads."""
-        return 8 * self._settings.max_duration_s
-
-    def _instants(self, first: int) -> Header:
-        schedule = self.stream.schedule
-        return {
-            "t": "instants",
-            "keyframe_hz": schedule.hz,
-            "after_us": round(schedule.lookahead_ms * 1000),
-            "first": first,
-        }
 
     # -- media in
 
@@ -178,60 +167,29 @@ class Session:
     async def results(self) -> AsyncIterator[dict[str, Any]]:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
-            while self._results:
-                pending, skipped = self._results.popleft()
-                self.stream.undelivered = len(self._results)
+            while (result := self._results.take(self.stream, self.clock)) is not None:
                 self._engine.wake()
-                if pending.result is not None:
-                    yield self._hand_over(pending, {**pending.result, "dropped_since_last": skipped})
+                yield result
             if self.stream.finished:
                 break
-            self._changed.clear()
-            await self._changed.wait()
+            await self._results.wait()
         if self._error is not None and self.stream.summary.ok == 0:
             raise self._error
         if self._error is not None:
             self.warnings.append(str(self._error))
 
-    def _hand_over(self, pending: Pending, result: dict[str, Any]) -> dict[str, Any]:
-        now, metrics, source = time.monotonic(), self._engine.metrics, self.stream.source
-        result["sent_at_us"] = time.time_ns() // 1000
-        metrics.e2e_latency.labels(source).observe(now - pending.frame_at)
-        metrics.keyframe_age.labels(source).observe(now - self._captured_at(pending))
-        metrics.stage.labels("decode").observe(pending.ready_at - pending.frame_at)
-        metrics.actors.inc(len(result["actors"]))
-        return result
-
-    def _captured_at(self, pending: Pending) -> float:
-        """When a keyframe was captured, monotonic seconds: by the pictures' own clock where t = 0 is known on ours."""
-        if self.clock.origin is None:
-            return pending.seen_at
-        return self.clock.origin + pending.keyframe.pts_us / 1e6
-
     def _deliver(self, pending: Pending) -> None:
-        """A keyframe is settled: a result for the subscriber, or one more that was skipped."""
-        outcome = pending.outcome
-        assert outcome is not None
-        self._engine.metrics.keyframes.labels(self.stream.source, outcome).inc()
-        if outcome != "ok":
-            self._skipped += 1
-        else:
-            if self.stream.policy == "latest" and not self.stream.ended and self._results:
-                self._skipped += 1 + self._results.pop()[1]
-                self._engine.metrics.results_dropped.labels(self.stream.source).inc()
-            self._results.append((pending, self._skipped))
-            self._skipped = 0
-            self.stream.undelivered = len(self._results)
-        if outcome in ("error", "worker_lost"):
-            self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({outcome})")
-        self._changed.set()
+        """A keyframe is settled."""
+        self._results.add(self.stream, pending)
+        if pending.outcome in ("error", "worker_lost"):
+            self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
         self._grant_changed.set()
 
     def abort(self) -> None:
         """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""
         self.aborted = True
         self.stream.cancel()
-        self._changed.set()
+        self._results.wake()
 
     @property
     def error(self) -> StmixerError | None:
@@ -259,7 +217,7 @@ class Session:
             log.error("decoder %d breaks the protocol: %s", decoder.pid, error)
             await self._lost(decoder)
         self.jpeg_wanted.set()
-        self._changed.set()
+        self._results.wake()
         self._engine.wake()
 
     async def _on_message(self, decoder: Child, header: Header) -> bool:
@@ -305,6 +263,9 @@ class Session:
         window = self._engine.model.window
         capacity = window.span + math.ceil(RING_SLACK_S / window.grid_s) + 2
         width, height = header["input"]
+        longest = MAX_ASPECT * self._engine.model.config.preprocess.short_side
+        if not (0 < width <= longest and 0 < height <= longest):  # its word is not to be trusted
+            raise ValueError(f"an input size of {width} x {height}")
         ring = RingShape(width, height, capacity)
         fd = create_ring(ring)
         try:

@@ -1,6 +1,6 @@
 """``GET /v1/streams/ws``: a camera in, results out, live (protocol ``stmixer.v1``).
 
-One task reads the socket, one feeds the decoder, one writes results; the first to end decides how the socket closes.
+One task reads the socket, one feeds the decoder (``media_in``), one writes results, one watches the time.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from service.engine.mailbox import BoundedQueue, Closed, Mailbox
 from service.errors import CapacityError, StmixerError
 from service.ingest.session import Session
 from service.routes import protocol
+from service.routes.media_in import MediaIn
 from service.routes.protocol import Flush, ProtocolError, Start, Stop, Update
 from service.schemas import DetectOptions
 from service.service import Service
@@ -31,19 +28,7 @@ from service.service import Service
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")
 
-QUEUE_BYTES = 4 * 2**20
-OVERLOAD_S = 5.0
 STATUS_PERIOD_S = 5.0
-PIPE_CHUNK = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A JPEG with its time since the first one received, and when it arrived (monotonic seconds)."""
-
-    data: bytes
-    pts_us: int
-    received_at: float
 
 
 @router.websocket("/v1/streams/ws")
@@ -73,8 +58,6 @@ class Connection:
         self._sending = asyncio.Lock()
         self._last_media = time.monotonic()
         self._taking = self._stopped = False
-        self._pictures: Mailbox[Picture] = Mailbox()
-        self._queue: BoundedQueue[Picture | bytes | Flush] = BoundedQueue(QUEUE_BYTES)
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
@@ -85,8 +68,9 @@ class Connection:
             if start.resume_token is not None:
                 await self._send({"type": "warning", "code": "resume_expired", "message": "this is a new stream"})
             self._last_media = time.monotonic()
-            async with self._source(session, start) as feed:
-                await _until(self._write(session), self._read(session, start), feed, self._watch(session))
+            media = MediaIn(session, start, self._settings.max_frame_bytes)
+            async with media.source(self._send_status) as feed:
+                await _until(self._write(session), self._read(session, media), feed, self._watch(session))
             await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
         if not self._stopped:
             raise _early_end(session)
@@ -135,7 +119,7 @@ class Connection:
 
     # -- media in
 
-    async def _read(self, session: Session, start: Start) -> None:
+    async def _read(self, session: Session, media: MediaIn) -> None:
         """Media to the mailbox or queue, orders to the session; after ``stop`` only the socket's end matters."""
         while True:
             received = await self._socket.receive()
@@ -145,130 +129,20 @@ class Connection:
             data = received.get("bytes")
             if data is not None:
                 self._taking = True
-                await self._take(session, start, data)
+                await media.take(data)
                 self._taking, self._last_media = False, time.monotonic()
                 continue
             match protocol.parse(received["text"]):
                 case Stop():
                     self._stopped = True
-                    self._pictures.close()
-                    await self._queue.close()
+                    await media.close()
                 case Flush() as flush:
-                    await self._flush(session, start, flush)
+                    await media.flush(flush)
                 case Update() as update:
                     options = session.stream.options.model_dump() | update.changes()
                     await session.update(DetectOptions.model_validate(options))
                 case Start():
                     raise ProtocolError("bad_message", "start was sent already")
-
-    async def _flush(self, session: Session, start: Start, flush: Flush) -> None:
-        """After the media that came before it."""
-        if start.codec != "jpeg" or start.policy == "all":
-            await self._enqueue(start, flush, 0)
-            return
-        await self._pictures.taken()
-        await session.flush()
-        await self._send_status(session)
-
-    async def _take(self, session: Session, start: Start, data: bytes) -> None:
-        if len(data) > self._settings.max_frame_bytes:
-            limit = self._settings.max_frame_bytes
-            raise ProtocolError("too_large", f"a message may have {limit} bytes", protocol.CLOSE_TOO_LARGE)
-        if start.codec != "jpeg":
-            await self._enqueue(start, data, len(data))
-            return
-        picture = self._picture(session, start, data)
-        session.received()
-        if picture is None:
-            session.dropped("out_of_order")
-        elif start.policy == "latest":
-            if self._pictures.put(picture) is not None:
-                session.dropped("mailbox")
-        else:
-            await self._enqueue(start, picture, len(data))
-
-    def _picture(self, session: Session, start: Start, data: bytes) -> Picture | None:
-        now = time.monotonic()
-        clock_us, body = round(now * 1e6), data
-        if start.timestamps == "prefix":
-            if len(data) < 8:
-                raise ProtocolError("bad_message", "a picture with prefix begins with 8 bytes of microseconds")
-            clock_us, body = int.from_bytes(data[:8], "little"), data[8:]
-            if clock_us >= 2**62:
-                raise ProtocolError("bad_message", "the prefix is out of range; it is little-endian microseconds")
-        pts_us = session.clock.place(clock_us, now)
-        return None if pts_us is None else Picture(body, pts_us, now)
-
-    async def _enqueue(self, start: Start, item: Picture | bytes | Flush, size: int) -> None:
-        """Wait for room, and so stop reading; a live stream does not wait for ever."""
-        try:
-            await asyncio.wait_for(self._queue.put(item, size), OVERLOAD_S if start.policy == "latest" else None)
-        except TimeoutError:
-            raise ProtocolError(
-                "overloaded", f"media comes faster than it can be decoded for {OVERLOAD_S:g} s; lower its rate or size",
-                protocol.CLOSE_OVERLOADED, retryable=True,
-            ) from None  # fmt: skip
-        except Closed:
-            pass
-
-    @asynccontextmanager
-    async def _source(self, session: Session, start: Start) -> AsyncIterator[Coroutine[Any, Any, None]]:
-        """Open the decoder; what feeds it."""
-        if start.codec == "jpeg":
-            await session.open("jpeg")
-            yield self._feed_pictures(session, start)
-            return
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            await session.open("live", reading)
-        except BaseException:
-            os.close(writing)
-            raise
-        finally:
-            os.close(reading)
-        loop = asyncio.get_running_loop()
-        pipe = os.fdopen(writing, "wb", buffering=0)
-        transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
-        writer = asyncio.StreamWriter(transport, flow, None, loop)
-        try:
-            yield self._feed_chunks(session, writer)
-        finally:
-            # asyncio has no answer to the abort of a pipe that is closed already
-            if not transport.is_closing() or transport.get_write_buffer_size():
-                transport.abort()
-
-    async def _feed_pictures(self, session: Session, start: Start) -> None:
-        try:
-            while True:
-                item = await (self._pictures.get() if start.policy == "latest" else self._queue.get())
-                if isinstance(item, Picture):
-                    await session.send_jpeg(item.data, item.pts_us, item.received_at)
-                else:
-                    await self._flush_now(session)
-        except Closed:
-            await session.end_jpegs()
-
-    async def _feed_chunks(self, session: Session, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                chunk = await self._queue.get()
-                if not isinstance(chunk, bytes):
-                    await self._flush_now(session)
-                    continue
-                view = memoryview(chunk)
-                for at in range(0, len(view), PIPE_CHUNK):
-                    writer.write(view[at : at + PIPE_CHUNK])
-                    await writer.drain()
-        except Closed:
-            writer.close()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the decoder has ended; the session knows why
-        # what still comes goes nowhere, but must not fill up the queue
-        try:
-            while True:
-                await self._queue.get()
-        except Closed:
-            pass
 
     # -- results out
 
@@ -293,10 +167,6 @@ class Connection:
                 raise ProtocolError(
                     "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
                 )
-
-    async def _flush_now(self, session: Session) -> None:
-        await session.flush()
-        await self._send_status(session)
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import signal
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -117,17 +119,12 @@ def test_garbage_in_the_middle_ends_or_recovers(server: Server, kind: str) -> No
 
 def test_a_stopped_decoder_is_4429_and_leaves_nothing(server: Server) -> None:
     """Bytes that are not decoded fill 4 MiB; a live stream then waits 5 s and gives up."""
-    import signal
-    import time
-
     codec, data, _ = video("h264", 60)
-    before = {d.pid for d in server.children_of("service.ingest.decoder")}
     with stream(server, codec=codec) as client:
         client.first("ready")
         client.socket.send(data[: len(data) // 2])
         assert poll(lambda: metric(server, "ring_bytes") > 0)
         decoders = server.children_of("service.ingest.decoder")
-        busy = max(decoders, key=lambda d: d.cpu_times().user if d.pid in before else 0)
         for decoder in decoders:
             decoder.send_signal(signal.SIGSTOP)
         try:
@@ -141,6 +138,5 @@ def test_a_stopped_decoder_is_4429_and_leaves_nothing(server: Server) -> None:
                 if decoder.is_running():
                     decoder.send_signal(signal.SIGCONT)
     assert (close, code) == (4429, "overloaded")
-    assert busy is not None
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)

@@ -109,5 +109,5 @@ def test_two_live_streams_outlive_their_worker(own: Server) -> None:
     assert metric(own, "worker_restarts_total", worker="0", reason="exit") == restarts + 1
     for summary in summaries:
         assert summary["deadline"] + summary["superseded"] + summary["worker_lost"] > 0  # what could not run meanwhile
-        assert summary["ok"] >= 8
+        assert summary["ok"] >= 4
     at_rest(own)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -50,7 +53,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     service = Service(settings)
     await service.start()
     try:
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 create_app(service),
                 log_config=None,
@@ -69,6 +72,26 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         await server.serve(sockets=[listening])
     finally:
         await service.stop()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but one that ends with status 0 after SIGTERM or SIGINT; a second signal forces the end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals on the event loop, and do not raise them again at the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 class StreamSocket(WebSocketsSansIOProtocol):

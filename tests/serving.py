@@ -83,3 +83,4 @@ def running_server(**settings: object) -> Iterator[Server]:
             process.wait()
             raise
         reader.join(10)
+        assert process.returncode == 0, "\n".join(lines)

@@ -177,6 +177,8 @@ class RunConfig(Section):
     """At the start: open every video and count its frames, or decode it from end to end."""
     checkpoint_every: Count = 500
     """Steps between the checkpoints from which a run can go on in mid-epoch."""
+    log_every: Count = 10
+    """Steps between rows of metrics.csv."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = "auto"
     nodes: Count = 1

@@ -1,4 +1,4 @@
-"""What a person who trains can get wrong, in one type."""
+"""What can go wrong: a person's faults in one type, a run that diverges in another."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ class TrainError(ValueError):
         if len(self.lines) > len(shown):
             shown = (*shown, f"... and {len(self.lines) - len(shown)} more")
         super().__init__("\n".join(" ".join(line.split()) for line in shown))
+
+
+class DivergedError(ArithmeticError):
+    """The network's output is no longer made of numbers."""

@@ -24,7 +24,6 @@ from trainer.evaluate.tables import (
     Keyframes,
     PersonDetections,
     Unit,
-    concatenate_videos,
 )
 
 MIN_SCORE = 0.002
@@ -101,12 +100,12 @@ def tables(source: Source, found: Sequence[Finding], labels: Sequence[Label]) ->
     at = kept[row]
     actions = Detections(
         *(names[split.video[at]], split.frame[at], _in_unit(source, at, boxes[row]), label_ids[column]),
-        score=scores[row, column],
+        score=scores[row, column].astype(np.float64),
         unit=unit,
     )
     at = np.repeat(where, [len(f.person_scores) for f in found])
     person_boxes = _in_unit(source, at, _stacked([f.person_boxes_xyxy for f in found], 4))
-    person_scores = _stacked([f.person_scores[:, None] for f in found], 1)[:, 0]
+    person_scores = _stacked([f.person_scores[:, None] for f in found], 1)[:, 0].astype(np.float64)
     people = PersonDetections(names[split.video[at]], split.frame[at], person_boxes, person_scores, unit)
     listed = {ids[name]: name for name in split.labels if name in ids}
     return Tables(listed, _truth(source, names, ids, unit), keyframes, actions, people)
@@ -123,8 +122,7 @@ def _truth(source: Source, names: NDArray[np.str_], ids: dict[str, int], unit: U
     label = np.concatenate((label_ids[column], np.full(len(bare), UNKNOWN_ACTION)))
     at = of_person[rows]
     boxes = _in_unit(source, at, split.boxes_xyxy[rows])
-    video = names[split.video[at]] if len(at) else concatenate_videos(())
-    return GroundTruth(video, split.frame[at], boxes, label, split.track[rows], unit)
+    return GroundTruth(names[split.video[at]], split.frame[at], boxes, label, split.track[rows], unit)
 
 
 def _in_unit(source: Source, keyframes: Ints, boxes: NDArray[np.floating]) -> Floats:

@@ -11,12 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from model.decoder import PERSON, StageOutput
+from trainer.errors import DivergedError
 from trainer.overlap import generalised_iou
 from trainer.targets import Target
-
-
-class DivergedError(ArithmeticError):
-    """The network's output is no longer made of numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _Table:
                 table.named.add((video, second))
                 continue
             box, action = [float(value) for value in row[2:6]], int(row[6])
-            person = int(row[7]) if len(row) > 7 else -1
+            person = int(row[7] or -1) if len(row) > 7 else -1
         except (ValueError, IndexError):
             faults.append(f"{path}:{line}: not video, second, x1, y1, x2, y2, action, person: {','.join(row)}")
             continue

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import av.error
 import cv2
 import numpy as np
 
 from media.decode import Limits, VideoReader
 from media.errors import MediaError
-from media.probe import choose_stream, open_container
+from media.probe import choose_stream, explain, open_container
 from media.resize import input_size
 from media.source import open_source
 from model.clip import MAX_ASPECT
@@ -50,7 +51,7 @@ def check_split(split: Split, thoroughness: Thoroughness) -> Split:
         raise TrainError(f"{where}: the split is empty: no annotated frame of any video")
     by_index = bool((split.pts_us < 0).any())
     last = np.zeros(len(split.videos), dtype=np.int64)
-    np.maximum.at(last, split.video, split.frame)
+    np.maximum.at(last, split.video, split.frame if by_index else split.pts_us)
 
     def look(i: int) -> Checked | str:
         video = split.videos[i]
@@ -58,8 +59,11 @@ def check_split(split: Split, thoroughness: Thoroughness) -> Split:
             checked = _look(video, thoroughness, by_index)
         except MediaError as error:
             return f"{where}: {_place(video)}: {error}"
-        if checked.times_us is not None and last[i] >= len(checked.times_us):
-            return f"{where}: {_place(video)} has {len(checked.times_us)} frames, its annotation names frame {last[i]}"
+        times = checked.times_us
+        if times is not None and by_index and last[i] >= len(times):
+            return f"{where}: {_place(video)} has {len(times)} frames, its annotation names frame {last[i]}"
+        if times is not None and not by_index and last[i] > times[-1] + 1_000_000:
+            return f"{where}: {_place(video)} ends {(last[i] - times[-1]) / 1e6:.1f} s before its last keyframe"
         return checked
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -105,17 +109,24 @@ def frame_times(path: Path) -> Ints:
     """The time of every frame after the first, µs, in order: from the packets, without decoding where they say it.
 
     Raises:
-        MediaError: as VideoReader.
+        MediaError: as VideoReader, and for a file that holds fewer frames than it says.
     """
     source = open_source(path)
     try:
         container = open_container(source, LIMITS, low_latency=False)
         with container:
             stream = choose_stream(container)
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            base, stamps = stream.time_base, [p.pts for p in packets]
+            packets = [(p.pts, p.is_discard, p.dts) for p in container.demux(stream) if p.size]
+            base, claimed = stream.time_base, stream.frames
+            # AVI counts ticks, among them those of frames that were left out
+            held = (packets[-1][2] or 0) + 1 if packets and container.format.name == "avi" else len(packets)
+    except av.error.FFmpegError as error:
+        raise explain(source, error) from error
     finally:
         source.close()
+    if held < claimed:
+        raise MediaError("unreadable", f"the file is cut off: it holds {held} of {claimed} frames")
+    stamps = [pts for pts, discarded, _ in packets if not discarded]
     known = sorted(stamp for stamp in stamps if stamp is not None)
     steps = np.diff(np.array(known, dtype=np.int64)).astype(np.int64)
     if base is None or len(known) != len(stamps) or not known or (steps <= 0).any() or _jumps(steps, float(base)):

@@ -37,12 +37,12 @@ class ClipWindow:
     def __init__(self, clip: ClipConfig) -> None:
         self._window = window(clip)
         self.grid = TimeGrid(self._window.grid_s)
-        self.lookahead_us = round(self._window.lookahead_s * 1_000_000)
+        self.lookahead_ms = float(self._window.lookahead_s * 1000)
 
-    def indices(self, pts_us: int, lookahead_us: int | None = None) -> tuple[int, ...]:
-        """Grid indices around a moment; beyond ``lookahead_us`` they stop and repeat. Default: the model's own."""
-        most = self.lookahead_us if lookahead_us is None else min(lookahead_us, self.lookahead_us)
-        steps_after = int(most / 1_000_000 / self._window.grid_s + 1e-9)
+    def indices(self, pts_us: int, lookahead_ms: float | None = None) -> tuple[int, ...]:
+        """Grid indices around a moment; beyond ``lookahead_ms`` they stop and repeat. Default: the model's own."""
+        most = self.lookahead_ms if lookahead_ms is None else min(lookahead_ms, self.lookahead_ms)
+        steps_after = int(most / 1000 / self._window.grid_s + 1e-9)
         centre = self.grid.nearest(pts_us)
         return tuple(centre + min(offset, steps_after) for offset in self._window.offsets)
 
@@ -59,7 +59,7 @@ class _Strip:
 
 
 class ClipReader:
-    """Reads clips. One per process; not thread-safe.
+    """Reads clips. One per process; not thread-safe. ``cached_bytes`` is what it keeps now.
 
     Args:
         clip: the model's window.
@@ -71,7 +71,7 @@ class ClipReader:
         self.window = ClipWindow(clip)
         self._antialias = antialias
         self._cache_bytes = cache_bytes
-        self._cached = 0
+        self.cached_bytes = 0
         self._strips: OrderedDict[tuple[Path, int | None], _Strip] = OrderedDict()
 
     def read(self, video: Video, indices: tuple[int, ...], short_side: int) -> Pixels:
@@ -155,9 +155,9 @@ class ClipReader:
         if strip.frames.nbytes > self._cache_bytes:
             return
         self._strips[key] = strip
-        self._cached += strip.frames.nbytes
-        while self._cached > self._cache_bytes:
-            self._cached -= self._strips.popitem(last=False)[1].frames.nbytes
+        self.cached_bytes += strip.frames.nbytes
+        while self.cached_bytes > self._cache_bytes:
+            self.cached_bytes -= self._strips.popitem(last=False)[1].frames.nbytes
 
 
 def _until(frames: Iterable[Frame], end_us: int) -> Iterator[Frame]:

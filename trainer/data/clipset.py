@@ -11,6 +11,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.clip import window
 from model.config import DetectorConfig
 from trainer.config import AugmentSection, SetConfig
 from trainer.data import augment
@@ -81,12 +82,12 @@ class ClipSet(Dataset[Item]):
         )
         return Item(torch.from_numpy(np.ascontiguousarray(shot.frames)), target, draw)
 
-    def _clip(self, source: int, keyframe: int, short_side: int, lookahead_us: int | None) -> Shot:
+    def _clip(self, source: int, keyframe: int, short_side: int, lookahead_ms: float | None) -> Shot:
         if self._reader is None:  # one per worker process
             antialias = self._config.preprocess.antialias
             self._reader = ClipReader(self._config.clip, antialias=antialias, cache_bytes=self._cache_bytes)
         split = self._sources[source].split
-        indices = self._reader.window.indices(int(split.pts_us[keyframe]), lookahead_us)
+        indices = self._reader.window.indices(int(split.pts_us[keyframe]), lookahead_ms)
         frames = self._reader.read(split.videos[split.video[keyframe]], indices, short_side)
         return self._sources[source].shot(keyframe, frames)
 
@@ -97,22 +98,22 @@ class ClipSet(Dataset[Item]):
         rng = np.random.default_rng(draw.seed)
         own = self._config.preprocess.short_side
         short_side = int(rng.choice(chances.short_sides or (own, own * 5 // 4)))
-        lookahead_us = None
+        lookahead_ms = None
         if rng.random() < chances.reduced_lookahead:
-            lookahead_us = int(rng.uniform(0, self._config.clip.frames * self._config.clip.stride / 60 * 1_000_000))
-        shot = self._clip(draw.source, draw.keyframe, short_side, lookahead_us)
+            lookahead_ms = rng.uniform(0, float(window(self._config.clip).lookahead_s * 1000))
+        shot = self._clip(draw.source, draw.keyframe, short_side, lookahead_ms)
         if len(shot.boxes_xyxy) == 1 and rng.random() < chances.tile:
-            shot = self._tiled(shot, draw, rng, short_side, lookahead_us)
+            shot = self._tiled(shot, draw, rng, short_side, lookahead_ms)
         if rng.random() < chances.flip:
             shot = augment.flip(shot)
         if chances.colour_jitter > 0:
             shot = augment.jitter_colour(shot, chances.colour_jitter, rng)
         return shot
 
-    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, lookahead_us: int | None) -> Shot:
+    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, lookahead_ms: float | None) -> Shot:
         """The clip beside another clip of its set with one actor, in random order."""
         other = int(rng.choice(self._singles[draw.source]))
-        neighbour = self._clip(draw.source, other, short_side, lookahead_us)
+        neighbour = self._clip(draw.source, other, short_side, lookahead_ms)
         pair = (shot, neighbour) if rng.random() < 0.5 else (neighbour, shot)
         tiled = augment.tile(*pair)
         return shot if tiled is None else augment.to_short_side(tiled, short_side)

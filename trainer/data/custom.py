@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config import CustomSet
-from trainer.data.records import UNKNOWN, Part, Rows, Split, Video, VideoFile, box_faults, build_split
+from trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
 from trainer.errors import TrainError
 
 EVALUATION_STEP = 5
@@ -53,6 +53,7 @@ def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, .
         videos,
         rows.take(rows.frame % step == 0),
         unlabelled_is_negative=config.unlabelled == "negative",
+        origin=_origin({row.get("origin") or "true" for row in table if row["video"] in names}),
     )
 
 
@@ -99,6 +100,13 @@ def _labels(
             raise TrainError(f"sets: annotates {', '.join(strange)}, not among the run's labels")
         return config.annotates
     return tuple(found) if allowed is None else tuple(label for label in allowed if label in found)
+
+
+def _origin(found: set[str]) -> Origin:
+    """Who drew a split's boxes. Where the file does not say, people did."""
+    if found <= {"true"}:
+        return "true"
+    return "pseudo" if found == {"pseudo"} else "mixed"
 
 
 def _rows(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = Literal["train", "val"]
+Origin = Literal["true", "pseudo", "mixed"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -83,6 +84,7 @@ class Split:
         known: (n,) whether ``actions`` is annotated at all.
         track: (n,) the person's number in the video, -1 where unknown.
         sizes_wh: (videos, 2) width and height in px where the set is evaluated in pixels, else None.
+        origin: who drew the boxes: people (``true``), a detector (``pseudo``), or some of each.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Split:
     known: Mask
     track: Ints
     sizes_wh: Floats | None = None
+    origin: Origin = "true"
 
     def __len__(self) -> int:
         """Keyframes."""
@@ -161,6 +164,7 @@ def build_split(
     unlabelled_is_negative: bool = False,
     empty_keyframes: Sequence[tuple[int, int]] = (),
     sizes_wh: Floats | None = None,
+    origin: Origin = "true",
 ) -> Split:
     """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
 
@@ -197,6 +201,7 @@ def build_split(
         known=np.asarray(known, dtype=np.bool_),
         track=people[:, 5].astype(np.int64),
         sizes_wh=None if sizes_wh is None else sizes_wh[used],
+        origin=origin,
     )
 
 

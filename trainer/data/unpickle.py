@@ -16,10 +16,19 @@ import numpy as np
 
 from trainer.errors import TrainError
 
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """How old pickle protocols spell bytes; nothing but that encoding."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes text as {encoding}")
+    return text.encode("latin1")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _bytes,
 }
 for _module in ("numpy.core", "numpy._core"):
     # numpy's private helpers, from numpy's own pickling

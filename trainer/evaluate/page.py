@@ -114,6 +114,7 @@ def _gallery(kind: Kind, pictures: Sequence[Picture]) -> str:
         data = base64.b64encode(p.jpeg).decode("ascii")
         caption = escape(p.caption, quote=True)
         figures.append(
-            f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+            f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>"
         )
     return f'<h2>{_HEADS[kind]}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'

@@ -13,12 +13,12 @@ import numpy as np
 from trainer.evaluate.frames import FrameProtocol, evaluated
 from trainer.evaluate.overlap import assign, iou, pairs, ranks
 from trainer.evaluate.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
-from trainer.evaluate.tables import GroundTruth, Keyframes, PersonDetections, check_pair, keys
+from trainer.evaluate.tables import GroundTruth, Keyframes, Mask, PersonDetections, check_pair, keys
 
 PERSON_THRESHOLD = 0.6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PersonScore:
     """How well people are found.
 
@@ -65,48 +65,54 @@ def evaluate_people(
     Args:
         truth: as for `evaluate_frames`.
         found: people of any score; best all queries, so that AP sees the whole curve.
-        protocol: picks the pictures. With ``frames-all`` these are all that truth, detections or ``empty`` name.
+        protocol: picks the pictures; with ``frames-all`` all that truth, detections or ``empty`` name.
         empty: pictures known to hold nobody (for instance a fixed camera's temporal median), taken in beside them.
-        threshold: person score from which somebody is reported, inclusive.
-        overlap_from: IoU from which a detection is right.
+        threshold, overlap_from: person score from which somebody is reported, IoU from which it is right; inclusive.
 
     Raises:
         ValueError: an empty split, different units, or people on a picture said to be empty.
     """
     check_pair(truth, found)
     empty = empty if empty is not None else Keyframes(truth.video[:0], truth.frame[:0])
-    empty_key, truth_key = keys(empty, truth)
-    if np.isin(empty_key, truth_key).any():
+    if set(zip(empty.video, empty.frame, strict=True)) & set(zip(truth.video, truth.frame, strict=True)):
         raise ValueError("a picture said to be empty has people in the ground truth")
-    truth, counts = evaluated(truth, found, protocol)
-    truth = _people(truth)
+    truth, counts = evaluated(_people(truth), found, protocol)
     truth_key, found_key, empty_key = keys(truth, found, empty)
     on_empty = np.isin(found_key, empty_key)
     counts |= on_empty
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
-    taken = assign(i, j, overlap, ranks(found.score), overlap_from, best_only=False)
-    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
-    line = curve(found.score[counts], verdict[counts] == RIGHT, len(truth))
-    reported = found.score >= threshold
-    right, wrong = int((reported & (verdict == RIGHT)).sum()), reported & (verdict == WRONG)
+    verdict = _verdict(truth, found, counts, overlap_from)
     pictures = len(np.unique(np.concatenate([truth_key, empty_key, found_key[counts]])))
     holes = len(np.unique(empty_key))
+    reported = found.score >= threshold
+    right, wrong = int((reported & (verdict == RIGHT)).sum()), reported & (verdict == WRONG)
+    line = curve(found.score[counts], verdict[counts] == RIGHT, len(truth))
     return PersonScore(
         protocol=protocol.name,
         iou=overlap_from,
         threshold=threshold,
         ap=trapezoid_area(line),
         recall=right / len(truth),
-        precision=right / (right + int(wrong.sum())) if right or wrong.any() else None,
+        precision=_share(right, right + int(wrong.sum())),
         false_per_keyframe=int(wrong.sum()) / pictures,
-        false_per_empty_keyframe=int((wrong & on_empty).sum()) / holes if holes else None,
+        false_per_empty_keyframe=_share(int((wrong & on_empty).sum()), holes),
         people=len(truth),
         keyframes=pictures,
         empty_keyframes=holes,
         curve=line,
         verdict=verdict,
     )
+
+
+def _verdict(truth: GroundTruth, found: PersonDetections, counts: Mask, overlap_from: float) -> Verdict:
+    truth_key, found_key = keys(truth, found)
+    i, j = pairs(np.where(counts, found_key, -1), truth_key)
+    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    taken = assign(i, j, overlap, ranks(found.score), overlap_from, best_only=False)
+    return np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _people(truth: GroundTruth) -> GroundTruth:

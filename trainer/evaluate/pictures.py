@@ -35,9 +35,10 @@ KINDS: tuple[Kind, ...] = ("right", "wrong", "missed")
 SHOWN_SCORE = 0.3
 _SHOWN_LABELS = 3
 _UNKNOWN = "unlabelled"
+_UNLISTED = "not in the list"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pick:
     """A picture worth a look.
 
@@ -55,7 +56,7 @@ class Pick:
     box: Floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A drawn pick: a JPEG with what was found on the left and what is true on the right."""
 
@@ -137,7 +138,7 @@ def _found_actors(
         person = float(mine.score.max())
         if people is not None and (same := (people.boxes == box).all(1)).any():
             person = float(people.score[same].max())
-        names = [(labels[int(mine.label[at])], float(mine.score[at])) for at in sure]
+        names = [(labels.get(int(mine.label[at]), _UNLISTED), float(mine.score[at])) for at in sure]
         actors.append(DrawnActor(_to_pixels(box, here.unit, size), person, names))
     return actors
 

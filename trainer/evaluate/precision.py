@@ -28,7 +28,7 @@ class Curve:
     recall: Floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClassScore:
     """One label's result.
 
@@ -55,7 +55,7 @@ class ClassScore:
         return self.ap is not None and self.tracks is not None and self.tracks < FEW_TRACKS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Score:
     """What an evaluator says.
 

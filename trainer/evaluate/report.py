@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from trainer.evaluate.ava import AvaProtocol, evaluate_ava
-from trainer.evaluate.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames
+from trainer.evaluate.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, evaluated
 from trainer.evaluate.people import PERSON_THRESHOLD, PersonScore, evaluate_people
 from trainer.evaluate.precision import IGNORED, RIGHT, ClassScore, Score
 from trainer.evaluate.reliability import Reliability, reliability
@@ -28,7 +30,7 @@ Origin = Literal["true", "pseudo", "mixed"]
 Json = dict[str, object]
 ORIGINS: Mapping[Origin, str] = {
     "true": "annotated by people",
-    "pseudo": "PSEUDO boxes: a person detector's, not people's",
+    "pseudo": "PSEUDO: a person detector's, not people's",
     "mixed": "MIXED: some boxes annotated by people, some a detector's (pseudo)",
 }
 TUBE_THRESHOLDS = (0.2, *COCO_THRESHOLDS)
@@ -54,7 +56,7 @@ class Subject:
             raise ValueError(f"origin {self.origin!r} is none of {', '.join(ORIGINS)}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Report:
     """The result of one evaluation.
 
@@ -77,7 +79,7 @@ class Report:
     def video_map(self) -> dict[str, float]:
         """Video mAP by threshold: "0.2", "0.5" and "0.5:0.95", where all of them are there."""
         at = {f"{s.iou:g}": s.mean_ap for s in self.tubes}
-        chosen = {key: at[key] for key in ("0.2", "0.5") if key in at}
+        chosen: dict[str, float] = {key: at[key] for key in ("0.2", "0.5") if key in at}
         if all(f"{t:g}" in at for t in COCO_THRESHOLDS):
             chosen["0.5:0.95"] = float(np.mean([at[f"{t:g}"] for t in COCO_THRESHOLDS]))
         return chosen
@@ -106,9 +108,9 @@ class Report:
         path.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self) -> Table:
-        """For the terminal: a row per label, the means and the people below."""
+        """For the terminal: a row per label, the mean below."""
         title = f"{self.subject.name} {self.subject.split} · {self.actions.protocol} · IoU {self.actions.iou:g}"
-        table = Table(title=title, caption="\n".join(summary(self)), caption_justify="left")
+        table = Table(title=title)
         table.add_column("label")
         for head in ("AP %", "boxes", "tracks", "detections"):
             table.add_column(head, justify="right")
@@ -118,6 +120,12 @@ class Report:
         table.add_section()
         table.add_row("mean", percent(self.actions.mean_ap))
         return table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """``rich.print(report)``: the table, then `summary`."""
+        yield self.table()
+        for line in summary(self):
+            yield Text(line)
 
 
 def report_frames(
@@ -149,7 +157,8 @@ def report_frames(
     counts, there = action_outcomes(truth, found, protocol, threshold=threshold)
     tubes: tuple[Score, ...] = ()
     if with_tubes:
-        tubes = evaluate_tubes(truth, link(found, linking), labels, protocol, thresholds=TUBE_THRESHOLDS)
+        linked = link(found, linking, pictures=_pictures(truth, found, protocol))
+        tubes = evaluate_tubes(truth, linked, labels, protocol, thresholds=TUBE_THRESHOLDS)
     return Report(
         subject=subject,
         actions=actions,
@@ -218,6 +227,12 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
+def _pictures(truth: GroundTruth, found: Detections, protocol: FrameProtocol) -> Keyframes:
+    """All pictures that the detector looked at: the evaluated ones, also where it found nobody, and what it found."""
+    there = evaluated(truth, found, protocol)[0]
+    return Keyframes(np.concatenate([there.video, found.video]), np.concatenate([there.frame, found.frame]))
+
+
 def _person_reliability(people: PersonDetections | None, persons: PersonScore | None) -> Reliability | None:
     if people is None or persons is None:
         return None
@@ -245,9 +260,7 @@ def _tubes(s: Score) -> Json:
 def _people(p: PersonScore | None) -> Json | None:
     if p is None:
         return None
-    names = ("protocol", "iou", "threshold", "ap", "recall", "precision", "false_per_keyframe")
-    names += ("false_per_empty_keyframe", "people", "keyframes", "empty_keyframes")
-    return {name: getattr(p, name) for name in names}
+    return {f.name: getattr(p, f.name) for f in fields(p) if f.name not in ("curve", "verdict")}
 
 
 def _bins(r: Reliability | None) -> Json | None:

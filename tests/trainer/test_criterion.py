@@ -1,0 +1,120 @@
+"""Every rule of the losses, by cases small enough to do by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from training import decoder_output, stage_output
+
+from trainer.criterion import Criterion, LossWeights
+from trainer.targets import Target, fully_annotated
+
+SIZES = torch.tensor([[100.0, 200.0]])
+BOXES = torch.tensor([[[10.0, 20, 30, 60], [50, 100, 90, 180]]])
+
+
+def losses(targets: list[Target], boxes: Tensor = BOXES, sizes: Tensor = SIZES, **more: Tensor) -> dict[str, float]:
+    output = decoder_output(stage_output(boxes, **more))
+    return {name: float(value) for name, value in Criterion()(output, targets, sizes).terms.items()}
+
+
+def one(box: tuple[float, ...], actions: tuple[float, ...] = (1.0, 0.0), annotated: tuple[bool, ...] = (True, True)):
+    return Target(torch.tensor([box]), torch.tensor([actions]), torch.tensor([annotated]))
+
+
+def test_human_is_a_weighted_mean_over_all_queries() -> None:
+    logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0]]])
+    # query 0 is the person (weight 1), query 1 background (weight 0.1)
+    person, background = math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))
+    expected = (person + 0.1 * background) / 1.1
+    assert losses([one((10, 20, 30, 60))], human_logits=logits)["loss_ce"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_boxes_are_summed_over_matches_and_divided_by_their_number() -> None:
+    people = fully_annotated(torch.tensor([[20.0, 20, 40, 60], [50, 100, 90, 180]]), torch.zeros(2, 2))
+    found = losses([people])
+    assert found["loss_bbox"] == pytest.approx(0.2 / 2, rel=1e-5)  # (0.1 + 0.1 over the width) and 0
+    assert found["loss_giou"] == pytest.approx((1 - 1 / 3) / 2, rel=1e-5)
+
+
+def test_unmatched_people_still_count_in_the_divisor() -> None:
+    people = fully_annotated(torch.tensor([[20.0, 20, 40, 60], [5, 5, 6, 6]]), torch.zeros(2, 2))
+    found = losses([people], boxes=BOXES[:, :1])
+    assert found["loss_bbox"] == pytest.approx(0.2 / 2, rel=1e-5)
+
+
+def test_action_is_a_mean_over_matched_entries() -> None:
+    logits = torch.tensor([[[1.0, -1.0], [9.0, 9.0]]])
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1))) / 2
+    assert losses([one((10, 20, 30, 60))], action_logits=logits)["loss_bce"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_that_a_set_does_not_annotate_cost_nothing() -> None:
+    logits = torch.tensor([[[1.0, 5.0], [0.0, 0.0]]])
+    found = losses([one((10, 20, 30, 60), (1, 0), (True, False))], action_logits=logits)
+    assert found["loss_bce"] == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-5)
+
+
+def test_a_person_of_unknown_action_is_a_person() -> None:
+    known, unknown = one((10, 20, 30, 60)), one((10, 20, 30, 60), (0, 0), (False, False))
+    a, b = losses([known]), losses([unknown])
+    assert b["loss_bce"] == 0
+    assert {k: a[k] for k in ("loss_ce", "loss_bbox", "loss_giou")} == {
+        k: b[k] for k in ("loss_ce", "loss_bbox", "loss_giou")
+    }
+
+
+def test_a_receiver_is_a_negative_for_all_labels() -> None:
+    """``interaction``: annotated, and does nothing."""
+    logits = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]])
+    found = losses([one((10, 20, 30, 60), (0, 0))], action_logits=logits)
+    expected = (math.log(1 + math.exp(1)) + math.log(1 + math.exp(2))) / 2
+    assert found["loss_bce"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_clips_without_people() -> None:
+    nobody = fully_annotated(torch.zeros(0, 4), torch.zeros(0, 2))
+    boxes = BOXES.clone().requires_grad_()
+    actions = torch.zeros(1, 2, 2, requires_grad=True)
+    output = decoder_output(stage_output(boxes, action_logits=actions))
+    result = Criterion()(output, [nobody], SIZES)
+    values = {name: value.item() for name, value in result.terms.items()}
+    assert (values["loss_bbox"], values["loss_giou"], values["loss_bce"]) == (0, 0, 0)
+    assert values["loss_ce"] == pytest.approx(math.log(2), rel=1e-5)
+    result.total.backward()
+    assert boxes.grad is not None
+    assert actions.grad is not None, "a head without gradient would stop DistributedDataParallel"
+
+
+def test_an_empty_clip_beside_a_full_one() -> None:
+    nobody = fully_annotated(torch.zeros(0, 4), torch.zeros(0, 2))
+    alone = losses([one((20, 20, 40, 60))])
+    both = losses([nobody, one((20, 20, 40, 60))], BOXES.repeat(2, 1, 1), SIZES.repeat(2, 1))
+    assert both["loss_bbox"] == pytest.approx(alone["loss_bbox"])
+    assert both["loss_bce"] == pytest.approx(alone["loss_bce"])
+
+
+def test_terms_of_all_stages_and_their_sum() -> None:
+    output = decoder_output(stage_output(BOXES), stage_output(BOXES + 5), stage_output(BOXES - 5))
+    people = [one((10, 20, 30, 60))]
+    terms = {f"loss_{t}{s}" for t in ("ce", "bbox", "giou", "bce") for s in ("", "_0", "_1")}
+    plain = Criterion(divisor=1.0)(output, people, SIZES)
+    assert plain.terms.keys() == terms
+    weights = {"ce": 2, "bbox": 2, "giou": 2, "bce": 24}
+    total = sum(weights[name.split("_")[1]] * float(value) for name, value in plain.terms.items())
+    assert float(plain.total) == pytest.approx(total, rel=1e-5)
+    assert float(Criterion()(output, people, SIZES).total) == pytest.approx(total / 12, rel=1e-5)
+    assert float(Criterion(divisor=24.0)(output, people, SIZES).total) == pytest.approx(total / 24, rel=1e-5)
+    double = Criterion(LossWeights(action=48.0), divisor=1.0)(output, people, SIZES)
+    extra = 24 * sum(float(v) for k, v in plain.terms.items() if k.startswith("loss_bce"))
+    assert float(double.total) == pytest.approx(total + extra, rel=1e-5)
+
+
+def test_half_precision_outputs_are_summed_in_single() -> None:
+    people = [one((10, 20, 30, 60))]
+    exact = losses(people, action_logits=torch.full((1, 2, 2), 0.5))
+    half = losses(people, action_logits=torch.full((1, 2, 2), 0.5, dtype=torch.bfloat16))
+    assert half["loss_bce"] == pytest.approx(exact["loss_bce"], rel=1e-6)

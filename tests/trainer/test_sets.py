@@ -1,0 +1,200 @@
+"""The four layouts read into one form."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from training import CLIPS, custom_set, run_config
+
+from trainer.config import AvaSet, CustomSet, TubeSet
+from trainer.data.ava import read_ava
+from trainer.data.check import check_split
+from trainer.data.custom import read_custom
+from trainer.data.sets import label_list, load_data
+from trainer.data.tubes import read_tubes
+from trainer.data.unpickle import read_pickle
+from trainer.errors import TrainError
+
+BOXES = """video,frame,x1,y1,x2,y2,label,track,origin
+walk.mp4,0,0.1,0.2,0.3,0.4,walk,7,true
+walk.mp4,0,0.1,0.2,0.3,0.4,wave,7,true
+walk.mp4,0,0.5,0.2,0.7,0.4,,8,true
+walk.mp4,3,0.1,0.2,0.3,0.4,walk,7,true
+walk.mp4,10,0.1,0.2,0.3,0.4,walk,7,true
+fall.mp4,5,0.1,0.2,0.3,0.4,,,pseudo
+"""
+
+
+def test_custom_set(tmp_path: Path) -> None:
+    custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    split = read_custom(CustomSet(kind="custom", name="mine"), tmp_path, "train", None)
+    assert split.labels == ("walk", "wave")
+    assert split.frame.tolist() == [0, 3, 10], "a frame without rows is no keyframe"
+    assert split.people(0) == slice(0, 2)
+    assert split.actions.tolist()[:2] == [[True, True], [False, False]], "rows of one box are one person"
+    assert split.known.tolist() == [True, False, True, True]
+    assert split.track.tolist() == [7, 8, 7, 7]
+    assert split.origin == "true"
+    val = read_custom(CustomSet(kind="custom"), tmp_path, "val", None)
+    assert (val.frame.tolist(), val.track.tolist(), val.origin) == ([5], [-1], "pseudo")
+
+
+def test_evaluation_keyframes_are_multiples_of_five(tmp_path: Path) -> None:
+    custom_set(tmp_path, BOXES, {"walk.mp4": "val", "fall.mp4": "val"})
+    val = read_custom(CustomSet(kind="custom"), tmp_path, "val", None)
+    assert [(val.videos[v].name, f) for v, f in zip(val.video, val.frame, strict=True)] == [
+        ("walk.mp4", 0), ("walk.mp4", 10), ("fall.mp4", 5)
+    ]  # fmt: skip
+    custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    third = read_custom(CustomSet(kind="custom", keyframe_every=3), tmp_path, "train", None)
+    assert third.frame.tolist() == [0, 3]
+
+
+def test_receivers_are_negative_for_what_the_set_annotates(tmp_path: Path) -> None:
+    custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    split = read_custom(CustomSet(kind="custom", unlabelled="negative"), tmp_path, "train", None)
+    assert split.known.all()
+    actions, annotated = split.relabelled(["sit", "wave", "walk"])
+    assert actions.tolist()[:2] == [[False, True, True], [False, False, False]]
+    assert annotated.tolist()[:2] == [[False, True, True], [False, True, True]]
+
+
+def test_unknown_actions_and_foreign_labels_are_not_annotated(tmp_path: Path) -> None:
+    custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    split = read_custom(CustomSet(kind="custom"), tmp_path, "train", None)
+    _, annotated = split.relabelled(["sit", "wave", "walk"])
+    assert annotated.tolist()[:2] == [[False, True, True], [False, False, False]]
+
+
+def test_keyframes_lie_where_the_container_shows_the_frame(tmp_path: Path) -> None:
+    custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    split = check_split(read_custom(CustomSet(kind="custom"), tmp_path, "val", None), "quick")
+    assert split.pts_us.tolist() == [round(5e6 / 15)]
+    full = check_split(read_custom(CustomSet(kind="custom"), tmp_path, "val", None), "full")
+    assert full.pts_us.tolist() == split.pts_us.tolist()
+
+
+def test_labels_of_mixed_sets_make_one_list(tmp_path: Path) -> None:
+    custom_set(tmp_path / "a", BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
+    custom_set(tmp_path / "b", BOXES.replace("wave", "sit"), {"walk.mp4": "train", "fall.mp4": "val"})
+    config = run_config(tmp_path, sets=[{"kind": "custom", "root": "a"}, {"kind": "custom", "root": "b"}])
+    data = load_data(config)
+    assert data.labels == ("walk", "wave", "sit")
+    assert data.train[0].annotated[0].tolist() == [True, True, False]
+    assert data.train[1].annotated[0].tolist() == [True, False, True]
+    assert [label.id for label in label_list(data.labels)] == [1, 2, 3]
+
+
+def write_ava(root: Path) -> None:
+    (root / "annotations").mkdir(parents=True)
+    (root / "frame_lists").mkdir()
+    rows = (
+        "vid,0902,0.1,0.2,0.3,0.4,12,3\nvid,0902,0.1,0.2,0.3,0.4,80,3\n"
+        "vid,0903,0.5,0.2,0.9,0.4,14,\nvid,0904,0,0,1,1,1,1\nvid,0905\n"
+    )
+    for part in ("train", "val"):
+        (root / "annotations" / f"ava_{part}_v2.2.csv").write_text(rows)
+    (root / "annotations" / "ava_val_excluded_timestamps_v2.2.csv").write_text("vid,0904\n")
+    folder = root / "frames" / "vid"
+    folder.mkdir(parents=True)
+    for i in range(1, 182):
+        cv2.imwrite(str(folder / f"vid_{i:06d}.jpg"), np.full((36, 64, 3), i, np.uint8))
+    lines = [f'vid 0 {i} vid/vid_{i + 1:06d}.jpg ""' for i in range(181)]
+    text = "\n".join(["original_vido_id video_id frame_id path labels", *lines])
+    for part in ("train", "val"):
+        (root / "frame_lists" / f"{part}.csv").write_text(text)
+
+
+def test_ava(tmp_path: Path) -> None:
+    write_ava(tmp_path)
+    train = check_split(read_ava(AvaSet(kind="ava"), tmp_path, "train"), "full")
+    assert train.frame.tolist() == [902, 903, 904]
+    assert train.pts_us.tolist() == [2_000_000, 3_000_000, 4_000_000]
+    assert np.flatnonzero(train.actions[0]).tolist() == [11, 79], "actions count from 1"
+    assert train.known.all()
+    assert train.track.tolist() == [3, -1, 1]
+    val = read_ava(AvaSet(kind="ava"), tmp_path, "val")
+    assert val.frame.tolist() == [902, 903, 905], "without the excluded one; nobody at 905"
+    assert np.diff(val.starts).tolist() == [1, 1, 0]
+    assert label_list(val.labels)[11].id == 12
+
+
+def test_ava_frame_lists_with_a_gap_are_refused(tmp_path: Path) -> None:
+    write_ava(tmp_path)
+    path = tmp_path / "frame_lists" / "train.csv"
+    path.write_text(path.read_text().replace("vid 0 5 vid/vid_000006", "vid 0 5 vid/vid_000009"))
+    with pytest.raises(TrainError, match=r"train\.csv:7: vid/vid_000009\.jpg breaks the numbering of vid"):
+        read_ava(AvaSet(kind="ava"), tmp_path, "train")
+
+
+def gt_layout() -> dict[str, object]:
+    tube = np.array([[1, 10, 20, 110, 220], [2, 12, 20, 112, 220], [3, 14, 20, 320, 220]], np.float32)
+    return {
+        "labels": ["catch", "walk"],
+        "gttubes": {"walk/a": {1: [tube]}, "catch/b": {0: [tube[:2]]}},
+        "nframes": {"walk/a": 3, "catch/b": 4},
+        "train_videos": [["walk/a"], ["catch/b"], ["walk/a", "catch/b"]],
+        "test_videos": [["catch/b"], ["walk/a"], []],
+        "resolution": {"walk/a": (240, 320), "catch/b": (240, 320)},
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_tubes(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "JHMDB-GT.pkl").write_bytes(pickle.dumps(gt_layout(), protocol=protocol))
+    config = TubeSet(kind="jhmdb")
+    train = read_tubes(config, tmp_path, "train", 1)
+    assert (train.labels, train.frame.tolist()) == (("catch", "walk"), [0, 1, 2])
+    assert train.boxes_xyxy[0].tolist() == pytest.approx([10 / 320, 20 / 240, 110 / 320, 220 / 240])
+    assert train.actions.tolist() == [[False, True]] * 3
+    assert train.sizes_wh is not None
+    assert train.sizes_wh.tolist() == [[320, 240]]
+    val = read_tubes(config, tmp_path, "val", 1)
+    assert val.frame.tolist() == [0, 1, 2, 3], "every frame of a test video"
+    assert np.diff(val.starts).tolist() == [1, 1, 0, 0]
+    assert len(read_tubes(config, tmp_path, "train", 3)) == 5
+
+
+class Opens:
+    """A pickle that would run a command."""
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return (__import__("os").system, ("touch /tmp/stmixer-pickle-was-run",))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Opens(), "it names posix.system, which is not loaded"),
+        ({"labels": Path("x")}, "which is not loaded"),
+        (np.array([{}, 1], dtype=object), "arrays of objects"),
+    ],
+)
+def test_pickles_run_nothing(tmp_path: Path, value: object, message: str) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(value))
+    with pytest.raises(TrainError, match=message):
+        read_pickle(path)
+    assert not Path("/tmp/stmixer-pickle-was-run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04K", pickle.dumps(gt_layout())[:-40]])
+def test_damaged_pickles_are_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content)
+    with pytest.raises(TrainError, match=r"a\.pkl"):
+        read_pickle(path)
+
+
+def test_the_own_clips_have_their_boxes(tmp_path: Path) -> None:
+    from training import own_set
+
+    own_set(tmp_path, "val")
+    split = check_split(read_custom(CustomSet(kind="custom"), tmp_path, "val", None), "quick")
+    assert split.labels == ("fall", "stand", "walk")
+    assert (len(split), split.origin) == (21, "mixed")
+    assert (CLIPS / "walk.mp4").exists()

@@ -1,0 +1,191 @@
+"""``stmixer-train``: fit, eval, label, bank.
+
+Whatever a user can get wrong is one line each on stderr and exit code 2, before training starts. Torch is imported by
+the commands that need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from trainer.config import RunConfig, load_config, parse_config, presets
+from trainer.errors import DivergedError, TrainError
+
+EXIT_USAGE = 2
+
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train and evaluate STMixer. Presets: " + ", ".join(presets()) + ".",
+)
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="the run's YAML")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="over the YAML, for example --set epochs=3")
+]
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    try:
+        yield
+    except (TrainError, DivergedError) as error:
+        for line in str(error).splitlines():
+            typer.echo(f"stmixer-train: {line}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+
+
+@main.command()
+def fit(
+    config: ConfigPath,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in run_dir")] = False,
+) -> None:
+    """Train. Under torchrun, on all of its processes."""
+    with _user_errors():
+        run = load_config(config, _overrides(settings))
+        _log_to_stderr()
+        from trainer.fit import fit as train
+
+        train(run, resume=resume)
+
+
+@main.command("eval")
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="a .safetensors file")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
+    custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
+    settings: Settings = None,
+    part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")] = None,
+) -> None:
+    """Evaluate weights on sets: JSON, a page with pictures, detections as csv."""
+    with _user_errors():
+        if (config is None) == (not custom):
+            raise TrainError("eval wants --config, or --custom (once or more)")
+        overrides = _overrides(settings)
+        run = load_config(config, overrides) if config is not None else _custom_run(custom or [], overrides)
+        import torch
+
+        from trainer.evaluation import Evaluation
+
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("detecting", total=None)
+            evaluation = Evaluation(
+                run, weights, part, chosen, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+            reports = evaluation.run(output)
+        for report in reports:
+            Console(width=None if sys.stdout.isatty() else 160).print(report)
+        typer.echo(f"wrote {output}")
+
+
+@main.command()
+def label(
+    sources: Annotated[list[Path], typer.Argument(metavar="VIDEO_OR_FOLDER...", help="videos, or folders of them")],
+    detector: Annotated[Path, typer.Option("--detector", help="a YOLOX person detector as ONNX")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the new set's folder")],
+    every: Annotated[int, typer.Option(min=1, help="look at every n-th frame")] = 5,
+    score: Annotated[float, typer.Option(min=0.01, max=1, help="from which a person counts")] = 0.5,
+    min_length: Annotated[float, typer.Option(min=0, help="shorter tracks are dropped, s")] = 0.5,
+    max_gap: Annotated[float, typer.Option(min=0, help="gaps up to this are filled in, s")] = 0.5,
+    copy: Annotated[bool, typer.Option("--copy", help="copy the videos, else link them")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite boxes.csv and videos.csv")] = False,
+) -> None:
+    """Draft person boxes for videos without annotation: a custom set for a person to correct."""
+    with _user_errors():
+        from trainer.draft import LabelOptions
+        from trainer.label import label as draft
+        from trainer.person_detector import PersonDetector
+
+        options = LabelOptions(every, min_length, max_gap, copy, force)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("looking", total=None)
+            done = draft(
+                *(sources, PersonDetector(detector, score), output, options),
+                lambda name, read, total: bar.update(task, description=name, completed=read, total=total),
+            )
+        for path, reason in done.skipped:
+            typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
+        for video in done.drafts:
+            people = f"tracks {len(video.tracks)}, boxes {video.boxes}, {video.filled} of them filled in"
+            typer.echo(f"{video.name}: {video.frames} frames, {people}")
+        typer.echo(f"wrote {output}: look at previews/, then put labels into boxes.csv")
+
+
+@main.command()
+def bank(
+    weights: Annotated[Path, typer.Option("--weights", help="a .safetensors file")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the bank, a .safetensors file")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its set")] = None,
+    custom: Annotated[Path | None, typer.Option("--custom", help="a custom set's folder")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="which of several sets")] = None,
+    settings: Settings = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")] = None,
+) -> None:
+    """Make a set's long-term query bank: the best queries of a clip a second of each of its videos."""
+    with _user_errors():
+        if (config is None) == (custom is None):
+            raise TrainError("bank wants --config or --custom")
+        overrides = _overrides(settings)
+        run = load_config(config, overrides) if config is not None else _custom_run([custom or Path()], overrides)
+        import torch
+
+        from trainer.bank import BankMaker
+
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("looking", total=None)
+            maker = BankMaker(
+                *(run, weights, chosen, name),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            card = maker.run(output)
+        typer.echo(f"wrote {output}: {card.set}, {len(card.videos)} videos, of {card.model} {card.digest[:12]}")
+
+
+def _custom_run(folders: list[Path], overrides: dict[str, Any]) -> RunConfig:
+    sets = [{"kind": "custom", "root": str(folder.resolve()), "parts": ["train", "val"]} for folder in folders]
+    return parse_config({"run_dir": ".", "sets": sets} | overrides, "--set")
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    """``a.b=value`` pairs as nested keys; values are YAML. Raises TrainError."""
+    merged: dict[str, Any] = {}
+    for setting in settings or []:
+        key, separator, text = setting.partition("=")
+        if not separator or not key:
+            raise TrainError(f"--set wants KEY=VALUE, got {setting!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TrainError(f"--set {key}: {text!r} is not YAML") from None
+        *path, last = key.split(".")
+        place = merged
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return merged
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

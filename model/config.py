@@ -89,7 +89,10 @@ class BackboneConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _require(all(1 <= d <= 128 for d in self.depths), f"backbone.depths must be positive and at most 128, got {self.depths}")
+        _require(
+            all(1 <= d <= 128 for d in self.depths),
+            f"backbone.depths must be positive and at most 128, got {self.depths}",
+        )
         _require(self.width >= 1, f"backbone.width must be positive, got {self.width}")
         kernels = (*self.temporal_kernels, *self.fast_temporal_kernels, self.fusion_kernel)
         _require(all(k % 2 == 1 for k in kernels), f"backbone temporal kernels must be odd, got {kernels}")

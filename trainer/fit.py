@@ -30,6 +30,7 @@ from trainer.data.sets import Data, label_list, load_data
 from trainer.errors import TrainError
 from trainer.module import TrainingModule
 from trainer.run_folder import RunFolder
+from trainer.waiting import DataWait
 
 log = logging.getLogger("stmixer.train")
 
@@ -153,7 +154,7 @@ def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer
 
     Under torchrun the process takes its place from the environment.
     """
-    callbacks: list[Callback] = [KeepGoing(folder.checkpoint, config.checkpoint_every)]
+    callbacks: list[Callback] = [KeepGoing(folder.checkpoint, config.checkpoint_every), DataWait()]
     if config.optimiser.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.optimiser.ema_decay))
     bar = sys.stderr.isatty()

@@ -196,5 +196,5 @@ def test_the_own_clips_have_their_boxes(tmp_path: Path) -> None:
     own_set(tmp_path, "val")
     split = check_split(read_custom(CustomSet(kind="custom"), tmp_path, "val", None), "quick")
     assert split.labels == ("fall", "stand", "walk")
-    assert (len(split), split.origin) == (21, "mixed")
+    assert (len(split), split.origin) == (19, "mixed")
     assert (CLIPS / "walk.mp4").exists()

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,16 @@ TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"
 CLIPS = TESTS / "clips"
 DATA = TESTS / "trainer" / "data"
+
+BOXES = """video,frame,x1,y1,x2,y2,label,track,origin
+walk.mp4,0,0.1,0.2,0.3,0.4,walk,7,true
+walk.mp4,0,0.1,0.2,0.3,0.4,wave,7,true
+walk.mp4,0,0.5,0.2,0.7,0.4,,8,true
+walk.mp4,3,0.1,0.2,0.3,0.4,walk,7,true
+walk.mp4,10,0.1,0.2,0.3,0.4,walk,7,true
+fall.mp4,5,0.1,0.2,0.3,0.4,,,pseudo
+"""
+"""A custom set's boxes: two labels, a person without one, two frames that evaluation does not look at."""
 
 
 def filled(fill: ModuleType, name: str, classes: int | None = None, seed: int = 0) -> Detector:
@@ -113,3 +125,37 @@ def distributed_case(fill: ModuleType) -> tuple[Tensor, Tensor, list[Target]]:
     (boxes, actions), *_ = fill.targets([(96, 64)], 3, 0)
     targets = [fully_annotated(torch.from_numpy(boxes[:n]), torch.from_numpy(actions[:n])) for n in (3, 0, 1, 0)]
     return clip, torch.tensor([[96.0, 64.0]] * 4), targets
+
+
+def write_ava(root: Path) -> None:
+    """AVA in PySlowFast's layout: one video, four seconds, one of them excluded from validation, one without people."""
+    (root / "annotations").mkdir(parents=True)
+    (root / "frame_lists").mkdir()
+    rows = (
+        "vid,0902,0.1,0.2,0.3,0.4,12,3\nvid,0902,0.1,0.2,0.3,0.4,80,3\n"
+        "vid,0903,0.5,0.2,0.9,0.4,14,\nvid,0904,0,0,1,1,1,1\nvid,0905\n"
+    )
+    for part in ("train", "val"):
+        (root / "annotations" / f"ava_{part}_v2.2.csv").write_text(rows)
+    (root / "annotations" / "ava_val_excluded_timestamps_v2.2.csv").write_text("vid,0904\n")
+    folder = root / "frames" / "vid"
+    folder.mkdir(parents=True)
+    for i in range(1, 182):
+        cv2.imwrite(str(folder / f"vid_{i:06d}.jpg"), np.full((36, 64, 3), i, np.uint8))
+    lines = [f'vid 0 {i} vid/vid_{i + 1:06d}.jpg ""' for i in range(181)]
+    text = "\n".join(["original_vido_id video_id frame_id path labels", *lines])
+    for part in ("train", "val"):
+        (root / "frame_lists" / f"{part}.csv").write_text(text)
+
+
+def gt_layout() -> dict[str, object]:
+    """The content of a small JHMDB-GT.pkl."""
+    tube = np.array([[1, 10, 20, 110, 220], [2, 12, 20, 112, 220], [3, 14, 20, 320, 220]], np.float32)
+    return {
+        "labels": ["catch", "walk"],
+        "gttubes": {"walk/a": {1: [tube]}, "catch/b": {0: [tube[:2]]}},
+        "nframes": {"walk/a": 3, "catch/b": 4},
+        "train_videos": [["walk/a"], ["catch/b"], ["walk/a", "catch/b"]],
+        "test_videos": [["catch/b"], ["walk/a"], []],
+        "resolution": {"walk/a": (240, 320), "catch/b": (240, 320)},
+    }

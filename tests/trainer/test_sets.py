@@ -5,10 +5,9 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from training import CLIPS, custom_set, run_config
+from training import BOXES, CLIPS, custom_set, gt_layout, run_config, write_ava
 
 from trainer.config import AvaSet, CustomSet, TubeSet
 from trainer.data.ava import read_ava
@@ -18,15 +17,6 @@ from trainer.data.sets import label_list, load_data
 from trainer.data.tubes import read_tubes
 from trainer.data.unpickle import read_pickle
 from trainer.errors import TrainError
-
-BOXES = """video,frame,x1,y1,x2,y2,label,track,origin
-walk.mp4,0,0.1,0.2,0.3,0.4,walk,7,true
-walk.mp4,0,0.1,0.2,0.3,0.4,wave,7,true
-walk.mp4,0,0.5,0.2,0.7,0.4,,8,true
-walk.mp4,3,0.1,0.2,0.3,0.4,walk,7,true
-walk.mp4,10,0.1,0.2,0.3,0.4,walk,7,true
-fall.mp4,5,0.1,0.2,0.3,0.4,,,pseudo
-"""
 
 
 def test_custom_set(tmp_path: Path) -> None:
@@ -89,26 +79,6 @@ def test_labels_of_mixed_sets_make_one_list(tmp_path: Path) -> None:
     assert [label.id for label in label_list(data.labels)] == [1, 2, 3]
 
 
-def write_ava(root: Path) -> None:
-    (root / "annotations").mkdir(parents=True)
-    (root / "frame_lists").mkdir()
-    rows = (
-        "vid,0902,0.1,0.2,0.3,0.4,12,3\nvid,0902,0.1,0.2,0.3,0.4,80,3\n"
-        "vid,0903,0.5,0.2,0.9,0.4,14,\nvid,0904,0,0,1,1,1,1\nvid,0905\n"
-    )
-    for part in ("train", "val"):
-        (root / "annotations" / f"ava_{part}_v2.2.csv").write_text(rows)
-    (root / "annotations" / "ava_val_excluded_timestamps_v2.2.csv").write_text("vid,0904\n")
-    folder = root / "frames" / "vid"
-    folder.mkdir(parents=True)
-    for i in range(1, 182):
-        cv2.imwrite(str(folder / f"vid_{i:06d}.jpg"), np.full((36, 64, 3), i, np.uint8))
-    lines = [f'vid 0 {i} vid/vid_{i + 1:06d}.jpg ""' for i in range(181)]
-    text = "\n".join(["original_vido_id video_id frame_id path labels", *lines])
-    for part in ("train", "val"):
-        (root / "frame_lists" / f"{part}.csv").write_text(text)
-
-
 def test_ava(tmp_path: Path) -> None:
     write_ava(tmp_path)
     train = check_split(read_ava(AvaSet(kind="ava"), tmp_path, "train"), "full")
@@ -129,18 +99,6 @@ def test_ava_frame_lists_with_a_gap_are_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("vid 0 5 vid/vid_000006", "vid 0 5 vid/vid_000009"))
     with pytest.raises(TrainError, match=r"train\.csv:7: vid/vid_000009\.jpg breaks the numbering of vid"):
         read_ava(AvaSet(kind="ava"), tmp_path, "train")
-
-
-def gt_layout() -> dict[str, object]:
-    tube = np.array([[1, 10, 20, 110, 220], [2, 12, 20, 112, 220], [3, 14, 20, 320, 220]], np.float32)
-    return {
-        "labels": ["catch", "walk"],
-        "gttubes": {"walk/a": {1: [tube]}, "catch/b": {0: [tube[:2]]}},
-        "nframes": {"walk/a": 3, "catch/b": 4},
-        "train_videos": [["walk/a"], ["catch/b"], ["walk/a", "catch/b"]],
-        "test_videos": [["catch/b"], ["walk/a"], []],
-        "resolution": {"walk/a": (240, 320), "catch/b": (240, 320)},
-    }
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])

@@ -1,4 +1,4 @@
-"""``stmixer-train``: fit, eval, label, bank.
+"""``stmixer-train``: fit, eval, average, label, bank.
 
 Whatever a user can get wrong is one line each on stderr and exit code 2, before training starts. Torch is imported by
 the commands that need it.
@@ -157,6 +157,15 @@ def bank(
             )
             card = maker.run(output)
         typer.echo(f"wrote {output}: {card.set}, {len(card.videos)} videos, of {card.model} {card.digest[:12]}")
+
+
+@main.command()
+def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json...", help="of eval")]) -> None:
+    """The mean of several reports, for example of JHMDB's three splits."""
+    with _user_errors():
+        from trainer.average import average as mean
+
+        typer.echo(str(mean(reports)))
 
 
 def _custom_run(folders: list[Path], overrides: dict[str, Any]) -> RunConfig:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from media.decode import Limits, VideoReader
+from media.grid import HALF_RAW_US
 from model.checkpoint import CheckpointError, Model, load
 from model.postprocess import PostProcess
 from trainer.config import AvaSet, RunConfig
@@ -20,6 +21,7 @@ from trainer.data.clipset import ClipSet, Source
 from trainer.data.loader import make_loader
 from trainer.data.plan import in_order
 from trainer.data.records import FrameFolder, Part, VideoFile
+from trainer.data.seek import frames_from
 from trainer.data.sets import load_data
 from trainer.errors import TrainError
 from trainer.evaluate.ava_csv import read_excluded, write_detections
@@ -105,8 +107,7 @@ class Evaluation:
         for report in reports:
             stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.actions.protocol}"
             report.write_json(out / f"{stem}.json")
-            pictures = [] if isinstance(source.config, AvaSet) else _pictures(source, given, report, reader)
-            write_page(out / f"{stem}.html", report, pictures)
+            write_page(out / f"{stem}.html", report, _pictures(source, given, report, reader))
         # the public format has boxes of 0-1
         normalised = replace(source, split=replace(source.split, sizes_wh=None))
         write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
@@ -118,9 +119,13 @@ def _pictures(source: Source, given: Tables, report: Report, reader: Callable[[s
 
 
 def read_frame(source: Source, name: str, frame: int) -> np.ndarray:
-    """The (H, W, 3) uint8 picture of a 0-based frame of a set's video. Raises MediaError."""
-    video = next(video for video in source.split.videos if video.name == name)
-    match video.source:
+    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video. Raises MediaError."""
+    split = source.split
+    number = next(i for i, video in enumerate(split.videos) if video.name == name)
+    if isinstance(source.config, AvaSet):  # there it is a second of the movie
+        row = np.flatnonzero((split.video == number) & (split.frame == frame))[0]
+        return _read_moment(split.videos[number].source, int(split.pts_us[row]))
+    match split.videos[number].source:
         case FrameFolder() as folder:
             return read_picture(folder.path(frame))
         case VideoFile(path, _):
@@ -129,3 +134,16 @@ def read_frame(source: Source, name: str, frame: int) -> np.ndarray:
                     if shown.index == frame:
                         break
                 return shown.rgb()
+
+
+def _read_moment(place: FrameFolder | VideoFile, pts_us: int) -> np.ndarray:
+    """The picture of a moment, µs: the last frame up to half a raw frame after it, as on the time grid."""
+    if isinstance(place, FrameFolder):
+        return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
+    frames = frames_from(place.path, pts_us)
+    shown = next(frames)
+    for later in frames:
+        if later.pts_us > pts_us + HALF_RAW_US:
+            break
+        shown = later
+    return shown.rgb()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,17 +21,6 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 def reference() -> Path:
     """The folder with the numbers that the detector must reproduce."""
     return REFERENCE
-
-
-@pytest.fixture(scope="session")
-def fill() -> ModuleType:
-    """The reference's own module of deterministic weights and inputs."""
-    spec = importlib.util.spec_from_file_location("reference_fill", REFERENCE / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,10 @@ from trainer.data.custom import read_custom
 from trainer.data.plan import Draw
 from trainer.data.sets import label_list
 from trainer.data.tubes import read_tubes
+from trainer.evaluate.frames import FRAMES_ALL
+from trainer.evaluate.pictures import draw, pick
 from trainer.evaluate.tables import Keyframes
+from trainer.evaluation import read_frame
 from trainer.findings import Finding, Findings, tables
 from trainer.reports import report_sets, shown
 
@@ -99,3 +102,17 @@ def test_actions_on_people_of_unknown_action_are_no_fault(tmp_path: Path, unlabe
     found.rows[0, 0] = replace(first, action_scores=scores)
     (report,) = report_sets([source], found, labels_of(source, ["wave", "walk"]))
     assert (report.actions.mean_ap < 1) == fault
+
+
+def test_pictures_of_an_ava_set_are_those_of_its_seconds(tmp_path: Path) -> None:
+    source = ava(tmp_path)
+    names = labels_of(source, [])
+    given = tables(source, perfect(source).of(0), names)
+    (report, _) = report_sets([source], perfect(source), names, excluded=Keyframes(np.array(["vid"]), np.array([904])))
+    picks = pick(given.truth, given.actions, report.actions, FRAMES_ALL)
+    assert {(p.kind, p.frame) for p in picks} == {("right", 902), ("right", 903)}
+    # the folder's picture n has brightness n; it begins at second 900 and has 30 a second
+    brightness = [read_frame(source, "vid", second).mean() for second in (902, 903)]
+    assert brightness == pytest.approx([61, 91], abs=1)
+    pictures = draw(picks, given.truth, given.actions, given.labels, lambda v, f: read_frame(source, v, f))
+    assert len(pictures) == len(picks)

@@ -35,13 +35,6 @@ class InputError(StmixerError):
         return cls(error.code, str(error), media_status(error.code))
 
 
-class AccessError(StmixerError):
-    """Missing, wrong or insufficient credentials, or a foreign Host or Origin."""
-
-    def __init__(self, code: str, message: str, status: int = 401) -> None:
-        super().__init__(code, message, status)
-
-
 class CapacityError(StmixerError):
     """Full, draining or without a worker: try again after ``retry_after_s``."""
 

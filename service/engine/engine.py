@@ -78,11 +78,6 @@ class Engine:
         recent = [t for t in self._deaths if time.monotonic() - t < 60]
         return self._worker is not None and not self.draining and len(recent) <= MAX_DEATHS_PER_MINUTE
 
-    @property
-    def worker_pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [self._worker.pid] if self._worker else []
-
     # -- streams
 
     def admit(self) -> int:

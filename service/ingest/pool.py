@@ -28,11 +28,6 @@ class DecoderPool:
         """Fill the pool."""
         await self._fill()
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of all decoders."""
-        return [child.pid for child in (*self._idle, *self._busy)]
-
     async def acquire(self) -> Child:
         """A decoder for one stream. Raises CapacityError if none can be started."""
         while self._idle:

@@ -62,7 +62,6 @@ class Session:
         self.clock = PictureClock()
         self.aborted = False
         self.jpeg_wanted = asyncio.Event()
-        self.opened = asyncio.Event()
         self.flushed = asyncio.Event()
         self._error: StmixerError | None = None
         self._decoder: Child | None = None
@@ -277,7 +276,6 @@ class Session:
             os.close(fd)
             raise
         await self._engine.attach(self.stream, fd, ring)
-        self.opened.set()
 
     async def _grant(self, decoder: Child) -> None:
         """Tell the decoder how far it may write, when it waits for that or has little left."""

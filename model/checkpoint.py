@@ -27,6 +27,9 @@ from model.zoo import variant
 
 FORMAT = 1
 
+BUNDLED = Path(__file__).resolve().parents[1] / "weights" / "stmixer-rt.safetensors"
+"""What runs when no weights are named."""
+
 
 class CheckpointError(ValueError):
     """A file that cannot be used as weights; the message says why and what to do."""
@@ -36,7 +39,9 @@ class CheckpointError(ValueError):
 class ModelCard:
     """What a file says of its weights, apart from the tensors.
 
-    ``trained`` is False for initial weights; ``trained_on`` names the data, ``source`` where the weights come from.
+    ``trained`` is False for initial weights; ``trained_on`` names the data, ``source`` where the weights come from,
+    ``metrics`` what was measured, as JSON: set by set, with split and protocol. ``bank_digest`` is the digest of the
+    model whose bank an offline long-term model was trained against; it understands no other's.
     """
 
     config: DetectorConfig
@@ -45,6 +50,8 @@ class ModelCard:
     trained_on: str | None = None
     licence: str | None = None
     source: str | None = None
+    metrics: dict[str, Any] | None = None
+    bank_digest: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != self.config.decoder.classes:
@@ -55,9 +62,15 @@ class ModelCard:
             raise CheckpointError("label ids must be distinct")
         if not isinstance(self.trained, bool):
             raise CheckpointError(f"trained must be true or false, got {self.trained!r}")
-        for text in (self.trained_on, self.licence, self.source):
+        for text in (self.trained_on, self.licence, self.source, self.bank_digest):
             if text is not None and not isinstance(text, str):
-                raise CheckpointError(f"trained_on, licence and source are texts, got {text!r}")
+                raise CheckpointError(f"trained_on, licence, source and bank_digest are texts, got {text!r}")
+        long_term = self.config.long_term
+        offline = long_term is not None and long_term.kind == "offline"
+        if self.trained and offline != (self.bank_digest is not None):
+            raise CheckpointError("a trained offline long-term model states its bank_digest, and no other does")
+        if self.metrics is not None and not isinstance(self.metrics, dict):
+            raise CheckpointError(f"metrics are names and values, got {self.metrics!r}")
 
     @property
     def name(self) -> str:
@@ -100,8 +113,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in half precision, for a file of half the size; norms, biases and queries' scale stay.
+
+    Raises CheckpointError for a weight beyond half precision's range.
+    """
+    half = {k: v.half() if v.dim() > 1 and v.dtype is torch.float32 else v for k, v in tensors.items()}
+    if beyond := [k for k, v in half.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+        raise CheckpointError("too large for half precision:\n  " + "\n  ".join(beyond))
+    return half
+
+
 def save(path: Path, tensors: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Write one model file, complete or not at all. ``tensors`` are a Detector's state dict.
+    """Write one model file, complete or not at all. ``tensors`` are a Detector's state dict, or ``halved`` ones.
 
     Raises CheckpointError where the folder or the disk does not take it; nothing is left behind then.
     """
@@ -145,8 +169,13 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
         ) from None
     if "stmixer" not in metadata:
         raise CheckpointError(f"{path} does not describe itself; make it with `stmixer-weights convert`")
+    return parse_header(metadata["stmixer"], path)
+
+
+def parse_header(text: str, path: Path) -> tuple[ModelCard, str]:
+    """The card and the digest in a file's ``stmixer`` entry. Raises CheckpointError."""
     try:
-        header = json.loads(metadata["stmixer"])
+        header = json.loads(text)
         version, card, stated = header["format"], header["card"], header["digest"]
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged header: {type(error).__name__} {error}") from None
@@ -173,8 +202,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_exactly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
-    """Give a skeleton its tensors. Raises CheckpointError with a list of every name or shape that does not fit."""
+    """Give a skeleton its tensors; what is stored in half precision is computed with in single.
+
+    Raises CheckpointError with a list of every name or shape that does not fit.
+    """
     wanted = detector.state_dict()
+    tensors = {
+        k: v.float() if v.dtype is torch.float16 and k in wanted and wanted[k].dtype is torch.float32 else v
+        for k, v in tensors.items()
+    }
     problems = name_differences(
         {k: tuple(v.shape) for k, v in wanted.items()}, {k: tuple(v.shape) for k, v in tensors.items()}
     )
@@ -199,6 +235,23 @@ def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, 
         if name in given and given[name] != shape
     ]
     return lines
+
+
+def open_model(name: str | None, weights: Path | None) -> Model:
+    """The weights file; else the named variant, untrained; else the bundled weights.
+
+    Raises CheckpointError, or ConfigError for an unknown variant.
+    """
+    if weights is not None:
+        model = load(weights)
+        if name is not None and model.card.name != name:
+            raise CheckpointError(f"{weights} holds {model.card.name}, not {name}; leave --model out")
+        return model
+    if name is not None:
+        return untrained(name)
+    if not BUNDLED.exists():
+        raise CheckpointError(f"the bundled weights {BUNDLED} are not installed; name others with --weights")
+    return load(BUNDLED)
 
 
 def untrained(name: str) -> Model:

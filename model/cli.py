@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from model.clip import padded_size, window
+from model.cli_tables import described, flat, print_cost, print_pairs, print_variants, printable
 from model.config import ConfigError, DetectorConfig
 from model.labels import AVA_LABELS, Label, default_labels
+from model.runtimes import PrecisionName, RuntimeName
 from model.zoo import VARIANTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from model.checkpoint import ModelCard
-    from model.detector import Detector
 
 EXIT_USAGE = 2
 PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
@@ -52,10 +49,11 @@ class UsageError(ValueError):
 @contextmanager
 def _user_errors() -> Iterator[None]:
     from model.checkpoint import CheckpointError
+    from model.runtimes.runtime import RuntimeUnavailable
 
     try:
         yield
-    except (CheckpointError, ConfigError, UsageError) as error:
+    except (CheckpointError, ConfigError, RuntimeUnavailable, UsageError) as error:
         message = str(error)
     except BrokenPipeError:
         raise  # the reader of a pipe has gone; typer ends quietly
@@ -64,7 +62,7 @@ def _user_errors() -> Iterator[None]:
     else:
         return
     for line in message.splitlines():
-        typer.echo(_printable(line), err=True)
+        typer.echo(printable(line), err=True)
     raise typer.Exit(EXIT_USAGE)
 
 
@@ -102,7 +100,7 @@ def convert(
         )
         save(output, tensors, card)
         read = {"read": src, "names used": len(published), "types": _types(published), "wrote": output}
-        _print_pairs(read | _described(card))
+        print_pairs(read | described(card))
         if names is None and classes != len(AVA_LABELS):
             typer.echo(f"labels are placeholders (class 1 ... class {classes}); --labels names them")
 
@@ -110,14 +108,18 @@ def convert(
 def _check_paths(src: Path, output: Path, contradiction: bool) -> None:
     if contradiction:
         raise UsageError("--untrained and --trained-on contradict each other")
+    _check_output(src, output)
+    if src.suffix == ".safetensors":
+        raise UsageError(f"{src} is a safetensors file already; `stmixer-weights info` describes it")
+
+
+def _check_output(src: Path, output: Path) -> None:
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent} is not a folder; make it first")
     if output.exists() and not output.is_file():
         raise UsageError(f"{output} is not an ordinary file; name another")
     if output.exists() and src.exists() and output.samefile(src):
         raise UsageError(f"{output} is the source itself; name another file")
-    if src.suffix == ".safetensors":
-        raise UsageError(f"{src} is a safetensors file already; `stmixer-weights info` describes it")
 
 
 def _types(tensors: Mapping[str, Tensor]) -> str:
@@ -167,14 +169,14 @@ def info(
         if target is None:
             if cost:
                 raise UsageError(f"--cost wants a file or a variant: {', '.join(VARIANTS)}")
-            _print_variants()
+            print_variants()
         elif cost:
-            _print_cost(_config_of(target), COST_SIZE if size is None else _parse_size(size))
+            print_cost(_config_of(target), COST_SIZE if size is None else _parse_size(size))
         elif target in VARIANTS:
-            _print_pairs(_flat(VARIANTS[target].to_dict()))
+            print_pairs(flat(VARIANTS[target].to_dict()))
         else:
             card, digest = _card_of(target)
-            _print_pairs(_described(card) | {"digest": digest} | _flat(card.config.to_dict()))
+            print_pairs(described(card) | {"digest": digest} | flat(card.config.to_dict()))
 
 
 def _card_of(target: str) -> tuple[ModelCard, str]:
@@ -196,105 +198,83 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _print_cost(config: DetectorConfig, size: tuple[int, int]) -> None:
-    from model.cost import multiply_adds
+@main.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="a .safetensors file of stmixer-weights")],
+    runtime: Annotated[RuntimeName | None, typer.Option(help="compare this runtime with the plain network")] = None,
+    precision: Annotated[PrecisionName, typer.Option(help="of that runtime")] = "auto",
+    device: Annotated[str, typer.Option(help="of that runtime: cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Load strictly, compare the digest, look for numbers that are none, run one small clip; or compare a runtime."""
+    with _user_errors():
+        import torch
 
-    width, height = padded_size(*size, config.preprocess)
-    parts = multiply_adds(config, width, height)
-    table = Table("part", title=f"{config.name}, one clip of {width} x {height}", title_justify="left")
-    table.add_column("10^9 multiply-adds", justify="right")
-    for part, value in parts.items():
-        table.add_row(part, f"{value:.2f}")
-    _console().print(table)
-    typer.echo(f"total {sum(parts.values()):.1f}")
+        from model.check import check_file, check_runtime
+        from model.checkpoint import load
 
-
-def _print_variants() -> None:
-    table = Table("variant", "backbone", "clip, frames x stride", "needs after the keyframe", "queries", "classes")
-    for name, config in VARIANTS.items():
-        clip, decoder = config.clip, config.decoder
-        row = (f"{clip.frames} x {clip.stride}", f"{float(window(clip).lookahead_s):.2f} s")
-        table.add_row(name, config.backbone.kind, *row, str(decoder.queries), str(decoder.classes))
-    _console().print(table)
-
-
-def _described(card: ModelCard) -> dict[str, object]:
-    from model.detector import skeleton
-
-    return {
-        "model": card.name,
-        "parameters": f"{sum(p.numel() for p in skeleton(card.config).parameters()):,}",
-        "trained": "yes" if card.trained else "NO: initial weights, its results mean nothing",
-        "trained on": card.trained_on or "not stated",
-        "licence": card.licence or "not stated",
-        "source": card.source or "not stated",
-        "labels": f"{len(card.labels)}: {card.labels[0].name} ... {card.labels[-1].name}",
-    }
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one, keys joined by dots; sequences as their items."""
-    flat: dict[str, object] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-    return flat
-
-
-def _print_pairs(pairs: Mapping[str, object]) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in pairs.items():
-        table.add_row(key, Text(_printable(str(value))))
-    _console().print(table)
-
-
-def _console() -> Console:
-    # piped, lines are for programs: wide enough that a digest stays whole
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _printable(text: str) -> str:
-    """What a file says, without the control characters that would reach the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        for sentence in check_file(file):
+            typer.echo(f"ok  {sentence}")
+        if runtime is not None or precision != "auto":
+            typer.echo(check_runtime(load(file), torch.device(device), runtime or "auto", precision))
 
 
 @main.command()
-def verify(file: Annotated[Path, typer.Argument(help="a .safetensors file of stmixer-weights")]) -> None:
-    """Load strictly, compare the digest, look for numbers that are none, and run one small clip."""
+def export(
+    target: Annotated[str, typer.Argument(metavar="FILE|VARIANT", help="a .safetensors file, or initial weights")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the .onnx file to write")],
+) -> None:
+    """To ONNX (opset 18; batch, height and width free), each file compared with the network at another size."""
     with _user_errors():
-        from model.checkpoint import digest, load_exactly, read_header, read_tensors
-        from model.detector import skeleton
+        if output.suffix != ".onnx":
+            raise UsageError(f"{output}: the name must end in .onnx")
+        if not output.parent.is_dir():
+            raise UsageError(f"{output.parent} is not a folder; make it first")
+        from model.checkpoint import load, untrained
 
-        card, stated = read_header(file)
-        tensors = read_tensors(file)
-        detector = skeleton(card.config)
-        load_exactly(detector, tensors)
-        typer.echo(f"ok  {card.name}: {len(tensors)} tensors, every name and shape fits")
-        if (actual := digest(tensors)) != stated:
-            raise UsageError(f"{file}: the digest of the tensors is {actual}, the header says {stated}: damaged file")
-        typer.echo(f"ok  digest {actual}")
-        if bad := [name for name, t in tensors.items() if not bool(t.isfinite().all())]:
-            raise UsageError("\n  ".join([f"{file} holds infinities or numbers that are none:", *bad]))
-        typer.echo("ok  all numbers finite")
-        if not _runs(detector):
-            raise UsageError(f"{file}: a small clip gives infinities or numbers that are none")
-        typer.echo("ok  one forward, its output finite")
+        try:
+            from model.export import export as write
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{error.name} is missing; pip install 'stmixer[export]'") from None
+
+        if target not in VARIANTS and not Path(target).exists():
+            raise UsageError(f"{target} is neither a file nor a variant; the variants are {', '.join(VARIANTS)}")
+        model = untrained(target) if target in VARIANTS else load(Path(target))
+        for path, worst in write(model, output).items():
+            typer.echo(f"ok  {path}: {path.stat().st_size / 2**20:.1f} MiB, deviates from eager by {worst:.1e}")
 
 
-def _runs(detector: Detector) -> bool:
-    """Whether a forward on a small deterministic clip gives finite boxes and logits in every stage."""
-    import torch
+@main.command()
+def pack(
+    src: Annotated[Path, typer.Argument(help="a .safetensors file of stmixer-weights or stmixer-train")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the .safetensors file to write")],
+    name: Annotated[str | None, typer.Option(help="the model's name from now on")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="JSON: what was measured")] = None,
+    licence: Annotated[str | None, typer.Option(help="licence of the weights")] = None,
+    source: Annotated[str | None, typer.Option(help="where they come from")] = None,
+    trained_on: Annotated[str | None, typer.Option(help="data")] = None,
+) -> None:
+    """For publishing: matrices in half precision, and what a user must know of the weights in the file itself."""
+    with _user_errors():
+        from model.checkpoint import halved, read_header, read_tensors, save
 
-    frames = detector.config.clip.frames
-    clip = torch.linspace(-40, 40, 3 * frames * 64 * 64).sin().mul(2).view(1, 3, frames, 64, 64)
-    with torch.inference_mode():
-        output = detector.eval()(clip, torch.tensor([[64.0, 64.0]]))
-    return all(
-        bool(values.isfinite().all())
-        for stage in output.stages
-        for values in (stage.human_logits, stage.action_logits, stage.boxes_xyxy_px)
-    )
+        card, _ = read_header(src)
+        _check_output(src, output)
+        given = {"licence": licence, "source": source, "trained_on": trained_on, "metrics": _read_metrics(metrics)}
+        card = replace(card, **{key: value for key, value in given.items() if value is not None})
+        if name is not None:
+            card = replace(card, config=replace(card.config, name=name))
+        save(output, halved(read_tensors(src)), card)
+        print_pairs({"read": src, "wrote": output, "bytes": f"{output.stat().st_size:,}"} | described(card))
+
+
+def _read_metrics(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -7,24 +7,32 @@ points before / after spatial mixing, T_out frames after temporal mixing, C acti
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-T = TypeVar("T")
+from model.backbone_config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
+from model.config_reading import ConfigError, build, require
+
+__all__ = [
+    "RAW_FPS",
+    "BackboneConfig",
+    "ClipConfig",
+    "ConfigError",
+    "CsnConfig",
+    "DecoderConfig",
+    "DetectorConfig",
+    "FrameConfig",
+    "LongTermConfig",
+    "PreprocessConfig",
+    "ResNetConfig",
+    "VitConfig",
+]
 
 RAW_FPS = 30
 """Raw frame rate, per second, that window tables are written in (AVA's own)."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be built; the message names the field."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,9 @@ class ClipConfig:
     grid: int = 2
 
     def __post_init__(self) -> None:
-        _require(self.frames >= 1, f"clip.frames must be at least 1, got {self.frames}")
-        _require(self.stride >= 1, f"clip.stride must be at least 1, got {self.stride}")
-        _require(
+        require(self.frames >= 1, f"clip.frames must be at least 1, got {self.frames}")
+        require(self.stride >= 1, f"clip.stride must be at least 1, got {self.stride}")
+        require(
             self.grid >= 1 and self.stride % self.grid == 0,
             f"clip.grid must divide clip.stride {self.stride}, got {self.grid}",
         )
@@ -65,59 +73,30 @@ class PreprocessConfig:
     size_divisor: int = 32
 
     def __post_init__(self) -> None:
-        _require(self.short_side >= 32, f"preprocess.short_side must be at least 32 px, got {self.short_side}")
-        _require(self.size_divisor == 32, "preprocess.size_divisor must be 32, the stride of the coarsest map")
-        _require(all(s > 0 for s in self.std), f"preprocess.std must be positive, got {self.std}")
+        require(self.short_side >= 32, f"preprocess.short_side must be at least 32 px, got {self.short_side}")
+        require(self.size_divisor == 32, "preprocess.size_divisor must be 32, the stride of the coarsest map")
+        require(all(s > 0 for s in self.std), f"preprocess.std must be positive, got {self.std}")
 
 
-@dataclass(frozen=True, slots=True)
-class BackboneConfig:
-    """A 3-D ResNet of bottleneck blocks, alone (``slowonly``) or with a fast pathway (``slowfast``).
+FeatureSpace = Literal["lateral", "fpn", "keyframe_res5"]
+"""Where queries sample (Table 1a). ``fpn`` adds a top-down path. ``keyframe_res5`` has two decoders: people are found
+on the keyframe's maps alone, their actions then on all frames of the coarsest map. The paper's is ``lateral``."""
 
-    ``temporal_kernels`` and ``fast_temporal_kernels`` are those of stem, res2 .. res5. ``width`` is the slow stem's
-    channels (res5 ends in 32 x width); the fast pathway has width / ``fast_ratio`` and ``alpha`` times the frames.
-    """
+Sampling = Literal["copying", "moving", "grid"]
+"""How points serve frames (Table 1b): the same on each, offsets of its own for each, or a fixed grid over the box
+instead of offsets. The paper's is ``copying``."""
 
-    kind: Literal["slowonly", "slowfast"]
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
-    width: int = 64
-    temporal_kernels: tuple[int, int, int, int, int] = (1, 1, 1, 3, 3)
-    alpha: int = 4
-    fast_ratio: int = 8
-    fast_temporal_kernels: tuple[int, int, int, int, int] = (5, 3, 3, 3, 3)
-    fusion_kernel: int = 7
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        _require(
-            all(1 <= d <= 128 for d in self.depths),
-            f"backbone.depths must be positive and at most 128, got {self.depths}",
-        )
-        _require(self.width >= 1, f"backbone.width must be positive, got {self.width}")
-        kernels = (*self.temporal_kernels, *self.fast_temporal_kernels, self.fusion_kernel)
-        _require(all(k % 2 == 1 for k in kernels), f"backbone temporal kernels must be odd, got {kernels}")
-        if self.kind == "slowfast":
-            _require(self.width % self.fast_ratio == 0, "backbone.fast_ratio must divide backbone.width")
-
-    def temporal_points(self, frames: int) -> int:
-        """T of the four maps for a clip of ``frames`` frames."""
-        if self.kind == "slowonly":
-            return frames
-        _require(frames % self.alpha == 0, f"backbone.alpha {self.alpha} must divide clip.frames {frames}")
-        return frames // self.alpha
-
-    @property
-    def map_channels(self) -> tuple[int, int, int, int]:
-        """Channels of the maps at strides 4, 8, 16, 32."""
-        slow = tuple(4 * self.width * 2**i for i in range(4))
-        fast = tuple(c // self.fast_ratio for c in slow) if self.kind == "slowfast" else (0, 0, 0, 0)
-        a, b, c, d = (s + f for s, f in zip(slow, fast, strict=True))
-        return a, b, c, d
+Mixing = Literal["dual", "fixed", "spatial", "temporal", "sequential", "coupled"]
+"""How samples are mixed (Table 1c, d): two branches, the same with learned instead of generated weights, one branch
+alone, space then time on one query, or all frames' points at once. The paper's is ``dual``."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Queries and ASAM stages. ``frames`` is T, ``frames_out`` T_out, ``points`` P_in and ``points_out`` P_out."""
+    """Queries and ASAM stages. ``frames`` is T, ``frames_out`` T_out, ``points`` P_in and ``points_out`` P_out.
+
+    ``sampling`` and ``mixing`` other than the first are ablations; coupled mixing takes T P_in rows to T P_out.
+    """
 
     frames: int
     frames_out: int
@@ -130,16 +109,53 @@ class DecoderConfig:
     points_out: int = 128
     heads: int = 8
     ffn_dim: int = 2048
+    sampling: Sampling = "copying"
+    mixing: Mixing = "dual"
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
+            if f.name in ("sampling", "mixing"):
+                continue
             value, most = getattr(self, f.name), 64 if f.name == "stages" else 65536
-            _require(value >= 1, f"decoder.{f.name} must be at least 1, got {value}")
+            require(value >= 1, f"decoder.{f.name} must be at least 1, got {value}")
             # a damaged or hostile header must not make us build for hours
-            _require(value <= most, f"decoder.{f.name} may be at most {most}, got {value}")
-        _require(self.dim % self.groups == 0, f"decoder.groups {self.groups} must divide decoder.dim {self.dim}")
-        _require(self.dim % self.heads == 0, f"decoder.heads {self.heads} must divide decoder.dim {self.dim}")
-        _require(self.dim % 8 == 0, f"decoder.dim must be a multiple of 8 (sine and cosine of 4 numbers): {self.dim}")
+            require(value <= most, f"decoder.{f.name} may be at most {most}, got {value}")
+        require(self.dim % self.groups == 0, f"decoder.groups {self.groups} must divide decoder.dim {self.dim}")
+        require(self.dim % self.heads == 0, f"decoder.heads {self.heads} must divide decoder.dim {self.dim}")
+        require(self.dim % 8 == 0, f"decoder.dim must be a multiple of 8 (sine and cosine of 4 numbers): {self.dim}")
+        side = math.isqrt(self.points)
+        require(
+            self.sampling != "grid" or side * side == self.points,
+            f"decoder.points must be a square for a fixed grid, got {self.points}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LongTermConfig:
+    """The long-term classifier (paper §3.5): ``layers`` of cross-attention from the queries to a bank of ``clips`` x k.
+
+    ``offline``: w = ``clips``, one a second, centred on the keyframe, out of the bank of another, short-term model.
+    ``online``, the paper's future work: the ``clips`` before the keyframe, out of the model's own queries.
+    """
+
+    kind: Literal["offline", "online"]
+    clips: int = 60
+    best: int = 5
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        for f in ("clips", "best", "layers"):
+            require(1 <= getattr(self, f) <= 1024, f"long_term.{f} must be 1 to 1024, got {getattr(self, f)}")
+
+    @property
+    def clips_before(self) -> int:
+        """How many of the window's clips lie before the keyframe's own."""
+        return self.clips if self.kind == "online" else self.clips // 2
+
+    @property
+    def entries(self) -> int:
+        """K: rows of the stacked window."""
+        return self.clips * self.best
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +167,35 @@ class DetectorConfig:
     backbone: BackboneConfig
     decoder: DecoderConfig
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    feature_space: FeatureSpace = "lateral"
+    long_term: LongTermConfig | None = None
 
     def __post_init__(self) -> None:
         points = self.backbone.temporal_points(self.clip.frames)
-        _require(
+        require(
             points == self.decoder.frames,
             f"decoder.frames is {self.decoder.frames} but a clip of {self.clip.frames} frames has T = {points} "
             f"in the {self.backbone.kind} backbone",
         )
+        require(
+            self.feature_space == "lateral" or isinstance(self.backbone, ResNetConfig),
+            f"feature_space {self.feature_space} is an ablation of the slowonly and slowfast backbones, "
+            f"not of {self.backbone.kind}",
+        )
+        require(
+            self.feature_space != "keyframe_res5"
+            or (self.decoder.mixing, self.decoder.sampling) == ("dual", "copying"),
+            "feature_space keyframe_res5 goes with the paper's own sampling and mixing",
+        )
+        if self.long_term is not None:
+            require(
+                self.decoder.mixing in ("dual", "fixed") and self.feature_space != "keyframe_res5",
+                "long_term wants both spatial and temporal queries: decoder.mixing dual or fixed, one decoder",
+            )
+            require(
+                self.long_term.best <= self.decoder.queries,
+                f"long_term.best may be at most decoder.queries {self.decoder.queries}, got {self.long_term.best}",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; ``from_dict`` reads it back."""
@@ -167,44 +204,4 @@ class DetectorConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DetectorConfig:
         """Strict inverse of ``to_dict``. Raises ConfigError on unknown or missing keys and on values out of range."""
-        return _build(cls, data, "config")
-
-
-def _build(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    _require(isinstance(data, Mapping), f"{where} must be a mapping")
-    hints = get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    _require(not unknown, f"{where} has unknown keys: {', '.join(map(str, unknown))}")
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        if dataclasses.is_dataclass(hints[key]):
-            value = _build(hints[key], value, f"{where}.{key}")
-        value = tuple(value) if isinstance(value, list) else value
-        _require(_is_a(value, hints[key]), f"{where}.{key} must be {_shown(hints[key])}, got {value!r}")
-        values[key] = value
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _is_a(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON has the annotated type; an int is a float, a bool is no number."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        items = get_args(hint)
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(items)
-            and all(_is_a(v, i) for v, i in zip(value, items, strict=True))
-        )
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _shown(hint: Any) -> str:
-    return (
-        " or ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
-    )
+        return build(cls, data, "config")

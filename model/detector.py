@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from model.ablations import KeyframeDecoder
 from model.backbones import STRIDES, build_backbone
+from model.classifiers import BankWindow, Head
 from model.config import DetectorConfig
-from model.decoder import Decoder, DecoderOutput, Head, Stage
-from model.feature_space import LateralFeatureSpace
-from model.mixing import AdaptiveMixing
+from model.decoder import Decoder
+from model.feature_space import build_feature_space
+from model.mixing import AdaptiveMixing, FixedMixing
 from model.sampling import PointGenerator
+from model.stage import DecoderOutput, StageBase
 
 ACTION_PRIOR = 0.01
 
@@ -24,21 +28,77 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone)
-        self.feature_space = LateralFeatureSpace(config.backbone.map_channels, config.decoder.dim)
-        self.decoder = Decoder(config.decoder)
+        self.feature_space = build_feature_space(config)
+        self.decoder: Decoder | KeyframeDecoder
+        if config.feature_space == "keyframe_res5":
+            self.decoder = KeyframeDecoder(config.decoder)
+        else:
+            self.decoder = Decoder(config.decoder, config.long_term)
 
-    def forward(self, clip: Tensor, sizes_wh: Tensor) -> DecoderOutput:
+    def forward(
+        self, clip: Tensor, sizes_wh: Tensor, bank_queries: Tensor | None = None, bank_mask: Tensor | None = None
+    ) -> DecoderOutput:
         """Detect.
 
         Args:
             clip: (B, 3, frames, H, W) float, normalised, zero-padded to multiples of 32.
             sizes_wh: (B, 2) float, width and height of each clip before padding, px.
+            bank_queries: (B, K, 2D) float, the stacked window of a long-term model (``LongTermConfig.entries``).
+            bank_mask: (B, K) bool, True for entries that are there; the others may hold anything.
 
         Returns:
             Every stage's output, boxes in pixels of the unpadded clip.
+
+        Raises:
+            ValueError: a long-term model without a bank, or a bank for another.
         """
-        output: DecoderOutput = self.decoder(self.feature_space(self.backbone(clip)), STRIDES, sizes_wh)
+        if self.config.backbone.per_frame:
+            maps = self.frame_stage(clip.transpose(1, 2).flatten(0, 1))
+            return self.clip_stage(
+                [x.reshape(clip.shape[0], -1, *x.shape[1:]) for x in maps], sizes_wh, bank_queries, bank_mask
+            )
+        space, bank = self.feature_space(self.backbone(clip)), self._bank(bank_queries, bank_mask)
+        output: DecoderOutput = self.decoder(space, STRIDES, sizes_wh, bank)
         return output
+
+    def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """What can be computed once per frame and kept. Only where ``config.backbone.per_frame``.
+
+        Args:
+            frames: (F, 3, H, W) float, normalised and padded like a clip's.
+
+        Returns:
+            The feature space of each frame by itself: four maps (F, D, H / s, W / s).
+        """
+        return self.project(self.backbone(frames))
+
+    def project(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The second half of ``frame_stage``: the backbone's maps (F, C_k, H / s, W / s) to (F, D, H / s, W / s)."""
+        return tuple(x.squeeze(2) for x in self.feature_space([x.unsqueeze(2) for x in maps]))
+
+    def clip_stage(
+        self,
+        maps: Sequence[Tensor],
+        sizes_wh: Tensor,
+        bank_queries: Tensor | None = None,
+        bank_mask: Tensor | None = None,
+    ) -> DecoderOutput:
+        """The rest: four maps (B, T, D, H / s, W / s) of ``frame_stage``'s frames, in time, and (B, 2) sizes in px.
+
+        ``forward`` of a clip is ``clip_stage`` of its frames' maps. T = 1 stands for a clip in which nothing moves.
+        """
+        space, bank = [x.transpose(1, 2) for x in maps], self._bank(bank_queries, bank_mask)
+        output: DecoderOutput = self.decoder(space, STRIDES, sizes_wh, bank)
+        return output
+
+    def _bank(self, queries: Tensor | None, mask: Tensor | None) -> BankWindow | None:
+        if self.config.long_term is None:
+            if queries is not None or mask is not None:
+                raise ValueError(f"{self.config.name} is a short-term model: it takes no bank")
+            return None
+        if queries is None or mask is None:
+            raise ValueError(f"{self.config.name} is a long-term model: it wants a bank")
+        return BankWindow(queries, mask)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -46,18 +106,24 @@ class Detector(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1 and "queries" not in name:
                 nn.init.xavier_uniform_(parameter)
-        nn.init.normal_(self.decoder.spatial_queries)
-        nn.init.normal_(self.decoder.temporal_queries)
+        for queries in (self.decoder.spatial_queries, self.decoder.temporal_queries):
+            if queries is not None:
+                nn.init.normal_(queries)
         for module in self.modules():
             match module:
                 case PointGenerator():
                     module.reset_parameters()
                 case AdaptiveMixing():
                     nn.init.zeros_(module.generator.weight)
-                case Stage():
+                case FixedMixing():
+                    module.reset_parameters()
+                case StageBase():
                     nn.init.uniform_(module.iof_tau, 0.0, 4.0)
-                    _zero(module.box_head)
-                    nn.init.constant_(module.action_head.last.bias, -math.log((1 - ACTION_PRIOR) / ACTION_PRIOR))
+                    if module.box_head is not None:
+                        _zero(module.box_head)
+                    if module.action_head is not None:
+                        bias = module.action_head.last.bias
+                        nn.init.constant_(bias, -math.log((1 - ACTION_PRIOR) / ACTION_PRIOR))
 
 
 def _zero(head: Head) -> None:

@@ -1,4 +1,4 @@
-"""The published STMixer layout: its names, and reading its pickled files without executing anything.
+"""The published STMixer layout: taking its tensors, and reading its pickled files without executing anything.
 
 Every name of a published file is used exactly once: as a tensor of ours, or as the loss buffer that we check and drop.
 """
@@ -6,12 +6,7 @@ Every name of a published file is used exactly once: as a tensor of ours, or as 
 from __future__ import annotations
 
 import functools
-import io
-import pickle
-import re
-import struct
 import tarfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,57 +17,13 @@ from torch import Tensor
 from model.checkpoint import CheckpointError, name_differences
 from model.config import DetectorConfig
 from model.detector import skeleton
+from model.published_names import published_name
+from model.unpickling import READ_ERRORS, RestrictedPickle
 from model.zoo import VARIANTS, variant
 
 LOSS_BUFFER = "stm_head.criterion.empty_weight"
-_WRAPPERS = ("model", "state_dict", "model_state")
+_WRAPPERS = ("model", "state_dict", "model_state", "module")
 _COUNTER = "num_batches_tracked"
-
-# ours -> published, applied in order to every name of a detector's state dict
-_RULES: tuple[tuple[str, str], ...] = (
-    (r"^backbone\.slow\.", "backbone.pathway0."),
-    (r"^backbone\.fast\.", "backbone.pathway1."),
-    (r"^backbone\.(pathway\d)\.stem\.", r"backbone.s1.\1_stem.conv."),
-    (r"^backbone\.(pathway\d)\.stem_norm\.", r"backbone.s1.\1_stem.bn."),
-    (r"\.conv_([abc])\.", r".branch2.\1."),
-    (r"\.norm_([abc])\.", r".branch2.\1_bn."),
-    (r"\.shortcut\.", ".branch1."),
-    (r"\.shortcut_norm\.", ".branch1_bn."),
-    (r"^feature_space\.lateral\.", "lateral_convs."),
-    (r"^decoder\.(spatial|temporal)_queries$", r"stm_head.init_\1_queries.weight"),
-    (r"^decoder\.stages\.", "stm_head.decoder_stages."),
-    (r"\.point_generator\.offsets\.", ".samplingmixing.offset_generator.0."),
-    (r"\.human_head\.3\.", ".human_fc_cls."),
-    (r"\.human_head\.", ".human_cls_fcs."),
-    (r"\.box_head\.3\.", ".fc_reg."),
-    (r"\.box_head\.", ".reg_fcs."),
-    (r"\.action_head\.3\.", ".fc_action."),
-    (r"\.action_head\.", ".action_cls_fcs."),
-    (r"\.spatial\.", ".s."),
-    (r"\.temporal\.", ".t."),
-    (r"\.([st])\.attention\.norm\.", r".attention_norm_\1."),
-    (r"\.([st])\.attention\.qkv\.", r".attention_\1.attn.in_proj_"),
-    (r"\.([st])\.attention\.out_proj\.", r".attention_\1.attn.out_proj."),
-    (r"\.([st])\.mixing\.generator\.", r".samplingmixing.adaptive_mixing_\1.parameter_generator.0."),
-    (r"\.([st])\.mixing\.out_proj\.", r".samplingmixing.adaptive_mixing_\1.out_proj."),
-    (r"\.([st])\.mixing_norm\.", r".samplingmixing.norm_\1."),
-    (r"\.([st])\.ffn\.0\.", r".ffn_\1.layers.0.0."),
-    (r"\.([st])\.ffn\.2\.", r".ffn_\1.layers.1."),
-    (r"\.([st])\.ffn_norm\.", r".ffn_norm_\1."),
-)
-
-
-def published_name(name: str) -> str:
-    """The published name of one of our tensors."""
-    if match := re.match(r"backbone\.(slow|fast)\.stages\.(\d)\.(\d+)\.(.*)", name):
-        pathway, stage, block, rest = match.groups()
-        name = f"backbone.s{int(stage) + 2}.pathway{('slow', 'fast').index(pathway)}_res{block}.{rest}"
-    if match := re.match(r"backbone\.fusions\.(\d)\.(conv|norm)\.(.*)", name):
-        index, part, rest = match.groups()
-        name = f"backbone.s{int(index) + 1}_fuse.{ {'conv': 'conv_f2s', 'norm': 'bn'}[part] }.{rest}"
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -118,103 +69,20 @@ def guess_config(tensors: Mapping[str, Tensor], name: str | None) -> DetectorCon
     if name is not None:
         return variant(name, classes=classes)
     given = {(key, tuple(tensor.shape)) for key, tensor in tensors.items()}
-    best, best_share = None, 0.5
-    for candidate in VARIANTS:
-        config = variant(candidate, classes=classes)
-        wanted = {(published_name(ours), tuple(t.shape)) for ours, t in skeleton(config).state_dict().items()}
-        share = len(given & wanted) / len(given | wanted)
-        if share > best_share:
-            best, best_share = config, share
-    if best is None:
+    shares = {name: len(given & wanted) / len(given | wanted) for name in VARIANTS if (wanted := _layout(name))}
+    best = max(shares, key=lambda name: shares[name])
+    if shares[best] <= 0.5:
         raise CheckpointError(
             f"the file is none of the known variants ({', '.join(VARIANTS)}); name one to see what differs"
         )
-    return best
+    return variant(best, classes=classes)
 
 
-class _Inert:
-    """Stands in for any class or function of a pickle that we do not know. Takes everything, does nothing."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __call__(self, *_args: object, **_kwargs: object) -> _Inert:
-        return self
-
-    def __setstate__(self, _state: object) -> None:
-        pass
-
-    def __setitem__(self, _key: object, _value: object) -> None:
-        pass
-
-    def append(self, _value: object) -> None:
-        """A list's items, dropped."""
-
-    def extend(self, _values: object) -> None:
-        """A list's items, dropped."""
-
-    def add(self, _value: object) -> None:
-        """A set's items, dropped."""
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-def _rebuild_tensor(*args: Any) -> Any:
-    # wrapped, so that a pickle never holds torch's own function, whose attributes it could set
-    return torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
-
-
-def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
-    return data
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-}
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Knows what rebuilds tensors; every other name becomes an inert stand-in, so nothing foreign can run.
-
-    Storages never get here: torch.load maps their names to plain descriptions itself.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
-        if found is _rebuild_tensor or found is _rebuild_parameter:
-            # a fresh one each time: a pickle may set attributes of what it names
-            return functools.partial(found)
-        if found is not None:
-            return found
-        if module == "torch" and isinstance(value := getattr(torch, name, None), torch.dtype):
-            return value
-        return _Inert
-
-
-class _RestrictedPickle:
-    """What torch.load wants of a pickle module."""
-
-    Unpickler = _RestrictedUnpickler
-    PickleError = pickle.PickleError
-    UnpicklingError = pickle.UnpicklingError
-
-    @staticmethod
-    def load(file: io.BufferedIOBase, **kwargs: Any) -> Any:
-        return _RestrictedUnpickler(file, **kwargs).load()
-
-
-_READ_ERRORS = (
-    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, AssertionError),
-    *(ArithmeticError, MemoryError, NameError, struct.error, pickle.PickleError),
-)
-"""What damaged or hostile bytes raise inside pickle and torch.load."""
+@functools.cache
+def _layout(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Published names and shapes of a variant; those that depend on the classes do not tell it apart."""
+    state = skeleton(variant(name)).state_dict()
+    return frozenset((published_name(ours), tuple(tensor.shape)) for ours, tensor in state.items())
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -224,7 +92,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """
     try:
         _refuse_programs(path)
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle)
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RestrictedPickle)
         return _table_of_tensors(path, content)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
@@ -232,7 +100,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is a folder, not a file") from None
     except CheckpointError:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {reason}") from None
 

@@ -1,11 +1,18 @@
-"""Backbones: a clip (B, 3, frames, H, W) to four maps (B, C_k, T, H / s, W / s) at strides s = 4, 8, 16, 32."""
+"""Backbones: a clip (B, 3, frames, H, W) to four maps (B, C_k, T, H / s, W / s) at strides s = 4, 8, 16, 32.
+
+ViT gives one map at stride 16 four times; CSN's maps have 8 T, 4 T, 2 T and T frames: ``model.feature_space`` makes
+them even. Those of the realtime family take frames (F, 3, H, W) one by one instead (``config.per_frame``).
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from model.backbones.csn import Csn
+from model.backbones.frame import FrameBackbone
 from model.backbones.resnet3d import SlowFast, SlowOnly
-from model.config import BackboneConfig
+from model.backbones.vit import Vit
+from model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
 
 STRIDES = (4, 8, 16, 32)
 
@@ -14,4 +21,14 @@ Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone a configuration names."""
-    return {"slowonly": SlowOnly, "slowfast": SlowFast}[config.kind](config)
+    match config:
+        case FrameConfig():
+            return FrameBackbone(config)
+        case CsnConfig():
+            return Csn(config)
+        case VitConfig():
+            return Vit(config)
+        case ResNetConfig(kind="slowonly"):
+            return SlowOnly(config)
+        case ResNetConfig():
+            return SlowFast(config)

@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.checkpoint import Model, ModelCard
 from model.config import DetectorConfig
 from model.detector import Detector, skeleton
-from model.published import published_name
+from model.export import export
+from model.labels import AVA_LABELS
+from model.published_names import published_name
+from model.zoo import variant
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -35,6 +39,22 @@ def filled(fill: ModuleType) -> Callable[..., Detector]:
         }
         detector.load_state_dict(state, strict=True, assign=True)
         return detector.requires_grad_(True).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def onnx_file(filled, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``onnx_file(variant)``: the filled detector of a variant, exported once a session."""
+    done: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in done:
+            path = tmp_path_factory.mktemp("export") / f"{name}.onnx"
+            files = export(Model(filled(variant(name)), ModelCard(variant(name), AVA_LABELS, trained=False)), path)
+            assert sorted(files) == sorted(path.parent.iterdir()), "nothing partial is left"
+            done[name] = path
+        return done[name]
 
     return make
 

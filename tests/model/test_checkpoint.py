@@ -165,8 +165,8 @@ def test_a_header_that_is_no_object(file: Path, tensors: dict[str, Tensor]) -> N
         ({"decoder__more": torch.zeros(2)}, "not used: decoder.more [2]"),
         ({"decoder__spatial_queries": torch.zeros(20, 16)}, "spatial_queries: shape [20, 16] instead of [20, 32]"),
         (
-            {"decoder__spatial_queries": torch.zeros(20, 32, dtype=torch.float16)},
-            "decoder.spatial_queries: torch.float16 instead of torch.float32",
+            {"decoder__spatial_queries": torch.zeros(20, 32, dtype=torch.float64)},
+            "decoder.spatial_queries: torch.float64 instead of torch.float32",
         ),
     ],
 )

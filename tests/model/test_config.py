@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 
-from model.config import BackboneConfig, ClipConfig, ConfigError, DecoderConfig, DetectorConfig, PreprocessConfig
-from model.zoo import DEFAULT_VARIANT, VARIANTS, variant
+from model.clip import window
+from model.config import (
+    ClipConfig,
+    ConfigError,
+    CsnConfig,
+    DecoderConfig,
+    DetectorConfig,
+    LongTermConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    VitConfig,
+)
+from model.zoo import VARIANTS, variant
 
 SLOWONLY = VARIANTS["slowonly_r50"]
 
@@ -30,7 +41,6 @@ def test_frozen() -> None:
 
 def test_variant() -> None:
     assert variant("tiny") is VARIANTS["tiny"]
-    assert DEFAULT_VARIANT in VARIANTS
     assert variant("tiny", classes=24) == replace(
         VARIANTS["tiny"], decoder=replace(VARIANTS["tiny"].decoder, classes=24)
     )
@@ -53,22 +63,32 @@ def test_variant() -> None:
         (PreprocessConfig(), {"size_divisor": 16}, "preprocess.size_divisor must be 32"),
         (PreprocessConfig(), {"std": (0.2, 0.0, 0.2)}, "preprocess.std must be positive"),
         (PreprocessConfig(), {"std": (0.2, float("nan"), 0.2)}, "preprocess.std must be positive"),
-        (BackboneConfig("slowonly"), {"depths": (3, 4, 0, 3)}, "backbone.depths must be positive"),
-        (BackboneConfig("slowonly"), {"width": 0}, "backbone.width must be positive"),
-        (BackboneConfig("slowonly"), {"temporal_kernels": (1, 1, 2, 3, 3)}, "must be odd"),
-        (BackboneConfig("slowfast"), {"fast_temporal_kernels": (4, 3, 3, 3, 3)}, "must be odd"),
-        (BackboneConfig("slowfast"), {"fusion_kernel": 6}, "must be odd"),
-        (BackboneConfig("slowfast"), {"width": 60}, "backbone.fast_ratio must divide backbone.width"),
+        (ResNetConfig("slowonly"), {"depths": (3, 4, 0, 3)}, "backbone.depths must be positive"),
+        (ResNetConfig("slowonly"), {"width": 0}, "backbone.width must be positive"),
+        (ResNetConfig("slowonly"), {"temporal_kernels": (1, 1, 2, 3, 3)}, "must be odd"),
+        (ResNetConfig("slowfast"), {"fast_temporal_kernels": (4, 3, 3, 3, 3)}, "must be odd"),
+        (ResNetConfig("slowfast"), {"fusion_kernel": 6}, "must be odd"),
+        (ResNetConfig("slowfast"), {"width": 60}, "backbone.fast_ratio must divide backbone.width"),
         *(
             (DecoderConfig(4, 16), {name: 0}, f"decoder.{name} must be at least 1, got 0")
             for name in DecoderConfig.__slots__
+            if name not in ("sampling", "mixing")
         ),
+        (ResNetConfig("slowonly"), {"nonlocal_after": (6,)}, "backbone.nonlocal_after names blocks of the 6"),
+        (CsnConfig(), {"depths": (3, 8, 0, 3)}, "backbone.depths must be positive"),
+        (VitConfig(), {"heads": 5}, "backbone.heads 5 must divide backbone.width 768"),
+        (VitConfig(), {"patch": 14}, "backbone.patch must be 16"),
+        (VARIANTS["csn_152"], {"clip": ClipConfig(12, 2)}, "clip.frames must be a multiple of 8"),
+        (VARIANTS["vit_b"], {"clip": ClipConfig(15, 4)}, "backbone.tubelet 2 must divide clip.frames 15"),
+        (VARIANTS["vit_b"], {"feature_space": "fpn"}, "feature_space fpn is an ablation of the slowonly and slowfast"),
+        (DecoderConfig(4, 16), {"sampling": "grid"}, "decoder.points must be a square for a fixed grid, got 32"),
+        (SLOWONLY, {"long_term": LongTermConfig("online", best=101)}, "long_term.best may be at most decoder.queries"),
         (DecoderConfig(4, 16), {"groups": 3}, "decoder.groups 3 must divide decoder.dim 256"),
         (DecoderConfig(4, 16), {"heads": 3}, "decoder.heads 3 must divide decoder.dim 256"),
         (DecoderConfig(4, 16), {"dim": 60, "heads": 4}, "decoder.dim must be a multiple of 8"),
         (SLOWONLY, {"clip": ClipConfig(8, 8)}, "decoder.frames is 4 but a clip of 8 frames has T = 8"),
         (SLOWONLY, {"decoder": DecoderConfig(8, 32)}, "decoder.frames is 8 but a clip of 4 frames has T = 4"),
-        (SLOWONLY, {"backbone": BackboneConfig("slowfast")}, "decoder.frames is 4 but a clip of 4 frames has T = 1"),
+        (SLOWONLY, {"backbone": ResNetConfig("slowfast")}, "decoder.frames is 4 but a clip of 4 frames has T = 1"),
         (VARIANTS["slowfast_r50"], {"clip": ClipConfig(30, 2)}, "backbone.alpha 4 must divide clip.frames 30"),
     ],
 )
@@ -107,8 +127,13 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("decoder.frames", "4", "config.decoder.frames must be int, got '4'"),
         ("decoder.frames", 4.0, "config.decoder.frames must be int, got 4.0"),
         ("decoder.classes", True, "config.decoder.classes must be int, got True"),
-        ("backbone.kind", "c2d", "config.backbone.kind must be 'slowonly' or 'slowfast', got 'c2d'"),
+        ("backbone.kind", "c2d", "config.backbone.kind must be 'slowonly' or 'slowfast' or 'csn' or 'vit'"),
         ("backbone.kind", ["slowonly"], "config.backbone.kind must be 'slowonly' or 'slowfast'"),
+        ("backbone.nonlocal_after", ["6"], "config.backbone.nonlocal_after must be tuple"),
+        ("decoder.mixing", "none", "config.decoder.mixing must be 'dual' or 'fixed'"),
+        ("long_term", 5, "config.long_term must be"),
+        ("long_term", {"kind": "future"}, "config.long_term.kind must be 'offline' or 'online', got 'future'"),
+        ("long_term", {"kind": "online", "layers": 0}, "long_term.layers must be 1 to 1024"),
         ("backbone.depths", [3, 4, 6], "config.backbone.depths must be tuple"),
         ("backbone.depths", 3, "config.backbone.depths must be tuple"),
         ("backbone.norm_eps", "1e-5", "config.backbone.norm_eps must be float"),
@@ -133,5 +158,39 @@ def test_whole_numbers_pass_for_floats() -> None:
 
 
 def test_map_channels() -> None:
-    assert BackboneConfig("slowonly").map_channels == (256, 512, 1024, 2048)
-    assert BackboneConfig("slowfast").map_channels == (288, 576, 1152, 2304)
+    assert ResNetConfig("slowonly").map_channels == (256, 512, 1024, 2048)
+    assert ResNetConfig("slowfast").map_channels == (288, 576, 1152, 2304)
+    assert CsnConfig().map_channels == (256, 512, 1024, 2048)
+    assert VitConfig().map_channels == (768, 768, 768, 768)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "stride", "channels", "t", "lookahead_s"),
+    [
+        ("slowonly_r50", 4, 16, 2048, 4, 16 / 30),
+        ("slowfast_r50", 32, 2, 2304, 8, 1.0),
+        ("slowfast_r101", 32, 2, 2304, 8, 1.0),
+        ("slowfast_r101_nl", 32, 2, 2304, 8, 1.0),
+        ("csn_152", 32, 2, 2048, 4, 1.0),
+        ("vit_b", 16, 4, 768, 8, 28 / 30),
+        ("vit_l", 16, 4, 1024, 8, 28 / 30),
+    ],
+)
+def test_the_papers_variants(name: str, frames: int, stride: int, channels: int, t: int, lookahead_s: float) -> None:
+    """DETECTOR.md, Clip and Backbones."""
+    config = VARIANTS[name]
+    assert (config.clip.frames, config.clip.stride) == (frames, stride)
+    assert config.backbone.map_channels[-1] == channels
+    assert config.decoder.frames == config.backbone.temporal_points(frames) == t
+    assert config.decoder.frames_out == 4 * t
+    assert float(window(config.clip).lookahead_s) == pytest.approx(lookahead_s)
+
+
+def test_optional_sections() -> None:
+    for long_term in (None, LongTermConfig("offline"), LongTermConfig("online", clips=20)):
+        config = replace(SLOWONLY, long_term=long_term)
+        assert DetectorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert DetectorConfig.from_dict(SLOWONLY.to_dict() | {"long_term": None}) == SLOWONLY
+    before = SLOWONLY.to_dict()
+    del before["long_term"], before["feature_space"], before["decoder"]["mixing"]
+    assert DetectorConfig.from_dict(before) == SLOWONLY, "a file written before there were ablations"

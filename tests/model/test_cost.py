@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,45 @@ def changed(**decoder: int) -> DetectorConfig:
 )
 def test_rows(changes: dict[str, int], expected: float) -> None:
     assert sum(multiply_adds(changed(**changes)).values()) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    # the paper says 126 for CSN-152; DETECTOR.md's own count is 123.3 (docs/paper.md says what was tried)
+    [("slowfast_r101_nl", 135), ("csn_152", 123.3)],
+)
+def test_backbones(name: str, expected: float) -> None:
+    assert sum(multiply_adds(VARIANTS[name]).values()) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sampling": "grid", "points": 49}, 45.6),
+        ({"sampling": "moving"}, 44.6),
+        ({"mixing": "fixed"}, 36.8),
+        ({"mixing": "spatial"}, 40.4),
+        ({"mixing": "temporal"}, 33.5),
+        ({"mixing": "sequential"}, 43.6),
+        ({"mixing": "coupled"}, 93.2),
+    ],
+    ids=str,
+)
+def test_ablations(changes: dict[str, Any], expected: float) -> None:
+    config = replace(SLOWONLY, decoder=replace(SLOWONLY.decoder, **changes))
+    assert sum(multiply_adds(config).values()) == pytest.approx(expected, rel=0.01)
+
+
+def test_keyframe_and_res5() -> None:
+    config = replace(SLOWONLY, feature_space="keyframe_res5")
+    assert sum(multiply_adds(config).values()) == pytest.approx(53.7, rel=0.01)
+
+
+def test_full_fpn() -> None:
+    fpn = replace(SLOWONLY, feature_space="fpn")
+    assert sum(multiply_adds(fpn).values()) == pytest.approx(45.8, rel=0.01)
+    more = multiply_adds(fpn)["feature_space"] - multiply_adds(SLOWONLY)["feature_space"]
+    assert more == pytest.approx(256 * 256 * 4 * (64**2 + 32**2 + 16**2 + 8**2) / 1e9)
 
 
 def test_parts() -> None:

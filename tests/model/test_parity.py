@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from model.backbones import STRIDES
+from model.backbones import STRIDES, build_backbone
 from model.checkpoint import load, load_exactly
 from model.cli import main
 from model.decoder import DecoderOutput
 from model.detector import Detector, skeleton
 from model.postprocess import Detections, PostProcess
 from model.published import from_published, guess_config
+from model.published_names import published_backbone_name
 from model.zoo import variant
 
 TOLERANCE = 1e-4
@@ -40,7 +41,15 @@ class Run:
     results: list[Detections]
 
 
-@pytest.fixture(scope="module", params=["slowonly_r50.one", "slowfast_r50.two"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "slowonly_r50.one",
+        "slowfast_r50.two",
+        pytest.param("slowfast_r101_nl.one", marks=pytest.mark.slow),
+        pytest.param("vit_b.one", marks=pytest.mark.slow),
+    ],
+)
 def run(request, reference, fill, padded_clip) -> Run:
     """Built once per variant; the arrays of the reference in memory."""
     name = request.param.split(".")[0]
@@ -95,6 +104,26 @@ def test_results(run: Run) -> None:
     for i, found in enumerate(run.results):
         assert_close(found.boxes_xyxy, run.expected[f"result{i}.boxes"], f"boxes of clip {i}")
         assert_close(found.action_scores, run.expected[f"result{i}.actions"], f"actions of clip {i}")
+
+
+@pytest.mark.slow
+def test_csn_backbone(reference, fill) -> None:
+    """Names of the IG-65M layout; the maps before the feature space pools them."""
+    with np.load(reference / "csn152_backbone.npz") as file:
+        expected = {key: file[key] for key in file.files}
+    published = fill.state_dict("csn152_backbone", 0)
+    with torch.device("meta"):
+        backbone = build_backbone(variant("csn_152").backbone).eval()
+    names = {name: published_backbone_name(name) for name in backbone.state_dict()}
+    assert set(names.values()) == set(published)
+    state = {name: torch.as_tensor(published[theirs]) for name, theirs in names.items()}
+    backbone.load_state_dict(state, strict=True, assign=True)
+    with torch.inference_mode():
+        maps = backbone(torch.from_numpy(fill.clip(tuple(map(int, expected["shape"])), 0))[None])
+    for level, actual in enumerate(maps):
+        assert tuple(actual.shape) == tuple(expected[f"backbone{level}.shape"])
+        sampled = actual.flatten()[torch.from_numpy(expected[f"backbone{level}.index"])]
+        assert_close(sampled, expected[f"backbone{level}.value"], f"backbone{level}")
 
 
 @ONE

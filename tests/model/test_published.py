@@ -11,10 +11,12 @@ from torch import Tensor
 
 from model.checkpoint import CheckpointError
 from model.detector import skeleton
-from model.published import LOSS_BUFFER, from_published, guess_config, published_name
+from model.published import LOSS_BUFFER, from_published, guess_config
+from model.published_names import published_name
 from model.zoo import VARIANTS, variant
 
-FULL = ["slowonly_r50", "slowfast_r50"]
+FULL = ["slowonly_r50", "slowfast_r50", "slowfast_r101_nl", "vit_b"]
+"""Published by the authors: their names and shapes are in the reference."""
 
 
 @pytest.fixture
@@ -44,10 +46,33 @@ def test_names_are_a_bijection(reference, name: str) -> None:
     assert {published_name(n): shape for n, shape in ours.items()} | {LOSS_BUFFER: [2]} == shapes
 
 
+def own_meta(name: str) -> dict[str, Tensor]:
+    """A variant that was never published, in the published layout's terms."""
+    return {published_name(k): t for k, t in skeleton(variant(name)).state_dict().items()}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_guess_finds_the_variant(reference, tiny_published, name: str) -> None:
-    tensors = tiny_published if name == "tiny" else meta(reference, name)
-    assert guess_config(tensors, None) == variant(name)
+def test_guess_finds_the_variant(reference, name: str) -> None:
+    assert guess_config(meta(reference, name) if name in FULL else own_meta(name), None) == variant(name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_two_names_meet(name: str) -> None:
+    assert len(own_meta(name)) == len(skeleton(variant(name)).state_dict())
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_published_layouts_convert(reference, name: str) -> None:
+    """Every tensor arrives, with our shape; every name of the file is used."""
+    published = meta(reference, name)
+    ours = from_published(published, variant(name))
+    assert {k: t.shape for k, t in ours.items()} == {
+        k: t.shape for k, t in skeleton(variant(name)).state_dict().items()
+    }
+    assert len(ours) == len(published) - 1  # but for the loss buffer
+    lost = next(k for k in published if "lateral" in k)
+    with pytest.raises(CheckpointError, match=f"missing: {lost}"):
+        from_published({k: t for k, t in published.items() if k != lost}, variant(name))
 
 
 @pytest.mark.parametrize("classes", [1, 21, 24, 60])

@@ -1,0 +1,160 @@
+"""The other rows of Table 1: stages and a decoder that the paper compares itself with, chosen by configuration.
+
+``model.stage`` has the paper's own stage, ``model.sampling`` and ``model.mixing`` the other points and weights. What a
+row leaves open is decided by its cost (DETECTOR.md, Cost); docs/paper.md says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.boxes import cxcyzr_to_xyxy, whole_frame_cxcyzr
+from model.classifiers import BankWindow
+from model.config import DecoderConfig, LongTermConfig
+from model.mixing import AdaptiveMixing
+from model.sampling import Sampler, WholeSampler, make_sampler
+from model.stage import (
+    Branch,
+    DecoderOutput,
+    SelfAttention,
+    Stage,
+    StageBase,
+    StageOutput,
+    at_keyframe,
+    starting_queries,
+)
+
+
+def make_stage(config: DecoderConfig, long_term: LongTermConfig | None) -> StageBase:
+    """The stage that ``config.mixing`` names."""
+    match config.mixing:
+        case "dual" | "fixed":
+            return Stage(config, long_term=long_term)
+        case "spatial" | "temporal":
+            return OneBranchStage(config)
+        case "sequential":
+            return SequentialStage(config)
+        case "coupled":
+            return CoupledStage(config)
+
+
+class OneBranchStage(StageBase):
+    """Spatial or temporal mixing alone (Table 1d): one query for box, person and action."""
+
+    def __init__(self, config: DecoderConfig, *, actions: bool = True) -> None:
+        super().__init__(config)
+        self.over_points = config.mixing == "temporal"
+        rows, rows_out = (config.frames, config.frames_out) if self.over_points else (config.points, config.points_out)
+        self.branch = Branch(config, rows, rows_out)
+        self.add_heads(config, config.dim, actions=actions)
+
+    def forward(
+        self, sampler: Sampler, boxes_cxcyzr: Tensor, query: Tensor, _: Tensor, bank: BankWindow | None = None
+    ) -> tuple[StageOutput, Tensor, Tensor]:
+        """As the paper's stage; both queries are the one."""
+        query, points_xyz = self.mix(sampler, boxes_cxcyzr, query)
+        return self.output(boxes_cxcyzr, query, query, points_xyz, bank), query, query
+
+    def mix(self, sampler: Sampler, boxes_cxcyzr: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage without its heads: the next query (B, N, D), and where it looked (B, N, G, P, 3)."""
+        position, bias = self.guidance(boxes_cxcyzr, query.shape[-1])
+        query = self.branch.attention(query + position, bias)
+        points_xyz = self.point_generator(query, boxes_cxcyzr)
+        sampled = sampler(points_xyz)[self.over_points]
+        return self.branch.mix(query, sampled), at_keyframe(points_xyz)
+
+
+class SequentialStage(StageBase):
+    """Spatial mixing, then temporal mixing, on one query (Table 1d); one attention and one FFN."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        dim, groups = config.dim, config.groups
+        self.attention = SelfAttention(dim, config.heads)
+        self.spatial_mixing = AdaptiveMixing(dim, groups, config.points, config.points_out)
+        self.spatial_norm = nn.LayerNorm(dim)
+        self.temporal_mixing = AdaptiveMixing(dim, groups, config.frames, config.frames_out)
+        self.temporal_norm = nn.LayerNorm(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, dim))
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.add_heads(config, dim)
+
+    def forward(
+        self, sampler: Sampler, boxes_cxcyzr: Tensor, query: Tensor, _: Tensor, bank: BankWindow | None = None
+    ) -> tuple[StageOutput, Tensor, Tensor]:
+        """As the paper's stage; both queries are the one."""
+        position, bias = self.guidance(boxes_cxcyzr, query.shape[-1])
+        query = self.attention(query + position, bias)
+        points_xyz = self.point_generator(query, boxes_cxcyzr)
+        over_time, over_points = sampler(points_xyz)
+        query = self.spatial_norm(query + self.spatial_mixing(over_time, query))
+        query = self.temporal_norm(query + self.temporal_mixing(over_points, query))
+        query = self.ffn_norm(query + self.ffn(query))
+        return self.output(boxes_cxcyzr, query, query, at_keyframe(points_xyz), bank), query, query
+
+
+class CoupledStage(StageBase):
+    """All frames' points at once (Table 1d): T P_in rows, frame-major, mixed to T P_out."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.branch = Branch(config, config.frames * config.points, config.frames * config.points_out)
+        self.add_heads(config, config.dim)
+
+    def forward(
+        self, sampler: WholeSampler, boxes_cxcyzr: Tensor, query: Tensor, _: Tensor, bank: BankWindow | None = None
+    ) -> tuple[StageOutput, Tensor, Tensor]:
+        """As the paper's stage; both queries are the one."""
+        position, bias = self.guidance(boxes_cxcyzr, query.shape[-1])
+        query = self.branch.attention(query + position, bias)
+        points_xyz = self.point_generator(query, boxes_cxcyzr)
+        query = self.branch.mix(query, sampler.values(points_xyz).flatten(3, 4))
+        return self.output(boxes_cxcyzr, query, query, at_keyframe(points_xyz), bank), query, query
+
+
+class KeyframeDecoder(nn.Module):
+    """Two decoders (Table 1a): people on the keyframe's four maps, then their actions on all frames of res5.
+
+    The first has the spatial branch alone and the box and human heads. The second starts from its last queries and
+    boxes, which it does not move, and has both branches and the action head. Stage i of the output is the first's
+    stage i with the second's actions.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.groups = config.groups
+        self.spatial_queries = nn.Parameter(torch.empty(config.queries, config.dim))
+        self.temporal_queries = nn.Parameter(torch.empty(config.queries, config.dim))
+        self.people = nn.ModuleList(OneBranchStage(config, actions=False) for _ in range(config.stages))
+        self.actions = nn.ModuleList(Stage(config, people=False) for _ in range(config.stages))
+
+    def forward(
+        self, space: Sequence[Tensor], strides: Sequence[int], sizes_wh: Tensor, bank: BankWindow | None = None
+    ) -> DecoderOutput:
+        """As ``Decoder``; ``space`` is four maps (B, D, 1, H_k, W_k), then res5's (B, D, T, H_4, W_4)."""
+        assert bank is None  # DetectorConfig allows no long-term model here
+        batch = sizes_wh.shape[0]
+        spatial, temporal = (
+            starting_queries(self.spatial_queries, batch),
+            starting_queries(self.temporal_queries, batch),
+        )
+        boxes = whole_frame_cxcyzr(sizes_wh).unsqueeze(1).expand(batch, spatial.shape[1], 4)
+        keyframe = make_sampler(space[:4], strides, self.groups)
+        found = []
+        for stage in self.people:
+            assert isinstance(stage, OneBranchStage)
+            spatial, points_xyz = stage.mix(keyframe, boxes, spatial)
+            human_logits, boxes = stage.people(boxes, spatial)
+            found.append((human_logits, boxes, points_xyz))
+        coarse = make_sampler(space[4:], strides[3:], self.groups)
+        outputs = []
+        for stage, (human_logits, their_boxes, points_xyz) in zip(self.actions, found, strict=True):
+            assert isinstance(stage, Stage)
+            spatial, temporal, _ = stage.mix(coarse, boxes, spatial, temporal)
+            action_logits = stage.actions(torch.cat((spatial, temporal), -1), None)
+            corners = cxcyzr_to_xyxy(their_boxes)
+            outputs.append(StageOutput(human_logits, action_logits, their_boxes, corners, points_xyz))
+        return DecoderOutput(tuple(outputs), spatial, temporal)

@@ -1,0 +1,88 @@
+"""A backbone's tensors out of a foreign file: every one found exactly once, and a report of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import CheckpointError, name_differences
+from model.config import DetectorConfig
+from model.detector import skeleton
+
+PREFIX = "backbone."
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """What a file gave.
+
+    ``tensors`` by the detector's names, all of its backbone; ``adapted``: those of them that do not come from the file
+    as they are, each with what was done; ``left``: the file's names that only its own classifier or training needs.
+    """
+
+    tensors: dict[str, Tensor]
+    adapted: dict[str, str]
+    left: tuple[str, ...]
+
+    def report(self) -> list[str]:
+        """Counts first, then a line for each adapted tensor and each left name."""
+        loaded = len(self.tensors) - len(self.adapted)
+        lines = [f"loaded {loaded}, adapted {len(self.adapted)}, left {len(self.left)}"]
+        lines += [f"adapted: {name}: {what}" for name, what in self.adapted.items()]
+        return lines + [f"left: {name}" for name in self.left]
+
+
+def take_backbone(
+    path: Path,
+    config: DetectorConfig,
+    given: Mapping[str, Tensor],
+    theirs: Callable[[str], str],
+    left: Callable[[str], bool],
+    adapted: Mapping[str, str] | None = None,
+) -> Pretrained:
+    """Take a backbone's tensors, strictly.
+
+    Args:
+        path: the file, for messages.
+        config: the variant.
+        given: the file's tensors, its prefixes taken off.
+        theirs: a name of the backbone, without ``backbone.``, to the file's.
+        left: whether a name of the file is none of the backbone's by its layout.
+        adapted: what has been done already to tensors in ``given``, by their names there.
+
+    Raises:
+        CheckpointError: names that are missing, not used or of another shape or kind, a line each.
+    """
+    full = {k: v for k, v in skeleton(config).state_dict().items() if k.startswith(PREFIX)}
+    names = {ours: theirs(ours.removeprefix(PREFIX)) for ours in full}
+    assert len(set(names.values())) == len(names), "two of our names share one of the file's"
+    given, notes = dict(given), dict(adapted or {})
+    if not any(name.endswith(COUNTER) for name in given):  # counts batches of a training that is over
+        for name in names.values():
+            if name.endswith(COUNTER):
+                given[name], notes[name] = torch.zeros((), dtype=torch.int64), "not in the file: 0"
+    kept = {name: tensor for name, tensor in given.items() if not left(name)}
+    problems = name_differences(
+        {names[ours]: tuple(tensor.shape) for ours, tensor in full.items()},
+        {name: tuple(tensor.shape) for name, tensor in kept.items()},
+    )
+    problems += [
+        f"{name}: {tensor.dtype} instead of {'integers' if name.endswith(COUNTER) else 'real numbers'}"
+        for name, tensor in kept.items()
+        if tensor.is_complex() or tensor.is_floating_point() == name.endswith(COUNTER)
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the backbone of {config.name}:\n  " + "\n  ".join(problems))
+    for name, tensor in kept.items():
+        if tensor.dtype not in (torch.float32, torch.int64):
+            notes[name] = f"{tensor.dtype} made {torch.int64 if name.endswith(COUNTER) else torch.float32}"
+    return Pretrained(
+        {ours: kept[names[ours]].to(tensor.dtype) for ours, tensor in full.items()},
+        {ours: notes[name] for ours, name in names.items() if name in notes},
+        tuple(sorted(name for name in given if name not in kept)),
+    )

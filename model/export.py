@@ -1,0 +1,239 @@
+"""ONNX: the forward of training, as a graph for other runtimes, checked against the original before it is kept.
+
+Opset 18: GridSample of opset 20 is wrong in TensorRT 10. Batch, height and width are free (height and width in
+multiples of 32). A family whose frames are computed once gets three files, each self-contained: ``x.onnx``, the whole
+model for anyone's runtime, and ``x.frame.onnx`` and ``x.clip.onnx``, its two stages, which the service runs. Each
+carries the model card (configuration, labels, licence) of its weights file, under ``stmixer`` in ``metadata_props``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+import onnx_ir.passes.common as common
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch.export import Dim
+
+from model.backbones import STRIDES
+from model.checkpoint import FORMAT, CheckpointError, Model, digest
+from model.detector import Detector
+from model.runtimes.onnx import MAPS, OnnxRuntime, stage_path
+from model.runtimes.prepare import prepared
+from model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
+
+OPSET = 18
+TOLERANCE = 1e-3
+"""Of each output's largest value: what a file may differ from eager by."""
+MAX_BYTES = 2**31 - 2**24
+"""Of weights in one file: protobuf's limit of 2 GiB, less room for the graph."""
+_EXPORTED = (2, 64, 96)
+"""Batch, height and width of the example that is traced."""
+_CHECKED = (3, 96, 64)
+"""... and of the one that is compared: another batch, another size."""
+
+
+class ExportError(CheckpointError):
+    """A model that cannot be exported, or whose file does not compute what it computes."""
+
+
+class Whole(nn.Module):
+    """``Detector.forward``, the last stage as a tuple."""
+
+    inputs, outputs = ("clip", "sizes_wh"), OUTPUTS
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, clip: Tensor, sizes_wh: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, frames, H, W) and (B, 2) -> ``OUTPUTS``."""
+        return last_stage(self.detector(clip, sizes_wh))
+
+    def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
+        """Inputs of this shape, the same every time."""
+        shape = (batch, 3, self.detector.config.clip.frames, height, width)
+        return _waves(shape), _sizes(batch, height, width)
+
+    def dynamic(self) -> tuple[Any, ...]:
+        """The free dimensions of the inputs."""
+        batch, h, w = Dim("batch"), Dim("h"), Dim("w")
+        return {0: batch, 3: 32 * h, 4: 32 * w}, {0: batch}
+
+    def run(self, runtime: Runtime, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The same by a runtime."""
+        return last_stage(runtime.detect(*inputs))
+
+
+class FrameStage(nn.Module):
+    """``Detector.frame_stage``."""
+
+    inputs, outputs = ("frames",), MAPS
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """(F, 3, H, W) -> four maps (F, D, H / s, W / s)."""
+        return self.detector.frame_stage(frames)
+
+    def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
+        """Inputs of this shape, the same every time."""
+        return (_waves((batch, 3, height, width)),)
+
+    def dynamic(self) -> tuple[Any, ...]:
+        """The free dimensions of the inputs."""
+        return ({0: Dim("frames"), 2: 32 * Dim("h"), 3: 32 * Dim("w")},)
+
+    def run(self, runtime: Runtime, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The same by a runtime."""
+        return runtime.frame_stage(*inputs)
+
+
+class ClipStage(nn.Module):
+    """``Detector.clip_stage``, the last stage of the decoder as a tuple."""
+
+    inputs, outputs = (*MAPS, "sizes_wh"), OUTPUTS
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, maps: Sequence[Tensor], sizes_wh: Tensor) -> tuple[Tensor, ...]:
+        """Four maps (B, T, D, H / s, W / s) and (B, 2) -> ``OUTPUTS``."""
+        return last_stage(self.detector.clip_stage(maps, sizes_wh))
+
+    def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
+        """Inputs of this shape, the same every time."""
+        t, dim = self.detector.config.decoder.frames, self.detector.config.decoder.dim
+        maps = [_waves((batch, t, dim, height // s, width // s)) for s in STRIDES]
+        return maps, _sizes(batch, height, width)
+
+    def dynamic(self) -> tuple[Any, ...]:
+        """The free dimensions of the inputs."""
+        batch, h, w = Dim("batch"), Dim("h"), Dim("w")
+        maps = [{0: batch, 3: k * h, 4: k * w} if k > 1 else {0: batch, 3: h, 4: w} for k in (32 // s for s in STRIDES)]
+        return maps, {0: batch}
+
+    def run(self, runtime: Runtime, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The same by a runtime."""
+        return last_stage(runtime.clip_stage(*inputs))
+
+
+Graph = Whole | FrameStage | ClipStage
+
+
+def graphs(detector: Detector) -> dict[str, Graph]:
+    """What a model is exported as, by stage: whole, and frame and clip where the family has them."""
+    if detector.config.backbone.per_frame:
+        return {"whole": Whole(detector), "frame": FrameStage(detector), "clip": ClipStage(detector)}
+    return {"whole": Whole(detector)}
+
+
+def export(model: Model, path: Path) -> dict[Path, float]:
+    """Write the model's graphs: each file's path, and the worst of its outputs' deviations from eager.
+
+    The deviation is of an output's largest value, at another batch and size than exported. Raises ExportError for a
+    long-term model, for one over 2 GiB and for a deviation over ``TOLERANCE``; no file is left behind then.
+    """
+    if model.card.config.long_term is not None:
+        raise ExportError(f"{model.card.name} is a long-term model: those run eager, there is no graph with a bank yet")
+    weights = model.detector.state_dict()
+    if (size := sum(t.numel() * t.element_size() for t in weights.values())) > MAX_BYTES:
+        raise ExportError(f"{model.card.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds less than 2")
+    original = copy.deepcopy(model.detector).cpu().eval().requires_grad_(False)
+    # norms folded, so that every runtime has less to do and the trace less to say
+    detector = prepared(original, pack=False)
+    for conv in detector.modules():
+        if isinstance(conv, (nn.Conv2d, nn.Conv3d)) and conv.bias is None:
+            # the exporter makes up a bias of its own, and for some kernels one of the wrong shape
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
+    header = json.dumps({"format": FORMAT, "card": model.card.to_dict(), "digest": digest(weights)})
+    stages = graphs(detector)
+    references = graphs(original)
+    worst: dict[Path, float] = {}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        partial = Path(folder, path.name)
+        for stage, graph in stages.items():
+            _write(graph, stage_path(partial, stage), header)
+        runtime = OnnxRuntime(partial, torch.device("cpu"))
+        for stage, graph in stages.items():
+            inputs = graph.example(*_CHECKED)
+            with torch.inference_mode():
+                worst[stage_path(path, stage)] = deviation(graph.run(runtime, inputs), references[stage](*inputs))
+        if bad := {target.name: f"{value:.1e}" for target, value in worst.items() if not value <= TOLERANCE}:
+            raise ExportError(f"the graph does not compute what the model does; deviations over {TOLERANCE:.0e}: {bad}")
+        for target in worst:
+            partial.with_name(target.name).replace(target)
+    return worst
+
+
+def _write(graph: Graph, path: Path, header: str) -> None:
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph,
+            graph.example(*_EXPORTED),
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            dynamic_shapes=graph.dynamic(),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            optimize=False,
+        )
+        assert program is not None
+        _tidy(program.model)
+    program.model.metadata_props["stmixer"] = header
+    onnx_ir.save(program.model, path)  # the program itself would move what is over 1.5 GiB into a second file
+
+
+def _tidy(graph: onnx_ir.Model) -> None:
+    """What the exporter's own optimiser does, but for its rewriting rules: those look at every node once for every
+    other, minutes for a hundred layers, and runtimes fuse by themselves."""
+    optimizer.fold_constants(graph)
+    onnx_ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(graph)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's advice to its developers; what matters is checked on the file itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _waves(shape: tuple[int, ...]) -> Tensor:
+    """A smooth deterministic picture, within what normalised frames reach."""
+    return torch.linspace(-40, 40, torch.Size(shape).numel()).sin().mul(2).view(shape)
+
+
+def _sizes(batch: int, height: int, width: int) -> Tensor:
+    return torch.tensor([[width - 7.0 * i, height - 3.0 * i] for i in range(batch)])

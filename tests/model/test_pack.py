@@ -1,0 +1,79 @@
+"""Files for publishing: matrices in half precision, and the card that a user reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model.checkpoint import CheckpointError, halved, load, open_model, read_header, read_tensors, save, untrained
+from model.cli import main
+
+METRICS = {"exercise": {"frame_map": 0.5, "split": "val"}}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pack")
+    model = untrained("tiny")
+    save(folder / "whole.safetensors", model.detector.state_dict(), model.card)
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    command = ["pack", str(folder / "whole.safetensors"), "-o", str(folder / "half.safetensors")]
+    command += ["--name", "stmixer-toy", "--metrics", str(folder / "metrics.json"), "--licence", "research only"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    return folder / "half.safetensors"
+
+
+def test_matrices_are_stored_in_half_and_computed_with_in_single(packed: Path) -> None:
+    whole = packed.with_name("whole.safetensors")
+    assert packed.stat().st_size < 0.6 * whole.stat().st_size
+    stored = read_tensors(packed)
+    assert {t.dtype for t in stored.values() if t.dim() > 1} == {torch.float16}
+    assert torch.float16 not in {t.dtype for t in stored.values() if t.dim() < 2}
+    exact, rounded = load(whole).detector.state_dict(), load(packed).detector.state_dict()
+    for name, tensor in exact.items():
+        assert rounded[name].dtype == tensor.dtype
+        assert (rounded[name] - tensor).abs().max() <= 2**-11 * tensor.abs().max() + 1e-7
+
+
+def test_the_file_says_what_it_is(packed: Path) -> None:
+    card, _ = read_header(packed)
+    assert (card.name, card.metrics, card.licence) == ("stmixer-toy", METRICS, "research only")
+    assert load(packed).card == card
+    assert CliRunner().invoke(main, ["verify", str(packed)]).exit_code == 0
+
+
+def test_what_half_precision_cannot_hold_is_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"too large for half precision:\n  wide"):
+        halved({"wide": torch.full((2, 2), 1e6), "fine": torch.ones(2, 2)})
+
+
+def test_metrics_must_be_json(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{")
+    done = CliRunner().invoke(
+        main, ["pack", str(packed), "-o", str(tmp_path / "x"), "--metrics", str(tmp_path / "bad.json")]
+    )
+    assert done.exit_code == 2
+    assert "cannot be read as JSON" in done.stderr
+    with pytest.raises(CheckpointError, match="metrics are names and values"):
+        type(read_header(packed)[0])(**{**vars_of(packed), "metrics": 3})
+
+
+def vars_of(path: Path) -> dict[str, object]:
+    card, _ = read_header(path)
+    return {name: getattr(card, name) for name in card.__slots__}
+
+
+def test_what_runs_when_nothing_is_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.checkpoint.BUNDLED", packed)
+    assert open_model(None, None).card.name == "stmixer-toy"
+    assert not open_model("tiny", None).card.trained
+    with pytest.raises(CheckpointError, match="holds stmixer-toy, not tiny; leave --model out"):
+        open_model("tiny", packed)
+    monkeypatch.setattr("model.checkpoint.BUNDLED", packed.with_name("gone"))
+    with pytest.raises(CheckpointError, match="are not installed; name others with --weights"):
+        open_model(None, None)

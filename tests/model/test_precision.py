@@ -1,0 +1,40 @@
+"""Half precision where the CPU has none: the products that hardware would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.runtimes.precision import WideProducts
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+PRODUCTS: list[Callable[[], Tensor]] = [
+    lambda: F.linear(draw(2, 5, 70), draw(9, 70), draw(9)),
+    lambda: draw(3, 6, 40) @ draw(3, 40, 7),
+    lambda: F.conv2d(draw(2, 8, 9, 9), draw(4, 8, 3, 3), draw(4), padding=1),
+]
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_product_is_rounded_once(product: Callable[[], Tensor]) -> None:
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), WideProducts():
+        rounded = product()
+    exact = product()
+    assert rounded.dtype == torch.bfloat16
+    assert not torch.equal(rounded.float(), exact)
+    # inputs of 8 significant bits, the output rounded to 8
+    assert (rounded.float() - exact).abs().max() < 2**-7 * exact.abs().max()
+
+
+def test_single_precision_is_left_alone() -> None:
+    with WideProducts():
+        given = [product() for product in PRODUCTS]
+    assert all(torch.equal(a, product()) for a, product in zip(given, PRODUCTS, strict=True))

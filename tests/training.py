@@ -13,9 +13,10 @@ from torch import Tensor
 
 from model.decoder import DecoderOutput, StageOutput
 from model.detector import Detector, skeleton
-from model.published import published_name
+from model.published_names import published_name
 from model.zoo import variant
-from trainer.config import RunConfig, parse_config
+from trainer.config import RunConfig
+from trainer.config_file import parse_config
 from trainer.targets import Target, fully_annotated
 
 TESTS = Path(__file__).resolve().parent

@@ -24,7 +24,9 @@ from torch import Tensor
 
 from media.errors import MediaError
 from model.checkpoint import CheckpointError, Model, digest, load, read_header
-from model.decoder import PERSON, DecoderOutput
+from model.query_bank import ENTRY_US as CLIP_US
+from model.query_bank import second_of
+from model.stage import best_queries
 from trainer.config import RunConfig, SetConfig
 from trainer.data.batch import network_input
 from trainer.data.check import check_split, frame_times
@@ -36,9 +38,6 @@ from trainer.data.sets import read_set
 from trainer.errors import TrainError
 
 FORMAT = 1
-CLIP_US = 1_000_000
-"""Between two clips of a bank."""
-
 TOP_K = 5
 WIDTH_CLIPS = 60
 MEGABYTE = 1 << 20
@@ -96,13 +95,16 @@ class QueryBank:
         row = self._rows[video]
         return slice(int(self._starts[row]), int(self._starts[row + 1]))
 
-    def window(self, video: str, t_s: float, width_clips: int = WIDTH_CLIPS) -> tuple[Tensor, Tensor]:
+    def window(
+        self, video: str, t_s: float, width_clips: int = WIDTH_CLIPS, before_clips: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The queries around a moment.
 
         Args:
             video: as the set names it.
             t_s: seconds after the video's first frame; the clip nearest to it is the window's centre.
-            width_clips: w. There are w // 2 clips before the centre, and the rest are the centre and later ones.
+            width_clips: w.
+            before_clips: how many of them lie before the centre (default: w // 2); the rest are it and later ones.
 
         Returns:
             (K, 2D) float32 queries, K = w * k, by rising time and falling person score, zero where the video has no
@@ -112,7 +114,7 @@ class QueryBank:
             KeyError: a video that the bank does not hold.
         """
         rows, k = self.clips(video), self.card.k
-        first = int(np.floor(t_s * 1e6 / CLIP_US + 0.5)) - width_clips // 2
+        first = second_of(round(t_s * 1e6)) - (width_clips // 2 if before_clips is None else before_clips)
         begin, end = max(first, 0), min(first + width_clips, rows.stop - rows.start)
         queries = torch.zeros(width_clips, k, self.card.dim)
         mask = torch.zeros(width_clips, k, dtype=torch.bool)
@@ -160,14 +162,6 @@ def _read_card(path: Path) -> BankCard:
         raise TrainError(f"{path} is a damaged bank: {type(error).__name__} {error}") from None
 
 
-def best_queries(output: DecoderOutput, k: int) -> tuple[Tensor, Tensor]:
-    """The last stage's (B, k, 2D) concat(spatial, temporal) queries and (B, k) scores of the k best people."""
-    person = output.stages[-1].human_logits.softmax(-1)[..., PERSON]
-    scores, best = person.topk(k, dim=1)
-    both = torch.cat((output.spatial_queries, output.temporal_queries), -1)
-    return both.gather(1, best.unsqueeze(-1).expand(-1, -1, both.shape[-1])), scores
-
-
 @dataclass(frozen=True, slots=True)
 class BankMaker:
     """Runs a model over a set. ``progress`` is told batches done and in all; ``set_name`` chooses among several."""
@@ -186,6 +180,8 @@ class BankMaker:
             TrainError: weights or data that cannot be used, k over the model's queries, a file that cannot be written.
         """
         model, model_digest = self._model()
+        if model.card.config.long_term is not None:
+            raise TrainError(f"{self.weights} is a long-term model: a bank is made with the short-term one before it")
         chosen, split = self._choose()
         if self.k > model.card.config.decoder.queries:
             raise TrainError(f"k is {self.k}, the model has {model.card.config.decoder.queries} queries")

@@ -1,4 +1,4 @@
-"""``stmixer-train``: fit, eval, average, label, bank.
+"""``stmixer-train``: fit, eval, calibrate, average, label, empties, bank.
 
 Whatever a user can get wrong is one line each on stderr and exit code 2, before training starts. Torch is imported by
 the commands that need it.
@@ -11,15 +11,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.config import RunConfig, load_config, parse_config, presets
+from trainer.config import CustomSet, RunConfig
+from trainer.config_file import load_config, load_phases, parse_config, presets
 from trainer.errors import DivergedError, TrainError
+
+if TYPE_CHECKING:
+    import torch
 
 EXIT_USAGE = 2
 
@@ -35,6 +39,10 @@ ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="the run's YAML
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="over the YAML, for example --set epochs=3")
 ]
+
+
+EmptySets = Annotated[list[Path] | None, typer.Option("--empty", help="a set without people, as of `empties`")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")]
 
 
 @contextmanager
@@ -53,13 +61,13 @@ def fit(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in run_dir")] = False,
 ) -> None:
-    """Train. Under torchrun, on all of its processes."""
+    """Train, phase by phase where the YAML has phases. Under torchrun, on all of its processes."""
     with _user_errors():
-        run = load_config(config, _overrides(settings))
+        runs = load_phases(config, _overrides(settings))
         _log_to_stderr()
-        from trainer.fit import fit as train
+        from trainer.fit import fit_phases
 
-        train(run, resume=resume)
+        fit_phases(runs, resume=resume)
 
 
 @main.command("eval")
@@ -70,28 +78,60 @@ def evaluate(
     settings: Settings = None,
     part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")] = None,
+    empty: EmptySets = None,
+    lookahead_ms: Annotated[
+        float | None, typer.Option("--lookahead-ms", min=0, help="see no further ahead, as a low-latency stream")
+    ] = None,
+    single_frame: Annotated[
+        bool, typer.Option("--single-frame", help="the keyframe alone: what is known without motion")
+    ] = False,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16: autocast")] = "fp32",
+    device: Device = None,
 ) -> None:
-    """Evaluate weights on sets: JSON, a page with pictures, detections as csv."""
+    """Evaluate weights on sets: JSON, a page with pictures, detections as csv, and a summary of all sets."""
     with _user_errors():
-        if (config is None) == (not custom):
-            raise TrainError("eval wants --config, or --custom (once or more)")
-        overrides = _overrides(settings)
-        run = load_config(config, overrides) if config is not None else _custom_run(custom or [], overrides)
-        import torch
+        run = _evaluated_run(config, custom, empty, settings)
+        if single_frame and lookahead_ms is not None:
+            raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
+        from trainer.data.clips import View
+        from trainer.evaluation import Evaluation, Mode
 
-        from trainer.evaluation import Evaluation
-
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True) as bar:
+        mode = Mode(View(lookahead_ms, single_frame), precision)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("detecting", total=None)
             evaluation = Evaluation(
-                run, weights, part, chosen, lambda done, total: bar.update(task, completed=done, total=total)
+                *(run, weights, part, _device(device)),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                mode=mode,
             )
-            reports = evaluation.run(output)
-        for report in reports:
-            Console(width=None if sys.stdout.isatty() else 160).print(report)
+            done = evaluation.run(output)
+        Console(width=None if sys.stdout.isatty() else 160).print(done)
+        typer.echo(f"wrote {output}")
+
+
+@main.command()
+def calibrate(
+    weights: Annotated[Path, typer.Argument(help="a .safetensors file")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the calibrated .safetensors file")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
+    custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
+    empty: EmptySets = None,
+    settings: Settings = None,
+    device: Device = None,
+) -> None:
+    """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
+    with _user_errors():
+        run = _evaluated_run(config, custom, empty, settings)
+        from trainer.calibrate import Calibrator
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("detecting", total=None)
+            calibrator = Calibrator(
+                *(run, weights, _device(device)),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            done = calibrator.run(output)
+        Console(width=None if sys.stdout.isatty() else 160).print(done.table())
         typer.echo(f"wrote {output}")
 
 
@@ -129,6 +169,39 @@ def label(
 
 
 @main.command()
+def empties(
+    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="folders of custom sets, everybody annotated")],
+    detector: Annotated[Path, typer.Option("--detector", help="a YOLOX person detector as ONNX")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the new set's folder")],
+    train: Annotated[int, typer.Option(min=0, help="clips of each set for training, at most")] = 30,
+    val: Annotated[int, typer.Option(min=0, help="clips of each set for validation, at most")] = 20,
+    score: Annotated[float, typer.Option(min=0.01, max=1, help="from which the detector's people count")] = 0.15,
+    leave_out: Annotated[list[str] | None, typer.Option("--leave-out", help="a video not to use")] = None,
+    medians_only: Annotated[
+        list[str] | None, typer.Option("--medians-only", help="a video in which somebody lacks boxes")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an earlier set of empty clips")] = False,
+) -> None:
+    """Make a set of clips without people out of annotated sets: fixed cameras' backgrounds, and corners left free."""
+    with _user_errors():
+        from trainer.empties import EmptiesOptions, make_empties
+        from trainer.person_detector import PersonDetector
+
+        options = EmptiesOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("looking", total=None)
+            done = make_empties(
+                *(sets, PersonDetector(detector, score), output, options),
+                progress=lambda name: bar.update(task, description=name),
+            )
+        for path, reason in done.skipped:
+            typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
+        for (name, part, kind), count in sorted(done.counts().items()):
+            typer.echo(f"{name} {part}: {count} {kind}s")
+        typer.echo(f"wrote {output}: look at previews/, and name in --leave-out what shows a person")
+
+
+@main.command()
 def bank(
     weights: Annotated[Path, typer.Option("--weights", help="a .safetensors file")],
     output: Annotated[Path, typer.Option("-o", "--output", help="the bank, a .safetensors file")],
@@ -136,7 +209,7 @@ def bank(
     custom: Annotated[Path | None, typer.Option("--custom", help="a custom set's folder")] = None,
     name: Annotated[str | None, typer.Option("--name", help="which of several sets")] = None,
     settings: Settings = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")] = None,
+    device: Device = None,
 ) -> None:
     """Make a set's long-term query bank: the best queries of a clip a second of each of its videos."""
     with _user_errors():
@@ -144,15 +217,12 @@ def bank(
             raise TrainError("bank wants --config or --custom")
         overrides = _overrides(settings)
         run = load_config(config, overrides) if config is not None else _custom_run([custom or Path()], overrides)
-        import torch
-
         from trainer.bank import BankMaker
 
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("looking", total=None)
             maker = BankMaker(
-                *(run, weights, chosen, name),
+                *(run, weights, _device(device), name),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
             card = maker.run(output)
@@ -166,6 +236,24 @@ def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json..
         from trainer.average import average as mean
 
         typer.echo(str(mean(reports)))
+
+
+def _evaluated_run(
+    config: Path | None, custom: list[Path] | None, empty: list[Path] | None, settings: list[str] | None
+) -> RunConfig:
+    """The sets of a YAML or of the command line, and those without people beside them. Raises TrainError."""
+    if (config is None) == (not custom):
+        raise TrainError("give --config, or --custom (once or more)")
+    overrides = _overrides(settings)
+    run = load_config(config, overrides) if config is not None else _custom_run(custom or [], overrides)
+    bare = tuple(CustomSet(kind="custom", root=folder.resolve(), empty=True) for folder in empty or [])
+    return run.model_copy(update={"sets": (*run.sets, *bare)})
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _custom_run(folders: list[Path], overrides: dict[str, Any]) -> RunConfig:

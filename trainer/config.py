@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.zoo import VARIANTS
-from trainer.errors import TrainError
+from model.config import DetectorConfig
+from model.zoo import VARIANTS, variant
+from trainer.variant_config import LongTermSection, VariantSection
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -47,8 +45,21 @@ class CustomSet(SetSection):
     """An empty label: a person whose action is not annotated, or one who does none of what the set annotates."""
     exclude: tuple[str, ...] = ()
     """Videos to leave out."""
-    keyframe_every: Count = 1
-    """Train on every n-th annotated frame."""
+    empty: bool = False
+    """Videos without people, as ``stmixer-train empties`` makes them: only the human loss learns from them, and
+    evaluation counts the people that are found all the same."""
+    keyframe_every: Count | None = None
+    """Train on every n-th annotated frame, default 1. Of an empty set: every n-th frame, in evaluation too, default
+    15."""
+    on_grid: bool = False
+    """Train only on frames within half a raw frame (1/60 s) of a sample of the model's grid: on a coarse grid the boxes
+    of the others belong to a picture that the clip does not hold."""
+
+    @model_validator(mode="after")
+    def _nobody_does_anything(self) -> Self:
+        if self.empty and self.annotates is not None:
+            raise ValueError("an empty set has nobody to annotate; leave out annotates")
+        return self
 
 
 class AvaSet(SetSection):
@@ -82,21 +93,46 @@ class InitSection(Section):
     weights: Path | None = None
     classifier: Literal["keep", "new"] = "new"
     """Whether the action heads' last layers come from the file too, which then must have the same labels."""
+    backbone: Path | None = None
+    """A classifier's file (model.pretrained) that the backbone of a realtime variant starts from."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.weights is not None and self.backbone is not None:
+            raise ValueError("weights holds a backbone already; leave out backbone")
+        return self
 
 
 class AugmentSection(Section):
     """What is done to training clips. Shares are chances per clip."""
 
     short_sides: tuple[Annotated[int, Field(ge=32)], ...] | None = None
-    """px; one is drawn for each clip. Default: the model's own and five quarters of it (256 and 320)."""
+    """px; one is drawn for each batch. Default: the model's own and five quarters of it (256 and 320)."""
+    within: Annotated[float, Field(ge=1, le=3)] | None = None
+    """Clips are shrunk to fit into a picture this much wider than the batch's short side, so that neither one long clip
+    nor an upright one makes the whole batch large. Default: they are not."""
     flip: Share = 0.5
     colour_jitter: Share = 0.0
     """Strength of brightness, contrast and saturation changes. In the paper, off in its code."""
     tile: Share = 0.0
     """Two clips with one actor each, side by side."""
+    mosaic: Share = 0.0
+    """Four clips, of any sets, at half scale in one picture."""
+    zoom: Share = 0.0
+    """A random part enlarged, or the picture shrunk, so that people come in other sizes."""
+    zoom_range: tuple[Positive, Positive] = (0.5, 2.0)
+    """By how much."""
+    still: Share = 0.0
+    """The keyframe stands for the clip's whole window."""
     reduced_lookahead: Share = 0.0
     """The clip ends a random time before the model's own look-ahead, as on a low-latency stream."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.zoom_range[0] > self.zoom_range[1]:
+            raise ValueError(f"zoom_range must rise, got {list(self.zoom_range)}")
+        return self
 
 
 class LossSection(Section):
@@ -109,6 +145,8 @@ class LossSection(Section):
     normaliser: Literal["rank", "global"] = "rank"
     divisor: Positive | Literal["terms"] = "terms"
     """``terms``: the number of loss terms, 24 for six stages, as the official trainer. 1 leaves the sum alone."""
+    one_to_many: Count = 1
+    """How many queries learn one person in every stage but the last. 1: the paper's."""
 
 
 class OptimiserSection(Section):
@@ -118,13 +156,19 @@ class OptimiserSection(Section):
     lr_batch: Count = 16
     betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: NotNegative = 1e-4
+    backbone_factor: Positive = 1.0
+    """The backbone's rate is this much of ``lr``."""
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class ScheduleSection(Section):
-    """Linear warm-up from ``warmup_factor`` over ``warmup_epochs``; times ``drop_factor`` after each of ``drops``."""
+    """Linear warm-up from ``warmup_factor`` over ``warmup_epochs``; then the ``course``.
 
+    ``steps``: times ``drop_factor`` after each of ``drops``. ``cosine``: down to zero at the last epoch's end.
+    """
+
+    course: Literal["steps", "cosine"] = "steps"
     warmup_epochs: NotNegative = 2.0
     warmup_factor: Share = 0.1
     drops: tuple[NotNegative, ...] = (5.0, 8.0)
@@ -153,6 +197,9 @@ class RunConfig(Section):
     split: Literal[1, 2, 3] = 1
     """Of JHMDB and UCF101-24."""
     sets: tuple[SetConfig, ...]
+    variant: VariantSection = VariantSection()
+    """Ablations of the model."""
+    long_term: LongTermSection | None = None
     labels: tuple[str, ...] | None = None
     """The classes, in the logits' order. Default: the sets' labels, set by set."""
     init: InitSection = InitSection()
@@ -161,6 +208,11 @@ class RunConfig(Section):
     optimiser: OptimiserSection = OptimiserSection()
     schedule: ScheduleSection = ScheduleSection()
     evaluate: EvaluateSection = EvaluateSection()
+    stills: bool = False
+    """Clips of one frame, the keyframe: a person in a picture costs a realtime variant a fraction of one in a clip.
+    Its T frames are that one, repeated after the backbone."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that are not trained, by the beginnings of their names."""
     backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
     """Batch norm of the backbone: constants, trained per process, or trained over all processes."""
     epochs: Count = 12
@@ -192,79 +244,22 @@ class RunConfig(Section):
             raise ValueError(f"model {self.model!r} is unknown; known: {', '.join(VARIANTS)}")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels holds a name twice")
+        if self.stills and not VARIANTS[self.model].backbone.per_frame:
+            raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
+        self.detector()
         weights = [s.weight for s in self.sets if "train" in s.parts]
         if any(w is None for w in weights) and any(w is not None for w in weights):
             raise ValueError("sets: give every set a weight, or none")
         return self
 
+    def detector(self, classes: int | None = None) -> DetectorConfig:
+        """The model as this run trains it, for a number of action classes. Raises ConfigError."""
+        config = self.variant.of(variant(self.model, classes=classes))
+        return config if self.long_term is None else self.long_term.of(config)
 
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a run's YAML, laid over its preset; ``overrides`` go over both. Relative paths start at the file's folder.
-
-    Raises:
-        TrainError: a file that cannot be read, unknown keys, values out of range: one line each.
-    """
-    given = _read_yaml(path)
-    values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
-    values = _laid_over(values, dict(overrides or {}))
-    config = parse_config(values, str(path))
-    folder = path.resolve().parent
-    weights = None if config.init.weights is None else folder / config.init.weights
-    init = config.init.model_copy(update={"weights": weights})
-    return config.model_copy(
-        update={"run_dir": folder / config.run_dir, "data_root": folder / config.data_root, "init": init}
-    )
-
-
-def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
-    """Check plain values. Raises TrainError, a line per fault, each with its key."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise TrainError([f"{where}: {_fault(fault)}" for fault in error.errors(include_url=False)]) from None
-
-
-def presets() -> tuple[str, ...]:
-    """Names of the presets."""
-    files = resources.files("trainer").joinpath("presets").iterdir()
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
-
-
-def _preset(name: object) -> dict[str, Any]:
-    if name not in presets():
-        raise TrainError(f"preset {name!r} is unknown; known: {', '.join(presets())}")
-    text = resources.files("trainer").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = yaml.safe_load(text)
-    return values
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise TrainError(f"{path} must hold keys and values")
-    return values
-
-
-def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; everything else, lists too, is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _laid_over(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return merged
-
-
-def _fault(fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key {place}"
-    message = fault["msg"].removeprefix("Value error, ")
-    got = "" if fault["type"] in ("missing", "value_error") else f", got {fault['input']!r}"
-    return f"{place}: {message}{got}" if place else f"{message}{got}"
+    @property
+    def bank(self) -> Path | None:
+        """The bank's file of an offline long-term model."""
+        return None if self.long_term is None else self.long_term.bank

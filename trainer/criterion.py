@@ -18,7 +18,7 @@ from torch import Tensor
 from model.decoder import PERSON, DecoderOutput, StageOutput
 from trainer.matcher import Match, Matcher
 from trainer.overlap import generalised_iou
-from trainer.targets import Target, box_count
+from trainer.targets import Target
 
 BACKGROUND_WEIGHT = 0.1
 """Weight of the background in the human cross entropy; a person has 1."""
@@ -69,6 +69,7 @@ class Criterion:
 
     Attributes:
         weights: λ.
+        matcher: one person to one query, or to several in the stages before the last.
         normaliser: ``rank``, as officially: box losses over the mean box count across ranks (at least 1), the two
             means over this rank's own entries. ``global``: every divisor is the mean across ranks, so that the
             losses' average over ranks is that of one process with the whole batch, however unequal the ranks.
@@ -95,25 +96,23 @@ class Criterion:
         matches = self.matcher(output.stages, targets, sizes_wh)
         merged = _Merged.of(targets)
         sums = [_stage_sums(s, m, merged, sizes_wh) for s, m in zip(output.stages, matches, strict=True)]
-        boxes, human, action = self._divisors(box_count(targets), sums)
+        boxes, human, action = self._divisors([match.wanted for match in matches], sums)
         terms: dict[str, Tensor] = {}
         for i, stage in enumerate(sums):
             suffix = "" if i == len(sums) - 1 else f"_{i}"
-            values = (stage.human / human[i], stage.l1 / boxes, stage.giou / boxes, stage.action / action[i])
+            values = (stage.human / human[i], stage.l1 / boxes[i], stage.giou / boxes[i], stage.action / action[i])
             terms |= {name + suffix: value for name, value in zip(TERMS, values, strict=True)}
         total = torch.stack([self.weights.of(name) * value for name, value in terms.items()]).sum()
         return Losses(total / (len(terms) if self.divisor is None else self.divisor), terms)
 
-    def _divisors(self, boxes: int, sums: Sequence[_Sums]) -> tuple[Tensor, Tensor, Tensor]:
-        """What to divide by: box losses (), human (stages,), action (stages,)."""
+    def _divisors(self, boxes: Sequence[int], sums: Sequence[_Sums]) -> tuple[Tensor, Tensor, Tensor]:
+        """What to divide by, (stages,) each: box losses, human, action."""
         human = torch.stack([s.human_weight for s in sums])
         action = torch.stack([s.action_entries for s in sums])
-        local = torch.cat((human.new_tensor([boxes]), human, action))
-        total, world = _sum_over_ranks(local)
-        n = len(sums)
+        total, world = _sum_over_ranks(torch.stack((human.new_tensor(boxes), human, action)))
         if self.normaliser == "rank":
             return (total[0] / world).clamp(min=1), human, action.clamp(min=1)
-        return total[0].clamp(min=1) / world, total[1 : n + 1] / world, total[n + 1 :].clamp(min=1) / world
+        return total[0].clamp(min=1) / world, total[1] / world, total[2].clamp(min=1) / world
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,50 +3,85 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console, ConsoleOptions, RenderableType
 
 from media.decode import Limits, VideoReader
 from media.grid import HALF_RAW_US
-from model.checkpoint import CheckpointError, Model, load
+from model.checkpoint import ModelCard
 from model.postprocess import PostProcess
 from trainer.config import AvaSet, RunConfig
-from trainer.data.batch import network_input
 from trainer.data.check import read_picture
-from trainer.data.clipset import ClipSet, Source
-from trainer.data.loader import make_loader
-from trainer.data.plan import in_order
+from trainer.data.clips import WHOLE, View
+from trainer.data.clipset import Source
 from trainer.data.records import FrameFolder, Part, VideoFile
 from trainer.data.seek import frames_from
 from trainer.data.sets import load_data
 from trainer.errors import TrainError
 from trainer.evaluate.ava_csv import read_excluded, write_detections
+from trainer.evaluate.empty import EmptyReport
+from trainer.evaluate.overview import overview_table, write_overview
 from trainer.evaluate.page import write_page
 from trainer.evaluate.pictures import draw, pick
 from trainer.evaluate.report import Report
 from trainer.evaluate.tables import Keyframes
 from trainer.findings import Findings, Tables, tables
-from trainer.reports import frame_protocol, report_sets
+from trainer.network import LoadedNetwork, Precision, load_network, look_at
+from trainer.reports import frame_protocol, report_empties, report_sets
 
-MEGABYTE = 1 << 20
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How the weights are run: what of its window a clip sees, and the precision."""
+
+    view: View = WHOLE
+    precision: Precision = "fp32"
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures must know."""
+        given: list[str] = []
+        if self.view.still:
+            given.append("single frame: the keyframe stands for the whole window")
+        elif self.view.lookahead_ms is not None:
+            given.append(f"look-ahead at most {self.view.lookahead_ms:g} ms; later samples repeat the last one")
+        if self.precision != "fp32":
+            given.append(f"precision: {self.precision}")
+        return tuple(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The reports of an evaluation, of sets with people and of sets without."""
+
+    reports: list[Report] = field(default_factory=list)
+    empties: list[EmptyReport] = field(default_factory=list)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """``rich.print``: every set, then all at a glance."""
+        yield from self.reports
+        yield from self.empties
+        if len(self.reports) + len(self.empties) > 1:
+            yield overview_table(self.reports, self.empties)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What to run on what. ``progress`` is told batches done and in all."""
+    """What to run on what, and how. ``progress`` is told batches done and in all."""
 
     config: RunConfig
     weights: Path
     part: Part
     device: torch.device
     progress: Callable[[int, int], None] | None = None
+    mode: Mode = Mode()
 
-    def run(self, out: Path) -> list[Report]:
-        """Evaluate, and write ``<set>.json``, ``.html`` and ``.csv`` into a folder.
+    def run(self, out: Path) -> Evaluated:
+        """Evaluate, and write ``<set>.json``, ``.html`` and ``.csv`` and ``summary.json`` into a folder.
 
         Raises:
             TrainError: weights or data that cannot be used, or a folder that cannot be written.
@@ -55,41 +90,35 @@ class Evaluation:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
-        model = self._model()
-        names = tuple(label.name for label in model.card.labels)
+        network = load_network(self.weights, self.device, self.mode.precision)
+        card = network.card
+        names = tuple(label.name for label in card.labels)
         data = load_data(self.config.model_copy(update={"labels": names}), (self.part,))
         sources = data.val if self.part == "val" else data.train
-        found = self._detect(model, sources)
-        notes = (f"weights: {self.weights.name}, {model.card.name}, trained on {model.card.trained_on or 'nothing'}",)
+        found = self._detect(network, sources)
+        of_weights = f"weights: {self.weights.name}, {card.name}, trained on {card.trained_on or 'nothing'}"
+        notes = (of_weights, *self.mode.notes())
         excluded = self._excluded()
-        reports = []
+        done = Evaluated()
         for i, source in enumerate(sources):
             alone = Findings({(0, k): f for (s, k), f in found.rows.items() if s == i})
-            of_set = report_sets([source], alone, model.card.labels, notes=notes, with_tubes=True, excluded=excluded)
-            self._write(out, model, source, alone, of_set)
-            reports += of_set
-        return reports
+            of_set = report_sets([source], alone, card.labels, notes=notes, with_tubes=True, excluded=excluded)
+            self._write(out, card, source, alone, of_set)
+            done.reports.extend(of_set)
+            done.empties.extend(report_empties([source], alone, notes=notes))
+        for empty in done.empties:
+            empty.write_json(out / f"{empty.name}.json")
+        write_overview(out / "summary.json", done.reports, done.empties)
+        return done
 
-    def _model(self) -> Model:
-        try:
-            return load(self.weights)
-        except CheckpointError as error:
-            raise TrainError(str(error).splitlines()) from None
-
-    @torch.inference_mode()
-    def _detect(self, model: Model, sources: Sequence[Source]) -> Findings:
-        options, config = self.config.evaluate, model.card.config
-        batches = in_order([source.split.video for source in sources], options.batch_size)
-        clips = ClipSet(sources, config, None, self.config.cache_mb * MEGABYTE)
-        loader = make_loader(clips, batches, self.config.workers, self.device.type == "cuda")
-        detector = model.detector.to(self.device).eval()
+    def _detect(self, network: LoadedNetwork, sources: Sequence[Source]) -> Findings:
+        options = self.config.evaluate
         postprocess = PostProcess(options.score_threshold, options.keep_top3)
         findings = Findings()
-        for done, batch in enumerate(loader, start=1):
-            clip, sizes_wh = network_input(batch.to(self.device).frames, config.preprocess)
-            findings.add(detector(clip, sizes_wh), sizes_wh, batch.draws, postprocess)
-            if self.progress is not None:
-                self.progress(done, len(batches))
+        for looked in look_at(
+            *(network, sources, self.config, self.device), view=self.mode.view, progress=self.progress
+        ):
+            findings.add(looked.output, looked.sizes_wh, looked.batch.draws, postprocess)
         return findings
 
     def _excluded(self) -> Keyframes | None:
@@ -100,8 +129,10 @@ class Evaluation:
                 return read_excluded(path) if path.exists() else None
         return None
 
-    def _write(self, out: Path, model: Model, source: Source, found: Findings, reports: list[Report]) -> None:
-        labels = model.card.labels
+    def _write(self, out: Path, card: ModelCard, source: Source, found: Findings, reports: list[Report]) -> None:
+        if source.empty:
+            return
+        labels = card.labels
         given = tables(source, found.of(0), labels)
         reader = functools.partial(read_frame, source)
         for report in reports:

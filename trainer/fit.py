@@ -19,15 +19,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
+from model.config import DetectorConfig
 from model.detector import Detector, build
 from model.labels import Label
-from model.zoo import variant
+from model.pretrained import read_pretrained
+from trainer.bank import QueryBank
 from trainer.config import RunConfig
 from trainer.data.clipset import ClipSet, Source
 from trainer.data.loader import TrainLoader, make_loader
 from trainer.data.plan import Plan, in_order
 from trainer.data.sets import Data, label_list, load_data
 from trainer.errors import TrainError
+from trainer.long_term import Windows, clips_at_once, make_windows
 from trainer.module import TrainingModule
 from trainer.run_folder import RunFolder
 from trainer.waiting import DataWait
@@ -70,7 +73,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     """
     _quieten_lightning()
     folder = RunFolder(config.run_dir)
-    detector_config = variant(config.model)
+    detector_config = config.detector()
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
         folder.open(config, resume=resume)
     data = load_data(config)
@@ -78,7 +81,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     detector = initial_detector(config, labels)
     trainer = build_trainer(config, folder, len(training_plan(config, data, 1, 0)))
     plan = training_plan(config, data, trainer.world_size, trainer.global_rank)
-    module = TrainingModule(detector, config, len(plan), data.val, labels)
+    windows = training_windows(config, data, detector.config)
+    module = TrainingModule(detector, config, len(plan), data.val, labels, windows)
     if trainer.is_global_zero:
         folder.write(config)
         folder.write_frozen(module.frozen_parameters())
@@ -86,7 +90,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         log.info(line)
     workers, cache = config.workers, config.cache_mb * MEGABYTE
     pin = torch.cuda.is_available() and config.accelerator != "cpu"
-    train = TrainLoader(ClipSet(data.train, detector_config, config.augment, cache), plan, workers, pin)
+    clips = ClipSet(data.train, detector_config, config.augment, cache, stills=config.stills)
+    train = TrainLoader(clips, plan, workers, pin)
     val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
     module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
     try:
@@ -99,6 +104,19 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         write_weights(folder.weights, module.detector, config, data, labels)
         log.info(f"wrote {folder.weights}")
     return module
+
+
+def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
+    """Train runs of which each starts from the one before. ``resume`` passes over those that are done.
+
+    Raises:
+        TrainError, DivergedError: as ``fit``.
+    """
+    for config in configs:
+        if resume and len(configs) > 1 and (config.run_dir / "weights.safetensors").exists():
+            log.info(f"{config.run_dir} is done")
+        else:
+            fit(config, resume=resume and (len(configs) == 1 or RunFolder(config.run_dir).checkpoint.exists()))
 
 
 def _quieten_lightning() -> None:
@@ -116,11 +134,18 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     Raises:
         TrainError: a file of another variant, or, with ``classifier: keep``, of other labels.
     """
-    wanted = variant(config.model, classes=len(labels))
+    wanted = config.detector(len(labels))
     detector = build(wanted, seed=config.init.seed)
-    if config.init.weights is None:
+    if config.init.weights is None and config.init.backbone is None:
         return detector
     try:
+        if config.init.backbone is not None:
+            pretrained = read_pretrained(config.init.backbone, wanted)
+            for line in pretrained.report():
+                log.info(f"{config.init.backbone.name}: {line}")
+            load_exactly(detector, detector.state_dict() | pretrained.tensors)
+            return detector
+        assert config.init.weights is not None
         card, _ = read_header(config.init.weights)
         tensors = read_tensors(config.init.weights)
         if config.init.classifier == "new":
@@ -131,6 +156,16 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     except CheckpointError as error:
         raise TrainError(str(error).splitlines()) from None
     return detector
+
+
+def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
+    """A long-term model's windows in training and in evaluation; nothing of one is seen in the other.
+
+    Raises:
+        TrainError: a bank that does not go with the model.
+    """
+    train, val = (make_windows(detector, config.bank, None, sources) for sources in (data.train, data.val))
+    return train, val
 
 
 def training_plan(config: RunConfig, data: Data, world: int, rank: int) -> Plan:
@@ -144,8 +179,9 @@ def training_plan(config: RunConfig, data: Data, world: int, rank: int) -> Plan:
 
 def evaluation_loader(config: RunConfig, sources: Sequence[Source], world: int = 1, rank: int = 0) -> DataLoader[Any]:
     """Every evaluation keyframe once, over all processes."""
-    batches = in_order([source.split.video for source in sources], config.evaluate.batch_size, rank, world)
-    clips = ClipSet(sources, variant(config.model), None, config.cache_mb * MEGABYTE)
+    size = clips_at_once(config.detector(), config.evaluate.batch_size)
+    batches = in_order([source.split.video for source in sources], size, rank, world)
+    clips = ClipSet(sources, config.detector(), None, config.cache_mb * MEGABYTE, stills=config.stills)
     return make_loader(clips, batches, config.workers, torch.cuda.is_available() and config.accelerator != "cpu")
 
 
@@ -211,7 +247,9 @@ def summary(config: RunConfig, data: Data, plan: Plan, module: TrainingModule) -
 def write_weights(path: Path, detector: Detector, config: RunConfig, data: Data, labels: Sequence[Label]) -> None:
     """The trained detector as a self-describing file."""
     names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
-    start = "initial weights" if config.init.weights is None else config.init.weights.name
+    file = config.init.weights or config.init.backbone
+    start = "initial weights" if file is None else file.name
+    bank = None if config.bank is None else QueryBank(config.bank).card.digest
     card = ModelCard(
         replace(detector.config),
         tuple(labels),
@@ -219,5 +257,6 @@ def write_weights(path: Path, detector: Detector, config: RunConfig, data: Data,
         trained_on=names,
         licence=config.licence,
         source=f"stmixer-train fit, {config.epochs} epochs from {start}",
+        bank_digest=bank,
     )
     save(path, {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}, card)

@@ -7,13 +7,9 @@ boxes right. Boxes stand on every n-th frame, those that were looked at; with 5,
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +19,7 @@ from media.errors import MediaError
 from trainer.draft import Draft, LabelOptions, draft_video, preview
 from trainer.errors import TrainError
 from trainer.person_detector import PersonDetector
+from trainer.set_folder import make_folders, rate_text, write_tables, writing
 
 SUFFIXES = frozenset(
     {
@@ -31,9 +28,6 @@ SUFFIXES = frozenset(
     }
 )
 """What counts as a video in a folder; a file that is named counts whatever it is called."""
-
-_VIDEO_COLUMNS = ("video", "split", "fps", "frames", "width", "height", "note")
-_BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label", "track", "origin")
 
 
 @dataclass(slots=True)
@@ -70,11 +64,13 @@ def label(
         except MediaError as error:
             done.skipped.append((path, str(error)))
             continue
-        _write(out, partial(_place, out, draft, path, options))
+        with writing(out):
+            _place(out, draft, path, options)
         done.drafts.append(draft)
     if not done.drafts:
         raise TrainError([f"{path} is skipped: {reason}" for path, reason in done.skipped] + ["no video can be read"])
-    _write(out, partial(_write_tables, out, done.drafts, options.every))
+    with writing(out):
+        _write_tables(out, done.drafts, options.every)
     return done
 
 
@@ -123,22 +119,7 @@ def _prepare(out: Path, videos: Mapping[str, Path], force: bool) -> None:
     taken = [(path, target) for path, target in targets.items() if _is_other(target, path)]
     if taken:
         raise TrainError([f"{t} is another video than {p}: move it away, or name another folder" for p, t in taken])
-
-    def probe() -> None:
-        for folder in (out, out / "videos", out / "previews"):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
-
-    _write(out, probe)
-
-
-def _write(out: Path, job: Callable[[], None]) -> None:
-    """Raises TrainError where the disk does not take it."""
-    try:
-        job()
-    except OSError as error:
-        raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
+    make_folders(out)
 
 
 def _is_other(target: Path, path: Path) -> bool:
@@ -168,12 +149,12 @@ def _write_tables(out: Path, drafts: Sequence[Draft], every: int) -> None:
     """Both files, each complete or not at all; boxes by video, frame and track."""
     videos, boxes = [], []
     for i, draft in enumerate(drafts):
-        fps = f"{draft.fps:.3f}".rstrip("0").rstrip(".")
         note = "draft: boxes to be checked" if draft.tracks else "draft: nobody found"
-        videos.append((draft.name, _part(i, len(drafts)), fps, draft.frames, draft.width, draft.height, note))
+        videos.append(
+            (draft.name, _part(i, len(drafts)), rate_text(draft.fps), draft.frames, draft.width, draft.height, note)
+        )
         boxes += _rows(draft, every)
-    _write_csv(out / "boxes.csv", _BOX_COLUMNS, boxes)
-    _write_csv(out / "videos.csv", _VIDEO_COLUMNS, videos)
+    write_tables(out, videos, boxes)
 
 
 def _part(i: int, videos: int) -> str:
@@ -192,16 +173,3 @@ def _rows(draft: Draft, every: int) -> list[tuple[object, ...]]:
         for frame, number, corners in sorted(placed)
         if corners[0] != corners[2] and corners[1] != corners[3]  # a sliver at the edge, rounded away
     ]
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Sequence[Sequence[object]]) -> None:
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()

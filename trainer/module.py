@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from model.decoder import DecoderOutput
 from model.detector import Detector
 from model.labels import Label
 from model.postprocess import PostProcess
+from model.runtimes.prepare import prepared
 from trainer.config import RunConfig
 from trainer.criterion import Criterion, LossWeights
 from trainer.data.batch import Batch, network_input
 from trainer.data.clipset import Source
 from trainer.evaluate.report import Report
 from trainer.findings import Findings
-from trainer.optimiser import freeze_norms, keep_norms_still, learning_rate, parameter_groups, rate_factor
-from trainer.reports import report_sets, shown
+from trainer.long_term import Windows, detect
+from trainer.matcher import Matcher
+from trainer.network import once_per_frame
+from trainer.optimiser import freeze, freeze_norms, keep_norms_still, learning_rate, parameter_groups, rate_factor
+from trainer.reports import report_empties, report_sets, shown
 
 
 def build_criterion(config: RunConfig) -> Criterion:
@@ -32,6 +38,7 @@ def build_criterion(config: RunConfig) -> Criterion:
         LossWeights(loss.human, loss.l1, loss.giou, loss.action),
         loss.normaliser,
         None if loss.divisor == "terms" else loss.divisor,
+        Matcher(one_to_many=loss.one_to_many),
     )
 
 
@@ -47,6 +54,7 @@ class TrainingModule(L.LightningModule):
         steps_per_epoch: for the learning rate's course.
         val: what evaluations look at; keyframes of its loaders are numbered as here.
         labels: in the logits' order.
+        windows: a long-term model's, in training and in evaluation.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class TrainingModule(L.LightningModule):
         steps_per_epoch: int,
         val: Sequence[Source] = (),
         labels: Sequence[Label] = (),
+        windows: tuple[Windows | None, Windows | None] = (None, None),
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -64,10 +73,18 @@ class TrainingModule(L.LightningModule):
         self._config = config
         self._steps_per_epoch = steps_per_epoch
         self._val, self._labels = tuple(val), tuple(labels)
+        self._windows = windows
         self._findings = Findings()
         self._postprocess = PostProcess(config.evaluate.score_threshold, config.evaluate.keep_top3)
         if config.backbone_norm == "frozen":
             freeze_norms(detector.backbone)
+        freeze(detector, config.frozen)
+        self._folded: list[nn.Module] = []  # in a list: no part of what is trained or saved
+        self._frozen_backbone = (
+            detector.config.backbone.per_frame
+            and config.backbone_norm == "frozen"
+            and not any(parameter.requires_grad for parameter in detector.backbone.parameters())
+        )
 
     def train(self, mode: bool = True) -> TrainingModule:
         """As torch's, but frozen norms stay in evaluation mode."""
@@ -87,12 +104,25 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The total loss of a batch."""
         clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
-        losses = self.criterion(self.detector(clip, sizes_wh), batch.targets, sizes_wh)
+        output = detect(self._detect, self._windows[0], batch.draws, clip, sizes_wh)
+        losses = self.criterion(output, batch.targets, sizes_wh)
         logged = _over_ranks({"loss": losses.total} | losses.terms)
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.frames))
         self.log("lr", self.optimizers().param_groups[0]["lr"], prog_bar=True)  # type: ignore[union-attr]
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch.frames))
         return losses.total
+
+    def _detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+        """The detector's forward; a frame backbone that is frozen whole runs with its norms folded, as in serving."""
+        if not self._frozen_backbone:
+            return cast(DecoderOutput, self.detector(clip, sizes_wh, *bank))
+        if not self._folded:
+            self._folded.append(prepared(self.detector, pack=False).backbone)
+        b, t = clip.shape[0], clip.shape[2]
+        with torch.no_grad():
+            maps = self._folded[0](clip.transpose(1, 2).flatten(0, 1))
+        levels = self.detector.project(maps)
+        return self.detector.clip_stage([x.reshape(b, t, *x.shape[1:]) for x in levels], sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""
@@ -101,7 +131,9 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collects what is found."""
         clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
-        self._findings.add(self.detector(clip, sizes_wh), sizes_wh, batch.draws, self._postprocess)
+        run = functools.partial(once_per_frame, self.detector)
+        output = detect(run, self._windows[1], batch.draws, clip, sizes_wh)
+        self._findings.add(output, sizes_wh, batch.draws, self._postprocess)
 
     def on_validation_epoch_end(self) -> None:
         """Scores what all processes found; the numbers are the same on each."""
@@ -112,16 +144,17 @@ class TrainingModule(L.LightningModule):
             dist.all_gather_object(everyone, self._findings)
             self._findings.merge([findings for findings in everyone if findings is not None])
         self.reports = report_sets(self._val, self._findings, self._labels)
-        for name, value in shown(self.reports).items():
+        for name, value in shown(self.reports, report_empties(self._val, self._findings)).items():
             self.log(name, value, rank_zero_only=True, prog_bar=name.endswith("frame_map"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and a rate that is set at every step."""
         options = self._config.optimiser
-        groups = parameter_groups(self.detector, options.weight_decay)
         rate = learning_rate(options, self._config.batch_size)
+        groups = parameter_groups(self.detector, options.weight_decay, rate, rate * options.backbone_factor)
         optimiser = torch.optim.AdamW(groups, lr=rate, betas=options.betas)
-        course = LambdaLR(optimiser, lambda step: rate_factor(step / self._steps_per_epoch, self._config.schedule))
+        schedule, epochs = self._config.schedule, self._config.epochs
+        course = LambdaLR(optimiser, lambda step: rate_factor(step / self._steps_per_epoch, schedule, epochs))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": course, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

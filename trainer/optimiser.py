@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.detector import Detector
 from trainer.config import OptimiserSection, ScheduleSection
+from trainer.errors import TrainError
 
 
 def freeze_norms(backbone: nn.Module) -> None:
@@ -19,6 +22,16 @@ def freeze_norms(backbone: nn.Module) -> None:
     keep_norms_still(backbone)
 
 
+def freeze(detector: Detector, beginnings: Sequence[str]) -> None:
+    """Take parameters out of training by the beginnings of their names. Raises TrainError for one that begins none."""
+    names = [name for name, _ in detector.named_parameters()]
+    if strange := [word for word in beginnings if not any(name.startswith(word) for name in names)]:
+        raise TrainError(f"frozen: no parameter's name begins with {', '.join(strange)}")
+    for name, parameter in detector.named_parameters():
+        if name.startswith(tuple(beginnings)):
+            parameter.requires_grad_(False)
+
+
 def keep_norms_still(backbone: nn.Module) -> None:
     """Batch norms into evaluation mode; to be called after every ``train()``."""
     for module in backbone.modules():
@@ -26,13 +39,15 @@ def keep_norms_still(backbone: nn.Module) -> None:
             module.eval()
 
 
-def parameter_groups(detector: Detector, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters with and without weight decay.
+def parameter_groups(
+    detector: Detector, weight_decay: float, rate: float, backbone_rate: float
+) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate, with and without weight decay.
 
     None on the backbone's norms; in a vision transformer none on anything of one dimension. The decoder's norms and
     biases decay, as officially.
     """
-    transformer = detector.config.backbone.kind not in ("slowonly", "slowfast", "csn")
+    transformer = detector.config.backbone.kind not in ("slowonly", "slowfast", "csn", "frame")
     still = {
         id(parameter)
         for module in detector.backbone.modules()
@@ -41,11 +56,13 @@ def parameter_groups(detector: Detector, weight_decay: float) -> list[dict[str, 
     }
     if transformer:
         still |= {id(parameter) for parameter in detector.backbone.parameters() if parameter.dim() == 1}
-    trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if id(p) not in still], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if id(p) in still], "weight_decay": 0.0},
-    ]
+    backbone = {id(parameter) for parameter in detector.backbone.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(rate, weight_decay): []}
+    for parameter in detector.parameters():
+        if parameter.requires_grad:
+            its_rate = backbone_rate if id(parameter) in backbone else rate
+            groups.setdefault((its_rate, 0.0 if id(parameter) in still else weight_decay), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
 
 def learning_rate(optimiser: OptimiserSection, batch_size: int) -> float:
@@ -53,9 +70,12 @@ def learning_rate(optimiser: OptimiserSection, batch_size: int) -> float:
     return optimiser.lr * batch_size / optimiser.lr_batch
 
 
-def rate_factor(epoch: float, schedule: ScheduleSection) -> float:
-    """What the rate is multiplied by ``epoch`` epochs (with fractions) into training."""
-    factor = schedule.drop_factor ** sum(epoch >= drop for drop in schedule.drops)
+def rate_factor(epoch: float, schedule: ScheduleSection, epochs: int) -> float:
+    """What the rate is multiplied by ``epoch`` epochs (with fractions) into training of ``epochs``."""
+    if schedule.course == "cosine":
+        factor = (1 + math.cos(math.pi * min(1.0, epoch / epochs))) / 2
+    else:
+        factor = schedule.drop_factor ** sum(epoch >= drop for drop in schedule.drops)
     if epoch < schedule.warmup_epochs:
         factor *= schedule.warmup_factor + (1 - schedule.warmup_factor) * epoch / schedule.warmup_epochs
     return factor

@@ -8,6 +8,7 @@ from model.labels import Label
 from trainer.config import AvaSet, CustomSet, SetConfig, TubeSet
 from trainer.data.clipset import Source
 from trainer.evaluate.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
+from trainer.evaluate.empty import EmptyReport, report_empty
 from trainer.evaluate.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
 from trainer.evaluate.report import Report, Subject, report_ava, report_frames
 from trainer.evaluate.tables import Keyframes
@@ -34,7 +35,7 @@ def report_sets(
     with_tubes: bool = False,
     excluded: Keyframes | None = None,
 ) -> list[Report]:
-    """One report per set, two for AVA where its exclusion list is given; labels in the logits' order.
+    """One report per set with people, two for AVA where its exclusion list is given; labels in the logits' order.
 
     Args:
         notes: for the reports' heads.
@@ -43,6 +44,8 @@ def report_sets(
     """
     reports: list[Report] = []
     for i, source in enumerate(sources):
+        if source.empty:
+            continue
         given = tables(source, found.of(i), labels)
         subject = Subject(source.split.name, source.split.part, source.split.origin, notes)
         if isinstance(source.config, AvaSet):
@@ -59,6 +62,18 @@ def report_sets(
     return reports
 
 
+def report_empties(sources: Sequence[Source], found: Findings, *, notes: tuple[str, ...] = ()) -> list[EmptyReport]:
+    """One report per set of clips without people."""
+    reports = []
+    for i, source in enumerate(sources):
+        if source.empty:
+            given = tables(source, found.of(i), ())
+            reports.append(
+                report_empty(source.split.name, source.split.part, given.keyframes, given.people, notes=notes)
+            )
+    return reports
+
+
 def _ava(subject: Subject, given: Tables, excluded: Keyframes | None) -> list[Report]:
     reports = [
         report_ava(subject, given.truth, given.actions, given.labels, AVA_ACTIVITYNET, people=given.people),
@@ -71,7 +86,7 @@ def _ava(subject: Subject, given: Tables, excluded: Keyframes | None) -> list[Re
     return reports
 
 
-def shown(reports: Sequence[Report]) -> dict[str, float]:
+def shown(reports: Sequence[Report], empties: Sequence[EmptyReport] = ()) -> dict[str, float]:
     """The reports' main numbers, by name."""
     values: dict[str, float] = {}
     for report in reports:
@@ -81,4 +96,6 @@ def shown(reports: Sequence[Report]) -> dict[str, float]:
             values[f"{name}/person_ap"] = report.people.ap
             values[f"{name}/person_recall"] = report.people.recall
             values[f"{name}/false_people_per_keyframe"] = report.people.false_per_keyframe
+    for empty in empties:
+        values[f"{empty.name}/false_people_per_keyframe"] = empty.false_per_keyframe
     return values

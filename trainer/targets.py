@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,8 +45,3 @@ class Target:
 def fully_annotated(boxes_xyxy_px: Tensor, actions: Tensor) -> Target:
     """A target of which every label is known, as in AVA."""
     return Target(boxes_xyxy_px, actions, torch.ones_like(actions, dtype=torch.bool))
-
-
-def box_count(targets: Sequence[Target]) -> int:
-    """People over all clips."""
-    return sum(len(target.boxes_xyxy_px) for target in targets)

@@ -91,7 +91,7 @@ def test_items_depend_on_their_draw_alone(clips) -> None:
 
 
 def test_short_sides_tiles_and_boxes_in_pixels(clips) -> None:
-    items = [clips(short_sides=(96, 128), tile=1.0)[Draw(0, k, (1, k))] for k in range(4)]
+    items = [clips(short_sides=(96, 128), tile=1.0)[Draw(0, k, (1, k), (k,))] for k in range(4)]
     assert {min(item.frames.shape[1:3]) for item in items} == {96, 128}
     for item in items:
         assert len(item.target.boxes_xyxy_px) in (1, 2)

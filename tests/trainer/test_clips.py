@@ -36,7 +36,7 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
         windows.extend(job.frames for job in jobs)
         return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=[[] for _ in jobs])
 
-    runner = SimpleNamespace(model=SimpleNamespace(card=SimpleNamespace(config=config)), run=run)
+    runner = SimpleNamespace(card=SimpleNamespace(config=config), run=run, forget=lambda stream: None)
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
     results = list(FileDetector(runner, options, limits=LIMITS).run(path))  # type: ignore[arg-type]
     return [(result.pts_us, frames) for result, frames in zip(results, windows, strict=True)]

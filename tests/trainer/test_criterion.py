@@ -10,6 +10,7 @@ from torch import Tensor
 from training import decoder_output, stage_output
 
 from trainer.criterion import Criterion, LossWeights
+from trainer.matcher import Matcher
 from trainer.targets import Target, fully_annotated
 
 SIZES = torch.tensor([[100.0, 200.0]])
@@ -38,6 +39,14 @@ def test_boxes_are_summed_over_matches_and_divided_by_their_number() -> None:
     found = losses([people])
     assert found["loss_bbox"] == pytest.approx(0.2 / 2, rel=1e-5)  # (0.1 + 0.1 over the width) and 0
     assert found["loss_giou"] == pytest.approx((1 - 1 / 3) / 2, rel=1e-5)
+
+
+def test_one_to_many_divides_by_what_was_wanted() -> None:
+    stage = stage_output(torch.tensor([[[10.0, 20, 30, 60], [20, 20, 40, 60]]]))
+    criterion = Criterion(matcher=Matcher(one_to_many=2))
+    found = criterion(decoder_output(stage, stage), [one((10, 20, 30, 60))], SIZES).terms
+    assert float(found["loss_bbox"]) == 0
+    assert float(found["loss_bbox_0"]) == pytest.approx(0.2 / 2, rel=1e-5)  # 0 of one query and 0.2 of the other
 
 
 def test_unmatched_people_still_count_in_the_divisor() -> None:

@@ -18,6 +18,7 @@ from trainer.criterion import Criterion
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(tmp_path: Path, fill) -> None:
     """Clips with 3, 0, 1 and 0 people, dealt 3 + 0 and 1 + 0."""
     script = TESTS / "trainer" / "ddp_rank.py"

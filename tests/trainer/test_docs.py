@@ -17,6 +17,7 @@ SHARED = SHARED_CLIPS.parent
 DETECTOR = SHARED / "weights" / "yolox_nano_416_coco.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DETECTOR.exists(), reason="../shared/weights is not here")
 def test_the_page_runs_from_start_to_end(tmp_path: Path) -> None:
     videos = tmp_path / "phone"
@@ -31,7 +32,7 @@ def test_the_page_runs_from_start_to_end(tmp_path: Path) -> None:
         (videos / name).symlink_to(source)
     (tmp_path / "detector.onnx").symlink_to(DETECTOR)
     commands = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(commands) == 5
+    assert len(commands) == 7
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in commands:
         done = subprocess.run(
@@ -47,3 +48,6 @@ def test_the_page_runs_from_start_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "out.mp4").stat().st_size > 10_000
     assert json.loads((tmp_path / "report" / "my_set.json").read_text())
     assert "boxes" in (tmp_path / "report" / "my_set.html").read_text()
+    summary = json.loads((tmp_path / "report_live" / "summary.json").read_text())
+    assert [part["set"] for part in (*summary["sets"], *summary["empty"])] == ["my_set", "empty"]
+    assert any(text.startswith("look-ahead at most 0 ms") for text in summary["notes"])

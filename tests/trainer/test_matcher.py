@@ -104,6 +104,24 @@ def test_stages_are_matched_by_themselves() -> None:
     assert [pairs(match) for match in matches] == [[(0, 0, 0)], [(0, 1, 0)]]
 
 
+def test_one_to_many_in_every_stage_but_the_last() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 11, 11], [0, 0, 12, 12], [50, 50, 60, 60], [50, 50, 70, 70]]])
+    people = [target((0, 0, 10, 10), (50, 50, 60, 60))]
+    first, last = Matcher(one_to_many=2)([stage_output(boxes)] * 2, people, SIZES)
+    assert pairs(first) == [(0, 0, 0), (0, 1, 0), (0, 3, 1), (0, 4, 1)]
+    assert pairs(last) == [(0, 0, 0), (0, 3, 1)]
+    assert (first.wanted, last.wanted) == (4, 2)
+
+
+def test_one_to_many_takes_no_more_than_there_are_queries() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 11, 11], [50, 50, 60, 60]]])
+    people = [target((0, 0, 10, 10), (50, 50, 60, 60))]
+    first, _ = Matcher(one_to_many=4)([stage_output(boxes)] * 2, people, SIZES)
+    assert first.wanted == 2
+    nobody, _ = Matcher(one_to_many=4)([stage_output(boxes)] * 2, [target()], SIZES)
+    assert nobody.wanted == 0
+
+
 def test_numbers_that_are_none_end_training_in_words() -> None:
     with pytest.raises(DivergedError, match="no longer finite"):
         Matcher()([stage_output(torch.full((1, 2, 4), torch.nan))], [target((0, 0, 10, 10))], SIZES)

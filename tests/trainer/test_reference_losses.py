@@ -12,7 +12,7 @@ from training import REFERENCE, reference_detector, reference_targets
 from trainer.criterion import Criterion
 
 
-@pytest.mark.parametrize("run", ["slowonly_r50.one", "slowfast_r50.two"])
+@pytest.mark.parametrize("run", ["slowonly_r50.one", pytest.param("slowfast_r50.two", marks=pytest.mark.slow)])
 def test_losses(run: str, fill) -> None:
     name = run.split(".")[0]
     with np.load(Path(REFERENCE) / f"{run}.npz") as file:

@@ -73,7 +73,7 @@ def test_frozen_norms_stay_still(fill, tmp_path: Path) -> None:
 def test_groups_of_weight_decay(fill) -> None:
     detector = filled(fill, "tiny")
     names = {id(p): name for name, p in detector.named_parameters()}
-    decayed, still = ([names[id(p)] for p in group["params"]] for group in parameter_groups(detector, 1e-4))
+    decayed, still = ([names[id(p)] for p in group["params"]] for group in parameter_groups(detector, 1e-4, 1e-3, 1e-3))
     assert all(name.startswith("backbone.") and "norm" in name for name in still)
     assert len(still) == len([n for n in names.values() if n.startswith("backbone.") and "norm" in n])
     assert any("mixing_norm" in name for name in decayed), "the decoder's norms decay, as officially"
@@ -84,7 +84,7 @@ def test_groups_of_weight_decay(fill) -> None:
     ("epoch", "factor"), [(0, 0.1), (1, 0.55), (2, 1), (4.9, 1), (5, 0.1), (7.9, 0.1), (8, 0.01), (11.9, 0.01)]
 )
 def test_rate_over_the_epochs(epoch: float, factor: float) -> None:
-    assert rate_factor(epoch, ScheduleSection()) == pytest.approx(factor)
+    assert rate_factor(epoch, ScheduleSection(), 12) == pytest.approx(factor)
 
 
 def test_rate_scales_with_the_batch() -> None:
@@ -96,7 +96,7 @@ class Killed(BaseException):
     """As much of a kill -9 as fits into one process: nothing that trains may catch it."""
 
 
-@pytest.mark.parametrize("ends_after", [3, 6])
+@pytest.mark.parametrize("ends_after", [3, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_in_mid_epoch_with_the_same_losses(tmp_path: Path, ends_after: int, monkeypatch) -> None:
     """Epochs of 4 steps: one checkpoint in the middle of the first, one in the middle of the second."""
     small = {"clips_per_epoch": 8, "batch_size": 2}
@@ -142,7 +142,7 @@ def test_run_folder_and_weights(tmp_path: Path) -> None:
     assert all(torch.equal(v, state[k].cpu()) for k, v in model.detector.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_clips_are_learned_by_heart(tmp_path: Path) -> None:
     """Frame mAP 1.0 with `tiny`, in about a minute on two free cores."""
     config = two_clips(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -12,6 +14,19 @@ from media.resize import input_size, resize
 from model.clip import MAX_ASPECT
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+LEAST_PX = 8
+"""A person smaller than this on a side is too little to be taught."""
+
+KEPT_SHARE = 0.5
+"""Of a person's box that a zoom leaves in the picture, with the centre; else the person must be gone."""
+
+GONE_SHARE = 0.1
+"""Of a person's box that may show where the person counts as gone: no half person is taught as background."""
+
+_ATTEMPTS = 10
 _GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 
 
@@ -64,11 +79,94 @@ def tile(left: Shot, right: Shot) -> Shot | None:
     )
 
 
+def zoom(shot: Shot, low: float, high: float, rng: Generator) -> Shot:
+    """The picture's content ``low`` to ``high`` times as large (drawn evenly on a log scale), its size as it was.
+
+    Over 1 a random part is enlarged; under 1 the picture shrinks and stands somewhere on one random colour. People keep
+    what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than LEAST_PX or shows
+    nobody of those who are there is drawn anew; after some attempts the clip stays as it is.
+    """
+    height, width = shot.frames.shape[1:3]
+    size = np.array((width, height))
+    for _ in range(_ATTEMPTS):
+        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        origin = rng.random(2) * (size - size / scale)
+        boxes, kept = _seen(shot.boxes_xyxy * np.tile(size, 2), origin, scale, size)
+        if kept is not None:
+            break
+    else:
+        return shot
+    # output pixel centres u + ½ lie over input x + ½, times the scale, from the origin on
+    shift = scale * (0.5 - origin) - 0.5
+    matrix = np.array(((scale, 0, shift[0]), (0, scale, shift[1])))
+    colour = tuple(int(level) for level in rng.integers(0, 256, 3))
+    frames = [
+        cv2.warpAffine(f, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=colour) for f in shot.frames
+    ]
+    return Shot(np.stack(frames), boxes / np.tile(size, 2), shot.actions[kept], shot.annotated[kept])
+
+
+def _seen(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
+    """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
+    whole = (boxes_px - np.tile(origin, 2)) * scale
+    cut = np.clip(whole, 0, np.tile(size, 2))
+    share = _area(cut) / _area(whole)
+    centre = (whole[:, :2] + whole[:, 2:]) / 2
+    kept = ((centre >= 0) & (centre < size)).all(1) & (share >= KEPT_SHARE)
+    sides = cut[:, 2:] - cut[:, :2]
+    good = np.where(kept, (sides >= LEAST_PX).all(1), share <= GONE_SHARE)
+    wanted = bool(good.all()) and (bool(kept.any()) or not len(kept))
+    return cut[kept], kept if wanted else None
+
+
+def _area(boxes: Floats) -> Floats:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1), dtype=np.float64)
+
+
+def mosaic(shots: Sequence[Shot], rng: Generator) -> Shot | None:
+    """Four clips at half scale as one of the first one's size, each in its quarter on one random colour.
+
+    None where somebody would become smaller than LEAST_PX.
+    """
+    count, height, width = shots[0].frames.shape[:3]
+    half = np.array((width // 2, height // 2))
+    canvas = np.empty_like(shots[0].frames)
+    canvas[:] = rng.integers(0, 256, 3)
+    boxes = []
+    for quarter, shot in enumerate(shots):
+        own = np.array(shot.frames.shape[2:0:-1])
+        inner = np.maximum(1, np.rint(own * (half / own).min()).astype(int))
+        left, top = half * (quarter % 2, quarter // 2) + (half - inner) // 2
+        for frame in range(count):
+            small = resize(shot.frames[frame], int(inner[0]), int(inner[1]), antialias=True)
+            canvas[frame, top : top + inner[1], left : left + inner[0]] = small
+        boxes.append(shot.boxes_xyxy * np.tile(inner, 2) + (left, top, left, top))
+    boxes_px = np.concatenate(boxes)
+    if ((boxes_px[:, 2:] - boxes_px[:, :2]) < LEAST_PX).any():
+        return None
+    return Shot(
+        canvas,
+        boxes_px / (width, height, width, height),
+        np.concatenate([shot.actions for shot in shots]),
+        np.concatenate([shot.annotated for shot in shots]),
+    )
+
+
 def to_short_side(shot: Shot, short_side: int) -> Shot:
     """Resized so that the short side has this many px."""
     height, width = shot.frames.shape[1:3]
     size = input_size(width, height, short_side)
     return replace(shot, frames=np.stack([resize(frame, *size) for frame in shot.frames]))
+
+
+def within(shot: Shot, width: int, height: int) -> Shot:
+    """Shrunk, where it has to be, to fit into a picture of this size; smaller ones stay."""
+    own_height, own_width = shot.frames.shape[1:3]
+    scale = min(width / own_width, height / own_height)
+    if scale >= 1:
+        return shot
+    size = max(1, int(own_width * scale)), max(1, int(own_height * scale))
+    return replace(shot, frames=np.stack([resize(frame, *size, antialias=True) for frame in shot.frames]))
 
 
 def _to_height(frames: Pixels, height: int) -> Pixels:

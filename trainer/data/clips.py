@@ -31,6 +31,18 @@ SHORT_US = 30_000_000
 """Videos up to this long are decoded whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of its window a clip sees: up to ``lookahead_ms`` (None: all), with ``still`` the keyframe alone, as often
+    as the window has samples."""
+
+    lookahead_ms: float | None = None
+    still: bool = False
+
+
+WHOLE = View()
+
+
 class ClipWindow:
     """Which grid samples a keyframe's clip takes: serving's rule (SERVICE.md, Time)."""
 
@@ -45,6 +57,12 @@ class ClipWindow:
         steps_after = int(most / 1000 / self._window.grid_s + 1e-9)
         centre = self.grid.nearest(pts_us)
         return tuple(centre + min(offset, steps_after) for offset in self._window.offsets)
+
+    def seen(self, pts_us: int, view: View) -> tuple[int, ...]:
+        """The grid indices of a view around a moment."""
+        if view.still:
+            return (self.grid.nearest(pts_us),) * len(self._window.offsets)
+        return self.indices(pts_us, view.lookahead_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from model.clip import window
 from model.config import DetectorConfig
-from trainer.config import AugmentSection, SetConfig
+from trainer.config import AugmentSection, CustomSet, SetConfig
 from trainer.data import augment
 from trainer.data.augment import Shot
-from trainer.data.clips import ClipReader
+from trainer.data.clips import WHOLE, ClipReader, View
 from trainer.data.plan import Draw
 from trainer.data.records import Ints, Mask, Split
 from trainer.targets import Target
@@ -45,6 +45,11 @@ class Source:
         """Raises ValueError for a label that the run does not have."""
         return cls(config, split, *split.relabelled(labels))
 
+    @property
+    def empty(self) -> bool:
+        """Whether it is a set of clips without people."""
+        return isinstance(self.config, CustomSet) and self.config.empty
+
     def shot(self, keyframe: int, frames: augment.Pixels) -> Shot:
         """The frames with the keyframe's people."""
         rows = self.split.people(keyframe)
@@ -56,7 +61,8 @@ class Source:
 
 
 class ClipSet(Dataset[Item]):
-    """Items of several sets. ``augmentation`` is None for evaluation: every clip as serving would see it."""
+    """Items of several sets. ``augmentation`` is None for evaluation: every clip as serving would see it.
+    ``stills``: clips of the keyframe alone. ``view``: what evaluated clips see of their windows."""
 
     def __init__(
         self,
@@ -64,11 +70,16 @@ class ClipSet(Dataset[Item]):
         config: DetectorConfig,
         augmentation: AugmentSection | None,
         cache_bytes: int,
+        *,
+        stills: bool = False,
+        view: View = WHOLE,
     ) -> None:
         self._sources = tuple(sources)
         self._config = config
         self._augmentation = augmentation
         self._cache_bytes = cache_bytes
+        self._stills = stills
+        self._view = view
         self._singles = [source.single_actors() for source in sources]
         self._reader: ClipReader | None = None
 
@@ -82,38 +93,58 @@ class ClipSet(Dataset[Item]):
         )
         return Item(torch.from_numpy(np.ascontiguousarray(shot.frames)), target, draw)
 
-    def _clip(self, source: int, keyframe: int, short_side: int, lookahead_ms: float | None) -> Shot:
+    def _clip(self, source: int, keyframe: int, short_side: int, view: View) -> Shot:
         if self._reader is None:  # one per worker process
             antialias = self._config.preprocess.antialias
             self._reader = ClipReader(self._config.clip, antialias=antialias, cache_bytes=self._cache_bytes)
         split = self._sources[source].split
-        indices = self._reader.window.indices(int(split.pts_us[keyframe]), lookahead_ms)
+        moment = int(split.pts_us[keyframe])
+        grid = self._reader.window.grid
+        indices = (grid.nearest(moment),) if self._stills else self._reader.window.seen(moment, view)
         frames = self._reader.read(split.videos[split.video[keyframe]], indices, short_side)
         return self._sources[source].shot(keyframe, frames)
 
     def _evaluated(self, draw: Draw) -> Shot:
-        return self._clip(draw.source, draw.keyframe, self._config.preprocess.short_side, None)
+        return self._clip(draw.source, draw.keyframe, self._config.preprocess.short_side, self._view)
 
     def _augmented(self, draw: Draw, chances: AugmentSection) -> Shot:
         rng = np.random.default_rng(draw.seed)
         own = self._config.preprocess.short_side
-        short_side = int(rng.choice(chances.short_sides or (own, own * 5 // 4)))
+        # one size a batch: a batch is padded to its largest clip
+        sizes = np.random.default_rng(draw.batch_seed)
+        short_side = int(sizes.choice(chances.short_sides or (own, own * 5 // 4)))
         lookahead_ms = None
         if rng.random() < chances.reduced_lookahead:
             lookahead_ms = rng.uniform(0, float(window(self._config.clip).lookahead_s * 1000))
-        shot = self._clip(draw.source, draw.keyframe, short_side, lookahead_ms)
-        if len(shot.boxes_xyxy) == 1 and rng.random() < chances.tile:
-            shot = self._tiled(shot, draw, rng, short_side, lookahead_ms)
+        view = View(lookahead_ms, still=rng.random() < chances.still)
+        shot = self._clip(draw.source, draw.keyframe, short_side, view)
+        if rng.random() < chances.mosaic:
+            shot = self._in_mosaic(shot, rng, short_side, view)
+        elif len(shot.boxes_xyxy) == 1 and rng.random() < chances.tile:
+            shot = self._tiled(shot, draw, rng, short_side, view)
+        if rng.random() < chances.zoom:
+            shot = augment.zoom(shot, *chances.zoom_range, rng)
+        if chances.within is not None:
+            shot = augment.within(shot, round(short_side * chances.within), short_side)
         if rng.random() < chances.flip:
             shot = augment.flip(shot)
         if chances.colour_jitter > 0:
             shot = augment.jitter_colour(shot, chances.colour_jitter, rng)
         return shot
 
-    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, lookahead_ms: float | None) -> Shot:
+    def _in_mosaic(self, shot: Shot, rng: Generator, short_side: int, view: View) -> Shot:
+        """The clip with three others, each of a random set, in random quarters."""
+        shots = [shot]
+        for source in rng.integers(len(self._sources), size=3):
+            keyframe = int(rng.integers(len(self._sources[source].split)))
+            shots.append(self._clip(int(source), keyframe, short_side, view))
+        together = augment.mosaic([shots[i] for i in rng.permutation(4)], rng)
+        return shot if together is None else augment.to_short_side(together, short_side)
+
+    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, view: View) -> Shot:
         """The clip beside another clip of its set with one actor, in random order."""
         other = int(rng.choice(self._singles[draw.source]))
-        neighbour = self._clip(draw.source, other, short_side, lookahead_ms)
+        neighbour = self._clip(draw.source, other, short_side, view)
         pair = (shot, neighbour) if rng.random() < 0.5 else (neighbour, shot)
         tiled = augment.tile(*pair)
         return shot if tiled is None else augment.to_short_side(tiled, short_side)

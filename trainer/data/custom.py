@@ -5,6 +5,9 @@
   and label. An empty label is a person whose action is not annotated; ``track`` may be missing.
 
 A frame without rows is no keyframe. Evaluation keyframes are the annotated frames whose index is a multiple of 5.
+
+A set of videos without people (``empty: true``) has no rows at all, and ``frames`` in videos.csv: every n-th frame is a
+keyframe on which nobody is, for training as for evaluation.
 """
 
 from __future__ import annotations
@@ -19,11 +22,16 @@ from trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, Vide
 from trainer.errors import TrainError
 
 EVALUATION_STEP = 5
+EMPTY_STEP = 15
+"""Frames from one keyframe of a video without people to the next: the next one shows nothing new."""
+
 _VIDEO_COLUMNS = ("video", "split")
 _BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label")
 
 
-def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, ...] | None) -> Split:
+def read_custom(
+    config: CustomSet, root: Path, part: Part, allowed: tuple[str, ...] | None, *, step: int | None = None
+) -> Split:
     """One split of a custom set.
 
     Args:
@@ -31,6 +39,7 @@ def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, .
         root: its folder.
         part: ``train`` or ``val``.
         allowed: the run's labels, where the run names them.
+        step: annotated frames whose index is a multiple of it are keyframes. Default: what the part wants.
 
     Raises:
         TrainError: a line for every fault found in the two files.
@@ -39,12 +48,14 @@ def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, .
     split_of = _read_videos(root / "videos.csv", config.exclude)
     boxes = root / "boxes.csv"
     table = _read_table(boxes, _BOX_COLUMNS)
+    if config.empty:
+        return _read_empty(config, root, name, part, table)
     labels = _labels(config, boxes, table, allowed)
     names = [video for video, its_part in split_of.items() if its_part == part and video not in config.exclude]
     rows, faults = _rows(boxes, table, split_of, names, labels)
     if faults:
         raise TrainError(faults)
-    step = EVALUATION_STEP if part == "val" else config.keyframe_every
+    step = step or (EVALUATION_STEP if part == "val" else config.keyframe_every or 1)
     videos = [Video(video, VideoFile(root / "videos" / video)) for video in names]
     return build_split(
         name,
@@ -55,6 +66,35 @@ def read_custom(config: CustomSet, root: Path, part: Part, allowed: tuple[str, .
         unlabelled_is_negative=config.unlabelled == "negative",
         origin=_origin({row.get("origin") or "true" for row in table if row["video"] in names}),
     )
+
+
+def video_names(root: Path) -> set[str]:
+    """The videos that a set lists. Raises TrainError."""
+    return {row["video"] for row in _read_table(root / "videos.csv", _VIDEO_COLUMNS)}
+
+
+def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: list[dict[str, str]]) -> Split:
+    """Keyframes of videos without people. Raises TrainError for boxes, and for videos whose length is not stated."""
+    path = root / "videos.csv"
+    if boxes:
+        raise TrainError(f"sets: {name} is said to be empty, but {root / 'boxes.csv'} has {len(boxes)} rows")
+    step = config.keyframe_every or EMPTY_STEP
+    videos: list[Video] = []
+    keyframes: list[tuple[int, int]] = []
+    faults = []
+    for line, row in enumerate(_read_table(path, (*_VIDEO_COLUMNS, "frames")), start=2):
+        if row["split"] != part or row["video"] in config.exclude:
+            continue
+        if not row["frames"].isdecimal() or int(row["frames"]) < 1:
+            faults.append(f"{path}:{line}: frames {row['frames']!r} is no number of frames")
+            continue
+        # from the middle of the first stretch on, so that a clip of any length has one
+        frames = int(row["frames"])
+        keyframes += [(len(videos), frame) for frame in range(min(step, frames) // 2, frames, step)]
+        videos.append(Video(row["video"], VideoFile(root / "videos" / row["video"])))
+    if faults:
+        raise TrainError(faults)
+    return build_split(name, part, (), videos, Rows.of([], [], [], [], []), empty_keyframes=keyframes)
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

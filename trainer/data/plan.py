@@ -12,11 +12,15 @@ from trainer.errors import TrainError
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A clip to make: keyframe ``keyframe`` of set ``source``, with augmentation drawn from ``seed``."""
+    """A clip to make: keyframe ``keyframe`` of set ``source``, with augmentation drawn from ``seed``.
+
+    What all clips of a batch have in common is drawn from ``batch_seed``.
+    """
 
     source: int
     keyframe: int
     seed: tuple[int, ...]
+    batch_seed: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Plan:
         for step in range(len(self)):
             first = step * self.batch + self.rank * part
             batches.append(
-                [Draw(*order[i], seed=(self.seed, epoch, i)) for i in range(first, first + part)],
+                [Draw(*order[i], (self.seed, epoch, i), (self.seed, epoch, step)) for i in range(first, first + part)],
             )
         return batches
 

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from media.grid import HALF_RAW_US, TimeGrid
+
 Part = Literal["train", "val"]
 Origin = Literal["true", "pseudo", "mixed"]
 
@@ -208,6 +210,24 @@ def build_split(
 def timed(split: Split, videos: Sequence[Video], pts_us: Ints) -> Split:
     """The split with checked videos and the keyframes' moments."""
     return replace(split, videos=tuple(videos), pts_us=pts_us)
+
+
+def on_grid(split: Split, grid: TimeGrid) -> Split:
+    """The keyframes that lie within half a raw frame of a grid time: their boxes belong to the sample's own picture."""
+    near = np.array([abs(grid.time_us(grid.nearest(int(t))) - t) <= HALF_RAW_US for t in split.pts_us], dtype=np.bool_)
+    people = np.repeat(near, np.diff(split.starts))
+    starts = np.concatenate(([0], np.cumsum(np.diff(split.starts)[near])))
+    return replace(
+        split,
+        video=split.video[near],
+        frame=split.frame[near],
+        pts_us=split.pts_us[near],
+        starts=starts,
+        boxes_xyxy=split.boxes_xyxy[people],
+        actions=split.actions[people],
+        known=split.known[people],
+        track=split.track[people],
+    )
 
 
 def box_faults(boxes_xyxy: Floats) -> list[tuple[int, str]]:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from media.grid import TimeGrid
+from model.clip import window
 from model.labels import AVA_LABELS, Label
+from model.zoo import VARIANTS
 from trainer.config import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
 from trainer.data.ava import read_ava
 from trainer.data.check import check_split
 from trainer.data.clipset import Source
 from trainer.data.custom import read_custom
-from trainer.data.records import Part, Split
+from trainer.data.records import Part, Split, on_grid
 from trainer.data.tubes import read_tubes
 from trainer.errors import TrainError
 
@@ -47,9 +50,15 @@ def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Da
     if not labels:
         raise TrainError("no set holds a label; nothing can be learned but people")
     checked = _all([partial(check_split, split, config.check) for split in splits])
-    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, checked, strict=True)]
+    grid = TimeGrid(window(VARIANTS[config.model].clip).grid_s)
+    kept = [on_grid(s, grid) if _wants_grid(c, s) else s for (c, _), s in zip(wanted, checked, strict=True)]
+    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, kept, strict=True)]
     train = tuple(s for s in sources if s.split.part == "train")
     return Data(labels, train, tuple(s for s in sources if s.split.part == "val"))
+
+
+def _wants_grid(chosen: SetConfig, split: Split) -> bool:
+    return isinstance(chosen, CustomSet) and chosen.on_grid and split.part == "train"
 
 
 def read_set(config: RunConfig, chosen: SetConfig, part: Part) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -63,6 +63,16 @@ def page(report: Report, pictures: Sequence[Picture] = ()) -> str:
         _reliability(report),
         *(_gallery(kind, [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
     ]
+    return _document(title, body)
+
+
+def write_diagrams(path: Path, title: str, diagrams: Mapping[str, Sequence[str]]) -> None:
+    """Write a page of SVG plots, a row under each heading. Raises OSError."""
+    rows = (f'<h2>{escape(head)}</h2><div class="plots">{"".join(plots)}</div>' for head, plots in diagrams.items())
+    path.write_text(_document(title, [f"<h1>{escape(title)}</h1>", *rows]), encoding="utf-8")
+
+
+def _document(title: str, body: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -99,8 +99,8 @@ class Report:
             "people": _people(self.people),
             "video_map": self.video_map,
             "tubes": [_tubes(s) for s in self.tubes],
-            "person_reliability": _bins(self.person_reliability),
-            "action_reliability": _bins(self.action_reliability),
+            "person_reliability": bins(self.person_reliability),
+            "action_reliability": bins(self.action_reliability),
         }
 
     def write_json(self, path: Path) -> None:
@@ -263,7 +263,8 @@ def _people(p: PersonScore | None) -> Json | None:
     return {f.name: getattr(p, f.name) for f in fields(p) if f.name not in ("curve", "verdict")}
 
 
-def _bins(r: Reliability | None) -> Json | None:
+def bins(r: Reliability | None) -> Json | None:
+    """A reliability as plain values for JSON."""
     if r is None:
         return None
     plain = [[None if math.isnan(v) else v for v in column.tolist()] for column in (r.predicted, r.observed)]

@@ -1,0 +1,85 @@
+"""Several runs in one file: each starts from the weights of the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from training import custom_set, run_config
+
+from model.checkpoint import read_tensors
+from trainer.config_file import load_config, load_phases
+from trainer.errors import TrainError
+from trainer.fit import fit_phases
+
+BOXES = "video,frame,x1,y1,x2,y2,label,track\nwalk.mp4,0,0.1,0.2,0.3,0.4,walk,0\nfall.mp4,0,0.1,0.2,0.3,0.4,fall,0\n"
+SPLITS = {"walk.mp4": "train", "fall.mp4": "val"}
+
+
+def written(tmp_path: Path, phases: object, **changes: object) -> Path:
+    root = custom_set(tmp_path / "custom", BOXES, SPLITS)
+    config = run_config(root, **changes).model_dump(mode="json", exclude_unset=True)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config | {"phases": phases}))
+    return path
+
+
+def test_phases_are_laid_over_the_rest(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        [{"name": "first", "epochs": 3, "init": {"seed": 4}}, {"name": "second", "optimiser": {"lr": 0.5}}],
+        epochs=1,
+        optimiser={"lr": 0.1, "weight_decay": 0.25},
+    )
+    first, second = load_phases(path, {"batch_size": 2})
+    assert (first.epochs, second.epochs) == (3, 1)
+    assert (first.optimiser.lr, second.optimiser.lr) == (0.1, 0.5)
+    assert second.optimiser.weight_decay == 0.25
+    assert {first.batch_size, second.batch_size} == {2}
+    assert first.run_dir.name == "first"
+    assert first.run_dir.parent == second.run_dir.parent
+    assert first.init.weights is None
+    assert first.init.seed == 4
+    assert second.init.weights == first.run_dir / "weights.safetensors"
+    assert second.init.classifier == "keep"
+    assert load_config(path, {"batch_size": 2}) == second, "what is evaluated is what comes last"
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ({"name": "a"}, "phases must be a list"),
+        ([], "every phase wants a name"),
+        ([3], "phases must be a list of keys and values"),
+        ([{"epochs": 1}], "every phase wants a name of its own"),
+        ([{"name": "a"}, {"name": "a"}], "every phase wants a name of its own"),
+        ([{"name": "../a"}], "every phase wants a name of its own"),
+        ([{"name": "a", "epoch": 1}], "unknown key epoch"),
+    ],
+)
+def test_wrong_phases_are_one_clear_line(tmp_path: Path, phases: object, message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        load_phases(written(tmp_path, phases))
+
+
+@pytest.mark.slow
+def test_a_run_of_two_phases_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        [{"name": "one"}, {"name": "two", "optimiser": {"lr": 1e-12, "weight_decay": 0}}],
+        epochs=1,
+        clips_per_epoch=2,
+        batch_size=2,
+    )
+    configs = load_phases(path)
+    fit_phases(configs)
+    one, two = (read_tensors(c.run_dir / "weights.safetensors") for c in configs)
+    learned = [name for name in one if "running_" not in name and one[name].is_floating_point()]
+    assert all((one[name] - two[name]).abs().max() <= 1e-6 for name in learned), "two starts from one"
+
+    stamp = (configs[0].run_dir / "weights.safetensors").stat().st_mtime_ns
+    (configs[1].run_dir / "weights.safetensors").unlink()
+    fit_phases(configs, resume=True)
+    assert (configs[0].run_dir / "weights.safetensors").stat().st_mtime_ns == stamp, "what is done is not done again"
+    assert (configs[1].run_dir / "weights.safetensors").exists()

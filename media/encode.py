@@ -70,9 +70,10 @@ class Mp4Writer:
         target: a path, or a binary file object, which is not closed here.
         width, height: pixels of the frames to come.
         rate: nominal frames per second; only a hint.
+        crf: x264's quality, lower is closer to what is written; 21 is made for looking at.
     """
 
-    def __init__(self, target: str | Path | BinaryIO, width: int, height: int, rate: float) -> None:
+    def __init__(self, target: str | Path | BinaryIO, width: int, height: int, rate: float, *, crf: int = 21) -> None:
         self._owned = isinstance(target, str | Path)
         self._file = open(target, "w+b") if isinstance(target, str | Path) else target  # noqa: SIM115
         self._shape = (height, width, 3)
@@ -91,7 +92,7 @@ class Mp4Writer:
         # No B-frames: times then need no edit list, and nothing is held back.
         self._stream.codec_context.max_b_frames = 0
         if codec == "libx264":
-            self._stream.codec_context.options = {"preset": "veryfast", "crf": "21"}
+            self._stream.codec_context.options = {"preset": "veryfast", "crf": str(crf)}
         else:
             self._stream.codec_context.bit_rate = width * height * 4
 

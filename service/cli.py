@@ -19,18 +19,23 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from media.decode import Limits
 from media.errors import MediaError
+from model.runtimes import PrecisionName, RuntimeName
 from service.errors import InputError, StartError, StmixerError
+from service.keys_cli import app as keys_app
 from service.schemas import DetectOptions, DetectResponse, Result
 
 if TYPE_CHECKING:
-    from model.checkpoint import Model
+    from model.runtimes.runtime import Runtime
     from service.detect import FileDetector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(keys_app, name="keys")
 console = Console(stderr=True)
 log = logging.getLogger("stmixer")
 
 EXIT_USAGE = 2
+RUNTIME_HELP = "what runs the model (auto: ONNX Runtime for .onnx files, else eager)"
+PRECISION_HELP = "of its products (auto: bf16 where a GPU has it, else fp32)"
 
 
 def main() -> None:
@@ -60,14 +65,18 @@ def detect(
     output: Annotated[
         list[Path] | None, typer.Option("-o", "--output", help="out.json or out.mp4; repeat for both (default: stdout)")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="variant with initial weights (default: tiny)")] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors file of stmixer-weights")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="variant with initial weights (default: bundled stmixer-rt)")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file of stmixer-weights")] = None,
     keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
     score_threshold: Annotated[float, typer.Option(help="least person score")] = 0.6,
     top_k: Annotated[int | None, typer.Option(help="most actions per actor (default: all)")] = None,
     action_threshold: Annotated[float, typer.Option(help="least action score")] = 0.0,
     lookahead_ms: Annotated[float | None, typer.Option(help="see at most this far past a keyframe")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    runtime: Annotated[RuntimeName, typer.Option(help=RUNTIME_HELP)] = "auto",
+    precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="keyframes per forward")] = 1,
     explain: Annotated[Path | None, typer.Option(help="folder for pictures of each stage's sampling points")] = None,
 ) -> None:
@@ -88,16 +97,20 @@ def detect(
     # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from service.detect import FileDetector
-    from service.worker.runner import Runner, pick_device
+    from service.worker.runner import Runner, pick_device, start_runtime
 
     chosen, warning = pick_device(device)
     if warning:
         log.warning(warning)
-    loaded = _load(model, weights)
+    loaded = start_runtime(model, weights, chosen, runtime, precision)
+    if explain is not None and not loaded.all_stages:
+        raise InputError(
+            "bad_option", f"--explain shows every stage, which {weights} does not give: use a .safetensors"
+        )
     if not loaded.card.trained:
         log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)
     limits = Limits.unlimited()
-    run = FileDetector(Runner(loaded, chosen), options, limits=limits, batch_size=batch_size)
+    run = FileDetector(Runner(loaded), options, limits=limits, batch_size=batch_size)
     with _progress("detecting") as advance:
         results = list(run.run(clip, progress=advance, explain=_explainer(explain)))
     response = _response(run, loaded, results)
@@ -113,16 +126,24 @@ def detect(
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
-    model: Annotated[str | None, typer.Option(help="variant with initial weights (tiny)")] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors file of stmixer-weights")] = None,
+    model: Annotated[str | None, typer.Option(help="variant with initial weights (bundled stmixer-rt)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file of stmixer-weights")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (auto)")] = None,
+    runtime: Annotated[RuntimeName | None, typer.Option(help=RUNTIME_HELP)] = None,
+    precision: Annotated[PrecisionName | None, typer.Option(help=PRECISION_HELP)] = None,
     max_batch: Annotated[int | None, typer.Option(help="keyframes per batch (8)")] = None,
-    max_streams: Annotated[int | None, typer.Option(help="streams at a time (32)")] = None,
+    max_streams: Annotated[int | None, typer.Option(help="streams at a time (what the worker can do)")] = None,
+    spare_workers: Annotated[int | None, typer.Option(help="warm workers behind the first, 0 or 1 (1)")] = None,
     shutdown_timeout: Annotated[float | None, typer.Option(help="seconds to finish what runs (20)")] = None,
+    keys: Annotated[Path | None, typer.Option(help="file of `stmixer keys`; every request then needs one")] = None,
+    allowed_hosts: Annotated[str | None, typer.Option(help="DNS names it is reached by, with commas")] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="certificate chain, PEM: serve https and wss")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="its private key, PEM")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""
     given = {name: value for name, value in locals().items() if value is not None}
+    from service.logs import configure
     from service.server import run_server
     from service.settings import Settings
 
@@ -136,7 +157,7 @@ def serve(
         flag = f"--{name.replace('_', '-')} or " if name in serve.__annotations__ else ""
         option = f"{name} ({flag}STMIXER_{name.upper()}): " if name else ""
         raise StartError("bad_setting", option + first["msg"].removeprefix("Value error, ")) from None
-    logging.getLogger().setLevel(settings.log_level.upper())
+    configure(settings)
     run_server(settings)
 
 
@@ -175,23 +196,7 @@ def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> Non
             raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
 
 
-def _load(model: str | None, weights: Path | None) -> Model:
-    from model.checkpoint import CheckpointError, load, untrained
-    from model.config import ConfigError
-    from model.zoo import DEFAULT_VARIANT
-
-    try:
-        if weights is not None:
-            loaded = load(weights)
-            if model is not None and loaded.card.name != model:
-                raise StartError("wrong_weights", f"{weights} holds {loaded.card.name}, not {model}; leave --model out")
-            return loaded
-        return untrained(model or DEFAULT_VARIANT)
-    except (CheckpointError, ConfigError) as error:
-        raise StartError("bad_weights", str(error)) from None
-
-
-def _response(run: FileDetector, loaded: Model, results: list[Result]) -> DetectResponse:
+def _response(run: FileDetector, loaded: Runtime, results: list[Result]) -> DetectResponse:
     assert run.frame_size is not None
     return DetectResponse(
         model=loaded.card.name,

@@ -18,9 +18,11 @@ from media.decode import Frame, Limits, VideoReader
 from media.grid import Sample, Sampler, Timeline
 from media.resize import input_size
 from model.clip import MAX_ASPECT, window
+from model.query_bank import new_bank, second_of
 from service.keyframes import Keyframe, KeyframeSchedule
 from service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
-from service.worker.runner import BatchResult, Job, Runner
+from service.worker.features import FrameKey
+from service.worker.runner import NO_STREAM, BankEntries, BatchResult, Job, Runner, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class _Ready:
 
     keyframe: Keyframe
     frames: NDArray[np.uint8]
+    window: Window
     warming: bool
     ready_at: float
 
@@ -47,7 +50,10 @@ class FileDetector:
     """One run over one video file. ``summary``, ``warnings`` and ``frame_size`` are complete once ``run`` ends."""
 
     def __init__(self, runner: Runner, options: DetectOptions, *, limits: Limits, batch_size: int = 1) -> None:
-        self._runner, self._options, self._batch_size = runner, options, batch_size
+        self._runner, self._options = runner, options
+        self._bank = new_bank(runner.card.config)
+        # a clip's bank holds what the clip before it left
+        self._batch_size = batch_size if self._bank is None else 1
         self._limits = limits
         self.summary = Summary()
         self.warnings: list[str] = []
@@ -67,6 +73,8 @@ class FileDetector:
         for a file that gives no frame or whose picture is too long and thin for the model.
         """
         waiting: deque[_Ready] = deque()
+        self._runner.forget(NO_STREAM)  # of another file
+        self._bank = new_bank(self._runner.card.config)
         with VideoReader(path, limits=self._limits) as reader:
             for ready in self._windows(reader, progress):
                 waiting.append(ready)
@@ -79,8 +87,9 @@ class FileDetector:
 
     def _windows(self, reader: VideoReader, progress: Callable[[float, float | None], None] | None) -> Iterator[_Ready]:
         """Decode, sample and resize; yield each keyframe as soon as no later frame can change its window."""
-        config = self._runner.model.card.config
-        schedule = KeyframeSchedule(window(config.clip), self._options.keyframe_hz, self._options.lookahead_ms)
+        config = self._runner.card.config
+        hz, lookahead_ms = self._options.keyframe_hz, self._options.lookahead_ms
+        schedule = KeyframeSchedule(window(config.clip), hz, lookahead_ms, snap=config.backbone.per_frame)
         short_side = config.preprocess.short_side
         rate = reader.info.average_rate
         timeline: Timeline[NDArray[np.uint8]] = Timeline(schedule.grid, 1e6 / rate if rate else None)
@@ -118,15 +127,21 @@ class FileDetector:
         self.summary.not_sampled = self.summary.received - self.summary.sampled
 
     def _keep(self, timeline: Timeline[NDArray[np.uint8]], sample: Sample[Frame], size: tuple[int, int]) -> None:
-        antialias = self._runner.model.card.config.preprocess.antialias
+        antialias = self._runner.card.config.preprocess.antialias
         pixels = sample.frame.resized(*size, antialias=antialias)
         timeline.keep(Sample(sample.index, sample.pts_us, pixels))
         self.summary.sampled += 1
 
     def _ready(self, timeline: Timeline[NDArray[np.uint8]], keyframe: Keyframe) -> _Ready:
         self.summary.keyframes_due += 1
-        frames = np.stack([sample.frame for sample in timeline.at(keyframe.indices)])
-        return _Ready(keyframe, frames, not timeline.is_whole(keyframe.first, keyframe.last), time.perf_counter())
+        samples = timeline.at(keyframe.indices)
+        frames = np.stack([sample.frame for sample in samples])
+        keys = tuple(FrameKey(NO_STREAM, sample.index) for sample in samples)
+        warming = not timeline.is_whole(keyframe.first, keyframe.last)
+        return _Ready(keyframe, frames, Window(keys, keys), warming, time.perf_counter())
+
+    def _window_of(self, keyframe: Keyframe) -> BankEntries | None:
+        return None if self._bank is None else self._bank.window(second_of(keyframe.pts_us))
 
     def _run_batch(self, waiting: deque[_Ready], explain: Callable[[Explained], None] | None) -> Iterator[Result]:
         if not waiting or self.frame_size is None:
@@ -134,12 +149,12 @@ class FileDetector:
         size, options = self.frame_size, self._options
         batch = list(waiting)
         waiting.clear()
-        jobs = [
-            Job(r.frames, size.width, size.height, options.score_threshold, options.top_k, options.action_threshold)
-            for r in batch
-        ]
+        wanted = (options.score_threshold, options.top_k, options.action_threshold)
+        jobs = [Job(r.frames, size.width, size.height, *wanted, r.window, self._window_of(r.keyframe)) for r in batch]
         started, received_at_us = time.perf_counter(), time.time_ns() // 1000
         done = self._runner.run(jobs)
+        if self._bank is not None and done.entries is not None:
+            self._bank.add(second_of(batch[0].keyframe.pts_us), done.entries[0])
         decode_ms, self._decode_s = self._decode_s * 1000 / len(batch), 0.0
         for position, ready in enumerate(batch):
             self.summary.ok += 1

@@ -35,6 +35,13 @@ class InputError(StmixerError):
         return cls(error.code, str(error), media_status(error.code))
 
 
+class AccessError(StmixerError):
+    """Without a known key (401), or with one that may not do this (403)."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        super().__init__(code, message, status)
+
+
 class CapacityError(StmixerError):
     """Full, draining or without a worker: try again after ``retry_after_s``."""
 

@@ -31,11 +31,13 @@ class Keyframe:
 class KeyframeSchedule:
     """Keyframes at k / hz from t = 0, each with its window on the grid.
 
+    With ``snap`` the period is a whole number of grid steps, at least one, and ``hz`` the effective rate: for models
+    that keep frame features, whose windows then share their samples.
     Look-ahead beyond ``lookahead_ms`` is cut: the wanted indices stop there and repeat (SERVICE.md, Time).
     """
 
-    def __init__(self, window: Window, hz: float, lookahead_ms: float | None) -> None:
-        self.hz = hz
+    def __init__(self, window: Window, hz: float, lookahead_ms: float | None, *, snap: bool = False) -> None:
+        self.hz = float(1 / (max(1, round(1 / (hz * window.grid_s))) * window.grid_s)) if snap else hz
         self._window = window
         own_ms = float(window.lookahead_s * 1000)
         self.lookahead_ms = own_ms if lookahead_ms is None else min(float(lookahead_ms), own_ms)

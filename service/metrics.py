@@ -1,16 +1,31 @@
 """Prometheus metrics (SERVICE.md): recorded where things happen, served by the API process alone. Seconds throughout.
 
-Labels are bounded: ``source`` is ws, pull or upload, ``worker`` a small number, never a stream's id.
+Labels are bounded: ``source`` is ws, pull or upload, ``worker`` a small number, never a stream's id, so a stream that
+ends leaves no series behind. What is known beforehand starts at 0: a first restart or refusal is an increase, not the
+birth of a series that ``increase()`` cannot see.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
+
+from service.schemas import OUTCOMES
 
 _FINE = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15)
 LATENCY_BUCKETS = (*_FINE, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SOURCES = ("ws", "upload")
+STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
+RESTART_REASONS = ("exit", "stuck", "oom", "cuda")
+REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder")
+RECONNECT_REASONS = ("resumed", "evicted", "expired")
+"""A resume token that found its stream, its stream with another socket on it, or none any more."""
+DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
+_OTHER_REASON = "other"
+_WORKER_STAGES = ("preprocess", "inference", "postprocess")
 
 
 class Metrics:
@@ -35,7 +50,7 @@ class Metrics:
         self.keyframe_age = histogram(
             "keyframe_age_seconds", "Keyframe captured to result handed to the socket, look-ahead included.", "source"
         )
-        self.stage = histogram("stage_seconds", "Where a keyframe's time goes.", "stage")
+        self.stage = histogram("stage_seconds", "Where a keyframe's time goes; together its latency.", "stage")
         self.batch_size = histogram("batch_size", "Keyframes per batch.", "worker", buckets=BATCH_BUCKETS)
         self.request = histogram("request_seconds", "HTTP requests.", "route", "code")
 
@@ -46,6 +61,7 @@ class Metrics:
         self.inferences = counter("inferences_total", "Keyframes through the network.", "worker")
         self.batches = counter("batches_total", "Batches through the network.", "worker")
         self.results_dropped = counter("results_dropped_total", "Results a slow subscriber never got.", "transport")
+        self.stream_reconnects = counter("stream_reconnects_total", "Streams that came back.", "reason")
         self.streams_rejected = counter("streams_rejected_total", "Streams not admitted.", "reason")
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
 
@@ -56,3 +72,45 @@ class Metrics:
         self.gpu_memory = gauge("gpu_memory_bytes", "Memory the worker has reserved on its GPU.", "worker")
         self.worker_up = gauge("worker_up", "1 when the worker has warmed up and runs.", "worker")
         self.model_info = Info("stmixer_model", "The model that is served.", registry=registry)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for source in SOURCES:
+            for per_source in (self.e2e_latency, self.keyframe_age, self.frames_received, self.streams_active):
+                per_source.labels(source)
+            for outcome in OUTCOMES:
+                self.keyframes.labels(source, outcome)
+            for reason in (*DROP_REASONS, _OTHER_REASON):
+                self.frames_dropped.labels(source, reason)
+        for stage in STAGES:
+            self.stage.labels(stage)
+        for reason in RESTART_REASONS:
+            self.worker_restarts.labels("0", reason)
+        for reason in REJECT_REASONS:
+            self.streams_rejected.labels(reason)
+        for reason in RECONNECT_REASONS:
+            self.stream_reconnects.labels(reason)
+        self.results_dropped.labels("ws")
+
+    def dropped(self, source: str, reason: str, count: int) -> None:
+        """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""
+        self.frames_dropped.labels(source, reason if reason in DROP_REASONS else _OTHER_REASON).inc(count)
+
+    def batch_done(self, worker: str, size: int, gpu_memory: float) -> None:
+        """A batch of ``size`` keyframes came back; none if all their frames had been overwritten."""
+        self.gpu_memory.labels(worker).set(gpu_memory)
+        if size:
+            self.batch_size.labels(worker).observe(size)
+            self.batches.labels(worker).inc()
+            self.inferences.labels(worker).inc(size)
+
+    def keyframe_done(self, frame_at: float, ready_at: float, done_at: float, seconds: Mapping[str, float]) -> None:
+        """A result is there. Each keyframe of a batch waited for all of it, so each counts its ``seconds``.
+
+        ``queue`` is the rest between decoded and done: the wait for a worker, and the ways to it and back.
+        """
+        for stage in _WORKER_STAGES:
+            self.stage.labels(stage).observe(seconds[stage])
+        self.stage.labels("decode").observe(ready_at - frame_at)
+        worked = sum(seconds[stage] for stage in _WORKER_STAGES)
+        self.stage.labels("queue").observe(max(0.0, done_at - ready_at - worked))

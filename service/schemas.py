@@ -98,13 +98,17 @@ class DetectResponse(Wire):
 
 
 class Problem(Wire):
-    """RFC 9457 problem JSON; ``code`` is stable and for programs, ``detail`` says what to do."""
+    """RFC 9457 problem JSON; ``code`` is stable and for programs, ``detail`` says what to do.
+
+    ``request_id`` is the answer's ``X-Request-Id``, by which the service's log has more.
+    """
 
     type: str = "about:blank"
     title: str
     status: int
     code: str
     detail: str
+    request_id: str
 
 
 class DetectOptions(Wire):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,7 @@ from service.settings import Settings
 log = logging.getLogger("stmixer")
 
 RECEIVE_BUFFER = 2**20
+FORCE_LOOK_S = 0.1
 
 
 def run_server(settings: Settings) -> None:
@@ -49,11 +52,29 @@ def bind(settings: Settings) -> socket.socket:
     return listening
 
 
+def check_certificate(settings: Settings) -> None:
+    """Raises StartError for one that uvicorn would fail on."""
+    if settings.ssl_certfile is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # a key with a password would stop and ask for it, at a terminal that may not be there
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(
+            "bad_certificate",
+            f"--ssl-certfile {settings.ssl_certfile}, --ssl-keyfile {settings.ssl_keyfile}: "
+            f"{error.strerror or error}; give a PEM certificate with its key, without a password",
+        ) from None
+
+
 async def _serve(settings: Settings, listening: socket.socket) -> None:
+    check_certificate(settings)
     service = Service(settings)
     await service.start()
     try:
         server = Server(
+            service,
             uvicorn.Config(
                 create_app(service),
                 log_config=None,
@@ -64,18 +85,27 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
                 ws_per_message_deflate=False,
                 ws_ping_interval=20.0,
                 ws_ping_timeout=60.0,
-                timeout_graceful_shutdown=int(settings.shutdown_timeout),
-            )
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
+            ),
         )
         host, port = listening.getsockname()[:2]
-        log.info("stmixer is ready: http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        scheme = "http" if settings.ssl_certfile is None else "https"
+        log.info("stmixer is ready: %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         await server.serve(sockets=[listening])
     finally:
         await service.stop()
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, but one that ends with status 0 after SIGTERM or SIGINT; a second signal forces the end."""
+    """uvicorn's server, but one that drains first, and ends with status 0 after SIGTERM or SIGINT.
+
+    While it drains it answers: what is new with 503, what runs with its results. A second signal forces the end.
+    """
+
+    def __init__(self, service: Service, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,6 +118,17 @@ class Server(uvicorn.Server):
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then let uvicorn close what is left."""
+        self._service.begin_drain()
+        drain = asyncio.ensure_future(self._service.drain())
+        while not (drain.done() or self.force_exit):
+            await asyncio.wait([drain], timeout=FORCE_LOOK_S)
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+        self.config.timeout_graceful_shutdown = math.floor(self._service.time_left_s)
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.runtimes import PrecisionName, RuntimeName
+
 
 class Settings(BaseSettings):
     """``stmixer serve`` options. Command line over environment over these defaults."""
@@ -19,13 +21,20 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     model: str | None = Field(None, description="variant with initial weights")
-    weights: Path | None = Field(None, description="a .safetensors file of stmixer-weights")
+    weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    runtime: RuntimeName = "auto"
+    precision: PrecisionName = "auto"
+    keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
+    allowed_hosts: str = Field("", description="names it is reached by, with commas, besides addresses and bare names")
+    ssl_certfile: Path | None = Field(None, description="certificate chain, PEM: serve https and wss")
+    ssl_keyfile: Path | None = Field(None, description="its private key, PEM, where that is a file of its own")
 
     max_batch: int = Field(8, ge=1, le=64)
     batch_wait_ms: float = Field(5.0, ge=0, le=1000)
-    max_streams: int = Field(32, ge=1)
+    max_streams: int | None = Field(None, ge=1, description="streams at a time, whatever they take; else measured")
+    spare_workers: int = Field(1, ge=0, le=1, description="warm workers that wait for the first one's death")
     idle_decoders: int = Field(2, ge=0, description="decoder processes kept warm")
     decoder_memory_mb: int = Field(3072, ge=256)
     shutdown_timeout: float = Field(20.0, ge=0)
@@ -41,14 +50,21 @@ class Settings(BaseSettings):
     upload_idle_s: float = Field(30.0, gt=0)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
     slow_inference_ms: float = Field(0.0, ge=0, description="test hook: sleep this long in every batch")
+    poison: bool = Field(False, description="test hook: keyframes with top_k from 4242 end their worker")
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:
-        if not self.is_loopback and not self.allow_anonymous:
+        if self.keys is not None and self.allow_anonymous:
+            raise ValueError("--keys and --allow-anonymous exclude each other: with keys nobody is anonymous")
+        if not self.is_loopback and self.keys is None and not self.allow_anonymous:
             raise ValueError(
-                f"--host {self.host} is reachable from other machines: pass --allow-anonymous if it may be"
+                f"--host {self.host} is reachable from other machines: pass --keys FILE (`stmixer keys add`), "
+                "or --allow-anonymous if anyone may use it"
             )
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("--ssl-keyfile needs --ssl-certfile")
         return self
 
     @classmethod

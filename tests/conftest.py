@@ -25,6 +25,16 @@ def shared_clips(pattern: str) -> list[Path]:
     return sorted(p for p in SHARED_CLIPS.glob(pattern) if p.is_file() and p.suffix != ".tsv")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests and drills get longer than the default before they count as hanging."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            for name, seconds in (("drill", 3600), ("slow", 1200)):
+                if item.get_closest_marker(name) is not None:
+                    item.add_marker(pytest.mark.timeout(seconds))
+                    break
+
+
 @pytest.fixture(scope="session")
 def fill() -> ModuleType:
     """tests/reference/fill.py: deterministic weights and inputs."""
@@ -44,7 +54,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> 
     from model.checkpoint import ModelCard, save
     from model.detector import skeleton
     from model.labels import AVA_LABELS
-    from model.published import from_published, published_name
+    from model.published import from_published
+    from model.published_names import published_name
     from model.zoo import variant
 
     config = variant("tiny")

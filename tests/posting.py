@@ -53,7 +53,8 @@ def problem(response: httpx.Response, status: int, code: str) -> str:
     assert response.status_code == status, response.text[:500]
     assert response.headers["content-type"] == PROBLEM
     document = response.json()
-    assert set(document) == {"type", "title", "status", "code", "detail"}
+    assert set(document) == {"type", "title", "status", "code", "detail", "request_id"}
+    assert document["request_id"] == response.headers["x-request-id"]
     assert (document["status"], document["code"]) == (status, code), document
     assert document["detail"]
     assert "\n" not in document["detail"]
@@ -168,6 +169,18 @@ def frees_everything(server: Server, idle_decoders: int = 2) -> Iterator[Holding
     yield before
     eventually(lambda: at_rest(server, idle_decoders), lambda now: now == before)
     assert not list(Path(tempfile.gettempdir()).glob("stmixer-*"))
+
+
+def both_warm(server: Server) -> list[int]:
+    """Wait until worker and spare have warmed up and are alone; their process ids, the worker's first."""
+
+    def look() -> list[int]:
+        started = [line for line in server.log if "batches of" in line]
+        ended = [line for line in server.log if ", pid " in line]
+        pids = [child.pid for child in server.children_of(WORKER)]
+        return sorted(pids) if len(pids) == len(started) - len(ended) == 2 else []
+
+    return eventually(look, timeout_s=60)
 
 
 # -- clients that do not behave

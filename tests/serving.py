@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -38,7 +38,12 @@ class Server:
 
     def children_of(self, module: str) -> list[psutil.Process]:
         """Children by their module: ``service.worker.process`` or ``service.ingest.decoder``."""
-        return [child for child in self.children if module in child.cmdline()]
+        found = []
+        for child in self.children:
+            with suppress(psutil.NoSuchProcess):  # it ended while we looked
+                if module in child.cmdline():
+                    found.append(child)
+        return found
 
     def metrics(self) -> str:
         """/metrics as text."""
@@ -47,10 +52,13 @@ class Server:
 
 @contextmanager
 def running_server(**settings: object) -> Iterator[Server]:
-    """Settings by name, as ``STMIXER_*`` in the environment."""
+    """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
+
+    And as many streams as they like: what is measured on a busy machine is too little.
+    """
     import os
 
-    environment = {**os.environ, "STMIXER_PORT": "0"}
+    environment = {**os.environ, "STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve"], env=environment, text=True,
@@ -64,7 +72,7 @@ def running_server(**settings: object) -> Iterator[Server]:
         with process.stderr:
             for line in process.stderr:
                 lines.append(line.rstrip())
-                if match := re.search(r"ready: (http://\S+)", line):
+                if match := re.search(r"ready: (https?://[^\s\"]+)", line):
                     found.put(match.group(1))
         found.put(None)
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Coroutine
 from typing import Any
 
+from service.engine.admission import capacity_of, fits, weight
 from service.engine.channel import ChannelError, Header
 from service.engine.model_info import ModelInfo
-from service.engine.ring import RingShape
 from service.engine.scheduler import Scheduler
-from service.engine.stream import Pending, Stream
-from service.engine.workers import Worker, restart_delay, worker_options
-from service.errors import CapacityError, StartError
+from service.engine.stream import Pending, Policy, Stream
+from service.engine.supervisor import Supervisor
+from service.engine.workers import Worker
+from service.errors import CapacityError
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger("stmixer.engine")
-
-MAX_DEATHS_PER_MINUTE = 5
 
 
 class Engine:
@@ -35,15 +32,14 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
         self.draining = False
-        self._rings: dict[int, int] = {}
         self._scheduler = Scheduler(settings.max_batch, settings.batch_wait_ms / 1000)
-        self._worker: Worker | None = None
-        self._model: ModelInfo | None = None
-        self._deaths: list[float] = []
+        self.workers = Supervisor(settings, metrics, self._on_message, self.wake)
         self._stream_ids = 0
+        self.empty = asyncio.Event()
+        self.empty.set()
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        metrics.streams_capacity.set(settings.max_streams)
+        self._round: asyncio.Task[None] | None = None
+        self.capacity = settings.max_streams or 1
         metrics.keyframes_waiting.set_function(self._waiting)
         metrics.ring_bytes.set_function(lambda: sum(s.ring.total_bytes for s in self.streams.values() if s.ring))
 
@@ -51,69 +47,63 @@ class Engine:
 
     async def start(self) -> None:
         """Start the worker. Raises StartError when it cannot serve the model."""
-        await self._start_worker()
-        self._spawn(self._run())
+        await self.workers.start()
+        worker = self.workers.worker
+        if self.settings.max_streams is None and worker is not None:
+            self.capacity = capacity_of(worker.warmup_s)
+        self.metrics.streams_capacity.set(self.capacity)
+        self._round = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """Stop at once; the caller has drained what it wants to keep."""
         self.draining = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._worker is not None:
-            await self._worker.stop(timeout_s=1.0)
-        for fd in self._rings.values():
-            os.close(fd)
-        self._rings.clear()
+        if self._round is not None:
+            self._round.cancel()
+            await asyncio.gather(self._round, return_exceptions=True)
+        await self.workers.stop()
 
     @property
     def model(self) -> ModelInfo:
         """The served model."""
-        assert self._model is not None, "the engine has not started"
-        return self._model
+        assert self.workers.model is not None, "the engine has not started"
+        return self.workers.model
 
     @property
     def ready(self) -> bool:
         """Whether a worker has warmed up, we are not draining, and workers do not keep dying."""
-        recent = [t for t in self._deaths if time.monotonic() - t < 60]
-        return self._worker is not None and not self.draining and len(recent) <= MAX_DEATHS_PER_MINUTE
+        return self.workers.ready and not self.draining
 
     # -- streams
 
-    def admit(self) -> int:
+    def admit(self, policy: Policy, keyframe_hz: float) -> int:
         """A new stream's id. Raises CapacityError while full or draining."""
         if self.draining:
             self.metrics.streams_rejected.labels("draining").inc()
             raise CapacityError("draining", "the service is shutting down; try another instance")
-        if len(self.streams) >= self.settings.max_streams:
+        running = [weight(s.policy, s.schedule.hz) for s in self.streams.values()]
+        measured = self.settings.max_streams is None
+        if not fits(running, weight(policy, keyframe_hz), self.capacity, weighed=measured):
             self.metrics.streams_rejected.labels("capacity").inc()
-            raise CapacityError("capacity", f"all {self.settings.max_streams} streams are in use; try again later")
+            unit = "keyframes a second" if measured else "streams"
+            raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
         self._stream_ids += 1
         return self._stream_ids
 
     def add(self, stream: Stream) -> None:
         """Take up a stream."""
         self.streams[stream.id] = stream
+        self.empty.clear()
         self.metrics.streams_active.labels(stream.source).inc()
-
-    async def attach(self, stream: Stream, fd: int, ring: RingShape) -> None:
-        """A stream's ring exists; the engine owns ``fd`` from here on."""
-        self._rings[stream.id] = fd
-        if self._worker is not None:
-            with contextlib.suppress(ChannelError):  # a dying worker's successor gets all rings
-                await self._worker.attach(stream.id, fd, ring)
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream; whatever of it is still running is dropped when it comes back."""
         if self.streams.pop(stream.id, None) is None:
             return
         stream.cancel()
+        if not self.streams:
+            self.empty.set()
         self.metrics.streams_active.labels(stream.source).dec()
-        fd = self._rings.pop(stream.id, None)
-        if fd is not None:
-            os.close(fd)
-            if self._worker is not None:
-                self._spawn(self._detach(self._worker, stream.id))
+        self.workers.detach(stream.id)
 
     def wake(self) -> None:
         """Something changed: look again at once."""
@@ -134,10 +124,12 @@ class Engine:
         for stream in self.streams.values():
             stream.expire(now)
         times = [t for s in self.streams.values() if (t := s.next_deadline()) is not None]
-        worker = self._worker
+        if (stuck_at := self.workers.end_stuck(now)) is not None:
+            times.append(stuck_at)
+        worker = self.workers.worker
         if worker is not None and worker.idle:
             sized = [(s, self.model.padded(s.ring.width, s.ring.height)) for s in self.streams.values() if s.ring]
-            choice = self._scheduler.choose(sized, now)
+            choice = self._scheduler.choose(sized, now, may_risk=self.workers.may_risk)
             if choice.batch:
                 message = worker.assign(choice.batch, now)
                 with contextlib.suppress(ChannelError):  # its death is noticed by whoever listens
@@ -146,7 +138,7 @@ class Engine:
                 times.append(choice.wait_until)
         return min(times, default=None)
 
-    def _on_message(self, worker: Worker, header: Header) -> None:
+    def _on_message(self, worker: Worker, header: Header, payload: bytes = b"") -> None:
         batch = worker.batch
         if batch is None or header.get("id") != batch.id:
             log.error("worker %s speaks of batch %s, which it was not given", worker.name, header.get("id"))
@@ -160,23 +152,26 @@ class Engine:
                         pending.stream.copied(pending)
             case "done":
                 worker.batch = None
-                self._finish(worker, batch.keyframes, header)
+                self._finish(worker, batch.keyframes, header, payload)
+            case "failed" if header["reason"] in ("oom", "cuda"):
+                log.error("worker %s: %s", worker.name, header["message"])
+                worker.give_up(header["reason"])  # such a process is not trusted with another batch
             case "failed":
                 worker.batch = None
                 self._fail(worker, batch.keyframes, header)
         self.wake()
 
-    def _finish(self, worker: Worker, keyframes: tuple[Pending, ...], header: Header) -> None:
+    def _finish(self, worker: Worker, keyframes: tuple[Pending, ...], header: Header, payload: bytes) -> None:
         now, seconds = time.monotonic(), header["seconds"]
         ran = [(p, r) for p, r in zip(keyframes, header["results"], strict=True) if r is not None]
-        for stage in ("preprocess", "inference", "postprocess"):
-            self.metrics.stage.labels(stage).observe(seconds[stage])
-        self.metrics.gpu_memory.labels(worker.name).set(header["gpu_memory"])
-        self.metrics.batch_size.labels(worker.name).observe(len(ran))
-        self.metrics.batches.labels(worker.name).inc()
-        self.metrics.inferences.labels(worker.name).inc(len(ran))
+        self.metrics.batch_done(worker.name, len(ran), header["gpu_memory"])
+        for place, (pending, _) in enumerate(ran):
+            if pending.stream.bank is not None:
+                size = len(payload) // len(ran)
+                pending.stream.remember(pending, payload[place * size : (place + 1) * size])
         for pending, actors in ran:
-            self.metrics.stage.labels("queue").observe(pending.started_at - pending.ready_at)
+            pending.done_at = now
+            self.metrics.keyframe_done(pending.frame_at, pending.ready_at, now, seconds)
             pending.stream.settle(pending, "ok", _result(pending, actors, now, seconds["postprocess"]))
 
     def _fail(self, worker: Worker, keyframes: tuple[Pending, ...], header: Header) -> None:
@@ -187,57 +182,8 @@ class Engine:
             else:
                 pending.stream.settle(pending, "error")
 
-    # -- workers
-
-    async def _start_worker(self) -> None:
-        s = self.settings
-        options = worker_options(s.model, str(s.weights) if s.weights else None, s.device, s.slow_inference_ms / 1000)
-        worker = await Worker.start("0", options)
-        self._model = worker.model
-        attached: set[int] = set()
-        while missing := self._rings.keys() - attached:  # streams may come while we attach
-            for stream_id in missing:
-                attached.add(stream_id)
-                stream, fd = self.streams.get(stream_id), self._rings.get(stream_id)
-                if stream is not None and stream.ring is not None and fd is not None:  # not gone while we attached
-                    await worker.attach(stream_id, fd, stream.ring)
-        self._worker = worker
-        self.metrics.worker_up.labels(worker.name).set(1)
-        self.metrics.model_info.info({"model": worker.model.name, "trained": str(worker.model.trained).lower()})
-        self._spawn(self._watch(worker))
-        self.wake()
-
-    async def _watch(self, worker: Worker) -> None:
-        """Until a worker dies; then its keyframes run again, alone, on the next one."""
-        end = await worker.listen(self._on_message)
-        log.error("worker %s (pid %d) %s", worker.name, worker.pid, end)
-        self._worker = None
-        self._deaths.append(time.monotonic())
-        self.metrics.worker_up.labels(worker.name).set(0)
-        self.metrics.worker_restarts.labels(worker.name, "exit").inc()
-        for pending in worker.batch.keyframes if worker.batch else ():
-            pending.stream.release(pending)
-        while True:
-            await restart_delay(self._deaths)
-            try:
-                await self._start_worker()
-                return
-            except (StartError, ChannelError) as error:
-                log.error("worker %s does not start: %s", worker.name, error)
-                self._deaths.append(time.monotonic())
-
-    @staticmethod
-    async def _detach(worker: Worker, stream_id: int) -> None:
-        with contextlib.suppress(ChannelError):
-            await worker.detach(stream_id)
-
     def _waiting(self) -> float:
         return sum(len(s.ready()) for s in self.streams.values())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _result(pending: Pending, actors: list[Any], now: float, postprocess_s: float) -> dict[str, Any]:

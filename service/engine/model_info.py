@@ -20,6 +20,7 @@ class ModelInfo:
     trained_on: str | None
     licence: str | None
     source: str | None
+    metrics: dict[str, Any] | None
     device: str
 
     @classmethod
@@ -29,7 +30,7 @@ class ModelInfo:
             config=DetectorConfig.from_dict(card["config"]),
             labels=tuple(Label(**label) for label in card["labels"]),
             device=device,
-            **{key: card[key] for key in ("trained", "trained_on", "licence", "source")},
+            **{key: card[key] for key in ("trained", "trained_on", "licence", "source", "metrics")},
         )
 
     @property

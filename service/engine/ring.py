@@ -7,6 +7,7 @@ copies, then looks again whether the generations are still those it was told (a 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.clip import Window
+
+RING_SLACK_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,11 @@ class RingShape:
     def total_bytes(self) -> int:
         """Bytes of the whole ring."""
         return self.capacity * (8 + self.slot_bytes)
+
+
+def ring_shape(window: Window, width: int, height: int) -> RingShape:
+    """A stream's ring at the model's input size: a window, and room for what comes while one is used."""
+    return RingShape(width, height, window.span + math.ceil(RING_SLACK_S / window.grid_s) + 2)
 
 
 def create_ring(shape: RingShape) -> int:

@@ -24,12 +24,13 @@ class Scheduler:
     def __init__(self, max_batch: int, batch_wait_s: float) -> None:
         self.max_batch, self.batch_wait_s = max_batch, batch_wait_s
 
-    def choose(self, streams: Iterable[tuple[Stream, PaddedSize]], now: float) -> Choice:
+    def choose(self, streams: Iterable[tuple[Stream, PaddedSize]], now: float, *, may_risk: bool = True) -> Choice:
         """The next batch. The stream served longest ago decides the shape; streams take turns for the other places.
 
-        A keyframe that has died with a batch before runs alone, so that it can take no other with it.
+        A keyframe that has died with a batch before runs alone, so that it can take no other with it; and only with
+        ``may_risk``, so that it does not take all streams' only worker.
         """
-        ready = [(stream.ready(), size) for stream, size in streams]
+        ready = [([p for p in stream.ready() if may_risk or not p.attempts], size) for stream, size in streams]
         queues = [(queue, size) for queue, size in ready if queue]
         if not queues:
             return Choice()

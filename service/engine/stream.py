@@ -14,7 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from media.grid import Sample, Timeline
+from model.query_bank import OnlineBank, second_of
 from service.engine.ring import RingShape
 from service.keyframes import Keyframe, KeyframeSchedule
 from service.schemas import DetectOptions, Outcome, Summary
@@ -43,7 +46,8 @@ class Pending:
     """A keyframe on its way. Times are of ``time.monotonic``.
 
     ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that
-    one is decoded. ``reclaimed``: its slots were given to newer frames while it ran, so it cannot run again.
+    one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
+    so it cannot run again.
     """
 
     keyframe: Keyframe
@@ -53,6 +57,7 @@ class Pending:
     frame_at: float = 0.0
     ready_at: float = 0.0
     started_at: float = 0.0
+    done_at: float = 0.0
     attempts: int = 0
     reclaimed: bool = False
     warming: bool = False
@@ -70,7 +75,10 @@ class Lease:
 
 @dataclass(slots=True)
 class Stream:
-    """See the module. ``deliver`` is called with every settled keyframe, in order."""
+    """See the module. ``deliver`` is called with every settled keyframe, in order.
+
+    ``bank`` is what an online long-term model has seen of the stream. It lives here, so that no worker's end ends it.
+    """
 
     id: int
     source: Source
@@ -79,6 +87,7 @@ class Stream:
     options: DetectOptions
     deadline_s: float
     deliver: Callable[[Pending], None]
+    bank: OnlineBank | None = None
     ring: RingShape | None = None
     frame_width: int = 0
     frame_height: int = 0
@@ -154,7 +163,12 @@ class Stream:
         """The keyframes that could run now, oldest first; none while the subscriber is too far behind."""
         if self.policy == "all" and self.undelivered >= MAX_UNDELIVERED:
             return []
-        return [p for p in self._in_order if p.state == "ready"]
+        ready = [p for p in self._in_order if p.state == "ready"]
+        if self.bank is None:
+            return ready
+        # a keyframe's window holds the entry of the one before: one is in flight at a time
+        busy = any(p.state in ("copying", "running") for p in self._in_order)
+        return [] if busy else ready[:1]
 
     def take(self, pending: Pending, now: float) -> Lease:
         """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``."""
@@ -181,6 +195,13 @@ class Stream:
             self.settle(pending, "worker_lost")
         else:
             pending.state = "ready"
+
+    def remember(self, pending: Pending, entry: bytes) -> None:
+        """A keyframe's entry of the bank, as its worker sent it: (k, 2D) float16."""
+        assert self.bank is not None
+        if pending.state != "settled":  # a cancelled one leaves no trace
+            queries = np.frombuffer(entry, np.float16).reshape(self.bank.shape[1:])
+            self.bank.add(second_of(pending.keyframe.pts_us), queries)
 
     def settle(self, pending: Pending, outcome: Outcome, result: dict[str, Any] | None = None) -> None:
         """A keyframe's end, whichever it is; delivers all settled ones at the head of the line."""

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from media.decode import Limits, VideoReader
 from media.errors import MediaError
 from service.engine.channel import Channel, ChannelError, Header, Message
+from service.engine.children import die_with_parent
 from service.ingest.writer import Jpeg, ParentGone, Writer
 from service.render import render_video
 from service.schemas import Result
@@ -149,6 +150,7 @@ def _limit_cpu(seconds: float | None) -> None:
 def main() -> None:
     """``python -m service.ingest.decoder FD MEMORY_MB``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    die_with_parent()
     memory = int(sys.argv[2]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))

@@ -47,7 +47,7 @@ class Results:
         captured_at = pending.seen_at if clock.origin is None else clock.origin + pending.keyframe.pts_us / 1e6
         self._metrics.e2e_latency.labels(source).observe(now - pending.frame_at)
         self._metrics.keyframe_age.labels(source).observe(now - captured_at)
-        self._metrics.stage.labels("decode").observe(pending.ready_at - pending.frame_at)
+        self._metrics.stage.labels("send").observe(now - pending.done_at)
         self._metrics.actors.inc(len(pending.result["actors"]))
         return {**pending.result, "dropped_since_last": skipped, "sent_at_us": time.time_ns() // 1000}
 

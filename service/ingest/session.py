@@ -5,32 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from media.decode import Limits
 from media.errors import MediaError
 from model.clip import MAX_ASPECT
+from model.query_bank import new_bank
+from service.access import Caller
 from service.engine.channel import ChannelError, Header
 from service.engine.children import Child, describe_exit
 from service.engine.engine import Engine
-from service.engine.ring import RingShape, create_ring
+from service.engine.ring import create_ring, ring_shape
 from service.engine.stream import Pending, Policy, Source, Stream
-from service.errors import InputError, StmixerError
+from service.errors import CapacityError, InputError, StmixerError
 from service.ingest.clock import PictureClock
 from service.ingest.pool import DecoderPool
 from service.ingest.results import Results
 from service.keyframes import KeyframeSchedule
+from service.logs import fields
 from service.schemas import DetectOptions, Summary
 from service.settings import Settings
 
 log = logging.getLogger("stmixer.session")
 
-RING_SLACK_S = 2
 MIN_DEADLINE_S = 1.0
 CPU_PER_SECOND = 8
 """CPU seconds an upload may take per second that it may play: four times as long, on two threads."""
@@ -47,16 +48,27 @@ class Session:
         engine: Engine,
         pool: DecoderPool,
         settings: Settings,
+        caller: Caller,
         *,
         source: Source,
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,
     ) -> None:
-        self._engine, self._pool, self._settings = engine, pool, settings
-        schedule = KeyframeSchedule(engine.model.window, options.keyframe_hz, options.lookahead_ms)
-        deadline_s = max(MIN_DEADLINE_S, 2 / options.keyframe_hz) if deadline_ms is None else deadline_ms / 1000
-        self.stream = Stream(engine.admit(), source, policy, schedule, options, deadline_s, self._deliver)
+        self._engine, self._pool, self._settings, self.caller = engine, pool, settings, caller
+        model = engine.model
+        snap = model.config.backbone.per_frame
+        schedule = KeyframeSchedule(model.window, options.keyframe_hz, options.lookahead_ms, snap=snap)
+        deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
+        self.stream = Stream(
+            engine.admit(policy, schedule.hz), source, policy, schedule, options, deadline_s, self._deliver
+        )
+        self.stream.bank = new_bank(model.config)
+        try:
+            caller.open_stream()
+        except CapacityError:
+            engine.metrics.streams_rejected.labels("key_limit").inc()
+            raise
         engine.add(self.stream)
         self.warnings: list[str] = []
         self.clock = PictureClock()
@@ -64,6 +76,7 @@ class Session:
         self.jpeg_wanted = asyncio.Event()
         self.flushed = asyncio.Event()
         self._error: StmixerError | None = None
+        self._interruptible: asyncio.Task[Any] | None = None
         self._decoder: Child | None = None
         self._clean = False
         self._ordering = False
@@ -73,20 +86,23 @@ class Session:
         self._results = Results(engine.metrics)
         self._grant_changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
 
     # -- life
 
     async def __aenter__(self) -> Session:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         for task in self._tasks:
             task.cancel()
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:  # cancelled here, at a shutdown for one, it still frees all
             self._engine.remove(self.stream)
+            self.caller.close_stream()
             self._balance("cancelled")
+            self._log_end(error)
             decoder, self._decoder = self._decoder, None
             if decoder is not None:
                 # one that was left in the middle of a message would take the next stream's for its rest
@@ -128,7 +144,7 @@ class Session:
         """Count frames lost, with the reason."""
         dropped = self.stream.summary.dropped
         dropped[reason] = dropped.get(reason, 0) + count
-        self._engine.metrics.frames_dropped.labels(self.stream.source, reason).inc(count)
+        self._engine.metrics.dropped(self.stream.source, reason, count)
 
     async def send_jpeg(self, data: bytes, pts_us: int, received_at: float) -> None:
         """Hand one picture to the decoder, once it is done with the one before."""
@@ -189,6 +205,33 @@ class Session:
         self.aborted = True
         self.stream.cancel()
         self._results.wake()
+
+    def cut(self, error: StmixerError) -> None:
+        """The service ends before this stream: what is not done is cancelled, and ``results`` says why."""
+        if self.stream.finished and self._interruptible is None:
+            return
+        self._error = self._error or error
+        for task in self._tasks:  # no more frames, which would bring new keyframes
+            task.cancel()
+        self.stream.cancel()
+        self.jpeg_wanted.set()
+        self._results.wake()
+        if self._interruptible is not None:
+            self._interruptible.cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Around what takes long and is no result, an upload's way to us for one: ``cut`` ends it with its error."""
+        task = self._interruptible = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._error is None or task is None:
+                raise
+            task.uncancel()
+            raise self._error from None
+        finally:
+            self._interruptible = None
 
     @property
     def error(self) -> StmixerError | None:
@@ -259,13 +302,12 @@ class Session:
 
     async def _opened(self, decoder: Child, header: Header) -> None:
         """The first frame: make the ring, give it to decoder and worker."""
-        window = self._engine.model.window
-        capacity = window.span + math.ceil(RING_SLACK_S / window.grid_s) + 2
         width, height = header["input"]
         longest = MAX_ASPECT * self._engine.model.config.preprocess.short_side
         if not (0 < width <= longest and 0 < height <= longest):  # its word is not to be trusted
             raise ValueError(f"an input size of {width} x {height}")
-        ring = RingShape(width, height, capacity)
+        ring = ring_shape(self._engine.model.window, width, height)
+        capacity = ring.capacity
         fd = create_ring(ring)
         try:
             self.stream.open(header["width"], header["height"], ring, header["rate"])
@@ -275,7 +317,7 @@ class Session:
         except BaseException:
             os.close(fd)
             raise
-        await self._engine.attach(self.stream, fd, ring)
+        await self._engine.workers.attach(self.stream.id, fd, ring)
 
     async def _grant(self, decoder: Child) -> None:
         """Tell the decoder how far it may write, when it waits for that or has little left."""
@@ -302,6 +344,17 @@ class Session:
         why = "took too much computing time" if "SIGXCPU" in end else "crashed the decoder"
         self._balance("decoder")
         self._fail(InputError("unreadable", f"this media {why}; re-encode it, for instance with ffmpeg", 422))
+
+    def _log_end(self, error: BaseException | None) -> None:
+        """The stream's line: how it ended (finished, disconnected, or the code of what ended it), and every count."""
+        cause = error or self._error
+        ended = "finished" if cause is None else str(getattr(cause, "code", type(cause).__name__))
+        seconds, stream = round(time.monotonic() - self._started, 3), self.stream
+        told = fields(
+            stream=stream.id, source=stream.source, ended="disconnected" if self.aborted else ended, seconds=seconds,
+            summary=stream.snapshot().model_dump(), warnings=len(self.warnings),
+        )  # fmt: skip
+        log.info("stream ended", extra=told)
 
     def _balance(self, reason: str) -> None:
         """Frames that were on their way at a cut: told of and never written are lost, written and never told came."""

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from media.decode import Limits
+from service.access import Caller
 from service.engine.channel import ChannelError
 from service.errors import InputError
 from service.ingest.session import Session
@@ -55,12 +56,14 @@ _OPENAPI = {
 async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -> Response:
     """Who does what, where and when in a video, sent raw or as multipart ``file``. The answer follows ``Accept``."""
     service: Service = request.app.state.service
+    caller: Caller = request.state.caller
     kind = preferred(request.headers.get("accept", ""), (JSON, NDJSON, MP4))
     stack = AsyncExitStack()
     try:
         # admitted before its body is read: what waits on disk is bounded, and a full service says so at once
-        session = await stack.enter_async_context(service.session("upload", "all", options))
-        file = await stack.enter_async_context(received_file(request, service.settings))
+        session = await stack.enter_async_context(service.session(caller, "upload", "all", options))
+        with session.interruptible():
+            file = await stack.enter_async_context(received_file(request, service.settings, caller))
         await stack.enter_async_context(_abort_on_disconnect(request, session))
         await session.open("upload", file.fileno())
         results = session.results()
@@ -161,7 +164,8 @@ async def _mp4(
     keyframes = [_slim(result) async for result in results]
     _check_connected(session)
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
-    await _until_disconnect(request, _render(service, keyframes, file, target))
+    with session.interruptible():
+        await _until_disconnect(request, _render(service, keyframes, file, target))
     size = target.seek(0, 2)
     target.seek(0)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engine.mailbox import BoundedQueue, Closed, Mailbox
+from service.errors import CapacityError
 from service.ingest.session import Session
 from service.routes import protocol
 from service.routes.protocol import Flush, ProtocolError, Start
@@ -47,6 +48,10 @@ class MediaIn:
         if len(data) > self._max_bytes:
             limit = self._max_bytes
             raise ProtocolError("too_large", f"a message may have {limit} bytes", protocol.CLOSE_TOO_LARGE)
+        try:
+            self._session.caller.spend_bytes(len(data))
+        except CapacityError as error:
+            raise ProtocolError(error.code, str(error), protocol.CLOSE_OVERLOADED, retryable=True) from None
         if self._start.codec != "jpeg":
             await self._enqueue(data, len(data))
             return

@@ -16,7 +16,7 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The served model: what it is, what it was trained on, under which licence, and what it wants to see."""
+    """The served model: what it is, on what it was trained, its licence, how good it is, and what it wants to see."""
     model = request.app.state.service.engine.model
     clip = model.config.clip
     return {
@@ -28,6 +28,7 @@ async def models(request: Request) -> dict[str, Any]:
                 "trained_on": model.trained_on,
                 "licence": model.licence,
                 "source": model.source,
+                "metrics": model.metrics,
                 "classes": len(model.labels),
                 "device": model.device,
                 "frames": clip.frames,

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from service.errors import CapacityError, StmixerError
+from service.logs import REQUEST_ID
 from service.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
@@ -21,7 +22,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "description": HTTPStatus(status).phrase,
         "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
     }
-    for status in (400, 403, 408, 413, 415, 422, 503)
+    for status in (400, 401, 403, 408, 413, 415, 422, 429, 503)
 }
 """What /v1/detect can answer instead, for the OpenAPI document."""
 
@@ -33,7 +34,18 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
 
 def problem_body(status: int, code: str, detail: str) -> dict[str, object]:
     """Its members."""
-    return Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail).model_dump()
+    title, request_id = HTTPStatus(status).phrase, REQUEST_ID.get()
+    return Problem(title=title, status=status, code=code, detail=detail, request_id=request_id).model_dump()
+
+
+def problem_of(error: StmixerError) -> JSONResponse:
+    """An error of ours as a document, with the header that its status asks for."""
+    headers = None
+    if isinstance(error, CapacityError):
+        headers = {"Retry-After": str(error.retry_after_s)}
+    elif error.status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return problem(error.status, error.code, str(error), headers)
 
 
 def install(app: FastAPI) -> None:
@@ -41,8 +53,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StmixerError)
     async def _stmixer(_: Request, error: StmixerError) -> Response:
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
-        return problem(error.status, error.code, str(error), headers)
+        return problem_of(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
@@ -60,4 +71,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, __: Exception) -> Response:
-        return problem(500, "internal", "an error in the service itself; its log says which")
+        # answered outside of RequestLog, so its header is added here
+        headers = {"X-Request-Id": REQUEST_ID.get()}
+        return problem(500, "internal", "an error in the service itself; its log says which", headers)

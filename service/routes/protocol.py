@@ -14,9 +14,11 @@ MAX_TEXT = 64 * 1024
 """Characters of a text message: the longest sensible one has a few hundred, and it is parsed on the event loop."""
 
 CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
 CLOSE_TOO_LARGE = 1009
 CLOSE_CAPACITY = 1013
 CLOSE_PROTOCOL = 4400
+CLOSE_UNAUTHORIZED = 4401
 CLOSE_NO_MEDIA = 4408
 CLOSE_OVERLOADED = 4429
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Coroutine
@@ -17,7 +18,8 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from service.errors import CapacityError, StmixerError
+from service.access import Caller, bearer
+from service.errors import AccessError, CapacityError, StmixerError
 from service.ingest.session import Session
 from service.routes import protocol
 from service.routes.media_in import MediaIn
@@ -42,6 +44,8 @@ async def stream_ws(socket: WebSocket) -> None:
         await connection.run()
     except ProtocolError as error:
         await connection.refuse(error.code, str(error), error.close, retryable=error.retryable)
+    except AccessError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_UNAUTHORIZED, retryable=False)
     except CapacityError as error:
         await connection.refuse(error.code, str(error), protocol.CLOSE_CAPACITY, retryable=True)
     except StmixerError as error:
@@ -57,24 +61,38 @@ class Connection:
         self._service, self._socket, self._settings = service, socket, service.settings
         self._sending = asyncio.Lock()
         self._last_media = time.monotonic()
-        self._taking = self._stopped = False
+        self._taking = self._stopped = self._told_to_go = self._going = False
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
+        secret = bearer(dict(self._socket.scope["headers"]))
+        if secret is not None:  # a wrong one need not wait for its start
+            self._service.access.caller(secret)
         start = await self._start()
-        session = self._service.session("ws", start.policy, start.options(), start.deadline_ms)
+        caller = self._caller(secret if start.api_key is None else start.api_key)
+        session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
         async with session:
             await self._send(self._ready(session))
             if start.resume_token is not None:
+                self._service.metrics.stream_reconnects.labels("expired").inc()
                 await self._send({"type": "warning", "code": "resume_expired", "message": "this is a new stream"})
             self._last_media = time.monotonic()
             media = MediaIn(session, start, self._settings.max_frame_bytes)
             async with media.source(self._send_status) as feed:
-                await _until(self._write(session), self._read(session, media), feed, self._watch(session))
+                await _until(self._write(session), self._read(session, media), feed, self._watch(session, media))
             await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+        if self._going:
+            await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
+            return
         if not self._stopped:
             raise _early_end(session)
         await self._close(protocol.CLOSE_NORMAL, "stopped")
+
+    def _caller(self, secret: str | None) -> Caller:
+        caller = self._service.access.caller(secret)
+        caller.allow("stream")
+        caller.spend_request()
+        return caller
 
     async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
         """Say why, and close."""
@@ -148,11 +166,9 @@ class Connection:
 
     async def _write(self, session: Session) -> None:
         async for result in session.results():
-            handed = time.monotonic()
             await self._send({"type": "result", **result})
-            self._service.metrics.stage.labels("send").observe(time.monotonic() - handed)
 
-    async def _watch(self, session: Session) -> None:
+    async def _watch(self, session: Session, media: MediaIn) -> None:
         """Status now and then; the end of a stream whose media has stopped, or of a draining service."""
         last_status = time.monotonic()
         while not session.stream.finished:
@@ -161,12 +177,23 @@ class Connection:
             if now - last_status >= STATUS_PERIOD_S:
                 last_status = now
                 await self._send_status(session)
+            await self._leave(media)
             waits = not (self._taking or self._stopped or session.stream.ended)  # for the client, not it for us
             if waits and now - self._last_media > self._settings.idle_timeout_s:
                 seconds = self._settings.idle_timeout_s
                 raise ProtocolError(
                     "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
                 )
+
+    async def _leave(self, media: MediaIn) -> None:
+        """Of a draining service: say so, and in time stop as if the client had."""
+        left_s = self._service.live_time_left_s
+        if math.isfinite(left_s) and not self._told_to_go:
+            self._told_to_go = True
+            await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
+        if left_s <= 0 and not self._stopped:
+            self._going = self._stopped = True
+            await media.close()
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})

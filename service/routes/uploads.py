@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from service.access import Caller
 from service.errors import CapacityError, InputError
 from service.settings import Settings
 
@@ -21,12 +22,12 @@ log = logging.getLogger("stmixer.uploads")
 
 
 @asynccontextmanager
-async def received_file(request: Request, settings: Settings) -> AsyncIterator[BinaryIO]:
-    """The body's video as an open file at position 0. Raises InputError; ClientDisconnect passes through."""
+async def received_file(request: Request, settings: Settings, caller: Caller) -> AsyncIterator[BinaryIO]:
+    """The body's video as an open file at position 0. Raises InputError, CapacityError; ClientDisconnect passes."""
     limit = settings.max_upload_mb * 2**20
     if int(request.headers.get("content-length") or 0) > limit + 2**16:
         raise _too_large(settings)
-    chunks = _limited(request, settings, limit)
+    chunks = _limited(request, settings, limit, caller)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with _multipart(request, chunks) as file:
@@ -90,7 +91,7 @@ async def _as_generator(chunks: AsyncIterator[bytes]):  # type: ignore[no-untype
         yield chunk
 
 
-async def _limited(request: Request, settings: Settings, limit: int) -> AsyncIterator[bytes]:
+async def _limited(request: Request, settings: Settings, limit: int, caller: Caller) -> AsyncIterator[bytes]:
     """The body, ended with an error when it is too large or stands still."""
     stream, total = request.stream(), 0
     while True:
@@ -104,6 +105,7 @@ async def _limited(request: Request, settings: Settings, limit: int) -> AsyncIte
         total += len(chunk)
         if total > limit + 2**16:
             raise _too_large(settings)
+        caller.spend_bytes(len(chunk))
         yield chunk
 
 

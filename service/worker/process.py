@@ -1,8 +1,8 @@
 """A worker process: owns the model and its device, runs the batches that the API process forms.
 
-    parent → child   ring {stream, shape} [fd], drop {stream}, batch {id, jobs}
-    child → parent   ready {device, warmup_s, card}, broken {message}, copied {id, stale},
-                     done {id, results, seconds}, failed {id, message, fatal}
+    parent → child   ring {stream, shape} [fd], drop {stream}, batch {id, jobs} [windows of banks]
+    child → parent   ready {device, runtime, warning, warmup_s, card}, broken {message}, copied {id, stale},
+                     done {id, results, seconds} [entries of banks], failed {id, message, fatal}
 
 Each job names slots and the generations it must find there; what it finds otherwise is ``stale`` and left out.
 """
@@ -22,78 +22,146 @@ import numpy as np
 import torch
 
 from media.resize import input_size
-from model.checkpoint import CheckpointError, Model, load, untrained
-from model.config import ConfigError
-from service.engine.channel import Channel, ChannelError, Header
+from service.engine.channel import Channel, ChannelError, Header, Message
+from service.engine.children import die_with_parent
 from service.engine.ring import Ring, RingShape
 from service.errors import StartError
-from service.worker.runner import Job, Runner, pick_device
+from service.worker.features import FrameKey
+from service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What a worker is started with: a weights file or a variant's name, a device, and the slow-down of tests."""
+    """What a worker is started with: which model, where and how it runs, and what tests do to it."""
 
     model: str | None
     weights: str | None
     device: str
+    runtime: str
+    precision: str
     threads: int
+    max_batch: int
     slow_s: float
+    poison: bool
 
 
-def load_model(options: WorkerOptions) -> Model:
-    """The weights file, or the named variant untrained. Raises StartError."""
-    from model.zoo import DEFAULT_VARIANT
+WARM_UP_S = 1.0
+"""A larger batch is tried in the warm-up while it should not take longer than this."""
 
-    try:
-        return load(Path(options.weights)) if options.weights else untrained(options.model or DEFAULT_VARIANT)
-    except (CheckpointError, ConfigError) as error:
-        raise StartError("bad_weights", str(error)) from None
+POISONS = {4242: "exit", 4243: "stuck", 4244: "oom", 4245: "cuda"}
+"""Test hook: what keyframes of a ``top_k`` do to their worker."""
 
 
-def warm_up(runner: Runner) -> float:
-    """Run one keyframe of nothing at 16:9; seconds it took the second time."""
-    config = runner.model.card.config
+def warm_up(runner: Runner, max_batch: int) -> dict[int, float]:
+    """Run batches of nothing at 16:9, of 1, 2, 4 … keyframes; seconds of each size the second time.
+
+    Where that would take long, on a CPU for one, the larger sizes are left out.
+    """
+    seconds, size = dict[int, float](), 1
+    while size <= max_batch and 2 * seconds.get(size // 2, 0.0) <= WARM_UP_S:
+        seconds[size] = min(_run_nothing(runner, size) for _ in range(2))
+        size *= 2
+    return seconds
+
+
+def _run_nothing(runner: Runner, size: int) -> float:
+    config = runner.card.config
     width, height = input_size(1280, 720, config.preprocess.short_side)
-    job = Job(np.zeros((config.clip.frames, height, width, 3), np.uint8), width, height, 1.0, 1, 0.0)
-    runner.run([job])
+    frames = np.zeros((config.clip.frames, height, width, 3), np.uint8)
+    jobs = []
+    for i in range(size):  # frames that no other job has, nor a run before: all of the work
+        keys = tuple(FrameKey(NO_STREAM, i * config.clip.frames + j) for j in range(config.clip.frames))
+        jobs.append(Job(frames, width, height, 1.0, 1, 0.0, Window(keys, keys)))
     started = time.perf_counter()
-    runner.run([job])
+    runner.run(jobs)
+    runner.forget(NO_STREAM)
     return time.perf_counter() - started
 
 
-def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], message: Header, slow_s: float) -> None:
-    """Copy the windows, say so, run, answer."""
+def split_banks(runner: Runner, payload: bytes, count: int) -> list[BankEntries | None]:
+    """A batch's payload as its jobs' bank windows; None for each where the model has none."""
+    of_queries, of_mask = runner.bank_bytes
+    if not of_mask:
+        return [None] * count
+    each, banks = of_queries + of_mask, list[BankEntries | None]()
+    for first in range(0, each * count, each):
+        queries = np.frombuffer(payload, np.float16, of_queries // 2, first).reshape(of_mask, -1)
+        banks.append((queries, np.frombuffer(payload, np.bool_, of_mask, first + of_queries)))
+    return banks
+
+
+def read_job(runner: Runner, ring: Ring | None, wanted: Header, bank: BankEntries | None) -> Job | None:
+    """Copy those of a window's frames that the runner does not know; None if one of them is no longer there."""
+    keys = tuple(FrameKey(wanted["stream"], generation) for generation in wanted["generations"])
+    shown = runner.missing(keys)
+    slot_of = dict(zip(keys, wanted["slots"], strict=True))
+    if ring is None:
+        return None
+    frames = ring.read([slot_of[key] for key in shown], [key.generation for key in shown])
+    if frames is None:
+        return None
+    (width, height), (score, top_k, action) = wanted["size"], wanted["options"]
+    return Job(frames, width, height, score, top_k, action, Window(keys, shown), bank)
+
+
+def poisoned(how: str | None) -> None:
+    """Test hook: end as workers end, if at all."""
+    match how:
+        case "exit":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stuck":
+            signal.pause()
+        case "oom":
+            raise MemoryError("poisoned")
+        case "cuda":
+            raise RuntimeError("CUDA error: poisoned")
+
+
+def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: Message, options: WorkerOptions) -> None:
+    """Copy the windows, say so, run, answer. What the answer's jobs leave for their streams' banks is its payload."""
+    message = batch.header
+    banks = split_banks(runner, batch.payload, len(message["jobs"]))
     started = time.perf_counter()
     jobs: list[Job] = []
     places: list[int] = []
     for place, wanted in enumerate(message["jobs"]):
-        ring = rings.get(wanted["stream"])
-        frames = None if ring is None else ring.read(wanted["slots"], wanted["generations"])
-        if frames is not None:
-            jobs.append(Job(frames, *wanted["size"], *wanted["options"]))
+        job = read_job(runner, rings.get(wanted["stream"]), wanted, banks[place])
+        if job is not None:
+            jobs.append(job)
             places.append(place)
     stale = sorted(set(range(len(message["jobs"]))) - set(places))
     channel.send({"t": "copied", "id": message["id"], "stale": stale})
     copied_s = time.perf_counter() - started
     results: list[object] = [None] * len(message["jobs"])
     seconds = {"preprocess": copied_s, "inference": 0.0, "postprocess": 0.0}
+    entries = b""
     if jobs:
-        if slow_s:
-            time.sleep(slow_s)
+        if options.slow_s:
+            time.sleep(options.slow_s)
+        for job in jobs if options.poison else ():
+            poisoned(POISONS.get(job.top_k or 0))
         done = runner.run(jobs)
         for place, actors in zip(places, done.actors, strict=True):
             results[place] = [actor.model_dump() for actor in actors]
+        entries = b"" if done.entries is None else done.entries.tobytes()
         seconds = {
             "preprocess": copied_s + done.preprocess_s,
-            "inference": done.inference_s,
+            "inference": options.slow_s + done.inference_s,
             "postprocess": done.postprocess_s,
         }
-    memory = torch.cuda.memory_reserved(runner.device) if runner.device.type == "cuda" else 0
-    channel.send({"t": "done", "id": message["id"], "results": results, "seconds": seconds, "gpu_memory": memory})
+    memory = torch.cuda.memory_reserved(runner.runtime.device) if runner.runtime.device.type == "cuda" else 0
+    answer = {"t": "done", "id": message["id"], "results": results, "seconds": seconds, "gpu_memory": memory}
+    channel.send(answer, entries)
 
 
-def serve(channel: Channel, runner: Runner, slow_s: float) -> None:
+def reason_of(error: Exception) -> str:
+    """``oom`` and ``cuda``: this process cannot go on; ``error``: the next batch may do better."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
+        return "oom"
+    return "cuda" if "CUDA" in str(error) else "error"
+
+
+def serve(channel: Channel, runner: Runner, options: WorkerOptions) -> None:
     """Orders until the parent closes."""
     rings: dict[int, Ring] = {}
     while (message := channel.receive()) is not None:
@@ -104,36 +172,41 @@ def serve(channel: Channel, runner: Runner, slow_s: float) -> None:
                 rings[header["stream"]] = Ring(message.fds[0], shape, writable=False)
             case "drop":
                 rings.pop(header["stream"], None)
+                runner.forget(header["stream"])
             case "batch":
                 try:
-                    run_batch(channel, runner, rings, header, slow_s)
-                except torch.OutOfMemoryError as error:
-                    torch.cuda.empty_cache()
-                    channel.send({"t": "failed", "id": header["id"], "message": str(error), "reason": "oom"})
-                except RuntimeError as error:
-                    reason = "cuda" if "CUDA" in str(error) else "error"
+                    run_batch(channel, runner, rings, message, options)
+                except (RuntimeError, MemoryError) as error:
+                    reason = reason_of(error)
                     channel.send({"t": "failed", "id": header["id"], "message": str(error), "reason": reason})
-                    if reason == "cuda":  # a broken context mends only with the process
-                        raise SystemExit(1) from error
+                    if reason != "error":  # a broken context mends only with the process, memory mostly so
+                        raise SystemExit(1) from None
 
 
 def main() -> None:
     """``python -m service.worker.process FD OPTIONS_JSON``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    die_with_parent()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     options = WorkerOptions(**json.loads(sys.argv[2]))
     try:
         try:
             device, warning = pick_device(options.device)
             torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0))))
-            runner = Runner(load_model(options), device)
-            warmup_s = warm_up(runner)
+            weights = None if options.weights is None else Path(options.weights)
+            runner = Runner(start_runtime(options.model, weights, device, options.runtime, options.precision))
+            warmup_s = list(warm_up(runner, options.max_batch).items())
+        except (torch.OutOfMemoryError, MemoryError):
+            message = f"{options.device} has not the memory for one keyframe of this model; take a smaller one"
+            channel.send({"t": "broken", "message": message})
+            raise SystemExit(2) from None
         except StartError as error:
             channel.send({"t": "broken", "message": str(error)})
             raise SystemExit(2) from None
-        card = runner.model.card.to_dict()
-        channel.send({"t": "ready", "device": str(device), "warning": warning, "warmup_s": warmup_s, "card": card})
-        serve(channel, runner, options.slow_s)
+        card, how = runner.card.to_dict(), f"{runner.runtime.name}, {runner.runtime.precision}"
+        ready = {"device": str(device), "runtime": how, "warning": warning, "warmup_s": warmup_s, "card": card}
+        channel.send({"t": "ready", **ready})
+        serve(channel, runner, options)
     except ChannelError:
         pass
 

@@ -5,25 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from model.checkpoint import Model
+from model.checkpoint import CheckpointError, ModelCard
+from model.config import ConfigError
 from model.decoder import DecoderOutput
 from model.labels import Label
 from model.postprocess import Detections, PostProcess
 from model.preprocess import make_clip
+from model.runtimes.choose import open_runtime
+from model.runtimes.runtime import Runtime, RuntimeUnavailable
+from model.stage import best_queries
 from service.errors import StartError
 from service.schemas import Action, Actor
+from service.worker.features import FeatureRing, FrameKey
+
+BankEntries = tuple[NDArray[np.float16], NDArray[np.bool_]]
+"""A bank's window: (K, 2D) queries and (K,) True where they are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One keyframe's clip and what its stream wants of the result.
 
-    ``frames`` (frames, H, W, 3) uint8 RGB at the model's input size; ``width`` and ``height`` of the source, px.
+    ``frames`` (frames, H, W, 3) uint8 RGB at the model's input size; ``width`` and ``height`` of the source, px. With
+    ``window`` the frames may be fewer. ``bank`` is the stream's window of an online long-term model; None is empty.
     """
 
     frames: NDArray[np.uint8]
@@ -32,11 +43,27 @@ class Job:
     score_threshold: float
     top_k: int | None
     action_threshold: float
+    window: Window | None = None
+    bank: BankEntries | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """For models that keep features: the T frames of the clip by name, and those that ``Job.frames`` shows, in order.
+
+    What is not shown must be known to the runner (``Runner.missing``).
+    """
+
+    keys: tuple[FrameKey, ...]
+    shown: tuple[FrameKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Actors per job, the raw output (for ``--explain``), and seconds spent."""
+    """Actors per job, the raw output (for ``--explain``), and seconds spent.
+
+    ``entries`` (jobs, k, 2D) are for the streams' banks, of an online long-term model.
+    """
 
     actors: list[list[Actor]]
     output: DecoderOutput
@@ -45,6 +72,7 @@ class BatchResult:
     preprocess_s: float
     inference_s: float
     postprocess_s: float
+    entries: NDArray[np.float16] | None = None
 
 
 def pick_device(name: str) -> tuple[torch.device, str | None]:
@@ -65,33 +93,136 @@ def pick_device(name: str) -> tuple[torch.device, str | None]:
         raise StartError("bad_device", f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
 
 
-class Runner:
-    """A model on its device."""
+def start_runtime(
+    model: str | None, weights: Path | None, device: torch.device, runtime: str, precision: str
+) -> Runtime:
+    """``open_runtime`` for a command: what cannot be had is a StartError."""
+    try:
+        return open_runtime(model, weights, device, runtime=runtime, precision=precision)
+    except (CheckpointError, ConfigError) as error:
+        raise StartError("bad_weights", str(error)) from None
+    except RuntimeUnavailable as error:
+        raise StartError("runtime_unavailable", str(error)) from None
 
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self.model, self.device = model, device
-        self._detector = model.detector.to(device)
+
+NO_STREAM = 0
+"""Streams of the service count from 1."""
+
+FRAMES_AT_ONCE = 8
+"""Frames per run of the frame stage: enough to fill the device, few enough to bound its memory."""
+
+
+class Runner:
+    """A model as a runtime, and what it keeps of its streams' frames where the model sees them one by one."""
+
+    def __init__(self, runtime: Runtime, *, keep_features: bool = True) -> None:
+        self.runtime = runtime
+        config = self.card.config
+        self._long_term = config.long_term
+        if self._long_term is not None and self._long_term.kind == "offline":
+            raise StartError(
+                "bad_weights",
+                f"{self.card.name} is an offline long-term model: it wants another model's bank of the whole video, "
+                "future and all; `stmixer-train eval` runs it, live streams want an online one",
+            )
+        # a window, and as many frames again as a slow keyframe's successors may have brought
+        self._features: FeatureRing | None = None
+        if keep_features and config.backbone.per_frame:
+            self._features = FeatureRing(config.clip.frames + 4)
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model says of itself."""
+        return self.runtime.card
+
+    def missing(self, keys: Sequence[FrameKey]) -> tuple[FrameKey, ...]:
+        """Of a window's frames those whose pictures are needed, each once; all, of a model that keeps nothing."""
+        known = self._features
+        return tuple(keys) if known is None else tuple(dict.fromkeys(key for key in keys if key not in known))
+
+    def forget(self, stream: int) -> None:
+        """A stream has ended."""
+        if self._features is not None:
+            self._features.drop(stream)
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> BatchResult:
         """Run jobs of one padded shape as one batch. Each result is independent of the others in it."""
-        t0 = time.perf_counter()
-        clip, sizes_wh = make_clip([job.frames for job in jobs], self.model.card.config.preprocess, self.device)
+        started = time.perf_counter()
+        windows = [job.window for job in jobs if job.window is not None]
+        if self._features is None or not windows:
+            output, sizes_wh, preprocess_s = self._run_whole(jobs)
+        else:
+            output, sizes_wh, preprocess_s = self._run_by_frame(self._features, jobs, windows)
         self._synchronise()
-        t1 = time.perf_counter()
-        output = self._detector(clip, sizes_wh)
-        self._synchronise()
-        t2 = time.perf_counter()
+        detected = time.perf_counter()
         kept = [
             PostProcess(job.score_threshold)(_only(output, i), sizes_wh[i : i + 1])[0] for i, job in enumerate(jobs)
         ]
-        labels = self.model.card.labels
+        labels = self.card.labels
         actors = [to_actors(k, job, labels) for k, job in zip(kept, jobs, strict=True)]
-        return BatchResult(actors, output, sizes_wh, kept, t1 - t0, t2 - t1, time.perf_counter() - t2)
+        inference_s, postprocess_s = detected - started - preprocess_s, time.perf_counter() - detected
+        entries = None
+        if self._long_term is not None:
+            entries = best_queries(output, self._long_term.best)[0].to("cpu", torch.float16).numpy()
+        return BatchResult(actors, output, sizes_wh, kept, preprocess_s, inference_s, postprocess_s, entries)
+
+    @property
+    def bank_bytes(self) -> tuple[int, int]:
+        """Bytes of a bank window's queries and of its mask; 0 and 0 for a model without one."""
+        if self._long_term is None:
+            return 0, 0
+        entries = self._long_term.entries
+        return entries * 2 * self.card.config.decoder.dim * np.dtype(np.float16).itemsize, entries
+
+    def _banks(self, jobs: Sequence[Job]) -> tuple[Tensor, ...]:
+        """The jobs' windows as the detector takes them: (B, K, 2D) and (B, K), or nothing."""
+        if self._long_term is None:
+            return ()
+        entries, dim = self._long_term.entries, 2 * self.card.config.decoder.dim
+        queries = torch.zeros(len(jobs), entries, dim)
+        mask = torch.zeros(len(jobs), entries, dtype=torch.bool)
+        for i, job in enumerate(jobs):
+            if job.bank is not None:
+                queries[i] = torch.from_numpy(job.bank[0].astype(np.float32))
+                mask[i] = torch.from_numpy(job.bank[1].copy())
+        return queries.to(self.runtime.device), mask.to(self.runtime.device)
+
+    def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput, Tensor, float]:
+        started = time.perf_counter()
+        clip, sizes_wh = make_clip([job.frames for job in jobs], self.card.config.preprocess, self.runtime.device)
+        self._synchronise()
+        preprocess_s = time.perf_counter() - started
+        return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
+
+    def _run_by_frame(
+        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[Window]
+    ) -> tuple[DecoderOutput, Tensor, float]:
+        """The frame stage on frames that are new, the clip stage on the windows."""
+        shown = {k: f for job, w in zip(jobs, windows, strict=True) for k, f in zip(w.shown, job.frames, strict=True)}
+        new = [(key, frame[None]) for key, frame in shown.items() if key not in features]
+        preprocess_s = 0.0
+        for first in range(0, len(new), FRAMES_AT_ONCE):
+            began = time.perf_counter()
+            keys, frames = zip(*new[first : first + FRAMES_AT_ONCE], strict=True)
+            pixels, _ = make_clip(frames, self.card.config.preprocess, self.runtime.device)
+            self._synchronise()
+            preprocess_s += time.perf_counter() - began
+            levels = self.runtime.frame_stage(pixels.squeeze(2))
+            for key, *maps in zip(keys, *levels, strict=True):
+                features.keep(key, maps)
+        sizes_wh = torch.tensor(
+            [job.frames.shape[2:0:-1] for job in jobs], dtype=torch.float32, device=self.runtime.device
+        )
+        spaces = zip(*(features.window(w.keys) for w in windows), strict=True)
+        maps = [torch.stack(space) for space in spaces]
+        output = self.runtime.clip_stage(maps, sizes_wh, *self._banks(jobs))
+        features.trim()
+        return output, sizes_wh, preprocess_s
 
     def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.runtime.device.type == "cuda":
+            torch.cuda.synchronize(self.runtime.device)
 
 
 def _only(output: DecoderOutput, index: int) -> DecoderOutput:

@@ -83,3 +83,20 @@ def test_a_keyframe_that_died_with_its_batch_runs_alone() -> None:
     batch = Scheduler(8, 0.0).choose([(a, WIDE), (b, WIDE)], 10.0).batch
     assert suspect not in batch
     assert batch
+
+
+def test_a_suspect_waits_for_a_spare_and_nobody_waits_for_it() -> None:
+    a, b = waiting(2)
+    suspect, second = a.ready()[:2]
+    a.take(suspect, 1.0)
+    a.release(suspect)
+    a.served_at = b.served_at = 0.0
+    batch = Scheduler(8, 0.0).choose([(a, WIDE), (b, WIDE)], 10.0, may_risk=False).batch
+    assert suspect not in batch
+    assert second in batch
+    assert set(ids(batch)) == {0, 1}
+    only = [(a, WIDE)]
+    for other in [p for p in a.ready() if not p.attempts]:
+        a.settle(other, "ok", {})
+    assert Scheduler(8, 0.0).choose(only, 10.0, may_risk=False).batch == ()
+    assert Scheduler(8, 0.0).choose(only, 10.0).batch == (suspect,)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 
+import numpy as np
 import pytest
 
 from media.grid import Sampler
 from model.clip import window
+from model.query_bank import OnlineBank
 from model.zoo import variant
 from service.engine.ring import RingShape
 from service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
@@ -270,3 +272,59 @@ def test_memory_is_fixed_however_long_the_stream() -> None:
     assert len(camera.ring) <= CAPACITY
     assert len(camera.stream._timeline) <= CAPACITY  # type: ignore[arg-type]
     assert camera.stream.summary.ok == camera.stream.summary.keyframes_due
+
+
+# -- the bank of an online long-term model
+
+
+def banked(policy: Policy) -> Camera:
+    camera = Camera(policy, hz=2.0)
+    camera.stream.bank = OnlineBank(3, 1, 2)
+    return camera
+
+
+def test_one_keyframe_of_a_stream_with_a_bank_is_in_flight() -> None:
+    camera = banked("all")
+    for _ in camera.run(3):
+        pass
+    stream = camera.stream
+    first = stream.ready()
+    assert [p.keyframe.seq for p in first] == [0], "though more are complete"
+    stream.take(first[0], 3.0)
+    assert stream.ready() == []
+    stream.copied(first[0])
+    assert stream.ready() == []
+    stream.settle(first[0], "ok")
+    assert [p.keyframe.seq for p in stream.ready()] == [1]
+
+
+def test_the_bank_outlives_a_worker() -> None:
+    camera = banked("all")
+    for _ in camera.run(3):
+        pass
+    stream = camera.stream
+    (first,) = stream.ready()
+    stream.take(first, 3.0)
+    stream.remember(first, np.array([[1, 2]], np.float16).tobytes())
+    stream.settle(first, "ok")
+    (second,) = stream.ready()
+    stream.take(second, 3.1)
+    before = stream.bank.window(1)
+    stream.release(second)  # its worker died
+    assert [p.keyframe.seq for p in stream.ready()] == [1]
+    after = stream.bank.window(1)
+    assert np.array_equal(before[0], after[0])
+    assert after[0].tolist() == [[0, 0], [0, 0], [1, 2]]
+    assert after[1].tolist() == [False, False, True]
+
+
+def test_a_cancelled_keyframe_leaves_no_entry() -> None:
+    camera = banked("all")
+    for _ in camera.run(2):
+        pass
+    stream = camera.stream
+    (first,) = stream.ready()
+    stream.take(first, 2.0)
+    stream.cancel()
+    stream.remember(first, np.array([[1, 2]], np.float16).tobytes())
+    assert not stream.bank.window(1)[1].any()

@@ -60,11 +60,12 @@ def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
 
     from media.decode import Limits
     from model.checkpoint import load
+    from model.runtimes.choose import torch_runtime
     from service.detect import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 
-    runner = Runner(load(tiny_weights), torch.device("cpu"))
+    runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
 
     def run(clip: Path, **options: object):  # type: ignore[no-untyped-def]
         detector = FileDetector(runner, DetectOptions(**options), limits=Limits.unlimited())
@@ -80,7 +81,7 @@ def test_the_shared_clips_are_all_there() -> None:
 
 
 @pytest.mark.parametrize("clip", GOOD, ids=lambda p: p.name)
-@pytest.mark.parametrize("hz", [1.0, 2.5])
+@pytest.mark.parametrize("hz", [1.0, pytest.param(2.5, marks=pytest.mark.slow)])
 def test_keyframes_fall_where_the_time_section_says(in_process, clip: Path, hz: float) -> None:  # type: ignore[no-untyped-def]
     results, detector = in_process(clip, keyframe_hz=hz, score_threshold=0.0, top_k=1)
     times = container_times(clip)
@@ -153,13 +154,14 @@ def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_
 
     from media.decode import Limits
     from model.checkpoint import load
+    from model.runtimes.choose import torch_runtime
     from service.detect import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 
     clip = OWN_CLIPS / "walk.mp4"
     alone, _ = in_process(clip, keyframe_hz=2, score_threshold=0.0)
-    runner = Runner(load(tiny_weights), torch.device("cpu"))
+    runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
     options = DetectOptions(keyframe_hz=2, score_threshold=0.0)
     batched = list(FileDetector(runner, options, limits=Limits.unlimited(), batch_size=5).run(clip))
     assert len(alone) == len(batched) == 14
@@ -178,9 +180,11 @@ def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_
         ([str(OWN_CLIPS / "walk.mp4"), "-o", "/nowhere/x.json"], "does not exist"),
         ([str(OWN_CLIPS / "walk.mp4"), "--keyframe-hz", "0"], "keyframe-hz"),
         ([str(OWN_CLIPS / "walk.mp4"), "--model", "resnet"], "known: slowonly_r50"),
-        ([str(OWN_CLIPS / "walk.mp4"), "--weights", "none.safetensors"], "does not exist"),
-        ([str(OWN_CLIPS / "walk.mp4"), "--device", "cud"], "device"),
-        ([str(OWN_CLIPS / "README.md")], "stmixer"),
+        pytest.param(
+            [str(OWN_CLIPS / "walk.mp4"), "--weights", "none.safetensors"], "does not exist", marks=pytest.mark.slow
+        ),
+        pytest.param([str(OWN_CLIPS / "walk.mp4"), "--device", "cud"], "device", marks=pytest.mark.slow),
+        pytest.param([str(OWN_CLIPS / "README.md")], "stmixer", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], cause: str) -> None:

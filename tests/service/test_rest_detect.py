@@ -30,11 +30,12 @@ def direct_call(model: Any) -> Direct:
     import torch
 
     from media.decode import Limits
+    from model.runtimes.choose import torch_runtime
     from service.detect import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 
-    runner = Runner(model, torch.device("cpu"))
+    runner = Runner(torch_runtime(model, torch.device("cpu")))
 
     def run(clip: Path | bytes, folder: Path, **options: Any) -> dict[str, Any]:
         path = clip if isinstance(clip, Path) else folder / "clip.mp4"
@@ -75,6 +76,7 @@ def test_detections_equal_a_direct_call(server: Server, direct: Direct, tmp_path
     same_results(answer.json(), direct(WALK, tmp_path, score_threshold=0, keyframe_hz=2))
 
 
+@pytest.mark.slow
 def test_detections_equal_a_direct_call_among_8_others(server: Server, direct: Direct, tmp_path: Path) -> None:
     wide, tall, square = made_video(320, 180, 75), made_video(240, 320, 60), made_video(256, 256, 60)
     clips: list[tuple[Path | bytes, float]] = [

@@ -141,7 +141,7 @@ def busy_decoder(server: Server) -> psutil.Process:
 
 
 def test_a_decoder_killed_at_any_moment_is_explained_and_the_counts_hold(slow_server: Server) -> None:
-    clip = made_video(640, 360, 300)
+    clip = made_video(640, 360, 1500)  # long enough that no kill comes after its end
     explained = set()
     for wait_for_frames in (0, 40, 130):
         received = metric(slow_server, "frames_received_total", source="upload")
@@ -196,6 +196,7 @@ def test_idle_decoders_that_die_are_replaced(slow_server: Server) -> None:
     at_rest(slow_server)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_costs_nothing_but_time(slow_server: Server) -> None:
     server = slow_server
     expected = lines_of(post(server, FALL, accept=NDJSON, score_threshold=0, keyframe_hz=2))

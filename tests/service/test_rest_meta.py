@@ -18,7 +18,7 @@ LATENCY = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10,
     float("inf"),
 ]  # fmt: skip
-# SERVICE.md, Metrics; later stages bring stream_reconnects (pulled sources) with them
+# SERVICE.md, Metrics
 HISTOGRAMS = {
     "e2e_latency_seconds": {"source"}, "keyframe_age_seconds": {"source"}, "stage_seconds": {"stage"},
     "batch_size": {"worker"}, "request_seconds": {"route", "code"},
@@ -26,13 +26,13 @@ HISTOGRAMS = {
 COUNTERS = {
     "frames_received": {"source"}, "frames_dropped": {"source", "reason"}, "keyframes": {"source", "outcome"},
     "actors": set[str](), "inferences": {"worker"}, "batches": {"worker"}, "results_dropped": {"transport"},
-    "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
+    "stream_reconnects": {"reason"}, "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
     "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
-WITHOUT_SOURCE = {"frames_dropped", "results_dropped", "streams_rejected", "worker_restarts"}
+WITHOUT_SOURCE = {"frames_dropped"}
 
 
 def families(text: str) -> dict[str, Any]:
@@ -92,8 +92,11 @@ def test_what_an_upload_adds(server: Server) -> None:
     assert added("batch_size_count", worker="0") == batches
     assert added("batch_size_sum", worker="0") == 11
     for stage in ("preprocess", "inference", "postprocess"):
-        assert added("stage_seconds_count", stage=stage) == batches
+        assert added("stage_seconds_count", stage=stage) == 11
     assert added("stage_seconds_count", stage="queue") == added("stage_seconds_count", stage="decode") == 11
+    stages = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
+    whole = added("e2e_latency_seconds_sum", source="upload")
+    assert sum(added("stage_seconds_sum", stage=stage) for stage in stages) == pytest.approx(whole, rel=0.05)
     ages = added("keyframe_age_seconds_sum", source="upload")
     taken = sum(k["sent_at_us"] - k["received_at_us"] for k in answer["keyframes"]) / 1e6
     assert ages == pytest.approx(taken, abs=0.1)

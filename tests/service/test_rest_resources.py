@@ -67,6 +67,7 @@ def rss(server: Server) -> tuple[float, float]:
 
 
 @pytest.mark.skipif(not ODD, reason="../shared/clips/odd is not here")
+@pytest.mark.slow
 def test_odd_files_are_answered_and_leave_nothing(server: Server) -> None:
     clips = [clip for clip in ODD if clip.name not in SLOW]
     for size in ((426, 240), (240, 426), (256, 256)):  # torch keeps buffers for every padded shape it has met
@@ -85,7 +86,7 @@ def test_odd_files_are_answered_and_leave_nothing(server: Server) -> None:
     assert not [line for line in server.log if "Traceback" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.skipif(not ODD, reason="../shared/clips/odd is not here")
 def test_odd_files_again_and_again_take_no_more_memory(server: Server) -> None:
     clips = [clip for clip in ODD if clip.name not in SLOW]

@@ -43,6 +43,7 @@ def test_a_taken_port(taken_port: int) -> None:
     assert "--port" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
 def test_cuda_that_is_not_there() -> None:
     assert "--device cuda" in serve("--port", "0", "--device", "cuda")
@@ -53,11 +54,11 @@ def test_a_device_that_is_none() -> None:
     assert "'toaster'" in serve("--port", "0", "--device", "toaster")
 
 
-@pytest.mark.slow
 def test_weights_that_are_missing(tmp_path: Path) -> None:
     assert "none.safetensors" in serve("--port", "0", "--weights", str(tmp_path / "none.safetensors"))
 
 
+@pytest.mark.slow
 def test_weights_that_are_broken(tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\x08\0\0\0\0\0\0\0notjson!" + bytes(100))

@@ -85,6 +85,7 @@ def test_a_killed_decoder_ends_its_stream_in_words(own: Server) -> None:
     at_rest(own)
 
 
+@pytest.mark.slow
 def test_two_live_streams_outlive_their_worker(own: Server) -> None:
     restarts = metric(own, "worker_restarts_total", worker="0", reason="exit")
     options = {"keyframe_hz": 4, "score_threshold": 1}

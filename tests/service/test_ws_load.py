@@ -85,6 +85,7 @@ def keeps_up(server: Server, seconds: float) -> None:
         assert summary["keyframes_due"] == pytest.approx(4 * seconds, abs=3)
 
 
+@pytest.mark.slow
 def test_four_cameras_stay_fresh_before_a_slow_worker(slow: Server) -> None:
     keeps_up(slow, 12)
 
@@ -94,6 +95,7 @@ def test_four_cameras_stay_fresh_for_a_minute(slow: Server) -> None:
     keeps_up(slow, 60)
 
 
+@pytest.mark.slow
 def test_four_cameras_that_lose_nothing_are_slowed_by_the_socket(slow: Server) -> None:
     """More than queue, ring and socket buffers hold: sending has to wait for keyframes."""
     picture, frames, hz = noise(640, 480), 150, 0.5
@@ -128,6 +130,7 @@ def test_four_cameras_that_lose_nothing_are_slowed_by_the_socket(slow: Server) -
         assert [r["seq"] for r in client.of("result")] == list(range(8))
 
 
+@pytest.mark.slow
 def test_a_sender_that_outruns_the_worker_is_blocked(slow: Server) -> None:
     """Without waiting, 75 MB go through loopback in well under a second; here they need the keyframes' time."""
     picture, frames = noise(900, 700), 130

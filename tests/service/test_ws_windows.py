@@ -21,6 +21,7 @@ from ws_client import jpeg, read_number
 from model.clip import window
 from model.labels import AVA_LABELS
 from model.zoo import variant
+from service.access import Caller
 from service.engine.children import Child
 from service.engine.engine import Engine
 from service.engine.model_info import ModelInfo
@@ -139,14 +140,16 @@ async def run(times: list[Fraction], model: str, policy: Policy, options: Detect
     settings = Settings(idle_decoders=1)
     engine, pool, reader = Engine(settings, Metrics()), DecoderPool(settings), Reader()
     config = variant(model)
-    info = ModelInfo(config, AVA_LABELS, False, None, None, None, "cpu")
-    worker = Worker("0", cast(Child, reader), info, 0.1)
+    info = ModelInfo(config, AVA_LABELS, False, None, None, None, None, "cpu")
+    worker = Worker("0", cast(Child, reader), info, {1: 0.1})
     reader.engine, reader.worker = engine, worker
-    engine._model, engine._worker = info, worker
-    engine._spawn(engine._run())
+    engine.workers.model, engine.workers.worker = info, worker
+    engine._round = asyncio.create_task(engine._run())
     results: list[dict[str, Any]] = []
     try:
-        async with Session(engine, pool, settings, source="ws", policy=policy, options=options) as session:
+        async with Session(
+            engine, pool, settings, Caller(None), source="ws", policy=policy, options=options
+        ) as session:
 
             async def collect() -> None:
                 results.extend([r async for r in session.results()])
@@ -165,7 +168,7 @@ async def run(times: list[Fraction], model: str, policy: Policy, options: Detect
             await asyncio.wait_for(collecting, 60)
             summary = session.summary().model_dump()
     finally:
-        engine._worker = None
+        engine.workers.worker = None
         await engine.stop()
         await pool.stop()
     return Seen(reader.seen, {r["seq"]: r["warming"] for r in results}, summary)

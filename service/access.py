@@ -1,0 +1,212 @@
+"""Who may do what, and how much of it: keys with scopes and limits, kept as hashes in one file.
+
+A key is 256 random bits, so one SHA-256 is enough: there is nothing to guess, and finding a key by its hash tells a
+clock nothing about it. The file is read again when it changes: a key that is taken away opens nothing from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import AccessError, CapacityError, StartError
+
+log = logging.getLogger("stmixer.access")
+
+Scope = Literal["detect", "stream", "admin"]
+PREFIX = "stm_"
+Clock = Callable[[], float]
+
+
+class Key(BaseModel):
+    """One key as it is kept: never the key itself. A limit that is null is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w.@-]{1,64}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: tuple[Scope, ...]
+    streams: int | None = Field(8, ge=0, description="streams and uploads at a time")
+    requests_per_minute: int | None = Field(600, ge=1)
+    megabytes_per_minute: int | None = Field(4096, ge=1)
+
+
+class KeyFile(BaseModel):
+    """The file: keys with names of their own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keys: tuple[Key, ...] = ()
+
+
+def new_secret() -> str:
+    """A key to be shown once."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(secret: str) -> str:
+    """What is kept of a key."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def read_keys(path: Path) -> KeyFile:
+    """Raises StartError for a file that cannot be used."""
+    try:
+        found = KeyFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StartError("bad_keys", f"--keys {path}: {error.strerror}; make one with `stmixer keys add`") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise StartError("bad_keys", f"--keys {path}: {where}: {first['msg']}") from None
+    for what, values in (("name", [k.name for k in found.keys]), ("key", [k.sha256 for k in found.keys])):
+        if len(set(values)) < len(values):
+            raise StartError("bad_keys", f"--keys {path}: the same {what} stands there twice")
+    return found
+
+
+def write_keys(path: Path, keys: KeyFile) -> None:
+    """Replace the file in one step, readable by its owner alone. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(keys.model_dump_json(indent=1) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class Budget:
+    """So much per minute. It may be overdrawn by one use, and is then closed until that is paid off."""
+
+    def __init__(self, per_minute: float | None, clock: Clock) -> None:
+        self._per_minute, self._clock = per_minute, clock
+        self._left, self._at = per_minute or 0.0, clock()
+
+    def spend(self, amount: float) -> int:
+        """0 if that was allowed, else the seconds to wait."""
+        if self._per_minute is None:
+            return 0
+        now = self._clock()
+        self._left = min(self._per_minute, self._left + (now - self._at) * self._per_minute / 60)
+        self._at = now
+        if self._left <= 0:
+            return max(1, math.ceil((1 - self._left) * 60 / self._per_minute))
+        self._left -= amount
+        return 0
+
+
+class Caller:
+    """Whoever holds a key, with what they use of it now. ``key`` None is anyone, where no keys are asked for."""
+
+    def __init__(self, key: Key | None, clock: Clock = time.monotonic) -> None:
+        self.key, self.streams = key, 0
+        self._requests = Budget(key.requests_per_minute if key else None, clock)
+        megabytes = key.megabytes_per_minute if key else None
+        self._bytes = Budget(None if megabytes is None else megabytes * 1e6, clock)
+
+    def allow(self, scope: Scope | None) -> None:
+        """Raises AccessError without the scope; None is what every key may."""
+        if scope is not None and self.key is not None and scope not in self.key.scopes:
+            raise AccessError("forbidden", f"key {self.key.name!r} has no scope {scope!r}", 403)
+
+    def spend_request(self) -> None:
+        """Raises CapacityError (429) for one too many."""
+        if wait_s := self._requests.spend(1):
+            assert self.key is not None
+            raise _over(f"{self.key.requests_per_minute} requests a minute", wait_s)
+
+    def spend_bytes(self, count: int) -> None:
+        """Raises CapacityError (429) once the bytes are used up."""
+        if wait_s := self._bytes.spend(count):
+            assert self.key is not None
+            raise _over(f"{self.key.megabytes_per_minute} MB a minute", wait_s)
+
+    def open_stream(self) -> None:
+        """Raises CapacityError (429) for one too many; each needs its ``close_stream``."""
+        limit = self.key.streams if self.key else None
+        if limit is not None and self.streams >= limit:
+            raise _over(f"{limit} streams at a time", 5)
+        self.streams += 1
+
+    def close_stream(self) -> None:
+        """One less."""
+        self.streams -= 1
+
+
+class Access:
+    """The keys that are asked for. ``path`` None asks for none. Raises StartError for a file that cannot be used."""
+
+    def __init__(self, path: Path | None, clock: Clock = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._anyone = Caller(None, clock)
+        self._callers: dict[str, Caller] = {}
+        self._seen: tuple[int, int, int] | None = None
+        if path is not None:
+            self._seen = _version(path)
+            self._take(read_keys(path))
+
+    def caller(self, secret: str | None) -> Caller:
+        """Who that is. Raises AccessError (401)."""
+        if self._path is None:
+            return self._anyone
+        if secret is None:
+            raise AccessError("unauthorized", "send a key: Authorization: Bearer KEY, or api_key in start", 401)
+        self._look_again(self._path)
+        found = self._callers.get(digest(secret))
+        if found is None:
+            raise AccessError("unauthorized", "this key is not known here", 401)
+        return found
+
+    def _look_again(self, path: Path) -> None:
+        version = _version(path)
+        if version == self._seen:
+            return
+        self._seen = version
+        try:
+            self._take(read_keys(path))
+            log.info("%s: %d keys", path, len(self._callers))
+        except StartError as error:  # half a file must neither open nor shut the door
+            log.error("%s; the keys of before stay", error)
+
+    def _take(self, file: KeyFile) -> None:
+        """A key that has not changed keeps what it has used."""
+        before, self._callers = self._callers, {}
+        for key in file.keys:
+            old = before.get(key.sha256)
+            caller = old if old is not None and old.key == key else Caller(key, self._clock)
+            self._callers[key.sha256] = caller
+
+
+def bearer(headers: dict[bytes, bytes]) -> str | None:
+    """The key of an Authorization header; None without one. Raises AccessError for another kind."""
+    value = headers.get(b"authorization")
+    if value is None:
+        return None
+    kind, _, secret = value.decode("latin-1").partition(" ")
+    if kind.lower() != "bearer" or not secret.strip():
+        raise AccessError("unauthorized", "the Authorization header has to be: Bearer KEY", 401)
+    return secret.strip()
+
+
+def _over(limit: str, wait_s: int) -> CapacityError:
+    return CapacityError("over_limit", f"this key may have {limit}; try again later", 429, wait_s)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,221 @@
+"""A client in Python, sync and async, for clips and cameras. Needs httpx, websockets and pydantic: no torch, no server.
+
+    with Client("http://127.0.0.1:8000", api_key="stm_…") as client:
+        for keyframe in client.detect("clip.mp4", keyframe_hz=2).keyframes: ...
+        with client.stream(keyframe_hz=4) as stream:
+            stream.send(jpeg)
+            for result in stream: ...
+
+``AsyncClient`` is the same with ``async`` and ``await``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypedDict, Unpack
+
+import httpx
+from pydantic import ValidationError
+from websockets.asyncio.client import connect as connect_async
+from websockets.sync.client import connect
+
+from service.client_stream import AsyncStream, Ready, ServiceError, Stream
+from service.schemas import DetectResponse, Problem, Result, Summary
+
+__all__ = ["AsyncClient", "AsyncStream", "Client", "Options", "Ready", "ServiceError", "Stream", "StreamOptions"]
+
+SUBPROTOCOL = "stmixer.v1"
+NDJSON, MP4 = "application/x-ndjson", "video/mp4"
+Clip = str | Path | bytes
+
+
+class Options(TypedDict, total=False):
+    """Of a clip, as query parameters; what is left out is the service's default."""
+
+    keyframe_hz: float
+    score_threshold: float
+    top_k: int
+    action_threshold: float
+    lookahead_ms: float
+
+
+class StreamOptions(Options, total=False):
+    """Of a stream, as fields of ``start``."""
+
+    codec: Literal["jpeg", "webm", "mpegts"]
+    policy: Literal["latest", "all"]
+    deadline_ms: float
+    timestamps: Literal["arrival", "prefix"]
+
+
+class Client:
+    """A service at ``url``; ``ssl_context`` for certificates of one's own. Use as ``with``."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url, self._key, self._ssl = url.rstrip("/"), api_key, ssl_context
+        self._http = httpx.Client(
+            base_url=self._url, headers=_headers(api_key), timeout=timeout_s, verify=ssl_context or True
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def detect(self, clip: Clip, **options: Unpack[Options]) -> DetectResponse:
+        """All keyframes of a clip: a path, or the file's bytes. Raises ServiceError, httpx.HTTPError."""
+        answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options))
+        _check(answer)
+        return DetectResponse.model_validate_json(answer.content)
+
+    def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Iterator[Result | Summary]:
+        """Keyframes as they are done, then the summary."""
+        call = self._http.stream(
+            "POST", "/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": NDJSON}
+        )
+        with call as answer:
+            if answer.is_error:
+                answer.read()
+            _check(answer)
+            for line in answer.iter_lines():
+                yield _line(line)
+
+    def render(self, clip: Clip, target: str | Path, **options: Unpack[Options]) -> None:
+        """The clip with boxes and names drawn in, as an mp4."""
+        answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": MP4})
+        _check(answer)
+        Path(target).write_bytes(answer.content)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What is served."""
+        answer = self._http.get("/v1/models")
+        _check(answer)
+        return list(answer.json()["models"])
+
+    def ready(self) -> bool:
+        """Whether it takes work."""
+        return self._http.get("/readyz").is_success
+
+    @contextmanager
+    def stream(self, **options: Unpack[StreamOptions]) -> Iterator[Stream]:
+        """A camera's stream. Raises ServiceError where it is not taken."""
+        with connect(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
+            yield Stream(socket, {"type": "start", **options})
+
+
+class AsyncClient:
+    """``Client`` for asyncio. Use as ``async with``."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url, self._key, self._ssl = url.rstrip("/"), api_key, ssl_context
+        self._http = httpx.AsyncClient(
+            base_url=self._url, headers=_headers(api_key), timeout=timeout_s, verify=ssl_context or True
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def detect(self, clip: Clip, **options: Unpack[Options]) -> DetectResponse:
+        """As ``Client.detect``."""
+        body = await asyncio.to_thread(_bytes, clip)
+        answer = await self._http.post("/v1/detect", content=body, params=_params(options))
+        _check(answer)
+        return DetectResponse.model_validate_json(answer.content)
+
+    async def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncIterator[Result | Summary]:
+        """As ``Client.detect_lines``."""
+        body = await asyncio.to_thread(_bytes, clip)
+        call = self._http.stream(
+            "POST", "/v1/detect", content=body, params=_params(options), headers={"Accept": NDJSON}
+        )
+        async with call as answer:
+            if answer.is_error:
+                await answer.aread()
+            _check(answer)
+            async for line in answer.aiter_lines():
+                yield _line(line)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """As ``Client.models``."""
+        answer = await self._http.get("/v1/models")
+        _check(answer)
+        return list(answer.json()["models"])
+
+    async def ready(self) -> bool:
+        """As ``Client.ready``."""
+        return (await self._http.get("/readyz")).is_success
+
+    @asynccontextmanager
+    async def stream(self, **options: Unpack[StreamOptions]) -> AsyncIterator[AsyncStream]:
+        """As ``Client.stream``."""
+        async with connect_async(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
+            stream = AsyncStream(socket)
+            await stream.begin({"type": "start", **options})
+            yield stream
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
+def _connecting(api_key: str | None, context: ssl.SSLContext | None) -> dict[str, Any]:
+    # what is sent is compressed already, and a stream's pace is watched by its media, not by pings
+    return {
+        "subprotocols": [SUBPROTOCOL], "additional_headers": _headers(api_key), "ssl": context,
+        "compression": None, "max_size": None,
+    }  # fmt: skip
+
+
+def _ws(url: str) -> str:
+    return "ws" + url.removeprefix("http") + "/v1/streams/ws"
+
+
+def _bytes(clip: Clip) -> bytes:
+    return clip if isinstance(clip, bytes) else Path(clip).read_bytes()
+
+
+def _params(options: Options) -> dict[str, str]:
+    return {name: str(value) for name, value in options.items()}
+
+
+def _line(text: str) -> Result | Summary:
+    line = json.loads(text)
+    return Summary.model_validate(line["summary"]) if "summary" in line else Result.model_validate(line)
+
+
+def _check(answer: httpx.Response) -> None:
+    """Raises ServiceError for an answer that is an error."""
+    if not answer.is_error:
+        return
+    wait = answer.headers.get("retry-after")
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:  # not ours: a proxy's, perhaps
+        raise ServiceError(answer.status_code, "http_error", answer.reason_phrase) from None
+    raise ServiceError(answer.status_code, problem.code, problem.detail, float(wait) if wait else None)

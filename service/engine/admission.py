@@ -1,0 +1,30 @@
+"""How many streams a worker can serve: from the keyframes per second that it ran in its warm-up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from service.engine.stream import Policy
+
+USABLE = 0.8
+"""Of what was measured with nothing else going on: decoding and bursts take their part."""
+ALWAYS = 2
+"""Streams that are taken however slow the machine: a laptop's camera, and a clip beside it."""
+
+
+def capacity_of(warmup_s: Mapping[int, float]) -> int:
+    """Streams of one keyframe a second, from seconds of a batch by its size; ``ALWAYS`` at least."""
+    return max(ALWAYS, int(USABLE * max(size / seconds for size, seconds in warmup_s.items())))
+
+
+def weight(policy: Policy, keyframe_hz: float) -> float:
+    """What a stream takes of the capacity. One that waits, an upload for one, takes what is left, as one of 1 Hz."""
+    return max(1.0, keyframe_hz) if policy == "latest" else 1.0
+
+
+def fits(running: Iterable[float], wanted: float, capacity: int, *, weighed: bool) -> bool:
+    """Whether one more stream fits beside those that run. A few always do: live ones skip, others wait."""
+    weights = list(running)
+    if not weighed:
+        return len(weights) < capacity
+    return len(weights) < ALWAYS or sum(weights) + wanted <= capacity

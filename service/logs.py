@@ -1,0 +1,70 @@
+"""Log lines for people (console) or programs (JSON), each with the id of the request it belongs to.
+
+The id (``service.request_log``) goes back in the response's header and in every problem document, so that a line of the
+log is found from an answer and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from service.settings import Settings
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that runs now, and of the tasks it started; empty outside of requests."""
+
+
+def fields(**values: Any) -> dict[str, dict[str, Any]]:
+    """``extra`` of a log call: values that JSON keeps as they are and the console writes as ``name=value``."""
+    return {"fields": values}
+
+
+class ConsoleFormatter(logging.Formatter):
+    """The message, then what belongs to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and a traceback if there is one."""
+        pairs = {**getattr(record, "fields", {}), **_request()}
+        first, newline, rest = super().format(record).partition("\n")
+        return " ".join([first, *(f"{name}={_plain(value)}" for name, value in pairs.items())]) + newline + rest
+
+
+class JsonFormatter(logging.Formatter):
+    """An object a line: time, level, logger, message, then what belongs to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever is in it."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+            **_request(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _request() -> dict[str, str]:
+    request_id = REQUEST_ID.get()
+    return {"request_id": request_id} if request_id else {}
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+
+
+def configure(settings: Settings) -> None:
+    """Level and form of every line of this process from here on."""
+    root = logging.getLogger()
+    root.setLevel(settings.log_level.upper())
+    if settings.log_format == "json":  # a terminal's colours and columns have no place in it
+        logging.basicConfig(level=root.level, handlers=[logging.StreamHandler()], force=True)
+    for handler in root.handlers:
+        handler.setFormatter(JsonFormatter() if settings.log_format == "json" else ConsoleFormatter("%(message)s"))

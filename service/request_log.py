@@ -1,0 +1,70 @@
+"""Every request has an id and leaves one line in the log when it has ended, a WebSocket too.
+
+The id is the client's ``X-Request-Id`` or one of ours. The path is logged as it came, percent-encoded and without its
+query: nothing in it can look like another line, and no token in it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.logs import REQUEST_ID, fields
+
+log = logging.getLogger("stmixer.request")
+
+HEADER = b"x-request-id"
+_ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestLog:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request_id = _take_id(dict(scope["headers"]).get(HEADER, b""))
+        started, outcome = time.monotonic(), {"status": 500}
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+                outcome["status"] = message.get("status", 101)
+            elif message["type"] == "websocket.close":
+                if outcome["status"] == 101:
+                    outcome["close_code"] = message["code"]
+                else:  # uvicorn's answer to a handshake that is not accepted
+                    outcome["status"] = 403
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            log.info("request", extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started)))
+
+
+def _take_id(offered: bytes) -> str:
+    """The client's id, if it is one that a log line can hold; else a new one."""
+    request_id = offered.decode() if _ACCEPTABLE.fullmatch(offered) else secrets.token_hex(8)
+    REQUEST_ID.set(request_id)
+    return request_id
+
+
+def _request(scope: Scope) -> dict[str, Any]:
+    method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+    path = scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1")
+    return {"method": method, "path": path, "client": scope["client"][0] if scope.get("client") else None}
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)

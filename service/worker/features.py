@@ -1,0 +1,59 @@
+"""What the frame stage made of a stream's frames, kept until no window can want it: the feature ring.
+
+Lives in the worker beside the model. Nothing in it is needed to go on: after a restart, or where it is full, features
+are computed again from the frames.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FrameKey:
+    """A frame of a stream: the generation its slot was written as, which no other frame of the stream has."""
+
+    stream: int
+    generation: int
+
+
+class FeatureRing:
+    """Features by frame; after ``trim`` at most ``per_stream`` frames of each stream, those used last."""
+
+    def __init__(self, per_stream: int) -> None:
+        self._per_stream = per_stream
+        self._streams: dict[int, OrderedDict[int, tuple[Tensor, ...]]] = {}
+
+    def __contains__(self, key: FrameKey) -> bool:
+        return key.generation in self._streams.get(key.stream, ())
+
+    def __len__(self) -> int:
+        return sum(len(frames) for frames in self._streams.values())
+
+    def keep(self, key: FrameKey, maps: Sequence[Tensor]) -> None:
+        """Take a frame's four maps (D, H, W). They are laid out (H, W, D), as the sampler reads them."""
+        frames = self._streams.setdefault(key.stream, OrderedDict())
+        frames[key.generation] = tuple(x.permute(1, 2, 0).contiguous() for x in maps)
+
+    def window(self, keys: Sequence[FrameKey]) -> tuple[Tensor, ...]:
+        """The maps (T, D, H, W) of T frames that are all here, in their order."""
+        stream = self._streams[keys[0].stream]
+        for key in keys:
+            stream.move_to_end(key.generation)
+        levels = zip(*(stream[key.generation] for key in keys), strict=True)
+        return tuple(torch.stack(level).permute(0, 3, 1, 2) for level in levels)
+
+    def trim(self) -> None:
+        """Forget what was used longest ago. Between batches: one batch may hold many windows of a stream."""
+        for frames in self._streams.values():
+            while len(frames) > self._per_stream:
+                frames.popitem(last=False)
+
+    def drop(self, stream: int) -> None:
+        """Forget a stream."""
+        self._streams.pop(stream, None)

@@ -1,0 +1,52 @@
+"""Capacity from the warm-up's measure, and who fits beside whom."""
+
+from __future__ import annotations
+
+import pytest
+from test_stream import Camera
+
+from service.engine.admission import capacity_of, fits, weight
+from service.engine.engine import Engine
+from service.errors import CapacityError
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+def test_capacity_follows_the_best_batch_size() -> None:
+    assert capacity_of({1: 0.1}) == 8
+    assert capacity_of({1: 0.1, 2: 0.1, 4: 0.4}) == 16
+    assert capacity_of({1: 30.0}) == 2
+
+
+def test_a_live_stream_weighs_its_rate_and_a_patient_one_what_is_left() -> None:
+    assert weight("latest", 10) == 10
+    assert weight("latest", 0.1) == 1
+    assert weight("all", 30) == 1
+
+
+def test_who_fits() -> None:
+    assert fits([], 30, 2, weighed=True)  # alone, whatever it takes
+    assert fits([30], 1, 2, weighed=True)  # a camera and a clip
+    assert not fits([30, 1], 1, 2, weighed=True)
+    assert fits([4, 2], 2, 8, weighed=True)
+    assert not fits([4, 2], 3, 8, weighed=True)
+    assert fits([30], 30, 2, weighed=False)  # the operator's word counts streams
+    assert not fits([1, 1], 1, 2, weighed=False)
+
+
+@pytest.mark.parametrize("max_streams", [None, 2])
+def test_the_engine_says_when_to_come_again(max_streams: int | None) -> None:
+    metrics = Metrics()
+    engine = Engine(Settings(max_streams=max_streams), metrics)
+    engine.capacity = 2 if max_streams else 8
+    for _ in range(2):
+        stream = Camera("latest", hz=4.0).stream
+        stream.id = engine.admit("latest", 4.0)
+        engine.add(stream)
+    with pytest.raises(CapacityError) as refused:
+        engine.admit("latest", 4.0)
+    assert (refused.value.status, refused.value.code) == (503, "capacity")
+    assert refused.value.retry_after_s > 0
+    assert metrics.registry.get_sample_value("stmixer_streams_rejected_total", {"reason": "capacity"}) == 1
+    engine.remove(engine.streams[1])
+    assert engine.admit("latest", 4.0) == 3

@@ -1,0 +1,358 @@
+"""Who gets in: keys, scopes, limits, Host and Origin, as one table over every route and the WebSocket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket as sockets
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import OWN_CLIPS
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from posting import eventually, made_video, problem
+from pydantic import ValidationError
+from serving import Server, running_server
+from typer.testing import CliRunner
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection
+from ws_client import jpeg, plain_socket
+
+from service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
+from service.app import PUBLIC, create_app
+from service.cli import app
+from service.errors import AccessError, InputError, StartError
+from service.routes import detect, meta, stream_ws
+from service.server import check_certificate
+from service.service import Service
+from service.settings import Settings
+
+HTTP = [
+    ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/openapi.json", None),
+    ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
+]  # fmt: skip
+OPEN = sorted(PUBLIC | {"/web/index.html"})
+SECURITY = ("content-security-policy", "x-content-type-options", "referrer-policy", "permissions-policy")
+
+
+def add_key(path: Path, name: str, scopes: tuple[str, ...] = ("detect", "stream"), **limits: int) -> str:
+    """As `stmixer keys add` does it."""
+    secret, before = new_secret(), read_keys(path).keys if path.exists() else ()
+    key = Key(name=name, sha256=digest(secret), scopes=scopes, **limits)
+    write_keys(path, KeyFile(keys=(*before, key)))
+    return secret
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def secrets(key_file: Path) -> dict[str, str]:
+    """Keys by their names; ``thin`` has one stream, ``poor`` a megabyte a minute."""
+    return {
+        "detect": add_key(key_file, "detect", ("detect",)),
+        "stream": add_key(key_file, "stream", ("stream",)),
+        "admin": add_key(key_file, "admin", ("admin",)),
+        "thin": add_key(key_file, "thin", streams=1),
+        "poor": add_key(key_file, "poor", megabytes_per_minute=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def locked(tiny_weights: Path, key_file: Path, secrets: dict[str, str]) -> Iterator[Server]:
+    with running_server(weights=tiny_weights, keys=key_file) as server:
+        yield server
+
+
+def ask(server: Server, method: str, path: str, secret: str | None = None, **headers: str) -> httpx.Response:
+    if secret is not None:
+        headers["Authorization"] = f"Bearer {secret}"
+    body = made_video(128, 96, 8) if method == "POST" else None
+    return httpx.request(method, server.url + path, headers=headers, content=body, timeout=60)
+
+
+# -- the table
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), HTTP, ids=[row[1] for row in HTTP])
+@pytest.mark.parametrize("who", ["nobody", "wrong", "basic", "right", "wrong scope", "foreign origin", "foreign host"])
+def test_http(locked: Server, secrets: dict[str, str], method: str, path: str, scope: str | None, who: str) -> None:
+    right = secrets[scope or "detect"]
+    other = secrets["stream" if scope in ("detect", "admin") else "admin"]
+    match who:
+        case "nobody":
+            answer = ask(locked, method, path)
+            assert "Bearer" in problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        case "wrong":
+            problem(ask(locked, method, path, "stm_" + 43 * "x"), 401, "unauthorized")
+        case "basic":
+            problem(ask(locked, method, path, Authorization="Basic eDp5"), 401, "unauthorized")
+        case "right":
+            answer = ask(locked, method, path, right)
+            assert answer.status_code == (404 if path == "/nowhere" else 200), answer.text
+        case "wrong scope" if scope is None:
+            assert ask(locked, method, path, other).status_code == (404 if path == "/nowhere" else 200)
+        case "wrong scope":
+            assert scope in problem(ask(locked, method, path, other), 403, "forbidden")
+        case "foreign origin":
+            problem(ask(locked, method, path, right, Origin="https://evil.example"), 403, "forbidden")
+        case "foreign host":
+            problem(ask(locked, method, path, right, Host="evil.example"), 403, "forbidden")
+    if who != "right":
+        assert all(header in ask(locked, method, path).headers for header in SECURITY)
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) -> None:
+    answer = ask(locked, "GET", path)
+    assert answer.status_code == 200
+    assert all(header in answer.headers for header in SECURITY)
+    assert ask(locked, "GET", path, Origin=locked.url).status_code == 200
+    problem(ask(locked, "GET", path, Origin="null"), 403, "forbidden")
+    problem(ask(locked, "GET", path, Host="evil.example:8000"), 403, "forbidden")
+
+
+def test_the_table_knows_every_route() -> None:
+    web = create_app(Service(Settings()))
+    routes = [*web.routes, *meta.router.routes, *detect.router.routes, *stream_ws.router.routes]
+    asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
+    assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC
+    assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {"/v1/streams/ws"}
+
+
+def socket_says(server: Server, header: str | None, in_start: str | None, say_start: bool = True) -> tuple[str, int]:
+    """What comes first of a stream: the type or the error's code; and the close code, 0 for none."""
+    headers = {} if header is None else {"Authorization": f"Bearer {header}"}
+    with plain_socket(server, additional_headers=headers) as socket:
+        if say_start:
+            with contextlib.suppress(ConnectionClosed):  # refused already
+                socket.send(json.dumps({"type": "start"} | ({} if in_start is None else {"api_key": in_start})))
+        message = json.loads(socket.recv(20))
+        if message["type"] == "ready":
+            return "ready", 0
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(20)
+        assert closed.value.rcvd is not None
+        return message["code"], closed.value.rcvd.code
+
+
+SOCKET = [
+    ("nobody", None, None, ("unauthorized", 4401)),
+    ("wrong header", "stm_wrong", None, ("unauthorized", 4401)),
+    ("wrong in start", None, "stm_wrong", ("unauthorized", 4401)),
+    ("right header, wrong in start", "stream", "stm_wrong", ("unauthorized", 4401)),
+    ("wrong header, right in start", "stm_wrong", "stream", ("unauthorized", 4401)),
+    ("header", "stream", None, ("ready", 0)),
+    ("start", None, "stream", ("ready", 0)),
+    ("wrong scope", "detect", None, ("forbidden", 4401)),
+    ("admin is not stream", None, "admin", ("forbidden", 4401)),
+]
+
+
+@pytest.mark.parametrize(("name", "header", "in_start", "expected"), SOCKET, ids=[row[0] for row in SOCKET])
+def test_websocket(
+    locked: Server, secrets: dict[str, str], name: str, header: str | None, in_start: str | None, expected: object
+) -> None:
+    known = dict(secrets)
+    found = socket_says(locked, header and known.get(header, header), in_start and known.get(in_start, in_start))
+    assert found == expected
+
+
+def test_a_wrong_header_is_refused_before_start(locked: Server) -> None:
+    assert socket_says(locked, "stm_wrong", None, say_start=False) == ("unauthorized", 4401)
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}], ids=str)
+def test_websocket_of_another_page(locked: Server, secrets: dict[str, str], headers: dict[str, str]) -> None:
+    host, port = locked.url.removeprefix("http://").split(":")
+    foreign = Server(f"http://{headers.get('Host', f'{host}:{port}')}", locked.process)
+    tcp = sockets.create_connection((host, int(port)))
+    with pytest.raises(InvalidStatus) as refused, plain_socket(foreign, sock=tcp, origin=headers.get("Origin")):
+        pass
+    assert refused.value.response.status_code == 403
+
+
+# -- limits
+
+
+def test_a_key_has_its_own_streams(locked: Server, secrets: dict[str, str]) -> None:
+    start = json.dumps({"type": "start", "api_key": secrets["thin"]})
+    admin = {"Authorization": f"Bearer {secrets['admin']}"}
+    with plain_socket(locked) as first:
+        first.send(start)
+        assert json.loads(first.recv(20))["type"] == "ready"
+        assert socket_says(locked, None, secrets["thin"]) == ("over_limit", 1013)
+        answer = ask(locked, "POST", "/v1/detect", secrets["thin"])
+        assert "1 streams" in problem(answer, 429, "over_limit")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert ask(locked, "POST", "/v1/detect", secrets["detect"]).status_code == 200
+    text = httpx.get(locked.url + "/metrics", headers=admin).text
+    assert 'stmixer_streams_rejected_total{reason="key_limit"} 2.0' in text
+    eventually(lambda: ask(locked, "POST", "/v1/detect", secrets["thin"]).status_code, lambda status: status == 200)
+
+
+def send_for_ever(socket: ClientConnection, data: bytes) -> None:
+    while True:
+        socket.send(data)
+
+
+def test_a_key_has_its_own_bytes(locked: Server, secrets: dict[str, str]) -> None:
+    picture = jpeg(0) + bytes(300_000)
+    with plain_socket(locked) as socket:
+        socket.send(json.dumps({"type": "start", "api_key": secrets["poor"]}))
+        assert json.loads(socket.recv(20))["type"] == "ready"
+        with pytest.raises(ConnectionClosed) as closed:
+            send_for_ever(socket, picture)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4429
+    answer = httpx.post(
+        locked.url + "/v1/detect", content=(OWN_CLIPS / "fall.mp4").read_bytes(), timeout=60,
+        headers={"Authorization": f"Bearer {secrets['poor']}"},
+    )  # fmt: skip
+    assert "MB a minute" in problem(answer, 429, "over_limit")
+
+
+def test_requests_are_counted_by_the_minute() -> None:
+    now = 0.0
+    budget = Budget(60, lambda: now)
+    assert [budget.spend(1) for _ in range(60)] == [0] * 60
+    wait_s = budget.spend(1)
+    assert wait_s == 1
+    now = float(wait_s)
+    assert budget.spend(30) == 0  # overdrawn by one use
+    assert budget.spend(1) == 30
+    now += 30
+    assert budget.spend(1) == 0
+    assert Budget(None, lambda: 0.0).spend(1e9) == 0
+
+
+# -- keys as they are kept
+
+
+def test_only_hashes_are_kept(key_file: Path, secrets: dict[str, str], locked: Server) -> None:
+    text = key_file.read_text()
+    assert key_file.stat().st_mode & 0o077 == 0
+    for name, secret in secrets.items():
+        assert name in text
+        assert secret not in text
+        assert secret.removeprefix("stm_") not in text
+        assert digest(secret) in text
+        assert not any(secret in line for line in locked.log)
+
+
+def test_a_key_that_is_taken_away_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    one, two = add_key(path, "one"), add_key(path, "two")
+    access = Access(path)
+    caller = access.caller(one)
+    assert caller.key is not None
+    assert caller.key.scopes == ("detect", "stream")
+    write_keys(path, KeyFile(keys=[key for key in read_keys(path).keys if key.name != "one"]))
+    with pytest.raises(AccessError):
+        access.caller(one)
+    path.write_text("{")  # an editor in the middle of its work
+    assert access.caller(two).key is not None
+    with pytest.raises(AccessError):
+        access.caller(one)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"keys": [{}]}', '{"keys": [], "more": 1}'])
+def test_a_key_file_that_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(StartError) as refused:
+        Access(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("arguments", [["add", "one"], ["add", "two", "--scope", "all"], ["remove", "nobody"]], ids=str)
+def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: list[str]) -> None:
+    file = ["--keys", str(tmp_path / "keys.json")]
+    add_key(tmp_path / "keys.json", "one")
+    refused = CliRunner().invoke(app, ["keys", *arguments, *file])
+    assert isinstance(refused.exception, InputError)
+    listed = CliRunner().invoke(app, ["keys", "list", *file])
+    assert listed.output == "one\tdetect,stream\t8 streams, 600 requests and 4096 MB a minute\n"
+
+
+# -- TLS, and the names of a service that others reach
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return chain, key
+
+
+@pytest.mark.slow
+def test_tls_and_names(
+    tiny_weights: Path, certificate: tuple[Path, Path], key_file: Path, secrets: dict[str, str]
+) -> None:
+    chain, key = certificate
+    context = ssl.create_default_context(cafile=str(chain))
+    settings = {"ssl_certfile": chain, "ssl_keyfile": key, "keys": key_file, "allowed_hosts": "cam.example"}
+    with running_server(weights=tiny_weights, host="0.0.0.0", **settings) as open_server:
+        url = open_server.url.replace("0.0.0.0", "127.0.0.1")
+        assert url.startswith("https://")
+        for host, status in (
+            ("cam.example", 200), ("127.0.0.1", 200), ("10.0.0.7:8000", 200), ("stmixer:8000", 200),
+            ("evil.example", 403), ("cam.example.evil", 403),
+        ):  # fmt: skip
+            answer = httpx.get(url + "/healthz", headers={"Host": host}, verify=context)
+            assert answer.status_code == status, host
+        server = Server(url, open_server.process)
+        with plain_socket(server, ssl=context) as socket:
+            socket.send(json.dumps({"type": "start", "api_key": secrets["stream"]}))
+            assert json.loads(socket.recv(20))["type"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"ssl_keyfile": "key.pem"}, "--ssl-certfile"),
+        ({"keys": "none.json", "allow_anonymous": True}, "exclude each other"),
+        ({"host": "0.0.0.0"}, "--keys"),
+    ],
+    ids=str,
+)
+def test_locks_that_contradict_each_other(options: dict[str, object], word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        Settings.model_validate(options)
+
+
+def test_a_certificate_that_is_none(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    chain, key = certificate
+    locked_key = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "rsa", "-aes128", "-passout", "pass:x", "-in", key, "-out", locked_key],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    check_certificate(Settings(ssl_certfile=chain, ssl_keyfile=key))
+    for one, other in ((tmp_path / "none.pem", None), (chain, None), (chain, locked_key), (key, key)):
+        with pytest.raises(StartError) as refused:
+            check_certificate(Settings(ssl_certfile=one, ssl_keyfile=other))
+        assert str(one) in str(refused.value)
+
+
+def test_a_key_is_made_on_the_command_line_and_shown_once(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    made = CliRunner().invoke(app, ["keys", "add", "me", "--keys", str(path), "--scope", "admin", "--streams", "3"])
+    assert made.exit_code == 0, made.output
+    key = Access(path).caller(made.stdout.split()[0]).key
+    assert key is not None
+    assert (key.name, key.scopes, key.streams) == ("me", ("admin",), 3)
+    assert CliRunner().invoke(app, ["keys", "remove", "me", "--keys", str(path)]).exit_code == 0
+    assert read_keys(path).keys == ()

@@ -1,0 +1,96 @@
+"""The Python client against a real service: clips, cameras, errors; sync and async alike."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import OWN_CLIPS
+from posting import conserved, made_video
+from serving import Server
+from ws_client import jpeg
+
+from service.client import AsyncClient, Client, ServiceError
+from service.schemas import Result, Summary
+
+WALK = OWN_CLIPS / "walk.mp4"
+FRAME_US = 33_333
+
+
+def test_a_clip(server: Server, tmp_path: Path) -> None:
+    with Client(server.url) as client:
+        assert client.ready()
+        assert client.models()[0]["name"] == "tiny"
+        answer = client.detect(WALK, keyframe_hz=1, score_threshold=1)
+        *keyframes, summary = client.detect_lines(WALK.read_bytes(), keyframe_hz=1, score_threshold=1)
+        client.render(made_video(128, 96, 8), tmp_path / "drawn.mp4")
+    assert answer.model == "tiny"
+    assert [k.seq for k in answer.keyframes] == [k.seq for k in keyframes if isinstance(k, Result)]
+    assert summary == answer.summary
+    conserved(answer.summary.model_dump())
+    assert b"ftyp" in (tmp_path / "drawn.mp4").read_bytes()[:16]
+
+
+def test_a_camera(server: Server) -> None:
+    with (
+        Client(server.url) as client,
+        client.stream(policy="all", timestamps="prefix", keyframe_hz=2, score_threshold=1) as stream,
+    ):
+        assert stream.ready.keyframe_hz == 2
+        for n in range(61):
+            stream.send(jpeg(n % 50), n * FRAME_US)
+        stream.stop()
+        results = list(stream)
+    assert [r.seq for r in results] == list(range(len(results)))
+    assert stream.summary is not None
+    assert stream.summary.ok == len(results) == 4
+    conserved(stream.summary.model_dump())
+
+
+def test_asyncio(server: Server) -> None:
+    async def use() -> tuple[list[Result], Summary | None, list[Result | Summary]]:
+        async with AsyncClient(server.url) as client:
+            assert await client.ready()
+            assert (await client.models())[0]["name"] == "tiny"
+            whole = await client.detect(WALK, score_threshold=1)
+            lines = [line async for line in client.detect_lines(WALK, score_threshold=1)]
+            assert lines[-1] == whole.summary
+            options = {"policy": "all", "timestamps": "prefix", "score_threshold": 1}
+            async with client.stream(**options) as stream:  # type: ignore[arg-type]
+                for n in range(40):
+                    await stream.send(jpeg(n), n * FRAME_US)
+                await stream.flush()
+                await stream.stop()
+                return [result async for result in stream], stream.summary, lines
+
+    results, summary, lines = asyncio.run(use())
+    assert summary is not None
+    assert len(results) == summary.ok == 2
+    assert isinstance(lines[0], Result)
+
+
+def test_errors_have_code_and_status(server: Server) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(ServiceError) as refused:
+            client.detect(b"not a video")
+        assert (refused.value.status, refused.value.code) == (400, "unreadable")
+        with pytest.raises(ServiceError) as refused:
+            list(client.detect_lines(WALK, keyframe_hz=-1))
+        assert (refused.value.status, refused.value.code) == (422, "bad_option")
+        with pytest.raises(ServiceError) as refused, client.stream(keyframe_hz=-1):
+            pass
+        assert (refused.value.status, refused.value.code) == (4400, "bad_message")
+        with client.stream() as stream:
+            for _ in range(3):
+                stream.send(bytes(2**22))
+            with pytest.raises(ServiceError) as refused:
+                list(stream)
+        assert (refused.value.status, refused.value.code) == (1009, "too_large")
+
+
+def test_it_needs_neither_torch_nor_fastapi() -> None:
+    code = "import sys, service.client; sys.exit(bool({'torch', 'fastapi', 'av', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,141 @@
+"""The feature ring: with it and without it the same results, bounded, and nothing lost with the worker."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from media.decode import Limits
+from model.checkpoint import Model, untrained
+from model.runtimes.choose import torch_runtime
+from service.detect import FileDetector
+from service.engine.ring import Ring, RingShape, create_ring
+from service.schemas import DetectOptions, Result
+from service.worker.features import FeatureRing, FrameKey
+from service.worker.process import read_job
+from service.worker.runner import Job, Runner, Window
+
+WALK = Path(__file__).parents[1] / "clips/walk.mp4"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return untrained("rt_lite0")
+
+
+def detect(runner: Runner, hz: float, batch_size: int = 1) -> list[Result]:
+    options = DetectOptions(keyframe_hz=hz, score_threshold=0.0, top_k=3)
+    detector = FileDetector(runner, options, limits=Limits.unlimited(), batch_size=batch_size)
+    return list(itertools.islice(detector.run(WALK), 16))
+
+
+def numbers(results: list[Result]) -> np.ndarray:
+    rows = [(*a.box, a.person_score, a.actions[0].score) for r in results for a in r.actors]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("hz", [pytest.param(1.0, marks=pytest.mark.slow), 7.5])
+def test_with_and_without_the_ring_the_results_agree(model: Model, hz: float) -> None:
+    runtime = torch_runtime(model, CPU)
+    first, second = detect(Runner(runtime), hz), detect(Runner(runtime, keep_features=False), hz)
+    batched = detect(Runner(runtime), hz, batch_size=4)
+    assert [r.pts_us for r in first] == [r.pts_us for r in second] == [r.pts_us for r in batched]
+    assert len(numbers(first)) > 20
+    assert np.abs(numbers(first) - numbers(second)).max() <= 1e-5
+    assert np.abs(numbers(batched) - numbers(second)).max() <= 1e-5
+
+
+def test_a_frame_is_computed_once(model: Model, monkeypatch) -> None:
+    runner = Runner(torch_runtime(model, CPU))
+    frames: list[int] = []
+    stage = runner.runtime.frame_stage
+    monkeypatch.setattr(runner.runtime, "frame_stage", lambda x: (frames.append(len(x)), stage(x))[1])
+    results = detect(runner, 7.5)
+    assert len(results) == 16
+    assert sum(frames) == len(results) + model.card.config.clip.frames // 2 - 1
+    before = sum(frames)
+    detect(runner, 7.5)
+    assert sum(frames) == 2 * before, "another file has other frames, whatever their numbers"
+
+
+def maps(value: float) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.full((6, 8 // s, 12 // s), value) + torch.arange(6).view(6, 1, 1) for s in (1, 2))
+
+
+def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size() -> None:
+    ring = FeatureRing(per_stream=3)
+    for i in range(5):
+        ring.keep(FrameKey(1, i), maps(float(i)))
+        ring.keep(FrameKey(2, i), maps(-float(i)))
+    fine, coarse = ring.window([FrameKey(1, i) for i in (4, 0, 4)])
+    assert fine.shape == (3, 6, 8, 12)
+    assert coarse.shape == (3, 6, 4, 6)
+    assert torch.equal(fine[1], maps(0.0)[0])
+    assert torch.equal(fine[0], maps(4.0)[0])
+    assert len(ring) == 10
+    ring.trim()
+    assert len(ring) == 6
+    assert FrameKey(1, 0) in ring, "used last"
+    assert FrameKey(1, 1) not in ring
+    assert FrameKey(2, 4) in ring
+    ring.drop(1)
+    ring.drop(1)
+    assert len(ring) == 3
+    assert FrameKey(1, 4) not in ring
+
+
+def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
+    runner = Runner(torch_runtime(model, CPU))
+    t = model.card.config.clip.frames
+    shape = RingShape(40, 32, t + 2)
+    fd = create_ring(shape)
+    writer, reader = Ring(os.dup(fd), shape, writable=True), Ring(fd, shape, writable=False)
+    rng = np.random.default_rng(0)
+
+    def write(number: int) -> None:
+        pixels = rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)
+        writer.write(number % shape.capacity, number + 1, pixels)
+
+    def wanted(first: int) -> dict[str, object]:
+        numbers = range(first, first + t)
+        slots, generations = [n % shape.capacity for n in numbers], [n + 1 for n in numbers]
+        return {"stream": 7, "slots": slots, "generations": generations, "size": (80, 64), "options": (0.0, 1, 0.0)}
+
+    for number in range(t + 1):
+        write(number)
+    whole = read_job(runner, reader, wanted(0), None)
+    assert whole is not None
+    assert len(whole.frames) == t
+    runner.run([whole])
+    following = read_job(runner, reader, wanted(1), None)
+    assert following is not None
+    assert following.window is not None
+    assert following.window.shown == (FrameKey(7, t + 1),)
+
+    writer.write(1, 99, np.zeros((32, 40, 3), np.uint8))  # frame 1 is gone, but its features are known
+    found = runner.run([following]).actors[0]
+    assert read_job(runner, reader, wanted(1), None) is not None
+    assert found
+
+    restarted = Runner(torch_runtime(model, CPU))
+    assert read_job(restarted, reader, wanted(1), None) is None, "stale: a worker that knows nothing wants every frame"
+    writer.write(1, 2, np.asarray(reader.read([1], [99]))[0])
+    assert read_job(restarted, reader, wanted(1), None) is not None
+    runner.forget(7)
+    assert runner.missing(following.window.keys) == following.window.keys
+
+
+def test_jobs_without_names_run_whole(model: Model) -> None:
+    frames = np.random.default_rng(1).integers(0, 255, (8, 32, 40, 3), dtype=np.uint8)
+    keys = tuple(FrameKey(1, i) for i in range(8))
+    plain = Runner(torch_runtime(model, CPU)).run([Job(frames, 40, 32, 0.0, 1, 0.0)])
+    by_frame = Runner(torch_runtime(model, CPU)).run([Job(frames, 40, 32, 0.0, 1, 0.0, Window(keys, keys))])
+    for a, b in zip(plain.actors[0], by_frame.actors[0], strict=True):
+        assert a.person_score == pytest.approx(b.person_score, abs=1e-5)
+        assert a.box == pytest.approx(b.box, abs=1e-5)

@@ -1,0 +1,245 @@
+"""Watched by a real Prometheus: rules, alerts, dashboards, and whether the numbers are what clients see."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import OWN_CLIPS
+from posting import eventually, post, samples
+from serving import Server, running_server
+from watching import RULES, Prometheus, need, running_prometheus
+from ws_client import jpeg, paced, stream
+
+from service.metrics import DROP_REASONS, LATENCY_BUCKETS, STAGES, Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+DASHBOARD = json.loads((ROOT / "docker/grafana/dashboards/overview.json").read_text())
+CAMERAS, KEYFRAMES = 4, 52
+
+
+# -- the files
+
+
+@pytest.mark.parametrize(
+    "arguments", ["check config prometheus.yml", "check rules rules.yml alerts.yml", "test rules tests.yml"]
+)
+def test_promtool_finds_nothing_wrong(arguments: str) -> None:
+    done = subprocess.run(
+        [need("promtool"), *arguments.split()], cwd=RULES, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_is_tested_both_ways_and_has_its_entry_in_the_runbook() -> None:
+    cases = yaml.safe_load((RULES / "tests.yml").read_text())["tests"]
+    tests = [test for case in cases for test in case["alert_rule_test"]]
+    headings = re.findall(r"^#+ (Stmixer\w+)$", (ROOT / "docs/operate.md").read_text(), re.MULTILINE)
+    for alert in alerts():
+        name = alert["alert"]
+        assert {bool(test.get("exp_alerts")) for test in tests if test["alertname"] == name} == {True, False}, name
+        assert headings.count(name) == 1
+        assert alert["annotations"]["runbook"] == f"docs/operate.md#{name.lower()}"
+
+
+def test_grafana_is_given_its_source_and_its_dashboards() -> None:
+    (source,) = yaml.safe_load((ROOT / "docker/grafana/provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    (provider,) = yaml.safe_load((ROOT / "docker/grafana/provisioning/dashboards/stmixer.yml").read_text())["providers"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+    assert f"./docker/grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
+    assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]} == {source["uid"]}
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+# -- the numbers
+
+
+@dataclass
+class Run:
+    """Four cameras under Prometheus' eyes. Per result: when it came, what the client and what the service measured."""
+
+    prometheus: Prometheus
+    server: Server
+    before: dict[Any, float]
+    results: list[tuple[float, float, float]]
+    dropped: int
+
+    def added(self, name: str, **labels: str) -> float:
+        key = ("stmixer_" + name, tuple(sorted(labels.items())))
+        return samples(self.server)[key] - self.before[key]
+
+
+def camera(server: Server, number: int) -> tuple[list[tuple[float, float, float]], int]:
+    """A camera until it has its results; the first of them sends something that is no picture, too."""
+    sent: dict[int, float] = {}
+    with stream(server, keyframe_hz=2, lookahead_ms=0, timestamps="prefix", score_threshold=0.99) as client:
+        client.first("ready")
+        start = time.time_ns() // 1000
+        if number == 0:
+            client.picture(b"no picture", start)
+            client.say("flush")  # answered once it is with the decoder, so that no newer picture displaces it
+            client.first("status")
+        for n in paced(10, 45):
+            pts = n * 100_000
+            sent[pts] = time.monotonic()
+            client.picture(jpeg(n % 50), start + pts + 1)
+            if len(client.of("result")) >= KEYFRAMES:
+                break
+        summary = client.stop()
+    assert summary["dropped"].get("corrupt", 0) == (number == 0)
+    return [measured(result, sent) for result in client.of("result")], sum(summary["dropped"].values())
+
+
+def measured(result: dict[str, Any], sent: dict[int, float]) -> tuple[float, float, float]:
+    """Look-ahead is 0, so a keyframe's last needed frame is the first at or after it."""
+    needed = min(p for p in sent if p + 1 >= result["pts_us"])
+    return result["at"], result["at"] - sent[needed], (result["sent_at_us"] - result["received_at_us"]) / 1e6
+
+
+@pytest.fixture(scope="module")
+def run(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    for number in range(50):
+        jpeg(number)
+    with (
+        running_server(weights=tiny_weights) as server,
+        running_prometheus(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
+    ):
+        before = samples(server)
+        with ThreadPoolExecutor(CAMERAS) as threads:
+            ended = list(threads.map(lambda number: camera(server, number), range(CAMERAS)))
+        results = [result for results, _ in ended for result in results]
+        yield Run(prometheus, server, before, results, sum(dropped for _, dropped in ended))
+
+
+@pytest.mark.slow
+def test_the_recorded_p95_is_the_clients(run: Run) -> None:
+    """Within one bucket: a histogram knows no better."""
+    count = 'stmixer_e2e_latency_seconds_count{source="ws"}'
+    eventually(lambda: run.prometheus.value(count), lambda seen: seen == len(run.results))
+    scraped = time.time()
+    rule = 'stmixer:e2e_latency_seconds:p95{source="ws"}'
+    eventually(lambda: run.prometheus.value(f"timestamp({rule})"), lambda at: at > scraped + 1)
+    recorded, minute_ago = run.prometheus.value(rule), time.monotonic() - 60
+    last = sorted(latency for at, latency, _ in run.results if at > minute_ago)
+    p95 = last[round(0.95 * (len(last) - 1))]
+    print(f"p95 recorded {recorded * 1e3:.1f} ms, of {len(last)} results at the clients {p95 * 1e3:.1f} ms")
+    assert abs(bisect.bisect_left(LATENCY_BUCKETS, recorded) - bisect.bisect_left(LATENCY_BUCKETS, p95)) <= 1
+
+
+@pytest.mark.slow
+def test_the_metric_is_what_clients_see(run: Run) -> None:
+    assert len(run.results) >= 200
+    clients = statistics.median(r[1] for r in run.results)
+    services = statistics.median(r[2] for r in run.results)
+    count = run.added("e2e_latency_seconds_count", source="ws")
+    mean, told = run.added("e2e_latency_seconds_sum", source="ws") / count, statistics.fmean(r[2] for r in run.results)
+    print(f"medians of {len(run.results)}: clients {clients * 1e3:.1f} ms, service {services * 1e3:.1f} ms; "
+          f"means: metric {mean * 1e3:.2f} ms, results {told * 1e3:.2f} ms")  # fmt: skip
+    assert count == len(run.results)
+    assert abs(clients - services) < max(0.1 * clients, 0.005)
+    # and what the results say is what the histogram holds
+    assert abs(mean - told) < max(0.02 * told, 0.001)
+
+
+@pytest.mark.slow
+def test_the_stages_add_up_to_the_whole(run: Run) -> None:
+    count = run.added("e2e_latency_seconds_count", source="ws")
+    stages = {stage: run.added("stage_seconds_sum", stage=stage) / count for stage in STAGES}
+    whole = run.added("e2e_latency_seconds_sum", source="ws") / count
+    print({stage: f"{seconds * 1e3:.2f} ms" for stage, seconds in stages.items()}, f"whole {whole * 1e3:.2f} ms")
+    assert sum(stages.values()) == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.slow
+def test_every_query_of_the_dashboard_returns_data(run: Run) -> None:
+    post(run.server, OWN_CLIPS / "fall.mp4").raise_for_status()  # an upload and a drop are on it as well
+    assert run.dropped
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
+            assert "$" not in query
+            found = eventually(lambda query=query: run.prometheus.query(query), timeout_s=10)
+            legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert all(legend <= set(series["metric"]) for series in found), (panel["title"], query)
+    (variable,) = DASHBOARD["templating"]["list"]
+    assert variable["query"] == "label_values(stmixer_streams_capacity, instance)"
+    assert run.prometheus.query("stmixer_streams_capacity")
+
+
+@pytest.mark.slow
+def test_no_alert_fires_for_a_service_that_is_well(run: Run) -> None:
+    assert run.prometheus.query("stmixer:streams:utilisation")
+    firing = {series["metric"]["alertname"] for series in run.prometheus.query('ALERTS{alertstate="firing"}')}
+    assert not firing & {"StmixerDown", "StmixerNotReady", "StmixerWorkerRestarts", "StmixerFull", "StmixerRejects"}
+
+
+def test_a_camera_that_is_gone_leaves_no_series_behind(server: Server) -> None:
+    def film() -> None:
+        with stream(server, keyframe_hz=4, lookahead_ms=0) as client:
+            for number in range(3):
+                client.picture(jpeg(number))
+            client.stop()
+
+    film()  # whatever series a camera can make exist now
+    active = ("stmixer_streams_active", (("source", "ws"),))
+    eventually(lambda: samples(server)[active], lambda count: count == 0)
+    before = set(samples(server))
+    for _ in range(3):
+        film()
+    assert set(samples(server)) == before
+
+
+# -- what they cost
+
+
+def test_what_metrics_cost_a_frame_and_a_keyframe() -> None:
+    """A bound against something quadratic or blocking; the figure itself is in docs/operate.md."""
+    metrics, times = Metrics(), 5000
+    seconds = {"preprocess": 0.001, "inference": 0.02, "postprocess": 0.001}
+    started = time.process_time()
+    for _ in range(times):
+        metrics.frames_received.labels("ws").inc()
+    frame = (time.process_time() - started) / times
+    started = time.process_time()
+    for _ in range(times):
+        metrics.batch_done("0", 1, 0)
+        metrics.keyframe_done(0.0, 0.001, 0.03, seconds)
+        metrics.e2e_latency.labels("ws").observe(0.03)
+        metrics.keyframe_age.labels("ws").observe(0.03)
+        metrics.stage.labels("send").observe(0.001)
+        metrics.actors.inc()
+        metrics.keyframes.labels("ws", "ok").inc()
+    keyframe = (time.process_time() - started) / times
+    print(f"{frame * 1e6:.1f} us a frame, {keyframe * 1e6:.1f} us a keyframe")
+    assert frame < 50e-6
+    assert keyframe < 500e-6
+
+
+def test_a_reason_that_no_decoder_should_give_makes_no_series_of_its_own() -> None:
+    metrics = Metrics()
+    for number in range(100):
+        metrics.dropped("ws", f"reason {number}", 1)
+    for reason in DROP_REASONS:
+        metrics.dropped("ws", reason, 1)
+    (family,) = metrics.frames_dropped.collect()
+    reasons = {sample.labels["reason"] for sample in family.samples}
+    assert reasons == {*DROP_REASONS, "other"}

@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run test test-slow check format clean
+.PHONY: run test test-slow drill check format clean
 
 run: $(READY)
 	$(BIN)/stmixer serve $(ARGS)
 
 test: $(READY)
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not drill" $(ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m "slow and not drill" $(ARGS)
+
+drill: $(READY)
+	$(PYTEST) -m drill $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,184 @@
+"""How fast a model runs: milliseconds, multiply-adds, share of the machine's own matrix-product rate, peak memory.
+
+    python -m bench.model slowonly_r50 rt_lite0 --runtime eager --runtime onnx --batch 1 -o bench/results/model_cpu.json
+
+Each row is a process of its own, so that its peak memory is its own. The machine's rate is that of a 2048 x 2048 x 2048
+product in float32; product and forwards take turns, since a machine's speed changes from second to second, and each has
+its median of five after two. A share is multiply-adds / time / rate. Multiply-adds are convolutions and linear layers
+as the paper counts them; the decoder's own include the products of adaptive mixing. Run it on a machine that does
+nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from model.backbones import STRIDES
+from model.checkpoint import untrained
+from model.config import DetectorConfig
+from model.cost import multiply_adds
+from model.export import export
+from model.runtimes.choose import open_runtime, torch_runtime
+from model.runtimes.eager import EagerRuntime
+from model.runtimes.runtime import Runtime, RuntimeUnavailable
+from service.engine.children import KEEPS_FREED_MEMORY
+
+WARM_UPS, ROUNDS = 2, 5
+PRODUCT = 2048
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+def milliseconds(runs: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+    """Each one's median, all of them taking turns, after some rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(WARM_UPS + ROUNDS):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if i >= WARM_UPS:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
+
+
+def mixing_products(config: DetectorConfig) -> float:
+    """10^9 multiply-adds of the products of adaptive mixing (paper §3.4), which the paper's count leaves out."""
+    c = config.decoder
+    channels = c.dim // c.groups
+    spatial = c.points * channels**2 + c.points_out * c.points * channels
+    temporal = c.frames * channels**2 + c.frames_out * c.frames * channels
+    return c.stages * c.queries * c.groups * (spatial + temporal) / 1e9
+
+
+def open_variant(name: str, runtime: str, precision: str, device: torch.device, folder: Path) -> Runtime:
+    """The variant with initial weights; for ONNX Runtime exported first."""
+    if runtime != "onnx":
+        return torch_runtime(untrained(name), device, runtime=runtime, precision=precision)
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        export(untrained(name), path)
+    return open_runtime(None, path, device, precision=precision)
+
+
+def parts(runtime: EagerRuntime, clip: Tensor, sizes: Tensor) -> dict[str, Callable[[], object]]:
+    """The parts that are timed apart; of eager alone."""
+    detector, device = runtime.detector, runtime.device
+    if runtime.card.config.backbone.per_frame:
+        frame = clip[:1, :, 0].contiguous()
+        every = runtime.frame_stage(clip.transpose(1, 2).flatten(0, 1))
+        maps = [x.view(len(clip), -1, *x.shape[1:]) for x in every]
+        return {"frame_ms": lambda: runtime.frame_stage(frame), "clip_ms": lambda: runtime.clip_stage(maps, sizes)}
+
+    def inferred(run: Callable[[], object]) -> Callable[[], object]:
+        def call() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+                run()
+
+        return call
+
+    with torch.inference_mode():
+        space = detector.feature_space(detector.backbone(clip))
+    return {
+        "backbone_ms": inferred(lambda: detector.feature_space(detector.backbone(clip))),
+        "decoder_ms": inferred(lambda: detector.decoder(space, STRIDES, sizes)),
+    }
+
+
+@app.command("row", hidden=True)
+def row(name: str, runtime: str, precision: str, batch: int, size: int, folder: Path) -> None:
+    """One measurement, as JSON on stdout."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        opened = open_variant(name, runtime, precision, device, folder)
+    except RuntimeUnavailable as error:
+        print(json.dumps({"model": name, "runtime": runtime, "precision": precision, "refused": str(error)}))
+        return
+    config = opened.card.config
+    clip = torch.randn(batch, 3, config.clip.frames, size, size, device=device)
+    sizes = torch.full((batch, 2), float(size), device=device)
+    a, b = torch.randn(PRODUCT, PRODUCT, device=device), torch.randn(PRODUCT, PRODUCT, device=device)
+    runs: dict[str, Callable[[], object]] = {"product": lambda: a @ b, "whole": lambda: opened.detect(clip, sizes)}
+    if isinstance(opened, EagerRuntime) and opened.name == "eager" and precision == "fp32":
+        runs |= parts(opened, clip, sizes)
+    timed = milliseconds(runs, device)
+    rate, whole_ms = PRODUCT**3 / timed.pop("product") / 1e6, timed.pop("whole")
+    counted = multiply_adds(config, size, size, batch)
+    decoder = sum(v for k, v in counted.items() if k.startswith("decoder")) + batch * mixing_products(config)
+    result = {
+        "model": name,
+        "runtime": opened.name,
+        "precision": opened.precision,
+        "batch": batch,
+        "ms": round(whole_ms, 1),
+        "multiply_adds_e9": round(sum(counted.values()), 2),
+        "share_of_rate": round(sum(counted.values()) / whole_ms * 1e3 / rate, 3),
+        "rate_e9_per_s": round(rate, 1),
+        "peak_mb": round(peak_bytes(device) / 2**20),
+    } | {k: round(v, 1) for k, v in timed.items()}
+    decoder_ms = timed.get("decoder_ms", timed.get("clip_ms"))
+    if decoder_ms is not None:
+        result["decoder_multiply_adds_e9"] = round(decoder, 2)
+        result["decoder_share_of_rate"] = round(decoder / decoder_ms * 1e3 / rate, 3)
+    print(json.dumps(result))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Of the GPU's memory, or of this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+@app.command("run")
+def run(
+    models: Annotated[list[str], typer.Argument(help="variants")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the result, JSON")],
+    runtime: Annotated[list[str], typer.Option(help="eager, compile, cudagraph, onnx; repeat for more")] = ["eager"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="fp32, bf16, fp16; repeat for more")] = ["fp32"],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(help="clips; repeat for more")] = [1],  # noqa: B006
+    size: Annotated[int, typer.Option(help="side of the square clip, px")] = 256,
+) -> None:
+    """Measure every combination and write."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for arguments in ((m, r, p, str(b)) for m in models for r in runtime for p in precision for b in batch):
+            command = [sys.executable, "-m", "bench.model", "row", *arguments, str(size), folder]
+            # memory as the service's workers have it
+            environment = {**KEEPS_FREED_MEMORY, **os.environ}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            typer.echo(rows[-1])
+    result = {
+        "what": "forwards of initial weights on square clips",
+        "size": size,
+        "rows": rows,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
+        "processor": platform.processor() or platform.machine(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": metadata.version("onnxruntime-gpu"),
+    }
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app()

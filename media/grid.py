@@ -106,6 +106,11 @@ class Timeline(Generic[T]):
             self._samples.pop()
         self._samples.append(sample)
 
+    @property
+    def newest(self) -> Sample[T] | None:
+        """The sample that was kept last."""
+        return self._samples[-1] if self._samples else None
+
     def forget_before(self, index: int) -> list[Sample[T]]:
         """Drop and return the samples that no index from ``index`` on can ask for."""
         dropped = []

@@ -116,6 +116,10 @@ class Caller:
         megabytes = key.megabytes_per_minute if key else None
         self._bytes = Budget(None if megabytes is None else megabytes * 1e6, clock)
 
+    def is_same(self, other: Caller) -> bool:
+        """Whether that is the holder of the same key, or anyone where no keys are asked for."""
+        return self is other or (self.key is not None and other.key is not None and self.key.sha256 == other.key.sha256)
+
     def allow(self, scope: Scope | None) -> None:
         """Raises AccessError without the scope; None is what every key may."""
         if scope is not None and self.key is not None and scope not in self.key.scopes:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from media.decode import Limits
 from media.errors import MediaError
 from model.runtimes import PrecisionName, RuntimeName
+from service.bench_cli import app as bench_app
 from service.errors import InputError, StartError, StmixerError
 from service.keys_cli import app as keys_app
 from service.schemas import DetectOptions, DetectResponse, Result
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
+app.add_typer(bench_app, name="bench")
 console = Console(stderr=True)
 log = logging.getLogger("stmixer")
 

@@ -52,6 +52,7 @@ class StreamOptions(Options, total=False):
     policy: Literal["latest", "all"]
     deadline_ms: float
     timestamps: Literal["arrival", "prefix"]
+    resume_token: str
 
 
 class Client:

@@ -19,6 +19,7 @@ from service.errors import CapacityError, StartError
 from service.ingest.pool import DecoderPool
 from service.ingest.session import Session
 from service.metrics import Metrics
+from service.resume import Resumable
 from service.schemas import DetectOptions
 from service.settings import Settings
 
@@ -50,6 +51,7 @@ class Service:
         self.access = Access(settings.keys)
         self.engine = Engine(settings, self.metrics)
         self.pool = DecoderPool(settings)
+        self.resumable = Resumable(settings.resume_ttl_s, self.metrics)
         self._sessions: WeakSet[Session] = WeakSet()
         self._drained_by: float | None = None
 
@@ -82,6 +84,7 @@ class Service:
 
     async def drain(self) -> None:
         """Let what runs finish; what has not by then is answered with what there is."""
+        await self.resumable.close()
         last_words_s = min(LAST_WORDS_S, self.settings.shutdown_timeout / 2)
         await self._empty_within(self.time_left_s - last_words_s)
         for session in list(self._sessions):

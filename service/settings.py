@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest WebSocket media message")
     start_timeout_s: float = Field(5.0, gt=0)
     idle_timeout_s: float = Field(10.0, gt=0, description="no media for this long closes a stream")
+    resume_ttl_s: float = Field(15.0, ge=0, description="a live stream waits this long for its client to come back")
     write_timeout_s: float = Field(5.0, gt=0)
     upload_idle_s: float = Field(30.0, gt=0)
 

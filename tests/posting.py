@@ -183,6 +183,20 @@ def both_warm(server: Server) -> list[int]:
     return eventually(look, timeout_s=60)
 
 
+def busy_decoder(server: Server) -> psutil.Process:
+    """The one that holds a ring."""
+
+    def look() -> psutil.Process | None:
+        for child in server.children_of(DECODER):
+            if "stmixer-ring" in Path(f"/proc/{child.pid}/maps").read_text():
+                return child
+        return None
+
+    found = eventually(look)
+    assert found is not None
+    return found
+
+
 # -- clients that do not behave
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from service.engine.stream import Policy
@@ -17,9 +18,16 @@ def capacity_of(warmup_s: Mapping[int, float]) -> int:
     return max(ALWAYS, int(USABLE * max(size / seconds for size, seconds in warmup_s.items())))
 
 
-def weight(policy: Policy, keyframe_hz: float) -> float:
-    """What a stream takes of the capacity. One that waits, an upload for one, takes what is left, as one of 1 Hz."""
-    return max(1.0, keyframe_hz) if policy == "latest" else 1.0
+def weight(policy: Policy, keyframe_hz: float, saved: float = 0.0, span_s: float = math.inf) -> float:
+    """What a stream takes of the capacity. One that waits, an upload for one, takes what is left, as one of 1 Hz.
+
+    ``saved``: the part of a keyframe's time that is not needed where all frames of its window, ``span_s`` long, are
+    known already; of a live stream those are known that lay in the window of the keyframe before.
+    """
+    if policy != "latest":
+        return 1.0
+    known = max(0.0, 1 - 1 / (keyframe_hz * span_s))
+    return max(1.0, keyframe_hz * (1 - saved * known))
 
 
 def fits(running: Iterable[float], wanted: float, capacity: int, *, weighed: bool) -> bool:

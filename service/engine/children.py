@@ -71,7 +71,10 @@ class Child:
             return await self.kill()
 
     def end_now(self) -> None:
-        """Send it SIGKILL; whoever listens to it notices."""
+        """Send it SIGKILL; whoever listens to it notices.
+
+        Not for one that may have ended already: subprocess would take the exit status before asyncio sees it.
+        """
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 

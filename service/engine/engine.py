@@ -40,6 +40,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         self.capacity = settings.max_streams or 1
+        self._saved = 0.0
         metrics.keyframes_waiting.set_function(self._waiting)
         metrics.ring_bytes.set_function(lambda: sum(s.ring.total_bytes for s in self.streams.values() if s.ring))
 
@@ -50,7 +51,7 @@ class Engine:
         await self.workers.start()
         worker = self.workers.worker
         if self.settings.max_streams is None and worker is not None:
-            self.capacity = capacity_of(worker.warmup_s)
+            self.capacity, self._saved = capacity_of(worker.warmup_s), worker.saved
         self.metrics.streams_capacity.set(self.capacity)
         self._round = asyncio.create_task(self._run())
 
@@ -80,14 +81,20 @@ class Engine:
         if self.draining:
             self.metrics.streams_rejected.labels("draining").inc()
             raise CapacityError("draining", "the service is shutting down; try another instance")
-        running = [weight(s.policy, s.schedule.hz) for s in self.streams.values()]
+        running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values()]
         measured = self.settings.max_streams is None
-        if not fits(running, weight(policy, keyframe_hz), self.capacity, weighed=measured):
+        if not fits(running, self._weight(policy, keyframe_hz), self.capacity, weighed=measured):
             self.metrics.streams_rejected.labels("capacity").inc()
             unit = "keyframes a second" if measured else "streams"
             raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
         self._stream_ids += 1
         return self._stream_ids
+
+    def _weight(self, policy: Policy, keyframe_hz: float) -> float:
+        if not self._saved:
+            return weight(policy, keyframe_hz)
+        window = self.model.window
+        return weight(policy, keyframe_hz, self._saved, float(window.span * window.grid_s))
 
     def add(self, stream: Stream) -> None:
         """Take up a stream."""

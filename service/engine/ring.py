@@ -72,6 +72,14 @@ class Ring:
         self._slots[slot] = pixels
         self._generations[slot] = generation
 
+    def generation(self, slot: int) -> int:
+        """What a slot holds; 0 while it is written."""
+        return int(self._generations[slot])
+
+    def stamp(self, slot: int, generation: int) -> None:
+        """Let a slot's frame stand as it is, under this generation."""
+        self._generations[slot] = generation
+
     def read(self, slots: Sequence[int], generations: Sequence[int]) -> NDArray[np.uint8] | None:
         """A copy of the slots, (len(slots), H, W, 3); None if one no longer holds the generation asked for."""
         frames = self._slots[list(slots)]

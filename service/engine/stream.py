@@ -248,6 +248,17 @@ class Stream:
         pending = sum(1 for p in self._in_order if p.state != "settled")
         return self.summary.model_copy(update={"pending": pending, "dropped": dict(self.summary.dropped)})
 
+    @property
+    def newest(self) -> Sample[Slot] | None:
+        """The newest sampled frame."""
+        return None if self._timeline is None else self._timeline.newest
+
+    @property
+    def newest_pts_us(self) -> int:
+        """The newest frame's timestamp, sampled or not; -1 before the first."""
+        newest = None if self._timeline is None else self._timeline.newest_pts_us
+        return -1 if newest is None else newest
+
     # -- ring space
 
     def write_limit(self) -> int:

@@ -94,6 +94,10 @@ class Supervisor:
             with contextlib.suppress(ChannelError):  # a dying worker's successor gets all rings
                 await self.worker.attach(stream_id, fd, ring)
 
+    def ring_of(self, stream_id: int) -> int:
+        """The descriptor of a stream's ring; it stays ours."""
+        return self._rings[stream_id][0]
+
     def detach(self, stream_id: int) -> None:
         """A stream is gone, and with it its ring."""
         held = self._rings.pop(stream_id, None)

@@ -26,6 +26,8 @@ log = logging.getLogger("stmixer.worker")
 
 MIN_STUCK_S = 10.0
 STUCK_FACTOR = 10
+LAST_WORDS_S = 1.0
+"""How long a process whose channel has ended may take to end as well."""
 
 
 @dataclass(slots=True)
@@ -38,13 +40,16 @@ class Batch:
 
 
 class Worker:
-    """One worker process. ``warmup_s`` are seconds of a batch by its size, as measured at its start.
+    """One worker process. ``warmup_s`` are seconds of a batch by its size, as measured at its start; ``saved`` is the
+    part of that which a keyframe does not take where the features of all its frames are known already.
 
     ``reason`` is why it ended, or is about to: exit, stuck, oom or cuda.
     """
 
-    def __init__(self, name: str, child: Child, model: ModelInfo, warmup_s: dict[int, float]) -> None:
-        self.name, self.model, self.warmup_s = name, model, warmup_s
+    def __init__(
+        self, name: str, child: Child, model: ModelInfo, warmup_s: dict[int, float], saved: float = 0.0
+    ) -> None:
+        self.name, self.model, self.warmup_s, self.saved = name, model, warmup_s, saved
         self.batch: Batch | None = None
         self.reason = "exit"
         self._oom_kills = oom_kills()
@@ -76,7 +81,7 @@ class Worker:
         where, warmup_s = f"{model.device} ({header['runtime']})", {int(n): s for n, s in header["warmup_s"]}
         speed = ", ".join(f"{n}: {seconds * 1e3:.0f} ms" for n, seconds in warmup_s.items())
         log.info("worker %s: %s on %s, batches of %s", name, model.name, where, speed)
-        return cls(name, child, model, warmup_s)
+        return cls(name, child, model, warmup_s, header["saved"])
 
     @property
     def pid(self) -> int:
@@ -106,7 +111,7 @@ class Worker:
                 on_message(self, message.header, message.payload)
         except ChannelError as error:
             log.error("worker %s: %s", self.name, error)
-        status = await self._child.kill()
+        status = await self._child.end(LAST_WORDS_S)
         if status == -signal.SIGKILL and self.reason == "exit" and oom_kills() > self._oom_kills:
             self.reason = "oom"
         return describe_exit(status)

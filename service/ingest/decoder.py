@@ -3,7 +3,7 @@
 Reads one source at a time, samples it on the time grid, resizes, writes ring slots, and tells the API process of every
 frame. Its memory is bounded, an upload's CPU time too; when the parent is gone it ends.
 
-    parent → child   open {kind, …} [fd], ring {…} [fd], limit {number}, jpeg {pts_us, at} + bytes, flush, end,
+    parent → child   open {kind, done?, …} [fd], ring {…} [fd], limit {number}, jpeg {pts_us, at} + bytes, flush, end,
                      render {…} [source fd, target fd]
     child → parent   opened, frames {pts_us, at, not_sampled}, sample {…}, full {number}, dropped {reason, count, told},
                      next (ready for another jpeg), flushed, ended {warnings}, failed {code, message}, rendered
@@ -35,15 +35,22 @@ def decode_video(channel: Channel, source: BinaryIO, options: Header) -> None:
     """An upload or a live container, until its end."""
     limits = Limits(**options["limits"])
     writer = Writer(channel, options)
-    live = options["kind"] == "live"
+    live, done = options["kind"] == "live", options.get("done")
     with VideoReader(source, limits=limits, low_latency=live, threads=options["threads"]) as reader:
-        writer.open(reader.info.width, reader.info.height, reader.info.average_rate)
+        if done is None:
+            writer.open(reader.info.width, reader.info.height, reader.info.average_rate)
+        else:
+            writer.go_on(done)
         started = time.thread_time()
-        told: dict[str, int] = {}
+        told: dict[str, int] = dict(done["dropped"]) if done and not live else {}
+        shift_us: int | None = None if done and live else 0
         try:
             for frame in reader:
                 # when its bytes were there: now, less the work since the frame before it
-                writer.frame(frame.pts_us, frame, time.monotonic() - (time.thread_time() - started))
+                at = time.monotonic() - (time.thread_time() - started)
+                if shift_us is None:
+                    shift_us = _goes_on_at(done or {}, at) - frame.pts_us
+                writer.frame(frame.pts_us + shift_us, frame, at)
                 _tell_dropped(channel, reader.dropped, told)
                 writer.obey()
                 if writer.flush_asked:
@@ -54,6 +61,12 @@ def decode_video(channel: Channel, source: BinaryIO, options: Header) -> None:
             writer.tell_frames()
             _tell_dropped(channel, reader.dropped, told)
         channel.send({"t": "ended", "warnings": reader.warnings})
+
+
+def _goes_on_at(done: Header, at: float) -> int:
+    """The timestamp, µs, of a frame received at monotonic time ``at``, the first of another container of a stream."""
+    since = 0 if done["origin"] is None else round((at - done["origin"]) * 1e6)
+    return max(int(done["pts_us"]) + 1, since)
 
 
 def _tell_dropped(channel: Channel, dropped: dict[str, int], told: dict[str, int]) -> None:
@@ -74,7 +87,10 @@ def decode_jpegs(channel: Channel, options: Header) -> None:
     """Pictures one by one as messages, each answered with ``next``."""
     limits = Limits(**options["limits"])
     writer = Writer(channel, options)
-    opened, last_us = False, -1
+    opened, last_us = "done" in options, -1
+    if opened:
+        writer.go_on(options["done"])
+        last_us = options["done"]["pts_us"]
     while True:
         message = writer.next()
         if message.header["t"] == "flush":

@@ -85,6 +85,7 @@ class Writer:
         self._unsent: list[int] = []
         self._unsent_at: list[float] = []
         self._fed, self._corrupt, self._not_sampled_told = 0, 0, 0
+        self._known_frames, self._known_samples = 0, 0
         self._deferred: deque[Message] = deque()
         self.flush_asked = False
         if "instants" in options:
@@ -104,6 +105,30 @@ class Writer:
         while self._ring is None:
             self._wait()
 
+    def go_on(self, done: Header) -> None:
+        """Take over from a writer that died, with its ring: a live stream behind its last sample.
+
+        An upload is read again from its beginning: what its parent knows of it is neither told nor written again.
+        """
+        if self._prompt:
+            self._number, self._fed = done["sampled"] - 1, done["sampled"] + done["not_sampled"]
+        else:
+            self._known_frames, self._known_samples = done["frames"], done["sampled"]
+        self._not_sampled_told = done["not_sampled"]
+        self._shown = done["shown"][0], done["shown"][1]
+        while self._ring is None:
+            self._wait()
+        if self._prompt and done["newest"] is not None:
+            self._mend(*done["newest"])
+
+    def _mend(self, index: int, pts_us: int, generation: int) -> None:
+        """The newest sample may have been rewritten, whole or half, without a word: let it stand as it is."""
+        assert self._ring is not None
+        slot = self._number % self._capacity
+        if self._ring.generation(slot) != generation:
+            self._ring.stamp(slot, generation + 1)
+            self._tell_sample(generation + 1, index, pts_us)
+
     def frame(self, pts_us: int, picture: Picture, at: float) -> None:
         """Take one frame, received at monotonic time ``at``; write what it makes final, and itself if it is awaited."""
         self._fed += 1
@@ -114,8 +139,9 @@ class Writer:
             self.commit()
             while pts_us >= self._next_instant:
                 self._next_instant = next(self._instants)
-        self._unsent.append(pts_us)
-        self._unsent_at.append(at)
+        if self._fed > self._known_frames:
+            self._unsent.append(pts_us)
+            self._unsent_at.append(at)
         if self._prompt or len(self._unsent) >= FRAMES_PER_MESSAGE:
             self.tell_frames()
 
@@ -152,7 +178,8 @@ class Writer:
             pixels = sample.frame.resized(*self._size, antialias=self._antialias)
         except MediaError:
             self._corrupt_us, self._corrupt = sample.pts_us, self._corrupt + 1
-            self._channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": True})
+            if self._fed > self._known_frames:
+                self._channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": True})
             return
         self._resizes += (sample.frame.width, sample.frame.height) != self._shown
         self._shown = sample.frame.width, sample.frame.height
@@ -161,6 +188,8 @@ class Writer:
         else:
             self._number, self._version = self._number + 1, 0
         self._written = sample
+        if self._number < self._known_samples:
+            return
         if self._number >= self._limit:
             self.tell_frames()
             self._channel.send({"t": "full", "number": self._number})
@@ -169,10 +198,11 @@ class Writer:
         generation = (self._number << 20) + self._version + 1
         self._ring.write(self._number % self._capacity, generation, pixels)
         # told before the frame itself is, so that no keyframe runs without it
-        self._channel.send(
-            {"t": "sample", "number": self._number, "generation": generation, "index": sample.index,
-             "pts_us": sample.pts_us}
-        )  # fmt: skip
+        self._tell_sample(generation, sample.index, sample.pts_us)
+
+    def _tell_sample(self, generation: int, index: int, pts_us: int) -> None:
+        told = {"number": self._number, "generation": generation, "index": index, "pts_us": pts_us}
+        self._channel.send({"t": "sample", **told})
 
     def _wait(self) -> None:
         """Take one order; what is none keeps for its turn."""
@@ -200,7 +230,7 @@ class Writer:
                 case "ring":
                     shape = RingShape(header["width"], header["height"], header["capacity"])
                     self._ring, self._capacity = Ring(message.fds[0], shape, writable=True), shape.capacity
-                    self._limit = header["limit"]
+                    self._limit, self._size = header["limit"], (shape.width, shape.height)
                 case "flush":
                     self.flush_asked = True
                     return message

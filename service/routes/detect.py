@@ -65,7 +65,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         with session.interruptible():
             file = await stack.enter_async_context(received_file(request, service.settings, caller))
         await stack.enter_async_context(_abort_on_disconnect(request, session))
-        await session.open("upload", file.fileno())
+        await session.decoding.open("upload", file.fileno())
         results = session.results()
         first = await anext(results, None)  # an unreadable file still gets its proper status
         _check_connected(session)

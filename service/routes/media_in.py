@@ -56,13 +56,13 @@ class MediaIn:
             await self._enqueue(data, len(data))
             return
         picture = self._picture(data)
-        self._session.received()
+        self._session.counts.received()
         if picture is None:
-            self._session.dropped("out_of_order")
+            self._session.counts.dropped("out_of_order")
         elif not self._newest_wins:
             await self._enqueue(picture, len(data))
         elif self._pictures.put(picture) is not None:
-            self._session.dropped("mailbox")
+            self._session.counts.dropped("mailbox")
 
     async def flush(self, flush: Flush) -> None:
         """Run what is pending, after the media that came before."""
@@ -105,15 +105,16 @@ class MediaIn:
     # -- to the decoder
 
     @asynccontextmanager
-    async def source(self, tell_flushed: Tell) -> AsyncIterator[Coroutine[Any, Any, None]]:
-        """Open the decoder; gives what feeds it. ``tell_flushed`` answers a flush."""
+    async def source(self, tell_flushed: Tell, *, resumed: bool) -> AsyncIterator[Coroutine[Any, Any, None]]:
+        """Open the decoder, or go on with it; gives what feeds it. ``tell_flushed`` answers a flush."""
+        decoding = self._session.decoding
         if self._start.codec == "jpeg":
-            await self._session.open("jpeg")
+            await (decoding.resume() if resumed else decoding.open("jpeg"))
             yield self._feed_pictures(tell_flushed)
             return
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            await self._session.open("live", reading)
+            await (decoding.resume(reading) if resumed else decoding.open("live", reading))
         except BaseException:
             os.close(writing)
             raise
@@ -135,12 +136,12 @@ class MediaIn:
             while True:
                 item = await (self._pictures.get() if self._newest_wins else self._queue.get())
                 if isinstance(item, Picture):
-                    await self._session.send_jpeg(item.data, item.pts_us, item.received_at)
+                    await self._session.decoding.send_jpeg(item.data, item.pts_us, item.received_at)
                 else:
                     await self._session.flush()
                     await tell_flushed(self._session)
         except Closed:
-            await self._session.end_jpegs()
+            await self._session.decoding.end_jpegs()
 
     async def _feed_chunks(self, writer: asyncio.StreamWriter, tell_flushed: Tell) -> None:
         try:

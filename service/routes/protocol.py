@@ -20,7 +20,11 @@ CLOSE_CAPACITY = 1013
 CLOSE_PROTOCOL = 4400
 CLOSE_UNAUTHORIZED = 4401
 CLOSE_NO_MEDIA = 4408
+CLOSE_EVICTED = 4409
 CLOSE_OVERLOADED = 4429
+
+TERMS = ("codec", "timestamps", "policy", "keyframe_hz", "lookahead_ms", "deadline_ms")
+"""What a stream keeps from its first ``start`` on."""
 
 
 class Start(Wire):
@@ -38,6 +42,10 @@ class Start(Wire):
     timestamps: Literal["arrival", "prefix"] = "arrival"
     resume_token: str | None = None
     api_key: str | None = None
+
+    def terms(self) -> tuple[str | float | None, ...]:
+        """Its ``TERMS``."""
+        return tuple(getattr(self, name) for name in TERMS)
 
     def options(self) -> DetectOptions:
         """What concerns detection."""
@@ -81,6 +89,13 @@ class ProtocolError(Exception):
     def __init__(self, code: str, message: str, close: int = CLOSE_PROTOCOL, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.code, self.close, self.retryable = code, close, retryable
+
+
+class Evicted(ProtocolError):
+    """Another socket came with this stream's token."""
+
+    def __init__(self) -> None:
+        super().__init__("evicted", "the stream goes on on another socket", CLOSE_EVICTED)
 
 
 def parse(text: str) -> ClientMessage:

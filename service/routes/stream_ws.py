@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import secrets
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -21,9 +20,10 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from service.access import Caller, bearer
 from service.errors import AccessError, CapacityError, StmixerError
 from service.ingest.session import Session
+from service.resume import Held
 from service.routes import protocol
 from service.routes.media_in import MediaIn
-from service.routes.protocol import Flush, ProtocolError, Start, Stop, Update
+from service.routes.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
 from service.schemas import DetectOptions
 from service.service import Service
 
@@ -31,6 +31,7 @@ router = APIRouter()
 log = logging.getLogger("stmixer.ws")
 
 STATUS_PERIOD_S = 5.0
+_FAREWELLS = (1000, 1001)
 
 
 @router.websocket("/v1/streams/ws")
@@ -70,23 +71,65 @@ class Connection:
             self._service.access.caller(secret)
         start = await self._start()
         caller = self._caller(secret if start.api_key is None else start.api_key)
-        session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
-        async with session:
-            await self._send(self._ready(session))
-            if start.resume_token is not None:
-                self._service.metrics.stream_reconnects.labels("expired").inc()
-                await self._send({"type": "warning", "code": "resume_expired", "message": "this is a new stream"})
-            self._last_media = time.monotonic()
-            media = MediaIn(session, start, self._settings.max_frame_bytes)
-            async with media.source(self._send_status) as feed:
-                await _until(self._write(session), self._read(session, media), feed, self._watch(session, media))
-            await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+        held = await self._resumed(start, caller)
+        resumed = held is not None
+        if held is None:
+            session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
+            held = self._service.resumable.add(session, start.terms())
+        keep = False
+        ended_by: BaseException | None = None
+        try:
+            await self._stream(held, start, resumed=resumed)
+        except (WebSocketDisconnect, Evicted) as error:
+            keep, ended_by = not self._stopped and _may_come_back(error), error
+            raise
+        except BaseException as error:
+            ended_by = error
+            raise
+        finally:
+            await self._service.resumable.let_go(held, keep=keep, error=ended_by)
         if self._going:
             await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
             return
         if not self._stopped:
-            raise _early_end(session)
+            raise _early_end(held.session)
         await self._close(protocol.CLOSE_NORMAL, "stopped")
+
+    async def _resumed(self, start: Start, caller: Caller) -> Held | None:
+        """The stream of the client's token. Raises ProtocolError where it asks for something else of it."""
+        if start.resume_token is None:
+            return None
+        if self._service.engine.draining:
+            raise CapacityError("draining", "the service is shutting down; try another instance")
+        held = self._service.resumable.find(start.resume_token, caller)
+        if held is None:
+            return None
+        if held.terms != start.terms():
+            names = ", ".join(protocol.TERMS)
+            raise ProtocolError(
+                "bad_message", f"a resumed stream keeps its {names}; without resume_token it is a new one"
+            )
+        if not await self._service.resumable.take(held):
+            return None
+        await held.session.update(start.options())
+        return held
+
+    async def _stream(self, held: Held, start: Start, *, resumed: bool) -> None:
+        session = held.session
+        await self._send(self._ready(held))
+        if start.resume_token is not None and not resumed:
+            await self._warn("resume_expired", "this is a new stream")
+        self._last_media = time.monotonic()
+        media = MediaIn(session, start, self._settings.max_frame_bytes)
+        async with media.source(self._send_status, resumed=resumed) as feed:
+            try:
+                await _until(
+                    self._write(session), self._read(session, media), feed, self._watch(session, media), _evicted(held)
+                )
+            except (WebSocketDisconnect, Evicted):
+                session.decoding.interrupt()  # before its end of the pipe is closed
+                raise
+        await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
 
     def _caller(self, secret: str | None) -> Caller:
         caller = self._service.access.caller(secret)
@@ -120,13 +163,13 @@ class Connection:
             raise ProtocolError("bad_message", "timestamps: prefix goes with codec jpeg; containers carry their own")
         return message
 
-    def _ready(self, session: Session) -> dict[str, Any]:
-        model, schedule = self._service.engine.model, session.stream.schedule
+    def _ready(self, held: Held) -> dict[str, Any]:
+        model, schedule = self._service.engine.model, held.session.stream.schedule
         return {
             "type": "ready",
-            "session_id": str(session.stream.id),
-            "resume_token": secrets.token_urlsafe(16),
-            "resume_ttl_s": 0,  # a closed socket ends its stream
+            "session_id": str(held.session.stream.id),
+            "resume_token": held.token,
+            "resume_ttl_s": self._settings.resume_ttl_s,
             "max_frame_bytes": self._settings.max_frame_bytes,
             "lookahead_ms": schedule.lookahead_ms,
             "keyframe_hz": schedule.hz,
@@ -177,6 +220,9 @@ class Connection:
             if now - last_status >= STATUS_PERIOD_S:
                 last_status = now
                 await self._send_status(session)
+            notices = session.decoding.notices
+            while notices:
+                await self._warn("decoder_lost", notices.pop(0))
             await self._leave(media)
             waits = not (self._taking or self._stopped or session.stream.ended)  # for the client, not it for us
             if waits and now - self._last_media > self._settings.idle_timeout_s:
@@ -198,6 +244,9 @@ class Connection:
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})
 
+    async def _warn(self, code: str, message: str) -> None:
+        await self._send({"type": "warning", "code": code, "message": message})
+
     async def _send(self, message: dict[str, Any]) -> None:
         """Send one text message; a client that does not read for long is closed."""
         text = json.dumps(message, separators=(",", ":"))
@@ -215,6 +264,16 @@ class Connection:
             closing = self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
             with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # server.py ends a socket that takes nothing
                 await asyncio.wait_for(closing, self._settings.write_timeout_s)
+
+
+async def _evicted(held: Held) -> None:
+    await held.evicted.wait()
+    raise Evicted
+
+
+def _may_come_back(error: Exception) -> bool:
+    """Not a client that said goodbye: 1000 is an end, 1001 a page that was left."""
+    return not (isinstance(error, WebSocketDisconnect) and error.code in _FAREWELLS)
 
 
 def _early_end(session: Session) -> ProtocolError:

@@ -1,7 +1,7 @@
 """A worker process: owns the model and its device, runs the batches that the API process forms.
 
     parent → child   ring {stream, shape} [fd], drop {stream}, batch {id, jobs} [windows of banks]
-    child → parent   ready {device, runtime, warning, warmup_s, card}, broken {message}, copied {id, stale},
+    child → parent   ready {device, runtime, warning, warmup_s, saved, card}, broken {message}, copied {id, stale},
                      done {id, results, seconds} [entries of banks], failed {id, message, fatal}
 
 Each job names slots and the generations it must find there; what it finds otherwise is ``stale`` and left out.
@@ -64,7 +64,16 @@ def warm_up(runner: Runner, max_batch: int) -> dict[int, float]:
     return seconds
 
 
-def _run_nothing(runner: Runner, size: int) -> float:
+def saved_by_features(runner: Runner, seconds: float) -> float:
+    """The part of ``seconds``, a keyframe's time, that is not needed where its frames' features are known; 0 to 1."""
+    if not runner.keeps_features:
+        return 0.0
+    _run_nothing(runner, 1, forget=False)
+    known_s = _run_nothing(runner, 1)
+    return max(0.0, 1 - known_s / seconds)
+
+
+def _run_nothing(runner: Runner, size: int, *, forget: bool = True) -> float:
     config = runner.card.config
     width, height = input_size(1280, 720, config.preprocess.short_side)
     frames = np.zeros((config.clip.frames, height, width, 3), np.uint8)
@@ -74,8 +83,10 @@ def _run_nothing(runner: Runner, size: int) -> float:
         jobs.append(Job(frames, width, height, 1.0, 1, 0.0, Window(keys, keys)))
     started = time.perf_counter()
     runner.run(jobs)
-    runner.forget(NO_STREAM)
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if forget:
+        runner.forget(NO_STREAM)
+    return seconds
 
 
 def split_banks(runner: Runner, payload: bytes, count: int) -> list[BankEntries | None]:
@@ -195,7 +206,8 @@ def main() -> None:
             torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0))))
             weights = None if options.weights is None else Path(options.weights)
             runner = Runner(start_runtime(options.model, weights, device, options.runtime, options.precision))
-            warmup_s = list(warm_up(runner, options.max_batch).items())
+            warmup_s = warm_up(runner, options.max_batch)
+            saved = saved_by_features(runner, warmup_s[1])
         except (torch.OutOfMemoryError, MemoryError):
             message = f"{options.device} has not the memory for one keyframe of this model; take a smaller one"
             channel.send({"t": "broken", "message": message})
@@ -204,8 +216,8 @@ def main() -> None:
             channel.send({"t": "broken", "message": str(error)})
             raise SystemExit(2) from None
         card, how = runner.card.to_dict(), f"{runner.runtime.name}, {runner.runtime.precision}"
-        ready = {"device": str(device), "runtime": how, "warning": warning, "warmup_s": warmup_s, "card": card}
-        channel.send({"t": "ready", **ready})
+        ready = {"device": str(device), "runtime": how, "warning": warning, "card": card}
+        channel.send({"t": "ready", "warmup_s": list(warmup_s.items()), "saved": saved, **ready})
         serve(channel, runner, options)
     except ChannelError:
         pass

@@ -135,6 +135,11 @@ class Runner:
         """What the model says of itself."""
         return self.runtime.card
 
+    @property
+    def keeps_features(self) -> bool:
+        """Whether a frame that was seen costs nothing in the windows that follow."""
+        return self._features is not None
+
     def missing(self, keys: Sequence[FrameKey]) -> tuple[FrameKey, ...]:
         """Of a window's frames those whose pictures are needed, each once; all, of a model that keeps nothing."""
         known = self._features

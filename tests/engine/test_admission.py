@@ -24,6 +24,14 @@ def test_a_live_stream_weighs_its_rate_and_a_patient_one_what_is_left() -> None:
     assert weight("all", 30) == 1
 
 
+def test_kept_features_make_a_fast_stream_lighter() -> None:
+    """Windows of 1 s at 8 Hz share seven eighths of their frames; at 1 Hz they share none."""
+    assert weight("latest", 8, saved=0.8, span_s=1.0) == pytest.approx(8 * (1 - 0.8 * 7 / 8))
+    assert weight("latest", 1, saved=0.8, span_s=1.0) == 1
+    assert weight("latest", 0.5, saved=0.8, span_s=1.0) == 1
+    assert weight("all", 8, saved=0.8, span_s=1.0) == 1
+
+
 def test_who_fits() -> None:
     assert fits([], 30, 2, weighed=True)  # alone, whatever it takes
     assert fits([30], 1, 2, weighed=True)  # a camera and a clip

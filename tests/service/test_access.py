@@ -58,6 +58,7 @@ def secrets(key_file: Path) -> dict[str, str]:
     return {
         "detect": add_key(key_file, "detect", ("detect",)),
         "stream": add_key(key_file, "stream", ("stream",)),
+        "other": add_key(key_file, "other", ("stream",)),
         "admin": add_key(key_file, "admin", ("admin",)),
         "thin": add_key(key_file, "thin", streams=1),
         "poor": add_key(key_file, "poor", megabytes_per_minute=1),
@@ -66,7 +67,7 @@ def secrets(key_file: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def locked(tiny_weights: Path, key_file: Path, secrets: dict[str, str]) -> Iterator[Server]:
-    with running_server(weights=tiny_weights, keys=key_file) as server:
+    with running_server(weights=tiny_weights, keys=key_file, resume_ttl_s=5) as server:
         yield server
 
 
@@ -177,6 +178,31 @@ def test_websocket_of_another_page(locked: Server, secrets: dict[str, str], head
     with pytest.raises(InvalidStatus) as refused, plain_socket(foreign, sock=tcp, origin=headers.get("Origin")):
         pass
     assert refused.value.response.status_code == 403
+
+
+def test_another_keys_stream_is_none(locked: Server, secrets: dict[str, str]) -> None:
+    """Its token opens it for its own key alone, and tells another one no more than a made-up token would."""
+    start = {"type": "start", "keyframe_hz": 4, "score_threshold": 1, "lookahead_ms": 0}
+
+    def begun(socket: ClientConnection, secret: str, **more: str) -> tuple[str, list[str]]:
+        socket.send(json.dumps(start | {"api_key": secret} | more))
+        ready = json.loads(socket.recv(20))
+        assert ready["type"] == "ready"
+        said = [json.loads(socket.recv(20))["code"]] if more and ready["resume_token"] != more["resume_token"] else []
+        return ready["resume_token"], said
+
+    with (
+        plain_socket(locked) as owners, plain_socket(locked) as heir, plain_socket(locked) as one,
+        plain_socket(locked) as two,
+    ):  # fmt: skip
+        token, _ = begun(owners, secrets["stream"])
+        for thief, guess in ((one, token), (two, "made-up")):
+            other, said = begun(thief, secrets["other"], resume_token=guess)
+            assert said == ["resume_expired"]
+            assert other != token
+        owners.send(jpeg(0))
+        assert json.loads(owners.recv(20))["type"] == "result"  # undisturbed
+        assert begun(heir, secrets["stream"], resume_token=token) == (token, [])
 
 
 # -- limits

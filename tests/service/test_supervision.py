@@ -106,6 +106,22 @@ def test_a_poison_keyframe_costs_one_worker_lost_and_nothing_else(tiny_weights: 
         both_warm(server)
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+def test_a_slow_batch_of_the_largest_variant_is_let_live() -> None:
+    """On a CPU a keyframe of ViT-L takes many times what is "stuck" for a small model."""
+    with running_server(model="vit_l", spare_workers=0, max_batch=2) as server, ThreadPoolExecutor(2) as pool:
+        clip = made_video(320, 240, 8)
+        answers = [pool.submit(post, server, clip, timeout=1200) for _ in range(2)]
+        for answer in answers:
+            response = answer.result()
+            assert response.status_code == 200, response.text
+            (keyframe,) = response.json()["keyframes"]
+            print(f"vit_l: {keyframe['timings_ms']}")
+            assert response.json()["summary"]["ok"] == 1
+        assert restarts(server) == dict.fromkeys(POISON, 0.0)
+
+
 def test_a_slow_batch_is_not_taken_for_a_stuck_one() -> None:
     slow = Worker("0", cast(Child, None), TINY, {1: 30.0})
     assert slow.stuck_after_s(1) == 300

@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import random
 import signal
 import time
-from fractions import Fraction
-from typing import Any
 
-import av
 import pytest
+from live_video import KINDS, video
 from serving import Server
-from ws_client import Client, metric, numbered, poll, stream
-
-KINDS = {
-    "vp8": ("webm", "libvpx", {"live": "1", "cluster_time_limit": "0", "flush_packets": "1"}),
-    "vp9": ("webm", "libvpx-vp9", {"live": "1", "cluster_time_limit": "0", "flush_packets": "1"}),
-    "h264": ("mpegts", "libx264", {"flush_packets": "1"}),
-}
-
-
-class Pipe(io.RawIOBase):
-    """Only written to: the muxer can neither seek back nor put a duration in."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def write(self, part: Any) -> int:
-        self.data += part
-        return len(part)
-
-
-def video(kind: str, frames: int, fps: int = 30) -> tuple[str, bytes, list[int]]:
-    """The wire's codec name, the bytes, and how many of them there were after each frame."""
-    container, codec, options = KINDS[kind]
-    pipe, ends = Pipe(), []
-    with av.open(pipe, "w", format=container, options=options) as output:
-        track = output.add_stream(codec, rate=fps)
-        track.width, track.height, track.pix_fmt = 320, 240, "yuv420p"
-        if codec == "libx264":
-            track.options = {"preset": "ultrafast", "tune": "zerolatency"}
-        else:
-            track.options = {"deadline": "realtime", "lag-in-frames": "0", "cpu-used": "8"}
-        for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
-            output.mux(track.encode(frame))
-            ends.append(len(pipe.data))
-        output.mux(track.encode(None))
-    return container, bytes(pipe.data), ends
+from ws_client import Client, metric, poll, stream
 
 
 def send(client: Client, data: bytes, chance: random.Random) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from live_video import video
+from posting import busy_decoder
 from serving import Server, running_server
-from ws_client import Client, jpeg, metric, paced, plain_socket, poll, stream
+from websockets.exceptions import ConnectionClosed
+from ws_client import Client, Message, jpeg, metric, paced, plain_socket, poll, stream
 
 FRAME_US = 33_333
 
@@ -65,24 +69,69 @@ def test_a_vanished_client_leaves_nothing(own: Server, stage: str) -> None:
         assert client.stop()["ok"] == 2
 
 
-def test_a_killed_decoder_ends_its_stream_in_words(own: Server) -> None:
+def kill_the_decoder(server: Server) -> None:
+    decoder = busy_decoder(server)
+    decoder.kill()
+    decoder.wait(5)
+
+
+def test_a_killed_decoder_costs_a_camera_some_pictures_and_a_warning(own: Server) -> None:
+    with stream(own, score_threshold=1, keyframe_hz=4, lookahead_ms=0) as client:
+        client.first("ready")
+        seen = None
+        for n in paced(30, 20):
+            client.picture(jpeg(n % 100))
+            if n == 30:
+                kill_the_decoder(own)
+                seen = len(client.of("result"))
+            if seen is not None and len(client.of("result")) >= seen + 6:
+                break
+        summary = client.stop()
+    warning = client.first("warning")
+    assert warning["code"] == "decoder_lost"
+    assert "SIGKILL" in warning["message"]
+    assert len(client.of("warning")) == 1
+    assert summary["warnings"] == [warning["message"]]
+    assert summary["received"] - summary["dropped"].get("mailbox", 0) > 0
+    assert set(summary["dropped"]) <= {"mailbox", "decoder"}
+    assert summary["error"] == summary["worker_lost"] == summary["cancelled"] == 0
+    at_rest(own)
+
+
+def test_pictures_that_kill_decoders_end_their_stream_in_words(own: Server) -> None:
     with stream(own, score_threshold=1, keyframe_hz=2, lookahead_ms=0) as client:
         client.first("ready")
-        for n in paced(30, 1.0):
-            client.picture(jpeg(n))
-        client.wait(lambda: client.of("result"))
-        busy = max(own.children_of("service.ingest.decoder"), key=lambda d: sum(d.cpu_times()[:2]))
-        for decoder in own.children_of("service.ingest.decoder"):
-            if decoder.num_fds() >= busy.num_fds():
-                busy = decoder
-        busy.kill()
+        kills = 0
+        with contextlib.suppress(ConnectionClosed):
+            for n in paced(30, 30):
+                client.picture(jpeg(n % 100))
+                if n % 30 == 15 and kills < 3:
+                    kill_the_decoder(own)
+                    kills += 1
+        close, code, message = client.refused()
+    assert kills == 3
+    assert (close, code) == (4400, "unreadable")
+    assert "crashed the decoder" in message
+    assert client.first("error")["retryable"] is True
+    check_frames(client.first("summary"))
+    at_rest(own)
+
+
+def test_a_container_whose_decoder_is_killed_ends_in_words(own: Server) -> None:
+    codec, data, _ = video("h264", 60)
+    with stream(own, codec=codec, score_threshold=1) as client:
+        client.first("ready")
+        client.socket.send(data[: len(data) // 2])
+        kill_the_decoder(own)
         close, code, message = client.refused()
     assert (close, code) == (4400, "unreadable")
-    assert "decoder" in message
-    assert client.first("error")["retryable"] is True
-    summary = client.first("summary")
-    assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
+    assert "crashed the decoder" in message
+    check_frames(client.first("summary"))
     at_rest(own)
+
+
+def check_frames(summary: Message) -> None:
+    assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""`stmixer bench`: load over real sockets, and what the service makes of it. Knows the service from outside alone."""

@@ -17,6 +17,7 @@ test-slow: $(READY)
 	$(PYTEST) -m "slow and not drill" $(ARGS)
 
 drill: $(READY)
+	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[drill]'
 	$(PYTEST) -m drill $(ARGS)
 
 check: $(READY)

@@ -59,7 +59,7 @@ class Decoding:
         self.warnings: list[str] = []
         self.notices: list[str] = []
         self.room_changed = asyncio.Event()
-        self._jpeg_wanted, self._flushed = asyncio.Event(), asyncio.Event()
+        self.jpeg_wanted, self._flushed = asyncio.Event(), asyncio.Event()
         self._kind = ""
         self._file: int | None = None
         self._decoder: Child | None = None
@@ -105,7 +105,7 @@ class Decoding:
         for task in (self._running, self._granting):
             if task is not None:
                 task.cancel()
-        self._jpeg_wanted.set()
+        self.jpeg_wanted.set()
 
     async def close(self) -> None:
         """Free everything."""
@@ -128,9 +128,9 @@ class Decoding:
 
     async def send_jpeg(self, data: bytes, pts_us: int, received_at: float) -> None:
         """Hand one picture to the decoder, once it is done with the one before."""
-        while not self._jpeg_wanted.is_set():
-            await self._jpeg_wanted.wait()
-        self._jpeg_wanted.clear()
+        while not self.jpeg_wanted.is_set():
+            await self.jpeg_wanted.wait()
+        self.jpeg_wanted.clear()
         self._counts.sent()
         await self._order({"t": "jpeg", "pts_us": pts_us, "at": received_at}, data)
 
@@ -166,7 +166,7 @@ class Decoding:
             await self._pool.release(decoder, clean=False)
             raise
         self._decoder = decoder
-        self._jpeg_wanted.set()
+        self.jpeg_wanted.set()
 
     def _opening(self) -> Header:
         config, s, stream = self._engine.model.config, self._settings, self._stream
@@ -203,7 +203,7 @@ class Decoding:
         while (decoder := self._decoder) is not None and not await self._ends(decoder):
             if self._interrupted or not await self._replaced(decoder):
                 break
-        self._jpeg_wanted.set()
+        self.jpeg_wanted.set()
         self._on_change()
         self._engine.wake()
 
@@ -214,8 +214,10 @@ class Decoding:
                 if await self._on_message(decoder, message.header):
                     self._clean = True
                     return True
-        except (ChannelError, KeyError, TypeError, ValueError) as error:
-            log.error("decoder %d breaks the protocol: %s", decoder.pid, error)
+        except ChannelError as error:
+            log.error("decoder %d: %s", decoder.pid, error)
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("decoder %d breaks the protocol: %r", decoder.pid, error)
         return False
 
     async def _on_message(self, decoder: Child, header: Header) -> bool:
@@ -240,7 +242,7 @@ class Decoding:
             case "dropped":
                 self._counts.dropped_by_decoder(header["reason"], header["count"], told=header["told"])
             case "next":
-                self._jpeg_wanted.set()
+                self.jpeg_wanted.set()
             case "flushed":
                 self._flushed.set()
             case "ended":
@@ -287,7 +289,7 @@ class Decoding:
 
     async def _replaced(self, decoder: Child) -> bool:
         """Take another decoder in the place of a dead one; False where that ends the source."""
-        self._jpeg_wanted.clear()
+        self.jpeg_wanted.clear()
         self._decoder = None
         end = describe_exit(await decoder.end(LAST_WORDS_S))
         log.error("decoder %d %s", decoder.pid, end)

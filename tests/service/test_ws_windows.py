@@ -155,16 +155,16 @@ async def run(times: list[Fraction], model: str, policy: Policy, options: Detect
                 results.extend([r async for r in session.results()])
 
             collecting = asyncio.create_task(collect())
-            await session.open("jpeg")
+            await session.decoding.open("jpeg")
             for number, pts in enumerate(times):
                 pts_us = round(pts * 1_000_000)
-                session.received()
-                await session.send_jpeg(jpeg(number), pts_us, time.monotonic())
+                session.counts.received()
+                await session.decoding.send_jpeg(jpeg(number), pts_us, time.monotonic())
                 if policy == "latest":  # let what has fallen due run before the next frame is known
-                    await session.jpeg_wanted.wait()
+                    await session.decoding.jpeg_wanted.wait()
                     while any(p.state != "early" for p in session.stream._in_order):  # noqa: ASYNC110
                         await asyncio.sleep(0.001)
-            await session.end_jpegs()
+            await session.decoding.end_jpegs()
             await asyncio.wait_for(collecting, 60)
             summary = session.summary().model_dump()
     finally:

@@ -93,6 +93,7 @@ GOOD: list[dict[str, Any]] = [
     {"type": "update", "score_threshold": 0.1, "top_k": 1, "action_threshold": 0.2}, {"type": "flush"},
     {"type": "stop"},
 ]  # fmt: skip
+CODECS = ("jpeg", "jpeg", "webm", "mpegts")
 ODD: list[Any] = [
     None, True, -1, 0, 1e308, -1e308, 2**63, "", "\x00", "é" * 100, [], {}, [[[]]], {"type": "start"}, "NaN", "latest",
     0.0001, "jpeg", 1e-320,
@@ -129,14 +130,19 @@ def media(chance: random.Random, good: list[bytes]) -> bytes:
 
 
 def talk(server: Server, chance: random.Random, good: list[bytes]) -> tuple[int, str]:
-    """One socket: a start, mostly, and then anything. How much was said, and the close code; "open" if none came."""
-    said, code = 0, "open"
+    """One socket: a start, mostly, and then anything, or anything but wrong words, which end it at once.
+
+    How much was said, and the close code; "open" if none came.
+    """
+    said, code, rude = 0, "open", chance.random() < 0.5
     with plain_socket(server) as socket:
         try:
-            socket.send(json.dumps({"type": "start", "lookahead_ms": 0}) if chance.random() < 0.5 else mutated(chance))
+            start = {"type": "start", "lookahead_ms": 0, "keyframe_hz": 4, "codec": chance.choice(CODECS)}
+            socket.send(mutated(chance) if rude and chance.random() < 0.7 else json.dumps(start))
             said += 1
             for _ in range(chance.randint(1, 40)):
-                socket.send(mutated(chance) if chance.random() < 0.4 else media(chance, good))
+                words = mutated(chance) if rude else json.dumps(chance.choice(GOOD[4:6]))
+                socket.send(words if chance.random() < 0.2 else media(chance, good))
                 said += 1
             socket.send('{"type":"stop"}')
             said += 1

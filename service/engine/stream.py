@@ -191,7 +191,9 @@ class Stream:
         if pending.state == "settled":
             return
         pending.attempts += blame
-        if pending.reclaimed or pending.attempts > MAX_ATTEMPTS:
+        if pending.reclaimed:  # while its worker was stuck, newer frames came and went where its own were
+            self.settle(pending, "superseded")
+        elif pending.attempts > MAX_ATTEMPTS:
             self.settle(pending, "worker_lost")
         else:
             pending.state = "ready"

@@ -291,9 +291,11 @@ class Decoding:
         """Take another decoder in the place of a dead one; False where that ends the source."""
         self.jpeg_wanted.clear()
         self._decoder = None
-        end = describe_exit(await decoder.end(LAST_WORDS_S))
+        try:
+            end = describe_exit(await decoder.end(LAST_WORDS_S))
+        finally:  # cancelled here too the pool forgets it
+            await self._pool.release(decoder, clean=False)
         log.error("decoder %d %s", decoder.pid, end)
-        await self._pool.release(decoder, clean=False)
         if self._kind == "jpeg":
             self._counts.lose_pictures()
         if self._stream.ended:

@@ -251,8 +251,8 @@ class Connection:
         """Send one text message; a client that does not read for long is closed."""
         text = json.dumps(message, separators=(",", ":"))
         try:
-            async with self._sending:
-                await asyncio.wait_for(self._socket.send_text(text), self._settings.write_timeout_s)
+            async with self._sending, asyncio.timeout(self._settings.write_timeout_s):
+                await self._socket.send_text(text)  # no task of its own: results of one batch would queue behind them
         except TimeoutError:
             seconds = self._settings.write_timeout_s
             raise ProtocolError("slow_client", f"nothing was read for {seconds:g} s", retryable=True) from None

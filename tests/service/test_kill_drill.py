@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,14 +58,68 @@ def uploads(server: Server, stop: threading.Event, expected: list[dict[str, Any]
     return count
 
 
+@dataclass
+class Night:
+    """What the cameras and uploaders of one drill saw, and what it left in the API process."""
+
+    killed: list[float]
+    seen: list[tuple[list[float], dict[str, Any]]]
+    answered: list[int]
+    growth: int
+    descriptors: int
+
+    def waits(self, transit_s: float) -> list[float]:
+        """Per kill, seconds until every stream had a result that was not on its way already: the slowest stream's."""
+        return [
+            max(min(at - moment for at in times if at > moment + transit_s) for times, _ in self.seen)
+            for moment in self.killed
+        ]
+
+    def totals(self) -> dict[str, int]:
+        return {outcome: sum(summary[outcome] for _, summary in self.seen) for outcome in OUTCOMES}
+
+    def report(self, waits: list[float], **more: Any) -> dict[str, Any]:
+        return {
+            "kills": len(self.killed), "cameras": CAMERAS, "uploaders": UPLOADS, "uploads_answered": sum(self.answered),
+            "slowest_stream_after_a_kill_s": {"median": round(median(waits), 2), "worst": round(max(waits), 2)},
+            "live_keyframes": self.totals(), **more,
+            "api_memory_mib": round(self.growth / 2**20, 1), "api_descriptors": self.descriptors,
+        }  # fmt: skip
+
+
+def night(server: Server, kill: Callable[[Server, threading.Event], list[float]]) -> Night:
+    """Eight cameras and four uploaders, while ``kill`` does what it does and says when."""
+    both_warm(server)
+    expected = post(server, FALL, **UPLOAD).json()["keyframes"]
+    process, stop = psutil.Process(server.process.pid), threading.Event()
+    with ThreadPoolExecutor(CAMERAS + UPLOADS) as pool:
+        post(server, FALL, **UPLOAD)  # what a first load leaves in caches is there before
+        eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2)
+        descriptors, memory = process.num_fds(), process.memory_info().rss
+        cameras = [pool.submit(camera, server, stop) for _ in range(CAMERAS)]
+        posting = [pool.submit(uploads, server, stop, expected) for _ in range(UPLOADS)]
+        try:
+            killed = kill(server, stop)
+        finally:
+            stop.set()
+        seen = [future.result() for future in cameras]
+        answered = [future.result() for future in posting]
+    eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
+    eventually(process.num_fds, lambda n: n == descriptors, 60)
+    growth = process.memory_info().rss - memory
+    return Night(killed, seen, answered, growth, process.num_fds() - descriptors)
+
+
 def kill_workers(server: Server, stop: threading.Event) -> list[float]:
-    """Kill the worker in service KILLS times, at random moments; when."""
+    """Kill the worker in service KILLS times, at random moments, once there is a spare again; when."""
     chance, moments = random.Random(1), []
-    for _ in range(KILLS):
+    for number in range(KILLS):
         worker = both_warm(server)[0]
-        stop.wait(APART_S + chance.uniform(0, 3))
+        apart = APART_S + chance.uniform(0, 3)
+        stop.wait(max(chance.uniform(0, 3), moments[-1] + apart - time.monotonic()) if moments else apart)
         next(child for child in server.children_of(WORKER) if child.pid == worker).kill()
         moments.append(time.monotonic())
+        print(f"kill {number + 1} at {moments[-1] - moments[0]:.1f} s", flush=True)
     both_warm(server)
     stop.wait(WITHIN_S)
     return moments
@@ -72,37 +129,16 @@ def kill_workers(server: Server, stop: threading.Event) -> list[float]:
 @pytest.mark.timeout(0)
 def test_workers_may_die_as_often_as_they_like(tiny_weights: Path) -> None:
     with running_server(weights=tiny_weights, spare_workers=1) as server:
-        both_warm(server)
-        expected = post(server, FALL, **UPLOAD).json()["keyframes"]
-        process, stop = psutil.Process(server.process.pid), threading.Event()
-        with ThreadPoolExecutor(CAMERAS + UPLOADS) as pool:  # what a first load leaves in caches is there before
-            post(server, FALL, **UPLOAD)
-            eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2)
-            descriptors, memory = process.num_fds(), process.memory_info().rss
-            cameras = [pool.submit(camera, server, stop) for _ in range(CAMERAS)]
-            posting = [pool.submit(uploads, server, stop, expected) for _ in range(UPLOADS)]
-            try:
-                killed = kill_workers(server, stop)
-            finally:
-                stop.set()
-            seen = [future.result() for future in cameras]
-            answered = [future.result() for future in posting]
-        waits = [min(at - moment for times, _ in seen for at in times if at > moment + 0.1) for moment in killed]
-        lost = sum(summary["worker_lost"] + summary["error"] for _, summary in seen)
-        eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-        eventually(process.num_fds, lambda n: n == descriptors, 60)
-        growth = process.memory_info().rss - memory
-        totals = {outcome: sum(summary[outcome] for _, summary in seen) for outcome in OUTCOMES}
-        write_report("drill_worker_kills", {
-            "kills": KILLS, "cameras": CAMERAS, "uploaders": UPLOADS, "uploads_answered": sum(answered),
-            "first_result_after_a_kill_s": {"median": round(median(waits), 2), "worst": round(max(waits), 2)},
-            "live_keyframes": totals, "live_keyframes_lost": lost, "api_memory_mib": round(growth / 2**20, 1),
-            "api_descriptors": process.num_fds() - descriptors,
-        })  # fmt: skip
+        seen = night(server, kill_workers)
+        waits, totals = seen.waits(0.1), seen.totals()
+        apart = min(after - before for before, after in itertools.pairwise(seen.killed))
+        write_report("drill_worker_kills", seen.report(waits, least_seconds_apart=round(apart, 1)))
         assert max(waits) <= WITHIN_S
-        assert min(answered) > 0
+        assert apart >= APART_S
+        assert min(seen.answered) > 0
+        assert totals["error"] == totals["worker_lost"] == totals["cancelled"] == 0
         assert metric(server, "worker_restarts_total", worker="0", reason="exit") == KILLS
-        assert growth < 64 * 2**20
+        assert seen.growth < 64 * 2**20
 
 
 def kill_decoders(server: Server, stop: threading.Event) -> list[float]:
@@ -123,38 +159,17 @@ def kill_decoders(server: Server, stop: threading.Event) -> list[float]:
 @pytest.mark.timeout(0)
 def test_decoders_may_die_as_often_as_they_like(tiny_weights: Path) -> None:
     with running_server(weights=tiny_weights, spare_workers=1) as server:
-        both_warm(server)
-        expected = post(server, FALL, **UPLOAD).json()["keyframes"]
-        process, stop = psutil.Process(server.process.pid), threading.Event()
-        with ThreadPoolExecutor(CAMERAS + UPLOADS) as pool:
-            post(server, FALL, **UPLOAD)
-            eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2)
-            descriptors, memory = process.num_fds(), process.memory_info().rss
-            cameras = [pool.submit(camera, server, stop) for _ in range(CAMERAS)]
-            posting = [pool.submit(uploads, server, stop, expected) for _ in range(UPLOADS)]
-            try:
-                killed = kill_decoders(server, stop)
-            finally:
-                stop.set()
-            seen = [future.result() for future in cameras]
-            answered = [future.result() for future in posting]
-        # of the streams that lost theirs: those with a warning; each has results again within the time
-        waits = [max(min(at - moment for at in times if at > moment) for times, _ in seen) for moment in killed]
-        eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-        eventually(process.num_fds, lambda n: n == descriptors, 60)
-        growth = process.memory_info().rss - memory
-        totals = {outcome: sum(summary[outcome] for _, summary in seen) for outcome in OUTCOMES}
-        dropped = sum(summary["dropped"].get("decoder", 0) for _, summary in seen)
-        replaced = sum(len(summary["warnings"]) for _, summary in seen)
-        write_report("drill_decoder_kills", {
-            "kills": DECODER_KILLS, "cameras": CAMERAS, "uploaders": UPLOADS, "uploads_answered": sum(answered),
-            "live_streams_that_lost_a_decoder": replaced, "pictures_lost": dropped, "live_keyframes": totals,
-            "slowest_stream_after_a_kill_s": {"median": round(median(waits), 2), "worst": round(max(waits), 2)},
-            "api_memory_mib": round(growth / 2**20, 1), "api_descriptors": process.num_fds() - descriptors,
-        })  # fmt: skip
+        seen = night(server, kill_decoders)
+        waits, totals = seen.waits(0.0), seen.totals()
+        dropped = sum(summary["dropped"].get("decoder", 0) for _, summary in seen.seen)
+        replaced = sum(len(summary["warnings"]) for _, summary in seen.seen)
+        write_report(
+            "drill_decoder_kills",
+            seen.report(waits, live_streams_that_lost_a_decoder=replaced, pictures_lost=dropped),
+        )
         assert max(waits) <= WITHIN_S
-        assert min(answered) > 0
+        assert min(seen.answered) > 0
         assert totals["error"] == totals["worker_lost"] == totals["cancelled"] == 0
-        assert growth < 64 * 2**20
+        assert seen.growth < 64 * 2**20
         assert not deaths(server)
         assert not complaints(server)

@@ -117,8 +117,11 @@ def kill_workers(server: Server, stop: threading.Event) -> list[float]:
         worker = both_warm(server)[0]
         apart = APART_S + chance.uniform(0, 3)
         stop.wait(max(chance.uniform(0, 3), moments[-1] + apart - time.monotonic()) if moments else apart)
-        next(child for child in server.children_of(WORKER) if child.pid == worker).kill()
+        victim = next((child for child in server.children_of(WORKER) if child.pid == worker), None)
+        assert victim is not None, (f"worker {worker} went by itself", server.log[-20:])
+        victim.kill()
         moments.append(time.monotonic())
+        victim.wait(10)  # else it may be taken for a warm one while it dies
         print(f"kill {number + 1} at {moments[-1] - moments[0]:.1f} s", flush=True)
     both_warm(server)
     stop.wait(WITHIN_S)

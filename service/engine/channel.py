@@ -7,6 +7,7 @@ JSON, not pickle: a decoder has met untrusted media, and nothing it says may run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import select
 import socket
@@ -116,9 +117,7 @@ class AsyncChannel:
             async with self._sending:
                 data = _frame(header, payload)
                 if fds:
-                    await self._writable()
-                    sent = socket.send_fds(self._sock, [data], list(fds))
-                    data = data[sent:]
+                    data = data[await self._send_with(fds, data) :]
                 await loop.sock_sendall(self._sock, data)
                 if payload:
                     await loop.sock_sendall(self._sock, payload)
@@ -139,6 +138,12 @@ class AsyncChannel:
     def close(self) -> None:
         """Close; the child sees the end of its messages."""
         self._sock.close()
+
+    async def _send_with(self, fds: Sequence[int], data: bytes) -> int:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return socket.send_fds(self._sock, [data], list(fds))
+            await self._writable()
 
     async def _writable(self) -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()

@@ -1,0 +1,52 @@
+"""The API process's end of the pipe to a child that may be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.engine.channel import AsyncChannel, Channel, ChannelError
+
+BIG = b"x" * 2**22
+
+
+def test_descriptors_arrive_with_their_message_though_the_pipe_was_full() -> None:
+    async def talk(ours: AsyncChannel, theirs: Channel) -> None:
+        loop = asyncio.get_running_loop()
+        first = asyncio.create_task(ours.send({"t": "first"}, BIG))
+        second = asyncio.create_task(ours.send({"t": "second"}, fds=[0]))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        one, two = [await loop.run_in_executor(None, theirs.receive) for _ in range(2)]
+        await asyncio.gather(first, second)
+        assert one is not None
+        assert two is not None
+        assert (one.header["t"], one.payload, one.fds) == ("first", BIG, [])
+        assert two.header["t"] == "second"
+        (fd,) = two.fds
+        os.close(fd)
+
+    over_a_pair(talk)
+
+
+@pytest.mark.parametrize("fds", [[], [0]])
+@pytest.mark.parametrize("closed", ["ours", "theirs"])
+def test_a_channel_that_is_closed_says_so(fds: list[int], closed: str) -> None:
+    """With descriptors too: a stream may open just when its worker has died."""
+
+    async def talk(ours: AsyncChannel, theirs: Channel) -> None:
+        ours.close() if closed == "ours" else theirs._sock.close()
+        with pytest.raises(ChannelError):
+            await ours.send({"t": "attach"}, fds=fds)
+
+    over_a_pair(talk)
+
+
+def over_a_pair(talk: Callable[[AsyncChannel, Channel], Awaitable[None]]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        asyncio.run(asyncio.wait_for(talk(AsyncChannel(ours), Channel(theirs)), 20))

@@ -91,18 +91,23 @@ async def _watch(processes: Processes) -> None:
 
 async def _break(url: str, key: str | None, processes: Processes, load: Load, tally: Tally) -> None:
     """One process after another, at random moments."""
-    chance = random.Random(0)
+    chance, started = random.Random(0), time.monotonic()
+
+    def note(kind: str) -> None:
+        tally.faults[kind] += 1
+        tally.process_faults.append((round(time.monotonic() - started, 1), kind))
+
     while True:
         await asyncio.sleep(load.process_fault_every_s * chance.uniform(0.7, 1.3))
         kind = chance.choice(list(load.process_faults))
         if kind == "oom_worker":
-            tally.faults[kind] += 1
+            note(kind)
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120) as client:
                 clip = await asyncio.to_thread(load.film.clip.read_bytes)
                 await client.post("/v1/detect", content=clip, params={"top_k": POISON_OOM, "keyframe_hz": 0.001})
         elif await asyncio.to_thread(processes.kill, kind.removeprefix("kill_")):
-            tally.faults[kind] += 1
+            note(kind)
 
 
 # -- figures

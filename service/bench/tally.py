@@ -48,7 +48,8 @@ class Sent:
 
 @dataclass
 class Tally:
-    """Of all clients. ``faults`` by kind, as injected; ``ends`` of sockets by why; ``broken``: sums that fail."""
+    """Of all clients. ``faults`` by kind, as injected; ``process_faults``: seconds from the start, kind;
+    ``ends`` of sockets by why; ``broken``: sums that fail."""
 
     results: list[Seen] = field(default_factory=list)
     clips: list[float] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    process_faults: list[tuple[float, str]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     def summary(self, summary: Summary) -> None:
@@ -88,6 +90,7 @@ class Tally:
             "refused": dict(self.refused),
             "warnings": dict(self.warnings),
             "faults": dict(self.faults),
+            "process_faults": self.process_faults,
             "sums_that_fail": self.broken,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -49,5 +50,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
     assert step["keyframes"]["error"] == 0
     slopes = step["usage"]["rss_mib_per_hour"]
     assert slopes["api"] < 32, slopes
-    first, last = step["p95_over_time"]["p95_ms"][0], step["p95_over_time"]["p95_ms"][-1]
-    assert last < 2 * first + 200, step["p95_over_time"]
+    p95s = step["p95_over_time"]["p95_ms"]
+    # Medians: a slice in which the worker died just after its spare is an incident and no trend.
+    first, last = median(p95s[:6]), median(p95s[-6:])
+    assert last < 2 * first + 200, p95s

@@ -8,9 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
-from media.decode import Limits
 from media.errors import MediaError
 from model.clip import MAX_ASPECT
 from service.engine.channel import ChannelError, Header
@@ -21,13 +19,12 @@ from service.engine.stream import Stream
 from service.engine.workers import LAST_WORDS_S
 from service.errors import CapacityError, InputError, StmixerError
 from service.ingest.counts import FrameCounts
+from service.ingest.orders import opening, ring_order
 from service.ingest.pool import DecoderPool
 from service.settings import Settings
 
 log = logging.getLogger("stmixer.decoder")
 
-CPU_PER_SECOND = 8
-"""CPU seconds an upload may take per second that it may play: four times as long, on two threads."""
 MAX_REPLACED = 2
 """Decoders that may die of one upload, or of one live stream in a minute, and be replaced."""
 LOSSES_S = 60.0
@@ -158,8 +155,11 @@ class Decoding:
         """Have a decoder open the source, or go on with it where there is a ring already."""
         decoder = await self._pool.acquire()
         self._clean = self._ordering = False
+        order = opening(self._kind, self._engine.model, self._settings, self._stream)
+        if self._stream.ring is not None:
+            order["done"] = self._counts.done()
         try:
-            await decoder.channel.send(self._opening(), fds=[] if fd is None else [fd])
+            await decoder.channel.send(order, fds=[] if fd is None else [fd])
             if self._stream.ring is not None:
                 await self._send_ring(decoder, self._engine.workers.ring_of(self._stream.id))
         except BaseException:
@@ -168,33 +168,11 @@ class Decoding:
         self._decoder = decoder
         self.jpeg_wanted.set()
 
-    def _opening(self) -> Header:
-        config, s, stream = self._engine.model.config, self._settings, self._stream
-        upload = self._kind == "upload"
-        duration = s.max_duration_s if upload else 1e9
-        options: Header = {
-            "t": "open",
-            "kind": self._kind,
-            "grid": [config.clip.grid_s.numerator, config.clip.grid_s.denominator],
-            "short_side": config.preprocess.short_side,
-            "antialias": config.preprocess.antialias,
-            "limits": asdict(Limits(s.max_width, s.max_height, duration, s.max_width * s.max_height)),
-            "threads": 2 if upload else 1,
-            "cpu_s": CPU_PER_SECOND * s.max_duration_s if upload else None,
-        }
-        if stream.policy == "latest":
-            schedule = stream.schedule
-            options["instants"] = {"keyframe_hz": schedule.hz, "after_us": round(schedule.lookahead_ms * 1000)}
-        if stream.ring is not None:
-            options["done"] = self._counts.done()
-        return options
-
     async def _send_ring(self, decoder: Child, fd: int) -> None:
         ring = self._stream.ring
         assert ring is not None
         self._granted, self._full_at = self._stream.write_limit(), None
-        order = {"t": "ring", "width": ring.width, "height": ring.height, "capacity": ring.capacity}
-        await decoder.channel.send(order | {"limit": self._granted}, fds=[fd])
+        await decoder.channel.send(ring_order(ring, self._granted), fds=[fd])
 
     # -- what decoders say
 

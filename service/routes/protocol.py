@@ -1,12 +1,15 @@
-"""The WebSocket protocol ``stmixer.v1``: what a client may say, and how a socket is closed."""
+"""The WebSocket protocol ``stmixer.v1``: what a client may say, what it is told first, and how a socket is closed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from service.engine.model_info import ModelInfo
+from service.resume import Held
 from service.schemas import DetectOptions, Wire
+from service.settings import Settings
 
 SUBPROTOCOL = "stmixer.v1"
 
@@ -114,3 +117,20 @@ def parse(text: str) -> ClientMessage:
         else:
             reason = f"{where}: there is no such field"
         raise ProtocolError("bad_message", reason) from None
+
+
+def ready(held: Held, model: ModelInfo, settings: Settings) -> dict[str, Any]:
+    """The answer to ``start``: what stream this is now, and what will be said of it."""
+    schedule = held.session.stream.schedule
+    return {
+        "type": "ready",
+        "session_id": str(held.session.stream.id),
+        "resume_token": held.token,
+        "resume_ttl_s": settings.resume_ttl_s,
+        "max_frame_bytes": settings.max_frame_bytes,
+        "lookahead_ms": schedule.lookahead_ms,
+        "keyframe_hz": schedule.hz,
+        "model": model.name,
+        "trained": model.trained,
+        "labels": [{"id": label.id, "name": label.name} for label in model.labels],
+    }

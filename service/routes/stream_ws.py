@@ -116,7 +116,7 @@ class Connection:
 
     async def _stream(self, held: Held, start: Start, *, resumed: bool) -> None:
         session = held.session
-        await self._send(self._ready(held))
+        await self._send(protocol.ready(held, self._service.engine.model, self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
         self._last_media = time.monotonic()
@@ -162,21 +162,6 @@ class Connection:
         if message.codec != "jpeg" and message.timestamps == "prefix":
             raise ProtocolError("bad_message", "timestamps: prefix goes with codec jpeg; containers carry their own")
         return message
-
-    def _ready(self, held: Held) -> dict[str, Any]:
-        model, schedule = self._service.engine.model, held.session.stream.schedule
-        return {
-            "type": "ready",
-            "session_id": str(held.session.stream.id),
-            "resume_token": held.token,
-            "resume_ttl_s": self._settings.resume_ttl_s,
-            "max_frame_bytes": self._settings.max_frame_bytes,
-            "lookahead_ms": schedule.lookahead_ms,
-            "keyframe_hz": schedule.hz,
-            "model": model.name,
-            "trained": model.trained,
-            "labels": [{"id": label.id, "name": label.name} for label in model.labels],
-        }
 
     # -- media in
 

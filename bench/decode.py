@@ -22,6 +22,7 @@ import av
 import numpy as np
 import typer
 
+from bench.hardware import processor
 from media.decode import Limits, VideoReader
 from media.resize import input_size
 
@@ -78,7 +79,7 @@ def main(
         "frames": frames,
         "rows": rows,
         "device": f"CPU, {os.cpu_count()} cores",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "av": metadata.version("av"),
         "ffmpeg": {name: ".".join(map(str, version)) for name, version in av.library_versions.items()},

@@ -28,6 +28,7 @@ import torch
 import typer
 from torch import Tensor
 
+from bench.hardware import processor
 from model.backbones import STRIDES
 from model.checkpoint import untrained
 from model.config import DetectorConfig
@@ -171,7 +172,7 @@ def run(
         "size": size,
         "rows": rows,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,

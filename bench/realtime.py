@@ -27,6 +27,7 @@ import av
 import torch
 import typer
 
+from bench.hardware import processor
 from media.decode import Limits
 from model.runtimes.choose import open_runtime
 from service.detect import FileDetector
@@ -104,7 +105,7 @@ def main(
         "rates": rows,
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "av": metadata.version("av"),

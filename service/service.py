@@ -93,7 +93,8 @@ class Service:
 
     async def _empty_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.engine.empty.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.engine.empty.wait()
 
     async def stop(self) -> None:
         """End every child."""

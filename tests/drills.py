@@ -13,15 +13,14 @@ from typing import Any
 from posting import samples
 from serving import Server
 
+from bench.hardware import processor
+
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 
 
 def write_report(name: str, figures: dict[str, Any]) -> None:
     """``bench/results/NAME.json``, with the machine's name."""
-    cpu = next(
-        (line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    machine = {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     machine |= {package: metadata.version(package) for package in ("torch", "av", "uvicorn")}
     report = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine, **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -66,7 +66,8 @@ class Child:
         """Close the channel, wait for the child to end by itself, kill it if it does not. Returns its exit status."""
         self.channel.close()
         try:
-            return await asyncio.wait_for(self._process.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await self._process.wait()
         except TimeoutError:
             return await self.kill()
 

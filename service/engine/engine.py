@@ -123,7 +123,8 @@ class Engine:
             wait_until = await self.step(time.monotonic())
             timeout = None if wait_until is None else max(0.0, wait_until - time.monotonic())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def step(self, now: float) -> float | None:

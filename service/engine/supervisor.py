@@ -134,7 +134,8 @@ class Supervisor:
                 self._starting = False
                 self._on_change()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), SPARE_RETRY_S)
+                    async with asyncio.timeout(SPARE_RETRY_S):
+                        await self._look.wait()
         finally:
             self._starting = False
             self._on_change()

@@ -136,7 +136,8 @@ class Decoding:
         self._flushed.clear()
         await self._order({"t": "flush"})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._flushed.wait(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self._flushed.wait()
 
     async def end_jpegs(self) -> None:
         """No more pictures."""

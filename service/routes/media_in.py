@@ -93,7 +93,8 @@ class MediaIn:
     async def _enqueue(self, item: Picture | bytes | Flush, size: int) -> None:
         """Wait for room, and so stop reading; a live stream does not wait for ever."""
         try:
-            await asyncio.wait_for(self._queue.put(item, size), OVERLOAD_S if self._start.policy == "latest" else None)
+            async with asyncio.timeout(OVERLOAD_S if self._start.policy == "latest" else None):
+                await self._queue.put(item, size)
         except TimeoutError:
             raise ProtocolError(
                 "overloaded", f"media comes faster than it can be decoded for {OVERLOAD_S:g} s; lower its rate or size",

@@ -149,7 +149,8 @@ class Connection:
 
     async def _start(self) -> Start:
         try:
-            received = await asyncio.wait_for(self._socket.receive(), self._settings.start_timeout_s)
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                received = await self._socket.receive()
         except TimeoutError:
             seconds = self._settings.start_timeout_s
             raise ProtocolError("no_start", f"send a start message within {seconds:g} s") from None
@@ -246,9 +247,9 @@ class Connection:
 
     async def _close(self, code: int, reason: str) -> None:
         if self._socket.application_state == WebSocketState.CONNECTED:
-            closing = self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
             with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # server.py ends a socket that takes nothing
-                await asyncio.wait_for(closing, self._settings.write_timeout_s)
+                async with asyncio.timeout(self._settings.write_timeout_s):
+                    await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
 
 
 async def _evicted(held: Held) -> None:

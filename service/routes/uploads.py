@@ -96,7 +96,8 @@ async def _limited(request: Request, settings: Settings, limit: int, caller: Cal
     stream, total = request.stream(), 0
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream), settings.upload_idle_s)
+            async with asyncio.timeout(settings.upload_idle_s):
+                chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:

@@ -10,7 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
+from posting import metric
+from serving import running_server
+from webpage import opened
+from wire import Wire
 
 pytestmark = pytest.mark.browser
 
@@ -99,6 +103,28 @@ def test_camera_goes_on_at_another_rate(page: Page) -> None:
         page, "(({ seq, pts_us }) => seq > 0 && Math.abs(pts_us / seq - 500_000) < 100_000)(__stmixer.results.at(-1))"
     )
     expect(page.locator("#message")).to_be_hidden()
+
+
+def test_camera_comes_back_when_the_network_was_gone(
+    chromium: Browser, tiny_weights: Path, request: pytest.FixtureRequest
+) -> None:
+    """The same stream: keyframes are numbered on, and the summary knows the pictures from before."""
+    with (
+        running_server(weights=tiny_weights, resume_ttl_s=60) as server,
+        Wire(int(server.url.rsplit(":", 1)[1])) as wire,
+        opened(chromium, wire.url, request.node.name) as page,
+    ):
+        page.get_by_role("button", name="Start camera").click()
+        wait_for(page, "__stmixer.results.at(-1)?.seq >= 2")
+        before = page.evaluate("__stmixer.results.at(-1).seq")
+        assert wire.cut() >= 1
+        wait_for(page, "__stmixer.state === 'reconnecting'")
+        wait_for(page, f"__stmixer.state === 'live' && __stmixer.results.at(-1).seq > {before + 1}")
+        seqs = page.evaluate("__stmixer.results.map((result) => result.seq)")
+        assert seqs == sorted(set(seqs))
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#summary-lines")).to_contain_text("due", timeout=PATIENCE_MS)
+        assert metric(server, "stream_reconnects_total", reason="resumed") == 1
 
 
 def test_camera_that_is_not_allowed_is_explained(page: Page) -> None:

@@ -30,10 +30,12 @@ def opened(chromium: Browser, url: str, name: str) -> Iterator[Page]:
             and errors.append(message.text)
         ),
     )
-    page.goto(url)
-    page.wait_for_selector("body[data-loaded]")
-    yield page
-    OUT.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=OUT / f"{name.replace('[', '-').rstrip(']')}.png")
-    context.close()
+    try:
+        page.goto(url)
+        page.wait_for_selector("body[data-loaded]")
+        yield page
+    finally:
+        OUT.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=OUT / f"{name.replace('[', '-').rstrip(']')}.png")
+        context.close()
     assert errors == []

@@ -104,7 +104,7 @@ def test_results_are_the_callers(made, padded_clip) -> None:
     assert all(map(torch.equal, before, last_stage(output)))
 
 
-@pytest.mark.parametrize("made", of(SMALL, ("eager", "onnx", "cuda-eager", "cuda-cudagraph")), indirect=True)
+@pytest.mark.parametrize("made", of(SMALL, ("eager", "onnx", "compile", "cuda-eager", "cuda-cudagraph")), indirect=True)
 @pytest.mark.slow
 def test_no_leak_over_200_steps(made, padded_clip) -> None:
     runtime, detector = made

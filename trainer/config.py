@@ -135,6 +135,17 @@ class AugmentSection(Section):
         return self
 
 
+class FeaturesSection(Section):
+    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented stretches
+    of the training videos, whose maps are kept in the run's folder, and every clip of every epoch comes out of these.
+    """
+
+    stretches: Count
+    """How many; each is of one random view, or a mosaic of four."""
+    samples: Annotated[int, Field(ge=8)] = 24
+    """Samples of the model's grid in each. Fewer where the video ends."""
+
+
 class LossSection(Section):
     """λ per term, and what the losses are divided by (DETECTOR.md, Training)."""
 
@@ -211,6 +222,8 @@ class RunConfig(Section):
     stills: bool = False
     """Clips of one frame, the keyframe: a person in a picture costs a realtime variant a fraction of one in a clip.
     Its T frames are that one, repeated after the backbone."""
+    features: FeaturesSection | None = None
+    """Clips out of kept maps of the frozen backbone."""
     frozen: tuple[str, ...] = ()
     """Parameters that are not trained, by the beginnings of their names."""
     backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
@@ -246,6 +259,8 @@ class RunConfig(Section):
             raise ValueError("labels holds a name twice")
         if self.stills and not VARIANTS[self.model].backbone.per_frame:
             raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
+        if self.features is not None:
+            self._fit_for_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
         self.detector()
@@ -253,6 +268,17 @@ class RunConfig(Section):
         if any(w is None for w in weights) and any(w is not None for w in weights):
             raise ValueError("sets: give every set a weight, or none")
         return self
+
+    def _fit_for_features(self) -> None:
+        """Maps are those of one frozen backbone and fit into one picture, padded once."""
+        if not VARIANTS[self.model].backbone.per_frame:
+            raise ValueError(f"features: {self.model} wants whole clips; only realtime variants see frames one by one")
+        if self.backbone_norm != "frozen" or not {"backbone", "backbone."} & set(self.frozen):
+            raise ValueError("features: the backbone must not change; put backbone. into frozen, its norms too")
+        if self.stills or self.long_term is not None or self.augment.tile > 0:
+            raise ValueError("features: not together with stills, long_term or augment.tile")
+        if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
+            raise ValueError("features: wants augment.within, and one size in augment.short_sides")
 
     def detector(self, classes: int | None = None) -> DetectorConfig:
         """The model as this run trains it, for a number of action classes. Raises ConfigError."""

@@ -26,10 +26,12 @@ from model.pretrained import read_pretrained
 from trainer.bank import QueryBank
 from trainer.config import RunConfig
 from trainer.data.clipset import ClipSet, Source
+from trainer.data.kept import FeatureClips
 from trainer.data.loader import TrainLoader, make_loader
 from trainer.data.plan import Plan, in_order
 from trainer.data.sets import Data, label_list, load_data
 from trainer.errors import TrainError
+from trainer.features import feature_folder, make_features, wait_for_features
 from trainer.long_term import Windows, clips_at_once, make_windows
 from trainer.module import TrainingModule
 from trainer.run_folder import RunFolder
@@ -73,14 +75,15 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     """
     _quieten_lightning()
     folder = RunFolder(config.run_dir)
-    detector_config = config.detector()
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
         folder.open(config, resume=resume)
     data = load_data(config)
     labels = label_list(data.labels)
     detector = initial_detector(config, labels)
-    trainer = build_trainer(config, folder, len(training_plan(config, data, 1, 0)))
-    plan = training_plan(config, data, trainer.world_size, trainer.global_rank)
+    kept = None if config.features is None else _features(folder.root / "features", config, data, detector)
+    sizes = tuple(len(source.split) for source in data.train) if kept is None else kept.sizes
+    trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
+    plan = training_plan(config, data, sizes, trainer.world_size, trainer.global_rank)
     windows = training_windows(config, data, detector.config)
     module = TrainingModule(detector, config, len(plan), data.val, labels, windows)
     if trainer.is_global_zero:
@@ -90,7 +93,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         log.info(line)
     workers, cache = config.workers, config.cache_mb * MEGABYTE
     pin = torch.cuda.is_available() and config.accelerator != "cpu"
-    clips = ClipSet(data.train, detector_config, config.augment, cache, stills=config.stills)
+    clips = kept or ClipSet(data.train, detector.config, config.augment, cache, stills=config.stills)
     train = TrainLoader(clips, plan, workers, pin)
     val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
     module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
@@ -168,9 +171,19 @@ def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) ->
     return train, val
 
 
-def training_plan(config: RunConfig, data: Data, world: int, rank: int) -> Plan:
-    """The order of the training clips on one process. Raises TrainError for a batch that cannot be dealt evenly."""
-    sizes = tuple(len(source.split) for source in data.train)
+def _features(root: Path, config: RunConfig, data: Data, detector: Detector) -> FeatureClips:
+    """The first process makes them while others wait, or have not started yet."""
+    maps = feature_folder(root, config, detector)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        cuda = torch.cuda.is_available() and config.accelerator != "cpu"
+        make_features(maps, config, data.train, detector, torch.device("cuda" if cuda else "cpu"))
+    wait_for_features(maps)
+    return FeatureClips(maps, detector.config.clip, config.augment, len(data.train))
+
+
+def training_plan(config: RunConfig, data: Data, sizes: tuple[int, ...], world: int, rank: int) -> Plan:
+    """The order of the training clips on one process, of sets of so many keyframes. Raises TrainError for a batch that
+    cannot be dealt evenly."""
     weights = tuple(source.config.weight for source in data.train)
     given = tuple(w for w in weights if w is not None)
     clips = config.clips_per_epoch or sum(sizes)

@@ -22,6 +22,7 @@ from trainer.config import RunConfig
 from trainer.criterion import Criterion, LossWeights
 from trainer.data.batch import Batch, network_input
 from trainer.data.clipset import Source
+from trainer.data.kept import FeatureBatch
 from trainer.evaluate.report import Report
 from trainer.findings import Findings
 from trainer.long_term import Windows, detect
@@ -97,19 +98,25 @@ class TrainingModule(L.LightningModule):
         """Names of what is not trained."""
         return [name for name, parameter in self.detector.named_parameters() if not parameter.requires_grad]
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Batch | FeatureBatch, device: torch.device, dataloader_idx: int
+    ) -> Batch | FeatureBatch:
         """Lightning's hook."""
         return batch.to(device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
         """The total loss of a batch."""
-        clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
-        output = detect(self._detect, self._windows[0], batch.draws, clip, sizes_wh)
+        if isinstance(batch, FeatureBatch):
+            sizes_wh = batch.sizes_wh
+            output = self._rest([m.float().flatten(0, 1) for m in batch.maps], sizes_wh)
+        else:
+            clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
+            output = detect(self._detect, self._windows[0], batch.draws, clip, sizes_wh)
         losses = self.criterion(output, batch.targets, sizes_wh)
         logged = _over_ranks({"loss": losses.total} | losses.terms)
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.frames))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.draws))
         self.log("lr", self.optimizers().param_groups[0]["lr"], prog_bar=True)  # type: ignore[union-attr]
-        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch.frames))
+        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch.draws))
         return losses.total
 
     def _detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
@@ -118,11 +125,14 @@ class TrainingModule(L.LightningModule):
             return cast(DecoderOutput, self.detector(clip, sizes_wh, *bank))
         if not self._folded:
             self._folded.append(prepared(self.detector, pack=False).backbone)
-        b, t = clip.shape[0], clip.shape[2]
         with torch.no_grad():
             maps = self._folded[0](clip.transpose(1, 2).flatten(0, 1))
+        return self._rest(maps, sizes_wh, *bank)
+
+    def _rest(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+        """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips."""
         levels = self.detector.project(maps)
-        return self.detector.clip_stage([x.reshape(b, t, *x.shape[1:]) for x in levels], sizes_wh, *bank)
+        return self.detector.clip_stage([x.reshape(len(sizes_wh), -1, *x.shape[1:]) for x in levels], sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""

@@ -7,6 +7,8 @@ it exports with dynamic height and width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,12 @@ class FrameBackbone(nn.Module):
         # no download here: weights come from a file (model.imagenet) or a checkpoint
         self.network = timm.create_model(config.network, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
         _fix_padding(self.network)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """C_k of the four maps."""
+        info: Any = self.network.feature_info
+        return tuple(info.channels())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         # depthwise convolutions run twice as fast with channels last, on CPU and GPU

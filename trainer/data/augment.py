@@ -32,12 +32,16 @@ _GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A clip's frames (T, H, W, 3) uint8 RGB, and the people on its keyframe: (n, 4) corners 0–1, their rows apart."""
+    """A clip's frames (T, H, W, 3) uint8 RGB, and the people on its keyframe: (n, 4) corners 0–1, their rows apart.
+
+    Where several of the frames have people of their own, ``at`` (n,) is the frame that each stands on.
+    """
 
     frames: Pixels
     boxes_xyxy: NDArray[np.float64]
     actions: NDArray[np.bool_]
     annotated: NDArray[np.bool_]
+    at: NDArray[np.int64] | None = None
 
 
 def flip(shot: Shot) -> Shot:
@@ -103,7 +107,8 @@ def zoom(shot: Shot, low: float, high: float, rng: Generator) -> Shot:
     frames = [
         cv2.warpAffine(f, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=colour) for f in shot.frames
     ]
-    return Shot(np.stack(frames), boxes / np.tile(size, 2), shot.actions[kept], shot.annotated[kept])
+    at = None if shot.at is None else shot.at[kept]
+    return Shot(np.stack(frames), boxes / np.tile(size, 2), shot.actions[kept], shot.annotated[kept], at)
 
 
 def _seen(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
@@ -149,6 +154,7 @@ def mosaic(shots: Sequence[Shot], rng: Generator) -> Shot | None:
         boxes_px / (width, height, width, height),
         np.concatenate([shot.actions for shot in shots]),
         np.concatenate([shot.annotated for shot in shots]),
+        None if shots[0].at is None else np.concatenate([shot.at for shot in shots if shot.at is not None]),
     )
 
 

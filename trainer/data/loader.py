@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from trainer.data.batch import Batch, collate
 from trainer.data.clipset import ClipSet
+from trainer.data.kept import FeatureBatch, FeatureClips, collate_features
 from trainer.data.plan import Draw, Plan
 
 
@@ -26,7 +27,8 @@ class _Queue:
         return len(self.batches)
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """A worker process's start."""
     # each worker is one of many: OpenCV's and torch's own threads would only fight over the cores
     import cv2
 
@@ -41,7 +43,7 @@ class TrainLoader:
     epoch. Order and augmentation are functions of seed, epoch and position, so nothing else needs saving.
     """
 
-    def __init__(self, clips: ClipSet, plan: Plan, workers: int, pin_memory: bool) -> None:
+    def __init__(self, clips: ClipSet | FeatureClips, plan: Plan, workers: int, pin_memory: bool) -> None:
         self.plan = plan
         self._epoch, self._position = 0, 0
         self._queue = _Queue()
@@ -50,7 +52,7 @@ class TrainLoader:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | FeatureBatch]:
         self._queue.batches = self.plan.batches(self._epoch)[self._position :]
         for batch in self._loader:
             # before the yield: who asks afterwards has this batch already
@@ -70,16 +72,16 @@ class TrainLoader:
         self._epoch, self._position = state["epoch"], state["position"]
 
 
-def make_loader(clips: ClipSet, batches: object, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def make_loader(clips: ClipSet | FeatureClips, batches: object, workers: int, pin_memory: bool) -> DataLoader[Any]:
     """A torch loader over lists of draws."""
     return DataLoader(
         clips,
         batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=collate,
+        collate_fn=collate if isinstance(clips, ClipSet) else collate_features,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=one_thread if workers else None,
         multiprocessing_context="forkserver" if workers else None,
     )

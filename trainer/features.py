@@ -38,7 +38,7 @@ log = logging.getLogger("stmixer.train")
 MEGABYTE = 1 << 20
 
 _FRAMES_AT_ONCE = 8
-_SHAPING = {
+_SHAPING: dict[str, Any] = {
     **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
     "features": {"samples"},
 }

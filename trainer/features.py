@@ -1,7 +1,8 @@
 """Making of kept maps: a frozen backbone over augmented stretches of the training videos.
 
 A realtime variant's backbone sees frames one by one; in a clip of `rt_lite0` it costs nearly twice what all the rest
-does, forward and backward. Frozen, it would give the same maps in every epoch: they are made once, in 16 bits, and training is the rest's alone (`trainer.data.kept`).
+does, forward and backward. Frozen, it would give the same maps in every epoch: they are made once, in 16
+bits, and training is the rest's alone (`trainer.data.kept`).
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.float32 import InFloat32
 
-class Head(nn.Sequential):
-    """linear - LN - ReLU - linear."""
+
+class Head(InFloat32, nn.Sequential):
+    """linear - LN - ReLU - linear, in float32: a logit rounded to 8 bits may stand on the other side of a threshold."""
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, out))

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, ModelCard, load
-from model.decoder import DecoderOutput, StageOutput
+from model.decoder import DecoderOutput
 from model.detector import Detector
 from model.runtimes.choose import open_runtime
+from model.runtimes.eager import EagerRuntime
 from model.runtimes.precision import WideProducts, has_precision
 from model.runtimes.runtime import RuntimeUnavailable
 from trainer.config import RunConfig
@@ -49,36 +49,29 @@ class LoadedNetwork:
 
 
 def load_network(weights: Path, device: torch.device, precision: Precision = "fp32") -> LoadedNetwork:
-    """Read a weights file; an .onnx file runs in ONNX Runtime. Raises TrainError for one that cannot be used."""
-    if weights.suffix == ".onnx":
-        return _onnx_network(weights, device, precision)
+    """Read a weights file and run it as the service does; an .onnx file runs in ONNX Runtime.
+
+    Raises TrainError for one that cannot be used.
+    """
     try:
-        model = load(weights)
-    except CheckpointError as error:
-        raise TrainError(str(error).splitlines()) from None
-    detector = model.detector.to(device).eval()
-    if precision == "fp32":
-        return LoadedNetwork(functools.partial(once_per_frame, detector), model.card)
-
-    # where the device has no such arithmetic, what it would give, at fp32's speed
-    products = contextlib.nullcontext if has_precision(precision, device) else WideProducts
-
-    def run(clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
-        with torch.autocast(device.type, torch.bfloat16), products():
-            output = once_per_frame(detector, clip, sizes_wh, *bank)
-        return replace(output, stages=tuple(_in_float32(stage) for stage in output.stages))
-
-    return LoadedNetwork(run, model.card)
-
-
-def _onnx_network(weights: Path, device: torch.device, precision: Precision) -> LoadedNetwork:
-    try:
-        runtime = open_runtime(None, weights, device, precision=precision)
+        if weights.suffix == ".onnx":
+            runtime = open_runtime(None, weights, device, precision=precision)
+        else:
+            runtime = EagerRuntime(load(weights), device, precision)
     except (CheckpointError, RuntimeUnavailable) as error:
         raise TrainError(str(error).splitlines()) from None
-    if not runtime.card.config.backbone.per_frame:
-        return LoadedNetwork(runtime.detect, runtime.card)
-    return LoadedNetwork(functools.partial(_each_once, runtime.frame_stage, runtime.clip_stage), runtime.card)
+    run: Network = runtime.detect
+    if runtime.card.config.backbone.per_frame:
+        run = functools.partial(_each_once, runtime.frame_stage, runtime.clip_stage)
+    if precision == "fp32" or has_precision(precision, device):
+        return LoadedNetwork(run, runtime.card)
+
+    def emulated(*inputs: Tensor) -> DecoderOutput:
+        """What the device would give if it had such arithmetic, at fp32's speed."""
+        with WideProducts():
+            return run(*inputs)
+
+    return LoadedNetwork(emulated, runtime.card)
 
 
 def once_per_frame(detector: Detector, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
@@ -145,13 +138,3 @@ def look_at(
         yield Looked(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
         if progress is not None:
             progress(done, len(batches))
-
-
-def _in_float32(stage: StageOutput) -> StageOutput:
-    return replace(
-        stage,
-        human_logits=stage.human_logits.float(),
-        action_logits=stage.action_logits.float(),
-        boxes_cxcyzr=stage.boxes_cxcyzr.float(),
-        boxes_xyxy_px=stage.boxes_xyxy_px.float(),
-    )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from model.detector import Detector
+from model.float32 import InFloat32
 from model.runtimes.precision import DTYPES
 
 _WORTH_PACKING = 2**16
@@ -24,8 +25,8 @@ _WORTH_PACKING = 2**16
 def prepared(detector: Detector, precision: str = "fp32", *, pack: bool = True) -> Detector:
     """A copy for inference on the detector's device. Tensors that need no change are shared with the original.
 
-    In half precisions (for autocast) products keep their weights in 16 bits. ``pack`` lays out those of linear layers
-    anew, on a CPU in fp32; a compiler wants them as they are.
+    In half precisions (for autocast) products keep their weights in 16 bits, but for layers that stay in float32.
+    ``pack`` lays out those of linear layers anew, on a CPU in fp32; a compiler wants them as they are.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*detector.parameters(), *detector.buffers())}
     ready = copy.deepcopy(detector, shared).eval()
@@ -79,8 +80,9 @@ def _convolutions_with_norms(detector: Detector) -> list[tuple[Any, Any]]:
 
 def _shorten(detector: Detector, dtype: torch.dtype) -> None:
     """Weights of products in 16 bits: autocast would shorten them anew in every forward."""
+    wide = {part for module in detector.modules() if isinstance(module, InFloat32) for part in module.modules()}
     for module in detector.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and module not in wide:
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.to(dtype), False))
 

@@ -7,9 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.classifiers import Head
 from model.runtimes.precision import WideProducts
+from model.runtimes.prepare import prepared
+from model.zoo import variant
 
 
 def draw(*shape: int) -> Tensor:
@@ -38,3 +41,15 @@ def test_single_precision_is_left_alone() -> None:
     with WideProducts():
         given = [product() for product in PRODUCTS]
     assert all(torch.equal(a, product()) for a, product in zip(given, PRODUCTS, strict=True))
+
+
+def test_heads_answer_in_float32(filled) -> None:
+    detector = filled(variant("tiny"))
+    full, half = (prepared(detector, precision, pack=False) for precision in ("fp32", "bf16"))
+    for name, module in half.decoder.named_modules():
+        if isinstance(module, Head):
+            x = draw(2, 9, module.last.in_features)
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(module(x), full.decoder.get_submodule(name)(x))
+    weights = {m.weight.dtype for m in half.modules() if isinstance(m, nn.Linear)}
+    assert weights == {torch.float32, torch.bfloat16}  # the heads', and all the others

@@ -68,7 +68,7 @@ def load_network(weights: Path, device: torch.device, precision: Precision = "fp
 
     def emulated(*inputs: Tensor) -> DecoderOutput:
         """What the device would give if it had such arithmetic, at fp32's speed."""
-        with WideProducts():
+        with WideProducts():  # type: ignore[no-untyped-call]
             return run(*inputs)
 
     return LoadedNetwork(emulated, runtime.card)

@@ -21,8 +21,8 @@ from model.float32 import InFloat32
 _IN_FLOAT32 = {"tf_efficientnet_lite0": ("conv_stem", "blocks.0.", "blocks.1.", "blocks.2."), "resnet18": ()}
 """The layers (prefixes) of each network that autocast leaves alone.
 
-In bf16 the maps of a trained Lite0 are 4 to 6 % off in the mean, almost all of it from these, which hold 0.5 % of its
-weights.
+In bf16 the four maps of a trained Lite0 are 5 to 7 % off in the mean, with these in float32 0.3 to 1.5 %. They hold 2 % of
+its weights.
 """
 
 

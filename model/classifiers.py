@@ -12,14 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.float32 import InFloat32
+from model.float32 import in_float32
 
 
-class Head(InFloat32, nn.Sequential):
+class Head(nn.Sequential):
     """linear - LN - ReLU - linear, in float32: a logit rounded to 8 bits may stand on the other side of a threshold."""
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, out))
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., out)."""
+        logits: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return logits
 
     @property
     def last(self) -> nn.Linear:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.boxes import box_sizes
 from model.config import DecoderConfig
+from model.float32 import in_float32
 
 
 class PointGenerator(nn.Module):
@@ -47,6 +48,7 @@ class PointGenerator(nn.Module):
             offsets[..., :2].uniform_(-0.5, 0.5)
         return offsets
 
+    @in_float32
     def forward(self, queries: Tensor, boxes_cxcyzr: Tensor) -> Tensor:
         """(B, N, D) and (B, N, 4) -> (B, N, G, P, 3): x px, y px, level z (log2 px, like the box's)."""
         offsets = self.offsets(queries).unflatten(-1, (self.groups, self.points, 3))
@@ -62,6 +64,7 @@ class GridPoints(nn.Module):
         super().__init__()
         self.groups, self.side = groups, math.isqrt(points)
 
+    @in_float32
     def forward(self, queries: Tensor, boxes_cxcyzr: Tensor) -> Tensor:
         """(B, N, D), of which nothing is used, and (B, N, 4) -> (B, N, G, P, 3)."""
         grid = square_grid(self.side, boxes_cxcyzr)
@@ -82,6 +85,7 @@ class MovingPointGenerator(PointGenerator):
         """The same on every frame, (G, P, T, 3): training starts from temporal copying."""
         return super().first_offsets().unsqueeze(2).expand(-1, -1, self.frames, -1)
 
+    @in_float32
     def forward(self, queries: Tensor, boxes_cxcyzr: Tensor) -> Tensor:
         """(B, N, D) and (B, N, 4) -> (B, N, G, P, T, 3)."""
         offsets = self.offsets(queries).unflatten(-1, (self.groups, self.points, self.frames, 3))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.boxes import cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr
 from model.classifiers import BankWindow, Head, LongTermClassifier
 from model.config import DecoderConfig, LongTermConfig
+from model.float32 import in_float32
 from model.mixing import AdaptiveMixing, FixedMixing
 from model.sampling import GridPoints, PointGenerator, Sampler, make_points
 
@@ -78,6 +79,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
 
+    @in_float32
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, N, D) with (B, heads, N, N) added to the attention logits -> (B, N, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -16,7 +16,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from model.config import FrameConfig
-from model.float32 import InFloat32
+from model.float32 import in_float32
 
 
 class EvenSameConv2d(nn.Conv2d):
@@ -30,7 +30,13 @@ class EvenSameConv2d(nn.Conv2d):
         return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
 
 
-class _ImageNetwork(nn.Module):
+class FrameBackbone(nn.Module):
+    """(F, 3, H, W) frames -> four maps (F, C_k, H / s, W / s) at strides s = 4, 8, 16, 32.
+
+    In float32 also under autocast: in bf16 the maps of a trained Lite0 are 5 to 7 % off in the mean, and the detector
+    loses up to 0.03 mAP. A clip reads the maps of many frames, but a frame is computed once.
+    """
+
     def __init__(self, config: FrameConfig) -> None:
         super().__init__()
         # no download here: weights come from a file (model.imagenet) or a checkpoint
@@ -43,17 +49,10 @@ class _ImageNetwork(nn.Module):
         info: Any = self.network.feature_info
         return tuple(info.channels())
 
+    @in_float32
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         # depthwise convolutions run twice as fast with channels last, on CPU and GPU
         return tuple(self.network(frames.contiguous(memory_format=torch.channels_last)))
-
-
-class FrameBackbone(InFloat32, _ImageNetwork):
-    """(F, 3, H, W) frames -> four maps (F, C_k, H / s, W / s) at strides s = 4, 8, 16, 32.
-
-    In float32 also under autocast: in bf16 the maps of a trained Lite0 are 5 to 7 % off in the mean, and the detector
-    loses up to 0.03 mAP. A clip reads the maps of many frames, but a frame is computed once.
-    """
 
 
 def _fix_padding(network: nn.Module) -> None:

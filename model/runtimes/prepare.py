@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from model.detector import Detector
-from model.float32 import InFloat32
+from model.float32 import stays_in_float32
 from model.runtimes.precision import DTYPES
 
 _WORTH_PACKING = 2**16
@@ -80,7 +80,7 @@ def _convolutions_with_norms(detector: Detector) -> list[tuple[Any, Any]]:
 
 def _shorten(detector: Detector, dtype: torch.dtype) -> None:
     """Weights of products in 16 bits: autocast would shorten them anew in every forward."""
-    wide = {part for module in detector.modules() if isinstance(module, InFloat32) for part in module.modules()}
+    wide = {part for module in detector.modules() if stays_in_float32(module) for part in module.modules()}
     for module in detector.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and module not in wide:
             for name, parameter in module.named_parameters(recurse=False):

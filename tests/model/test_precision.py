@@ -52,4 +52,4 @@ def test_heads_answer_in_float32(filled) -> None:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 assert torch.equal(module(x), full.decoder.get_submodule(name)(x))
     weights = {m.weight.dtype for m in half.modules() if isinstance(m, nn.Linear)}
-    assert weights == {torch.float32, torch.bfloat16}  # the heads', and all the others
+    assert weights == {torch.float32, torch.bfloat16}  # those of heads, points and attention, and all others

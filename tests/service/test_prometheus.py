@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import json
 import re
 import statistics
@@ -11,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,17 @@ class Run:
     prometheus: Prometheus
     server: Server
     before: dict[Any, float]
-    results: list[tuple[float, float, float]]
-    dropped: int
+    results: list[tuple[float, float, float]] = field(default_factory=list)
+    dropped: int = 0
+
+    def film(self) -> list[tuple[float, float, float]]:
+        """One more take of all cameras at once; its results alone."""
+        with ThreadPoolExecutor(CAMERAS) as threads:
+            ended = list(threads.map(lambda number: camera(self.server, number), range(CAMERAS)))
+        take = [result for results, _ in ended for result in results]
+        self.results += take
+        self.dropped += sum(dropped for _, dropped in ended)
+        return take
 
     def added(self, name: str, **labels: str) -> float:
         key = ("stmixer_" + name, tuple(sorted(labels.items())))
@@ -116,13 +124,6 @@ def measured(result: dict[str, Any], sent: dict[int, float]) -> tuple[float, flo
     return result["at"], result["at"] - sent[needed], (result["sent_at_us"] - result["received_at_us"]) / 1e6
 
 
-def filmed(server: Server) -> tuple[list[tuple[float, float, float]], int]:
-    """All cameras at once: their results, and how many frames were dropped."""
-    with ThreadPoolExecutor(CAMERAS) as threads:
-        ended = list(threads.map(lambda number: camera(server, number), range(CAMERAS)))
-    return [result for results, _ in ended for result in results], sum(dropped for _, dropped in ended)
-
-
 @pytest.fixture(scope="module")
 def run(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     for number in range(50):
@@ -131,23 +132,45 @@ def run(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         running_server(weights=tiny_weights) as server,
         running_prometheus(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
     ):
-        before = samples(server)
-        yield Run(prometheus, server, before, *filmed(server))
+        run = Run(prometheus, server, samples(server))
+        run.film()
+        yield run
 
 
 @pytest.mark.slow
 def test_the_recorded_p95_is_the_clients(run: Run) -> None:
-    """Within one bucket: a histogram knows no better."""
+    """Within one bucket: a histogram knows no better.
+
+    It always is the one of the results themselves. A client that its machine kept waiting may spoil a take.
+    """
+    takes = []
+    for take in range(3):
+        if take:
+            run.film()
+        recorded, clients, services = last_minutes_p95(run)
+        takes.append(f"p95 recorded {recorded * 1e3:.1f} ms, clients {clients * 1e3:.1f}, results {services * 1e3:.1f}")
+        print(takes[-1])
+        assert abs(bucket(recorded) - bucket(services)) <= 1, takes
+        if abs(bucket(recorded) - bucket(clients)) <= 1:
+            return
+    raise AssertionError(takes)
+
+
+def bucket(latency_s: float) -> int:
+    return bisect.bisect_left(LATENCY_BUCKETS, latency_s)
+
+
+def last_minutes_p95(run: Run) -> tuple[float, float, float]:
+    """Seconds: by the recording rule, by the clients, by what the results say."""
     count = 'stmixer_e2e_latency_seconds_count{source="ws"}'
     eventually(lambda: run.prometheus.value(count), lambda seen: seen == len(run.results))
     scraped = time.time()
     rule = 'stmixer:e2e_latency_seconds:p95{source="ws"}'
     eventually(lambda: run.prometheus.value(f"timestamp({rule})"), lambda at: at > scraped + 1)
     recorded, minute_ago = run.prometheus.value(rule), time.monotonic() - 60
-    last = sorted(latency for at, latency, _ in run.results if at > minute_ago)
-    p95 = last[round(0.95 * (len(last) - 1))]
-    print(f"p95 recorded {recorded * 1e3:.1f} ms, of {len(last)} results at the clients {p95 * 1e3:.1f} ms")
-    assert abs(bisect.bisect_left(LATENCY_BUCKETS, recorded) - bisect.bisect_left(LATENCY_BUCKETS, p95)) <= 1
+    clients, services = (sorted(r[column] for r in run.results if r[0] > minute_ago) for column in (1, 2))
+    nearest = round(0.95 * (len(clients) - 1))
+    return recorded, clients[nearest], services[nearest]
 
 
 @pytest.mark.slow
@@ -193,12 +216,10 @@ def test_no_alert_fires_for_a_service_that_is_well(run: Run) -> None:
 
 @pytest.mark.slow
 def test_the_results_say_what_clients_see(run: Run) -> None:
-    """Within 10 % or 5 ms, medians of 200. A neighbour may spoil a take; what the service forgets spoils all.
-
-    The last of the run's tests, since it may add to its counters.
-    """
+    """Within 10 % or 5 ms, medians of 200. A neighbour may spoil a take; what the service forgets spoils all."""
     takes = []
-    for results in itertools.chain([run.results], (filmed(run.server)[0] for _ in range(2))):
+    for take in range(3):
+        results = run.film() if take else run.results
         assert len(results) >= 200
         clients, services = (statistics.median(r[column] for r in results) for column in (1, 2))
         takes.append(f"medians of {len(results)}: clients {clients * 1e3:.1f} ms, service {services * 1e3:.1f} ms")

@@ -91,6 +91,9 @@ class InitSection(Section):
     """Where training starts: a model file of ours, else the initial weights of DETECTOR.md."""
 
     weights: Path | None = None
+    average_with: Path | None = None
+    """Another file of the same origin: training starts from the mean of both (Wortsman et al., Model soups, 2022). In
+    phases, the name of an earlier one."""
     classifier: Literal["keep", "new"] = "new"
     """Whether the action heads' last layers come from the file too, which then must have the same labels."""
     backbone: Path | None = None
@@ -101,6 +104,8 @@ class InitSection(Section):
     def _one_start(self) -> Self:
         if self.weights is not None and self.backbone is not None:
             raise ValueError("weights holds a backbone already; leave out backbone")
+        if self.average_with is not None and self.weights is None:
+            raise ValueError("average_with wants weights to average with")
         return self
 
 

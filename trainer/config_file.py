@@ -50,6 +50,9 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
         own = _laid_over(values, phase) | {"run_dir": str(Path(values.get("run_dir", ".")) / name)}
         if configs:
             start = {"weights": configs[-1].run_dir / "weights.safetensors", "classifier": "keep", "backbone": None}
+            other = next((c for c in configs if c.run_dir.name == own.get("init", {}).get("average_with")), None)
+            if other is not None:
+                start["average_with"] = other.run_dir / "weights.safetensors"
             own["init"] = _laid_over(own.get("init", {}), start)
         configs.append(_config(path, own))
     return configs
@@ -64,7 +67,7 @@ def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
 def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
     config = parse_config(values, str(path))
     folder = path.resolve().parent
-    files = {"weights": config.init.weights, "backbone": config.init.backbone}
+    files = {key: getattr(config.init, key) for key in ("weights", "average_with", "backbone")}
     init = config.init.model_copy(update={key: None if path is None else folder / path for key, path in files.items()})
     long_term = config.long_term
     if long_term is not None and long_term.bank is not None:

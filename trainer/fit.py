@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
@@ -151,6 +152,8 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
         assert config.init.weights is not None
         card, _ = read_header(config.init.weights)
         tensors = read_tensors(config.init.weights)
+        if config.init.average_with is not None:
+            tensors = _mean(tensors, config.init.average_with, card)
         if config.init.classifier == "new":
             tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
         elif [label.name for label in card.labels] != [label.name for label in labels]:
@@ -159,6 +162,14 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     except CheckpointError as error:
         raise TrainError(str(error).splitlines()) from None
     return detector
+
+
+def _mean(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:
+    """Of two files' tensors, in single precision. Raises TrainError unless both are of one network and its labels."""
+    theirs, more = read_header(other)[0], read_tensors(other)
+    if theirs.config != card.config or theirs.labels != card.labels or tensors.keys() != more.keys():
+        raise TrainError(f"init.average_with: {other} is another variant or has other labels")
+    return {k: v.float().lerp(more[k].float(), 0.5) if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
@@ -262,6 +273,8 @@ def write_weights(path: Path, detector: Detector, config: RunConfig, data: Data,
     names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
     file = config.init.weights or config.init.backbone
     start = "initial weights" if file is None else file.name
+    if config.init.average_with is not None:
+        start = f"the mean of {start} and {config.init.average_with.name}"
     bank = None if config.bank is None else QueryBank(config.bank).card.digest
     card = ModelCard(
         replace(detector.config),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from training import custom_set, run_config
 
-from model.checkpoint import read_tensors
+from model.checkpoint import ModelCard, read_header, read_tensors, save
+from model.detector import build
+from model.labels import Label
+from model.zoo import variant
 from trainer.config_file import load_config, load_phases
 from trainer.errors import TrainError
-from trainer.fit import fit_phases
+from trainer.fit import fit_phases, initial_detector
 
 BOXES = "video,frame,x1,y1,x2,y2,label,track\nwalk.mp4,0,0.1,0.2,0.3,0.4,walk,0\nfall.mp4,0,0.1,0.2,0.3,0.4,fall,0\n"
 SPLITS = {"walk.mp4": "train", "fall.mp4": "val"}
@@ -44,6 +48,44 @@ def test_phases_are_laid_over_the_rest(tmp_path: Path) -> None:
     assert second.init.weights == first.run_dir / "weights.safetensors"
     assert second.init.classifier == "keep"
     assert load_config(path, {"batch_size": 2}) == second, "what is evaluated is what comes last"
+
+
+def test_a_phase_may_start_from_the_mean_with_an_earlier_one(tmp_path: Path) -> None:
+    phases = [{"name": "wide"}, {"name": "fine"}, {"name": "both", "init": {"average_with": "wide"}}]
+    wide, fine, both = load_phases(written(tmp_path, phases))
+    assert (wide.init.average_with, fine.init.average_with) == (None, None)
+    assert both.init.weights == fine.run_dir / "weights.safetensors"
+    assert both.init.average_with == wide.run_dir / "weights.safetensors"
+
+
+def saved(path: Path, seed: int, *labels: str) -> Path:
+    detector = build(variant("tiny", classes=len(labels)), seed=seed)
+    named = tuple(Label(number, name) for number, name in enumerate(labels))
+    save(path, detector.state_dict(), ModelCard(detector.config, named, trained=True))
+    return path
+
+
+def test_the_mean_of_two_files(tmp_path: Path) -> None:
+    one, two = (
+        saved(tmp_path / "one.safetensors", 1, "walk", "fall"),
+        saved(tmp_path / "two.safetensors", 2, "walk", "fall"),
+    )
+    root = custom_set(tmp_path / "custom", BOXES, SPLITS)
+    init = {"weights": str(one), "average_with": str(two), "classifier": "keep"}
+    config = run_config(root, init=init, labels=["walk", "fall"])
+    mean = initial_detector(config, read_header(one)[0].labels).state_dict()
+    first, second = read_tensors(one), read_tensors(two)
+    moved = [name for name in mean if not torch.equal(first[name], second[name])]
+    assert len(moved) > len(mean) / 4
+    for name in moved:
+        torch.testing.assert_close(mean[name], (first[name] + second[name]) / 2)
+
+    other = saved(tmp_path / "other.safetensors", 2, "walk", "run")
+    config = run_config(root, init=init | {"average_with": str(other)}, labels=["walk", "fall"])
+    with pytest.raises(TrainError, match=r"average_with: .*other.safetensors is another variant or has other labels"):
+        initial_detector(config, read_header(one)[0].labels)
+    with pytest.raises(TrainError, match="average_with wants weights"):
+        run_config(root, init={"average_with": str(two)})
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,9 @@ class RunConfig(Section):
     """Parameters that are not trained, by the beginnings of their names."""
     backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
     """Batch norm of the backbone: constants, trained per process, or trained over all processes."""
+    mixing: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of what training changed is written: the weights lie so far on the way from the first to the last (α of
+    WiSE-FT, Wortsman et al., CVPR 2022). For fine-tuning on few videos."""
     epochs: Count = 12
     clips_per_epoch: Count | None = None
     """Default: as many as the training split has keyframes."""

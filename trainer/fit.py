@@ -81,6 +81,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     data = load_data(config)
     labels = label_list(data.labels)
     detector = initial_detector(config, labels)
+    first = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     kept = None if config.features is None else _features(folder.root / "features", config, data, detector)
     sizes = tuple(len(source.split) for source in data.train) if kept is None else kept.sizes
     trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
@@ -105,7 +106,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
             raise TrainError(f"{folder.checkpoint}: {error}") from None
         raise
     if trainer.is_global_zero and trainer.state.finished:
-        write_weights(folder.weights, module.detector, config, data, labels)
+        write_weights(folder.weights, module.detector, first, config, data, labels)
         log.info(f"wrote {folder.weights}")
     return module
 
@@ -153,7 +154,7 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
         card, _ = read_header(config.init.weights)
         tensors = read_tensors(config.init.weights)
         if config.init.average_with is not None:
-            tensors = _mean(tensors, config.init.average_with, card)
+            tensors = _with_another(tensors, config.init.average_with, card)
         if config.init.classifier == "new":
             tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
         elif [label.name for label in card.labels] != [label.name for label in labels]:
@@ -164,12 +165,20 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     return detector
 
 
-def _mean(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:
-    """Of two files' tensors, in single precision. Raises TrainError unless both are of one network and its labels."""
+def _with_another(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:
+    """The mean of two files' tensors. Raises TrainError unless both are of one network and its labels."""
     theirs, more = read_header(other)[0], read_tensors(other)
     if theirs.config != card.config or theirs.labels != card.labels or tensors.keys() != more.keys():
         raise TrainError(f"init.average_with: {other} is another variant or has other labels")
-    return {k: v.float().lerp(more[k].float(), 0.5) if v.is_floating_point() else v for k, v in tensors.items()}
+    return _between(tensors, more, 0.5)
+
+
+def _between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """From one network's tensors a share of the way to the other's, on the CPU; counts are the last's."""
+    return {
+        name: first[name].float().lerp(end.float(), share) if end.is_floating_point() else end
+        for name, end in ((name, tensor.detach().cpu()) for name, tensor in last.items())
+    }
 
 
 def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
@@ -268,8 +277,15 @@ def summary(config: RunConfig, data: Data, plan: Plan, module: TrainingModule) -
     return lines
 
 
-def write_weights(path: Path, detector: Detector, config: RunConfig, data: Data, labels: Sequence[Label]) -> None:
-    """The trained detector as a self-describing file."""
+def write_weights(
+    path: Path,
+    detector: Detector,
+    first: Mapping[str, Tensor],
+    config: RunConfig,
+    data: Data,
+    labels: Sequence[Label],
+) -> None:
+    """The trained detector as a self-describing file. ``first``: the tensors it started from."""
     names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
     file = config.init.weights or config.init.backbone
     start = "initial weights" if file is None else file.name
@@ -285,4 +301,4 @@ def write_weights(path: Path, detector: Detector, config: RunConfig, data: Data,
         source=f"stmixer-train fit, {config.epochs} epochs from {start}",
         bank_digest=bank,
     )
-    save(path, {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}, card)
+    save(path, _between(first, detector.state_dict(), config.mixing), card)

@@ -14,6 +14,7 @@ from model.detector import build
 from model.labels import Label
 from model.zoo import variant
 from trainer.config_file import load_config, load_phases
+from trainer.data.sets import label_list, load_data
 from trainer.errors import TrainError
 from trainer.fit import fit_phases, initial_detector
 
@@ -125,3 +126,18 @@ def test_a_run_of_two_phases_goes_on_where_it_was_cut_off(tmp_path: Path) -> Non
     fit_phases(configs, resume=True)
     assert (configs[0].run_dir / "weights.safetensors").stat().st_mtime_ns == stamp, "what is done is not done again"
     assert (configs[1].run_dir / "weights.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_what_is_written_lies_between_start_and_end(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"name": "whole"}], epochs=1, clips_per_epoch=4, batch_size=2)
+    (whole,) = load_phases(path)
+    part = load_config(path, {"phases": [{"name": "part", "mixing": 0.25}]})
+    first = initial_detector(whole, label_list(load_data(whole).labels)).state_dict()
+    fit_phases([whole])
+    fit_phases([part])
+    last, between = (read_tensors(c.run_dir / "weights.safetensors") for c in (whole, part))
+    changed = [name for name in last if last[name].is_floating_point() and not torch.equal(first[name], last[name])]
+    assert len(changed) > len(last) / 4
+    for name in changed:
+        torch.testing.assert_close(between[name], first[name] + 0.25 * (last[name] - first[name]))

@@ -6,8 +6,7 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
 from model.config import DetectorConfig
-from model.detector import Detector, build
-from model.labels import Label
-from model.pretrained import read_pretrained
-from trainer.bank import QueryBank
+from model.detector import Detector
 from trainer.config import RunConfig
 from trainer.data.clipset import ClipSet, Source
 from trainer.data.kept import FeatureClips
@@ -37,6 +31,7 @@ from trainer.long_term import Windows, clips_at_once, make_windows
 from trainer.module import TrainingModule
 from trainer.run_folder import RunFolder
 from trainer.waiting import DataWait
+from trainer.weights import initial_detector, write_weights
 
 log = logging.getLogger("stmixer.train")
 
@@ -81,7 +76,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     data = load_data(config)
     labels = label_list(data.labels)
     detector = initial_detector(config, labels)
-    first = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    first = None if config.mixing == 1 else {k: v.clone() for k, v in detector.state_dict().items()}
     kept = None if config.features is None else _features(folder.root / "features", config, data, detector)
     sizes = tuple(len(source.split) for source in data.train) if kept is None else kept.sizes
     trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
@@ -131,54 +126,6 @@ def _quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
     # frozen norms are meant to be so
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-
-
-def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
-    """The detector that training starts from.
-
-    Raises:
-        TrainError: a file of another variant, or, with ``classifier: keep``, of other labels.
-    """
-    wanted = config.detector(len(labels))
-    detector = build(wanted, seed=config.init.seed)
-    if config.init.weights is None and config.init.backbone is None:
-        return detector
-    try:
-        if config.init.backbone is not None:
-            pretrained = read_pretrained(config.init.backbone, wanted)
-            for line in pretrained.report():
-                log.info(f"{config.init.backbone.name}: {line}")
-            load_exactly(detector, detector.state_dict() | pretrained.tensors)
-            return detector
-        assert config.init.weights is not None
-        card, _ = read_header(config.init.weights)
-        tensors = read_tensors(config.init.weights)
-        if config.init.average_with is not None:
-            tensors = _with_another(tensors, config.init.average_with, card)
-        if config.init.classifier == "new":
-            tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
-        elif [label.name for label in card.labels] != [label.name for label in labels]:
-            raise TrainError(f"{config.init.weights} has other labels; with init.classifier: new they are learned anew")
-        load_exactly(detector, tensors)
-    except CheckpointError as error:
-        raise TrainError(str(error).splitlines()) from None
-    return detector
-
-
-def _with_another(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:
-    """The mean of two files' tensors. Raises TrainError unless both are of one network and its labels."""
-    theirs, more = read_header(other)[0], read_tensors(other)
-    if theirs.config != card.config or theirs.labels != card.labels or tensors.keys() != more.keys():
-        raise TrainError(f"init.average_with: {other} is another variant or has other labels")
-    return _between(tensors, more, 0.5)
-
-
-def _between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """From one network's tensors a share of the way to the other's, on the CPU; counts are the last's."""
-    return {
-        name: first[name].float().lerp(end.float(), share) if end.is_floating_point() else end
-        for name, end in ((name, tensor.detach().cpu()) for name, tensor in last.items())
-    }
 
 
 def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
@@ -275,30 +222,3 @@ def summary(config: RunConfig, data: Data, plan: Plan, module: TrainingModule) -
         lines.append(f"labels without a training box: {', '.join(untaught)}")
     lines.append(f"{config.epochs} epochs of {len(plan)} steps of {config.batch_size} clips")
     return lines
-
-
-def write_weights(
-    path: Path,
-    detector: Detector,
-    first: Mapping[str, Tensor],
-    config: RunConfig,
-    data: Data,
-    labels: Sequence[Label],
-) -> None:
-    """The trained detector as a self-describing file. ``first``: the tensors it started from."""
-    names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
-    file = config.init.weights or config.init.backbone
-    start = "initial weights" if file is None else file.name
-    if config.init.average_with is not None:
-        start = f"the mean of {start} and {config.init.average_with.name}"
-    bank = None if config.bank is None else QueryBank(config.bank).card.digest
-    card = ModelCard(
-        replace(detector.config),
-        tuple(labels),
-        trained=True,
-        trained_on=names,
-        licence=config.licence,
-        source=f"stmixer-train fit, {config.epochs} epochs from {start}",
-        bank_digest=bank,
-    )
-    save(path, _between(first, detector.state_dict(), config.mixing), card)

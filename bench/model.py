@@ -37,7 +37,7 @@ from model.export import export
 from model.runtimes.choose import open_runtime, torch_runtime
 from model.runtimes.eager import EagerRuntime
 from model.runtimes.runtime import Runtime, RuntimeUnavailable
-from service.engine.children import KEEPS_FREED_MEMORY
+from service.ipc.child import KEEPS_FREED_MEMORY
 
 WARM_UPS, ROUNDS = 2, 5
 PRODUCT = 2048

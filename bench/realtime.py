@@ -30,7 +30,7 @@ import typer
 from bench.hardware import processor
 from media.decode import Limits
 from model.runtimes.choose import open_runtime
-from service.detect import FileDetector
+from service.offline.detector import FileDetector
 from service.schemas import DetectOptions
 from service.worker.runner import Runner
 

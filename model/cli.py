@@ -80,7 +80,7 @@ def convert(
     """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
     with _user_errors():
         from model.checkpoint import ModelCard, save
-        from model.published import from_published, guess_config, read_published
+        from model.foreign.published import from_published, guess_config, read_published
 
         _check_paths(src, output, untrained and trained_on is not None)
         names = None if labels is None else _read_labels(labels)

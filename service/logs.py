@@ -1,7 +1,7 @@
 """Log lines for people (console) or programs (JSON), each with the id of the request it belongs to.
 
-The id (``service.request_log``) goes back in the response's header and in every problem document, so that a line of the
-log is found from an answer and the other way round.
+The id (``service.api.request_log``) goes back in the response's header and in every problem document, so that a line of
+the log is found from an answer and the other way round.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> 
 
     from model.checkpoint import ModelCard, save
     from model.detector import skeleton
+    from model.foreign.published import from_published
+    from model.foreign.published_names import published_name
     from model.labels import AVA_LABELS
-    from model.published import from_published
-    from model.published_names import published_name
     from model.zoo import variant
 
     config = variant("tiny")

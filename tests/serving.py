@@ -37,7 +37,7 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def children_of(self, module: str) -> list[psutil.Process]:
-        """Children by their module: ``service.worker.process`` or ``service.ingest.decoder``."""
+        """Children by their module: ``service.worker.process`` or ``service.decoder.process``."""
         found = []
         for child in self.children:
             with suppress(psutil.NoSuchProcess):  # it ended while we looked

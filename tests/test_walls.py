@@ -31,9 +31,9 @@ TORCH_FREE = (
     "media.encode",
     "service.cli",
     "service.client",
-    "service.keyframes",
+    "service.engine.keyframes",
     "service.schemas",
-    "service.render",
+    "service.decoder.render",
 )
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from model.decoder import DecoderOutput, StageOutput
 from model.detector import Detector, skeleton
-from model.published_names import published_name
+from model.foreign.published_names import published_name
 from model.zoo import variant
-from trainer.config import RunConfig
-from trainer.config_file import parse_config
-from trainer.targets import Target, fully_annotated
+from trainer.config.file import parse_config
+from trainer.config.run import RunConfig
+from trainer.data.targets import Target, fully_annotated
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"

@@ -19,7 +19,7 @@ import psutil
 
 from service.errors import StartError
 
-ROLES = {"service.worker.process": "worker", "service.ingest.decoder": "decoder"}
+ROLES = {"service.worker.process": "worker", "service.decoder.process": "decoder"}
 START_S = 180.0
 
 

@@ -1,1 +1,1 @@
-"""Streams, rings, scheduler, workers as the API process sees them. Imports neither torch nor a web framework."""
+"""Streams, keyframes, scheduler, and the workers as the API process sees them. No torch, no web framework."""

@@ -12,13 +12,13 @@ import time
 from typing import Any
 
 from service.engine.admission import capacity_of, fits, weight
-from service.engine.channel import ChannelError, Header
 from service.engine.model_info import ModelInfo
 from service.engine.scheduler import Scheduler
 from service.engine.stream import Pending, Policy, Stream
 from service.engine.supervisor import Supervisor
-from service.engine.workers import Worker
+from service.engine.worker import Worker
 from service.errors import CapacityError
+from service.ipc.channel import ChannelError, Header
 from service.metrics import Metrics
 from service.settings import Settings
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from media.grid import Sample, Timeline
 from model.query_bank import OnlineBank, second_of
-from service.engine.ring import RingShape
-from service.keyframes import Keyframe, KeyframeSchedule
+from service.engine.keyframes import Keyframe, KeyframeSchedule
+from service.ipc.ring import RingShape
 from service.schemas import DetectOptions, Outcome, Summary
 
 Policy = Literal["latest", "all"]

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.engine.channel import ChannelError, Header
 from service.engine.model_info import ModelInfo
-from service.engine.ring import RingShape
-from service.engine.workers import Worker, restart_delay, worker_options
+from service.engine.worker import Worker, restart_delay, worker_options
 from service.errors import StartError
+from service.ipc.channel import ChannelError, Header
+from service.ipc.ring import RingShape
 from service.metrics import Metrics
 from service.settings import Settings
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from media.resize import input_size
-from service.engine.channel import Channel, ChannelError, Header, Message
-from service.engine.children import die_with_parent
-from service.engine.ring import Ring, RingShape
 from service.errors import StartError
+from service.ipc.channel import Channel, ChannelError, Header, Message
+from service.ipc.child import die_with_parent
+from service.ipc.ring import Ring, RingShape
 from service.worker.features import FrameKey
 from service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
 

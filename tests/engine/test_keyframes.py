@@ -8,7 +8,7 @@ import pytest
 
 from model.clip import window
 from model.config import ClipConfig
-from service.keyframes import KeyframeSchedule
+from service.engine.keyframes import KeyframeSchedule
 
 SHARED = window(ClipConfig(frames=8, stride=4, grid=4))
 

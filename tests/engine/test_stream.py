@@ -12,9 +12,9 @@ from media.grid import Sampler
 from model.clip import window
 from model.query_bank import OnlineBank
 from model.zoo import variant
-from service.engine.ring import RingShape
+from service.engine.keyframes import KeyframeSchedule
 from service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
-from service.keyframes import KeyframeSchedule
+from service.ipc.ring import RingShape
 from service.schemas import DetectOptions
 
 WINDOW = window(variant("tiny").clip)

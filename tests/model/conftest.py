@@ -14,8 +14,8 @@ from model.checkpoint import Model, ModelCard
 from model.config import DetectorConfig
 from model.detector import Detector, skeleton
 from model.export import export
+from model.foreign.published_names import published_name
 from model.labels import AVA_LABELS
-from model.published_names import published_name
 from model.zoo import variant
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from model.checkpoint import ModelCard, load, read_header, save, untrained
 from model.cli import main
+from model.foreign.published_names import published_name
 from model.labels import AVA_LABELS, Label
-from model.published_names import published_name
 from model.zoo import VARIANTS, variant
 
 

@@ -16,7 +16,7 @@ from model.backbones.frame import EvenSameConv2d
 from model.checkpoint import CheckpointError
 from model.config import FrameConfig
 from model.detector import Detector, build
-from model.pretrained import read_pretrained
+from model.foreign.pretrained import read_pretrained
 from model.runtimes.precision import WideProducts
 from model.runtimes.prepare import prepared
 from model.zoo import VARIANTS, variant

@@ -10,7 +10,7 @@ import torch
 
 from model.checkpoint import load_exactly
 from model.detector import skeleton
-from model.published import from_published
+from model.foreign.published import from_published
 from model.zoo import variant
 
 pytestmark = [

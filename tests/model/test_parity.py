@@ -16,9 +16,9 @@ from model.checkpoint import load, load_exactly
 from model.cli import main
 from model.decoder import DecoderOutput
 from model.detector import Detector, skeleton
+from model.foreign.published import from_published, guess_config
+from model.foreign.published_names import published_backbone_name
 from model.postprocess import Detections, PostProcess
-from model.published import from_published, guess_config
-from model.published_names import published_backbone_name
 from model.zoo import variant
 
 TOLERANCE = 1e-4

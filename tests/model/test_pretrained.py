@@ -13,12 +13,12 @@ import torch
 from narrow import narrow
 from torch import Tensor
 
-from model.caffe2 import is_plain_pickle, read_caffe2
 from model.checkpoint import CheckpointError
 from model.detector import Detector
-from model.pretrained import Pretrained, read_pretrained
-from model.published_names import published_backbone_name
-from model.video_pretrained import caffe2_name
+from model.foreign.caffe2 import is_plain_pickle, read_caffe2
+from model.foreign.pretrained import Pretrained, read_pretrained
+from model.foreign.published_names import published_backbone_name
+from model.foreign.video_pretrained import caffe2_name
 from model.zoo import VARIANTS
 
 

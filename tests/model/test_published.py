@@ -11,8 +11,8 @@ from torch import Tensor
 
 from model.checkpoint import CheckpointError
 from model.detector import skeleton
-from model.published import LOSS_BUFFER, from_published, guess_config
-from model.published_names import published_name
+from model.foreign.published import LOSS_BUFFER, from_published, guess_config
+from model.foreign.published_names import published_name
 from model.zoo import VARIANTS, variant
 
 FULL = ["slowonly_r50", "slowfast_r50", "slowfast_r101_nl", "vit_b"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import CheckpointError
-from model.published import read_published
+from model.foreign.published import read_published
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

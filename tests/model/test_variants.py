@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.config import DetectorConfig
 from model.detector import Detector, build, skeleton
-from model.published_names import published_name
+from model.foreign.published_names import published_name
 from model.zoo import VARIANTS
 
 SIZES = [(1, 64, 96), (2, 96, 64)]

@@ -23,12 +23,12 @@ from websockets.sync.client import ClientConnection
 from ws_client import jpeg, plain_socket
 
 from service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
-from service.app import PUBLIC, create_app
+from service.api import detect, meta, stream_ws
+from service.api.app import PUBLIC, create_app
+from service.api.server import check_certificate
+from service.api.service import Service
 from service.cli import app
 from service.errors import AccessError, InputError, StartError
-from service.routes import detect, meta, stream_ws
-from service.server import check_certificate
-from service.service import Service
 from service.settings import Settings
 
 HTTP = [

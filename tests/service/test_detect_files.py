@@ -61,7 +61,7 @@ def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
     from media.decode import Limits
     from model.checkpoint import load
     from model.runtimes.choose import torch_runtime
-    from service.detect import FileDetector
+    from service.offline.detector import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 
@@ -155,7 +155,7 @@ def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_
     from media.decode import Limits
     from model.checkpoint import load
     from model.runtimes.choose import torch_runtime
-    from service.detect import FileDetector
+    from service.offline.detector import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 

@@ -13,8 +13,8 @@ import torch
 from media.decode import Limits
 from model.checkpoint import Model, untrained
 from model.runtimes.choose import torch_runtime
-from service.detect import FileDetector
-from service.engine.ring import Ring, RingShape, create_ring
+from service.ipc.ring import Ring, RingShape, create_ring
+from service.offline.detector import FileDetector
 from service.schemas import DetectOptions, Result
 from service.worker.features import FeatureRing, FrameKey
 from service.worker.process import read_job

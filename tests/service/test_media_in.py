@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.routes.media_in import QUEUE_BYTES, MediaIn
-from service.routes.protocol import Start
+from service.api.media_in import QUEUE_BYTES, MediaIn
+from service.api.protocol import Start
 
 
 @pytest.mark.parametrize("steps", range(6))

@@ -19,12 +19,12 @@ from serving import Server, running_server
 from media.decode import Limits
 from model.checkpoint import ModelCard, load, save
 from model.detector import skeleton
+from model.foreign.published_names import published_name
 from model.labels import AVA_LABELS
-from model.published_names import published_name
 from model.query_bank import OnlineBank, new_bank
 from model.runtimes.choose import torch_runtime
-from service.detect import FileDetector
 from service.errors import StartError
+from service.offline.detector import FileDetector
 from service.schemas import DetectOptions
 from service.worker.process import split_banks
 from service.worker.runner import Job, Runner
@@ -77,7 +77,7 @@ def test_the_online_bank_is_the_offline_one_without_the_future(
     """After t clips: the bank that `stmixer-train bank` makes of the same video, seen up to t."""
     from training import own_set, run_config
 
-    from trainer.bank import BankMaker, QueryBank
+    from trainer.long_term.bank import BankMaker, QueryBank
 
     root = own_set(tmp_path / "set", "train")
     path = tmp_path / "bank.safetensors"

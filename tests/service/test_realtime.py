@@ -17,7 +17,7 @@ from ws_client import jpeg, stream
 
 from media.decode import Limits
 from model.runtimes.choose import open_runtime
-from service.detect import FileDetector
+from service.offline.detector import FileDetector
 from service.schemas import DetectOptions
 from service.worker.runner import Runner
 

@@ -31,7 +31,7 @@ def direct_call(model: Any) -> Direct:
 
     from media.decode import Limits
     from model.runtimes.choose import torch_runtime
-    from service.detect import FileDetector
+    from service.offline.detector import FileDetector
     from service.schemas import DetectOptions
     from service.worker.runner import Runner
 

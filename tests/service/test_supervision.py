@@ -17,12 +17,12 @@ from ws_client import jpeg, paced, stream
 
 from model.labels import AVA_LABELS
 from model.zoo import variant
-from service.engine.children import Child
-from service.engine.memory import available_bytes, oom_kills
+from service.api.service import check_memory
 from service.engine.model_info import ModelInfo
-from service.engine.workers import Worker
+from service.engine.worker import Worker
 from service.errors import StartError
-from service.service import check_memory
+from service.ipc.child import Child
+from service.ipc.memory import available_bytes, oom_kills
 
 POISON = {"exit": 4242, "stuck": 4243, "oom": 4244, "cuda": 4245}
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")

@@ -35,7 +35,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     """Descriptors of the server, and its children; once nothing is going on."""
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
-    assert poll(lambda: len(server.children_of("service.ingest.decoder")) == 2)
+    assert poll(lambda: len(server.children_of("service.decoder.process")) == 2)
     return psutil.Process(server.process.pid).num_fds(), len(server.children)
 
 

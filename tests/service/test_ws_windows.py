@@ -22,17 +22,17 @@ from model.clip import window
 from model.labels import AVA_LABELS
 from model.zoo import variant
 from service.access import Caller
-from service.engine.children import Child
 from service.engine.engine import Engine
 from service.engine.model_info import ModelInfo
-from service.engine.ring import Ring, RingShape
 from service.engine.stream import Policy
-from service.engine.workers import Worker
-from service.ingest.pool import DecoderPool
-from service.ingest.session import Session
+from service.engine.worker import Worker
+from service.ipc.child import Child
+from service.ipc.ring import Ring, RingShape
 from service.metrics import Metrics
 from service.schemas import DetectOptions
+from service.sessions.session import Session
 from service.settings import Settings
+from service.sources.decoder_pool import DecoderPool
 
 HALF_RAW = Fraction(1, 60)
 FRAMES = 120

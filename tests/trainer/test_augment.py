@@ -11,7 +11,7 @@ from training import own_set, run_config
 
 from model.preprocess import make_clip
 from model.zoo import variant
-from trainer.config import AugmentSection
+from trainer.config.run import AugmentSection
 from trainer.data.augment import Shot, flip, jitter_colour, tile, to_short_side
 from trainer.data.batch import network_input
 from trainer.data.clipset import ClipSet

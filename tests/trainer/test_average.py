@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.average import average
 from trainer.errors import TrainError
+from trainer.evaluate.average import average
 
 
 def report(path: Path, mean_ap: float | None, video: dict[str, float], protocol: str = "frames-all") -> Path:

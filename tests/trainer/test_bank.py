@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from model.checkpoint import load, read_header
 from model.decoder import DecoderOutput
 from model.preprocess import make_clip
-from trainer.bank import BankMaker, QueryBank, best_queries
 from trainer.cli import main
 from trainer.data.clips import ClipReader
 from trainer.data.records import Video, VideoFile
 from trainer.errors import TrainError
+from trainer.long_term.bank import BankMaker, QueryBank, best_queries
 
 
 @pytest.fixture(scope="module")

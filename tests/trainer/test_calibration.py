@@ -16,12 +16,12 @@ from model.checkpoint import ModelCard, load, save
 from model.detector import build
 from model.labels import Label
 from model.zoo import variant
-from trainer.calibration import ActionSamples, Affine, PersonSamples, fit_actions, fit_person, fold
-from trainer.calibration_samples import gather
+from trainer.calibrate.logit_maps import ActionSamples, Affine, PersonSamples, fit_actions, fit_person, fold
+from trainer.calibrate.samples import gather
 from trainer.cli import main
 from trainer.data.sets import load_data
 from trainer.errors import TrainError
-from trainer.network import LoadedNetwork
+from trainer.evaluate.network import LoadedNetwork
 
 
 def people(scale: float, bias: float, n: int = 20_000) -> PersonSamples:
@@ -145,7 +145,7 @@ def test_the_command(tmp_path: Path, monkeypatch) -> None:
     detector, labels = build(variant("tiny", classes=2)), (Label(1, "walk"), Label(2, "wave"))
     card = ModelCard(detector.config, labels, trained=False, source="test")
     save(tmp_path / "in.safetensors", detector.state_dict(), card)
-    monkeypatch.setattr("trainer.calibrate.load_network", lambda *_: LoadedNetwork(known, card))
+    monkeypatch.setattr("trainer.calibrate.run.load_network", lambda *_: LoadedNetwork(known, card))
     out = tmp_path / "new" / "out.safetensors"
     command = ["calibrate", str(tmp_path / "in.safetensors"), "--custom", str(tmp_path), "-o", str(out)]
     done = CliRunner().invoke(main, [*command, "--device", "cpu", "--set", "workers=0"])

@@ -15,7 +15,7 @@ from conftest import OWN_CLIPS, shared_clips
 from media.decode import Limits, VideoReader
 from model.config import DetectorConfig
 from model.zoo import variant
-from service.detect import FileDetector
+from service.offline.detector import FileDetector
 from service.schemas import DetectOptions
 from trainer.data.check import frame_times
 from trainer.data.clips import ClipReader
@@ -60,7 +60,7 @@ def test_same_frames_as_serving(path: Path, whole: bool) -> None:
 
 def test_same_window_as_serving_at_any_moment_and_lookahead() -> None:
     from model.clip import window
-    from service.keyframes import KeyframeSchedule
+    from service.engine.keyframes import KeyframeSchedule
 
     for name in ("tiny", "slowfast_r50"):
         clip = variant(name).clip

@@ -13,7 +13,7 @@ import torch
 import yaml
 from training import TESTS, distributed_case, filled, own_set, run_config
 
-from trainer.criterion import Criterion
+from trainer.training.criterion import Criterion
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
 

@@ -13,21 +13,21 @@ from typer.testing import CliRunner
 
 from media.decode import Limits, VideoReader
 from media.encode import Mp4Writer
-from trainer.background import background
+from trainer.annotate.background import background
+from trainer.annotate.empties import EmptiesOptions, make_empties
+from trainer.annotate.free_space import CELL, covered, largest_rectangle
+from trainer.annotate.person_detector import People
 from trainer.cli import main
-from trainer.config import CustomSet
-from trainer.config_file import parse_config
+from trainer.config.file import parse_config
+from trainer.config.run import CustomSet
 from trainer.data.check import check_split
 from trainer.data.clipset import Source
 from trainer.data.custom import read_custom
 from trainer.data.plan import Draw
-from trainer.empties import EmptiesOptions, make_empties
 from trainer.errors import TrainError
-from trainer.findings import Finding, Findings
-from trainer.fit import fit
-from trainer.free_space import CELL, covered, largest_rectangle
-from trainer.person_detector import People
-from trainer.reports import report_empties, report_sets, shown
+from trainer.evaluate.predictions import Finding, Findings
+from trainer.evaluate.reports import report_empties, report_sets, shown
+from trainer.training.fit import fit
 
 WIDTH, HEIGHT, FRAMES = 320, 208, 40
 WHITE = 250
@@ -233,7 +233,7 @@ def test_medians_only_and_numbers(walking: Path, tmp_path: Path) -> None:
 def test_one_line_for_what_is_wrong(
     walking: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr("trainer.person_detector.PersonDetector", lambda *_: Blind())
+    monkeypatch.setattr("trainer.annotate.person_detector.PersonDetector", lambda *_: Blind())
     (tmp_path / "again").symlink_to(walking)
     given = [argument.format(set=walking, tmp=tmp_path) for argument in arguments]
     given += ["-o", str(tmp_path / "out")] if "-o" not in given else []

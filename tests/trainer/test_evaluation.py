@@ -21,8 +21,8 @@ from trainer.data.clips import View
 from trainer.data.clipset import ClipSet
 from trainer.data.plan import Draw
 from trainer.data.sets import load_data
-from trainer.evaluation import Mode
-from trainer.network import load_network, look_at
+from trainer.evaluate.evaluation import Mode
+from trainer.evaluate.network import load_network, look_at
 
 LABELS = ("fall", "stand", "walk")
 

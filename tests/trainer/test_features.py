@@ -15,16 +15,16 @@ from model.checkpoint import read_tensors
 from model.clip import window
 from model.detector import Detector, build
 from model.zoo import variant
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.data.batch import network_input
+from trainer.data.cached_features import FeatureClips, FeatureFolder, collate_features
 from trainer.data.clipset import ClipSet
-from trainer.data.kept import FeatureClips, FeatureFolder, collate_features
 from trainer.data.plan import Draw
+from trainer.data.segments import StretchSet
 from trainer.data.sets import Data, load_data
-from trainer.data.stretches import StretchSet
 from trainer.errors import TrainError
-from trainer.features import feature_folder, make_features
-from trainer.fit import fit
+from trainer.training.cached_features import feature_folder, make_features
+from trainer.training.fit import fit
 
 STEADY = {"short_sides": [64], "within": 3.0, "flip": 0.0}
 CPU = torch.device("cpu")

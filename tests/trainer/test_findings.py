@@ -11,19 +11,19 @@ import pytest
 from training import BOXES, custom_set, gt_layout, write_ava
 
 from model.labels import Label
-from trainer.config import AvaSet, CustomSet, TubeSet
+from trainer.config.run import AvaSet, CustomSet, TubeSet
 from trainer.data.ava import read_ava
 from trainer.data.clipset import Source
 from trainer.data.custom import read_custom
 from trainer.data.plan import Draw
 from trainer.data.sets import label_list
 from trainer.data.tubes import read_tubes
-from trainer.evaluate.frames import FRAMES_ALL
+from trainer.evaluate.evaluation import read_frame
 from trainer.evaluate.pictures import draw, pick
-from trainer.evaluate.tables import Keyframes
-from trainer.evaluation import read_frame
-from trainer.findings import Finding, Findings, tables
-from trainer.reports import report_sets, shown
+from trainer.evaluate.predictions import Finding, Findings, tables
+from trainer.evaluate.reports import report_sets, shown
+from trainer.evaluators.frames import FRAMES_ALL
+from trainer.evaluators.tables import Keyframes
 
 
 def custom(root: Path, unlabelled: str = "unknown") -> Source:

@@ -14,16 +14,16 @@ from training import CLIPS, TESTS
 from typer.testing import CliRunner
 
 from media.decode import Limits, VideoReader
+from trainer.annotate.draft import LabelOptions
+from trainer.annotate.label import find_videos, label
+from trainer.annotate.person_detector import People, PersonDetector, decode, letterbox
+from trainer.annotate.tracks import Tracker
 from trainer.cli import main
-from trainer.config import CustomSet
+from trainer.config.run import CustomSet
 from trainer.data.check import check_split
 from trainer.data.custom import read_custom
-from trainer.draft import LabelOptions
 from trainer.errors import TrainError
-from trainer.evaluate.overlap import iou
-from trainer.label import find_videos, label
-from trainer.person_detector import People, PersonDetector, decode, letterbox
-from trainer.tracks import Tracker
+from trainer.evaluators.overlap import iou
 
 SHARED = TESTS.parent.parent / "shared"
 YOLOX = SHARED / "weights" / "yolox_nano_416_coco.onnx"

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from model.checkpoint import load, read_header
 from model.query_bank import second_of
 from model.stage import best_queries
-from trainer.bank import BankMaker, QueryBank
 from trainer.cli import main
 from trainer.data.plan import Draw
 from trainer.data.sets import load_data
 from trainer.errors import TrainError
-from trainer.fit import fit
-from trainer.long_term import OwnWindows, make_windows
+from trainer.long_term.bank import BankMaker, QueryBank
+from trainer.long_term.windows import OwnWindows, make_windows
+from trainer.training.fit import fit
 
 SMALL = {"clips": 4, "best": 2}
 
@@ -114,7 +114,7 @@ def filled_online(fill):
 
     from model.config import LongTermConfig
     from model.detector import skeleton
-    from model.published_names import published_name
+    from model.foreign.published_names import published_name
 
     detector = skeleton(replace(narrow("online"), long_term=LongTermConfig("online", 4, 2)))
     state = {k: torch.as_tensor(fill.fill(published_name(k), v.shape)) for k, v in detector.state_dict().items()}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from training import stage_output
 
+from trainer.data.targets import Target, fully_annotated
 from trainer.errors import DivergedError
-from trainer.matcher import Match, Matcher
-from trainer.overlap import generalised_iou
-from trainer.targets import Target, fully_annotated
+from trainer.training.giou import generalised_iou
+from trainer.training.matcher import Match, Matcher
 
 SIZES = torch.tensor([[100.0, 200.0]])
 

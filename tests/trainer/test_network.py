@@ -7,7 +7,7 @@ import torch
 
 from model.detector import build
 from model.zoo import variant
-from trainer.network import once_per_frame
+from trainer.evaluate.network import once_per_frame
 
 SIZES_WH = torch.tensor([[64.0, 60.0], [50.0, 64.0]])
 

@@ -13,8 +13,8 @@ from model.boxes import pairwise_iof
 from model.config import DetectorConfig
 from model.detector import Detector, build
 from model.postprocess import PostProcess
-from trainer.criterion import Criterion
-from trainer.targets import Target, fully_annotated
+from trainer.data.targets import Target, fully_annotated
+from trainer.training.criterion import Criterion
 
 STEPS = 80
 RATE = 2e-3

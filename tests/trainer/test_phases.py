@@ -13,11 +13,11 @@ from model.checkpoint import ModelCard, read_header, read_tensors, save
 from model.detector import build
 from model.labels import Label
 from model.zoo import variant
-from trainer.config_file import load_config, load_phases
+from trainer.config.file import load_config, load_phases
 from trainer.data.sets import label_list, load_data
 from trainer.errors import TrainError
-from trainer.fit import fit_phases
-from trainer.weights import initial_detector
+from trainer.training.fit import fit_phases
+from trainer.training.weights import initial_detector
 
 BOXES = "video,frame,x1,y1,x2,y2,label,track\nwalk.mp4,0,0.1,0.2,0.3,0.4,walk,0\nfall.mp4,0,0.1,0.2,0.3,0.4,fall,0\n"
 SPLITS = {"walk.mp4": "train", "fall.mp4": "val"}

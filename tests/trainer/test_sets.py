@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from training import BOXES, CLIPS, custom_set, gt_layout, run_config, write_ava
 
-from trainer.config import AvaSet, CustomSet, TubeSet
+from trainer.config.run import AvaSet, CustomSet, TubeSet
 from trainer.data.ava import read_ava
 from trainer.data.check import check_split
 from trainer.data.custom import read_custom

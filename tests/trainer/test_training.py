@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from model.checkpoint import load
 from trainer.cli import main
-from trainer.config import OptimiserSection, ScheduleSection
-from trainer.fit import KeepGoing, fit
-from trainer.module import TrainingModule
-from trainer.optimiser import learning_rate, parameter_groups, rate_factor
+from trainer.config.run import OptimiserSection, ScheduleSection
+from trainer.training.fit import KeepGoing, fit
+from trainer.training.module import TrainingModule
+from trainer.training.optimiser import learning_rate, parameter_groups, rate_factor
 
 
 def two_clips(root: Path, **more: Any):

@@ -10,8 +10,8 @@ import torch
 from training import BOXES, custom_set, own_set, run_config
 
 from model.zoo import variant
-from trainer.config import AugmentSection
-from trainer.config_file import parse_config
+from trainer.config.file import parse_config
+from trainer.config.run import AugmentSection
 from trainer.data.augment import LEAST_PX, Shot, mosaic, zoom
 from trainer.data.clipset import ClipSet
 from trainer.data.plan import Draw

@@ -22,7 +22,7 @@ import numpy as np
 
 from model.config import RAW_FPS
 from model.labels import AVA_LABELS
-from trainer.config import AvaSet
+from trainer.config.run import AvaSet
 from trainer.data.records import FrameFolder, Part, Rows, Split, Video, VideoFile, box_faults, build_split, timed
 from trainer.errors import TrainError
 

@@ -13,7 +13,7 @@ from model.clip import padded_size
 from model.config import PreprocessConfig
 from trainer.data.clipset import Item
 from trainer.data.plan import Draw
-from trainer.targets import Target
+from trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)

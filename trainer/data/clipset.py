@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from model.clip import window
 from model.config import DetectorConfig
-from trainer.config import AugmentSection, CustomSet, SetConfig
+from trainer.config.run import AugmentSection, CustomSet, SetConfig
 from trainer.data import augment
 from trainer.data.augment import Shot
 from trainer.data.clips import WHOLE, ClipReader, View
 from trainer.data.plan import Draw
 from trainer.data.records import Ints, Mask, Split
-from trainer.targets import Target
+from trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config import CustomSet
+from trainer.config.run import CustomSet
 from trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
 from trainer.errors import TrainError
 

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainer.data.batch import Batch, collate
+from trainer.data.cached_features import FeatureBatch, FeatureClips, collate_features
 from trainer.data.clipset import ClipSet
-from trainer.data.kept import FeatureBatch, FeatureClips, collate_features
 from trainer.data.plan import Draw, Plan
 
 

@@ -11,7 +11,7 @@ from media.grid import TimeGrid
 from model.clip import window
 from model.labels import AVA_LABELS, Label
 from model.zoo import VARIANTS
-from trainer.config import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
+from trainer.config.run import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
 from trainer.data.ava import read_ava
 from trainer.data.check import check_split
 from trainer.data.clipset import Source

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import TubeSet
+from trainer.config.run import TubeSet
 from trainer.data.records import FrameFolder, Part, Rows, Split, Video, VideoFile, build_split
 from trainer.data.unpickle import read_pickle
 from trainer.errors import TrainError

@@ -1,1 +1,1 @@
-"""Evaluators, each named by its protocol, over one input form (`tables`)."""
+"""``stmixer-train eval``: weights on sets, and the reports of it."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from trainer.evaluate.empty import EmptyReport
 from trainer.evaluate.report import Json, Report, percent
+from trainer.evaluators.empty import EmptyReport
 
 
 def overview(reports: Sequence[Report], empties: Sequence[EmptyReport]) -> Json:

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from media.draw import DrawnActor, draw_actors, tile
-from trainer.evaluate.frames import FrameProtocol, evaluated
-from trainer.evaluate.overlap import iou, pairs
-from trainer.evaluate.precision import RIGHT, WRONG, Score
-from trainer.evaluate.tables import (
+from trainer.evaluators.frames import FrameProtocol, evaluated
+from trainer.evaluators.overlap import iou, pairs
+from trainer.evaluators.precision import RIGHT, WRONG, Score
+from trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     UNKNOWN_TRACK,
     Detections,

@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from trainer.evaluate.precision import ClassScore, Curve
-from trainer.evaluate.reliability import BINS, Reliability
-from trainer.evaluate.tables import Floats
+from trainer.evaluators.precision import ClassScore, Curve
+from trainer.evaluators.reliability import BINS, Reliability
+from trainer.evaluators.tables import Floats
 
 # Okabe and Ito's, told apart by people with any colour vision, readable on white and on black.
 BLUE, ORANGE, GREY = "#3b8fcf", "#d97a1c", "#8a8a8a"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.evaluate.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
-from trainer.evaluate.people import evaluate_people
-from trainer.evaluate.precision import IGNORED, RIGHT, WRONG
-from trainer.evaluate.tables import GroundTruth, Keyframes, PersonDetections
+from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
+from trainer.evaluators.people import evaluate_people
+from trainer.evaluators.precision import IGNORED, RIGHT, WRONG
+from trainer.evaluators.tables import GroundTruth, Keyframes, PersonDetections
 
 Truth = Callable[..., GroundTruth]
 People = Callable[..., PersonDetections]

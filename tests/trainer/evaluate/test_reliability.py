@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluate.reliability import reliability
+from trainer.evaluators.reliability import reliability
 
 
 def test_by_hand() -> None:

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from trainer.evaluate.ava import AVA_ACTIVITYNET
-from trainer.evaluate.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
 from trainer.evaluate.page import page, write_page
 from trainer.evaluate.pictures import Pick, draw, pick
 from trainer.evaluate.report import Report, Subject, report_ava, report_frames
-from trainer.evaluate.tables import Detections, GroundTruth, Keyframes, PersonDetections
-from trainer.evaluate.tubes import Linking
+from trainer.evaluators.ava import AVA_ACTIVITYNET
+from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
+from trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
+from trainer.evaluators.tubes import Linking
 
 Truth = Callable[..., GroundTruth]
 Found = Callable[..., Detections]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluate.tables import (
+from trainer.evaluators.tables import (
     Detections,
     GroundTruth,
     Keyframes,

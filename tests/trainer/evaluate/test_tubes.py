@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.evaluate.tables import Detections, Keyframes, Tubes
-from trainer.evaluate.tubes import Linking, link
+from trainer.evaluators.tables import Detections, Keyframes, Tubes
+from trainer.evaluators.tubes import Linking, link
 
 Found = Callable[..., Detections]
 Box = tuple[float, float, float, float]

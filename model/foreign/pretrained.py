@@ -1,0 +1,23 @@
+"""Public pre-training as a start for a backbone: which reader a variant has, and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.config import DetectorConfig, FrameConfig
+from model.foreign.backbone_tensors import Pretrained
+from model.foreign.image_pretrained import read_image_pretrained
+from model.foreign.video_pretrained import read_video_pretrained
+
+__all__ = ["Pretrained", "read_pretrained"]
+
+
+def read_pretrained(path: Path, config: DetectorConfig) -> Pretrained:
+    """The backbone's tensors out of a classifier's or a masked autoencoder's file. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: a file that does not fit the variant's backbone, name by name.
+    """
+    if isinstance(config.backbone, FrameConfig):
+        return read_image_pretrained(path, config, config.backbone.network)
+    return read_video_pretrained(path, config)

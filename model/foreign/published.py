@@ -1,0 +1,133 @@
+"""The published STMixer layout: taking its tensors, and reading its pickled files without executing anything.
+
+Every name of a published file is used exactly once: as a tensor of ours, or as the loss buffer that we check and drop.
+"""
+
+from __future__ import annotations
+
+import functools
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import CheckpointError, name_differences
+from model.config import DetectorConfig
+from model.detector import skeleton
+from model.foreign.published_names import published_name
+from model.foreign.unpickling import READ_ERRORS, RestrictedPickle
+from model.zoo import VARIANTS, variant
+
+LOSS_BUFFER = "stm_head.criterion.empty_weight"
+_WRAPPERS = ("model", "state_dict", "model_state", "module")
+_COUNTER = "num_batches_tracked"
+
+
+def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    """Published names -> ours, each used exactly once. Raises CheckpointError listing whatever does not fit."""
+    wanted = {name: (published_name(name), tuple(t.shape)) for name, t in skeleton(config).state_dict().items()}
+    shapes = dict(wanted.values())
+    assert len(shapes) == len(wanted), "two of our names share a published one"
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    buffer = tensors.get(LOSS_BUFFER)
+    if buffer is not None:
+        given.pop(LOSS_BUFFER)
+    problems = name_differences(shapes, given)
+    if buffer is not None and (buffer.is_complex() or not torch.equal(buffer.float(), torch.tensor([1.0, 0.1]))):
+        problems.append(f"{LOSS_BUFFER}: {buffer.tolist()} instead of [1.0, 0.1]")
+    problems += [
+        f"{name}: {tensor.dtype} instead of {'integers' if name.endswith(_COUNTER) else 'real numbers'}"
+        for name, tensor in tensors.items()
+        if name != LOSS_BUFFER and not _fits(name, tensor)
+    ]
+    if problems:
+        listed = "\n  ".join(problems)
+        raise CheckpointError(f"the file does not fit the published layout of {config.name}:\n  {listed}")
+    return {
+        ours: tensors[theirs].long() if ours.endswith(_COUNTER) else tensors[theirs].float()
+        for ours, (theirs, _) in wanted.items()
+    }
+
+
+def _fits(name: str, tensor: Tensor) -> bool:
+    if name.endswith(_COUNTER):
+        return not tensor.is_floating_point() and not tensor.is_complex()
+    return tensor.is_floating_point()
+
+
+def guess_config(tensors: Mapping[str, Tensor], name: str | None) -> DetectorConfig:
+    """The variant a published file holds, with its number of classes; ``name`` decides where given.
+
+    Otherwise it is the variant that shares most names and shapes with the file, so that ``from_published`` can list
+    what differs. Raises CheckpointError where none shares half of them.
+    """
+    bias = tensors.get("stm_head.decoder_stages.0.fc_action.bias")
+    classes = None if bias is None or bias.dim() != 1 else int(bias.numel())
+    if name is not None:
+        return variant(name, classes=classes)
+    given = {(key, tuple(tensor.shape)) for key, tensor in tensors.items()}
+    shares = {name: len(given & wanted) / len(given | wanted) for name in VARIANTS if (wanted := _layout(name))}
+    best = max(shares, key=lambda name: shares[name])
+    if shares[best] <= 0.5:
+        raise CheckpointError(
+            f"the file is none of the known variants ({', '.join(VARIANTS)}); name one to see what differs"
+        )
+    return variant(best, classes=classes)
+
+
+@functools.cache
+def _layout(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Published names and shapes of a variant; those that depend on the classes do not tell it apart."""
+    state = skeleton(variant(name)).state_dict()
+    return frozenset((published_name(ours), tuple(tensor.shape)) for ours, tensor in state.items())
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """The tensors of a published ``.pth`` under their published names, with ``module.`` and wrappers taken off.
+
+    Foreign classes in the pickle are never imported: they become inert. Raises CheckpointError.
+    """
+    try:
+        _refuse_programs(path)
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RestrictedPickle)
+        return _table_of_tensors(path, content)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a file") from None
+    except CheckpointError:
+        raise
+    except READ_ERRORS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {reason}") from None
+
+
+def _refuse_programs(path: Path) -> None:
+    """Keep from torch.load what it would hand on: TorchScript (it runs) and the tar files of 2016 (it unpacks them)."""
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip:
+        # torch's own reader, not zipfile: the two must not disagree on what the archive holds
+        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint; it is not executed")
+    elif tarfile.is_tarfile(path):
+        raise CheckpointError(f"{path} is a tar archive, not a checkpoint")
+
+
+def _table_of_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no table of tensors (looked under {', '.join(_WRAPPERS)} and at the top)")
+    if other := [str(k) for k in content if k not in tensors]:
+        raise CheckpointError(f"{path} holds more than tensors:\n  " + "\n  ".join(f"not used: {k}" for k in other))
+    named = {str(k).removeprefix("module."): v.detach() for k, v in tensors.items()}
+    if len(named) != len(tensors):
+        raise CheckpointError(f"{path} holds a name both with and without the prefix module.")
+    return named

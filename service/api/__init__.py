@@ -1,0 +1,1 @@
+"""The wire: HTTP and WebSocket, problems, the request log. The only room that knows a web framework."""

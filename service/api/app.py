@@ -1,0 +1,153 @@
+"""The web application: routes, the page, problem JSON, and who may ask."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.access import Scope as KeyScope
+from service.access import bearer
+from service.api import detect, meta, problems, stream_ws
+from service.api.request_log import RequestLog
+from service.api.service import Service
+from service.errors import AccessError, StmixerError
+from service.settings import Settings
+
+WEB = Path(__file__).parents[1] / "web"
+
+SECURITY_HEADERS = {
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' ws: wss:; "
+        b"style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"permissions-policy": b"camera=(self), microphone=(), geolocation=()",
+}
+
+PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+"""What asks for no key. The page and its files are among it: a key is typed into them."""
+PUBLIC_FOLDER = "/web/"
+SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/metrics": "admin"}
+"""What a key needs besides being known; elsewhere any key will do."""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service that is already started."""
+    app = FastAPI(
+        title="stmixer",
+        version=version("stmixer"),
+        description="Realtime spatio-temporal action detection: who does what, where and when in a video.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    problems.install(app)
+    app.include_router(meta.router)
+    app.include_router(detect.router)
+    app.include_router(stream_ws.router)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(WEB / "index.html")
+
+    app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.add_middleware(Gate, service=service)
+    app.add_middleware(RequestLog)
+    return app
+
+
+class Gate:
+    """Around every request: Host, Origin and key are checked, headers added, the time taken.
+
+    A path that nobody thought of asks for a key. A WebSocket's key may come in its ``start``, so its route asks for it.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        reason = foreign(self._service.settings, dict(scope["headers"]))
+        if scope["type"] == "websocket":
+            if reason is None:
+                await self._app(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            return
+        try:
+            if reason is not None:
+                raise AccessError("forbidden", reason, 403)
+            self._ask_for_key(scope)
+            app = self._app
+        except StmixerError as error:
+            app = problems.problem_of(error)
+        started, status = time.monotonic(), 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS.items()]
+            await send(message)
+
+        try:
+            await app(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._service.metrics.request.labels(route, str(status)).observe(time.monotonic() - started)
+
+    def _ask_for_key(self, scope: Scope) -> None:
+        """Leave the caller in the request's state. Raises AccessError, or CapacityError over the key's limit."""
+        path, headers = scope["path"], dict(scope["headers"])
+        if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
+            return
+        caller = self._service.access.caller(bearer(headers))
+        caller.allow(SCOPES.get(path))
+        caller.spend_request()
+        scope.setdefault("state", {})["caller"] = caller
+
+
+def foreign(settings: Settings, headers: dict[bytes, bytes]) -> str | None:
+    """Why a request is not let in: a Host that is not ours (DNS rebinding), or a page of another origin."""
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    name = _name(host)
+    allowed = {part.strip().lower() for part in settings.allowed_hosts.split(",")}
+    if settings.is_loopback:
+        ours = name in ("localhost", "127.0.0.1", "[::1]", settings.host, *allowed)
+    else:  # a page can rebind only a name that its owner has in the DNS: no address, and none without a dot
+        ours = "." not in name or _is_address(name) or name in (settings.host.lower(), *allowed)
+    if not ours:
+        instead = "use localhost" if settings.is_loopback else "start with --allowed-hosts NAME if it is its name"
+        return f"Host {host!r} is not served here; {instead}"
+    origin = headers.get(b"origin")
+    if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
+        return "pages of other origins may not use this service"
+    return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]

@@ -1,0 +1,243 @@
+"""``POST /v1/detect``: a clip in; detections as JSON, as lines while they are made, or drawn into the video."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from media.decode import Limits
+from service.access import Caller
+from service.api.problems import PROBLEMS
+from service.api.service import Service
+from service.api.uploads import received_file
+from service.decoder.render import DRAWN_ACTIONS
+from service.errors import InputError
+from service.ipc.channel import ChannelError
+from service.schemas import DetectOptions, DetectResponse
+from service.sessions.session import Session
+
+router = APIRouter()
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MP4 = "video/mp4"
+CHUNK = 256 * 1024
+Piece = dict[str, Any]
+_BODY = {"schema": {"type": "string", "format": "binary"}}
+_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": _BODY,
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"file": _BODY["schema"]}, "required": ["file"]}
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/detect",
+    openapi_extra=_OPENAPI,
+    response_model=None,
+    responses={200: {"model": DetectResponse, "content": {NDJSON: {}, MP4: {}}}, **PROBLEMS},
+)
+async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -> Response:
+    """Who does what, where and when in a video, sent raw or as multipart ``file``. The answer follows ``Accept``."""
+    service: Service = request.app.state.service
+    caller: Caller = request.state.caller
+    kind = preferred(request.headers.get("accept", ""), (JSON, NDJSON, MP4))
+    stack = AsyncExitStack()
+    try:
+        # admitted before its body is read: what waits on disk is bounded, and a full service says so at once
+        session = await stack.enter_async_context(service.session(caller, "upload", "all", options))
+        with session.interruptible():
+            file = await stack.enter_async_context(received_file(request, service.settings, caller))
+        await stack.enter_async_context(_abort_on_disconnect(request, session))
+        await session.decoding.open("upload", file.fileno())
+        results = session.results()
+        first = await anext(results, None)  # an unreadable file still gets its proper status
+        _check_connected(session)
+        if kind == MP4:
+            return await _mp4(service, request, session, _from(first, results), file, stack)
+        make = _as_json if kind == JSON else _as_lines
+        return _OwningResponse(make(service, session, _from(first, results)), stack.pop_all(), media_type=kind)
+    finally:
+        # a streaming answer has taken everything over by now, and left this stack empty
+        await stack.aclose()
+
+
+def preferred(accept: str, offered: Sequence[str]) -> str:
+    """The media type of ``offered`` that an Accept header likes best; the first one if it names none of them."""
+    liked = dict.fromkeys(offered, 0.0)
+    for item in accept.lower().split(","):
+        name, _, parameters = item.partition(";")
+        quality = re.search(r"(?:^|;)\s*q=([01](?:\.\d*)?)\s*(?:;|$)", parameters)
+        if (name := name.strip()) in liked:
+            liked[name] = max(liked[name], float(quality.group(1)) if quality else 1.0)
+    return max(offered, key=lambda name: liked[name])
+
+
+async def _from(first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    if first is not None:
+        yield first
+        async for result in rest:
+            yield result
+
+
+def _check_connected(session: Session) -> None:
+    if session.aborted:
+        raise ClientDisconnect
+
+
+def _tail(service: Service, session: Session) -> Piece:
+    model = service.engine.model
+    return {
+        "model": model.name,
+        "trained": model.trained,
+        "summary": session.summary().model_dump(),
+        "warnings": session.warnings,
+    }
+
+
+async def _as_json(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    """A ``DetectResponse``, written while it is made: it may be larger than memory should hold."""
+    model, stream = service.engine.model, session.stream
+    size = {"width": stream.frame_width, "height": stream.frame_height}
+    head = _compact({"model": model.name, "trained": model.trained, "frame": size})
+    yield head[:-1] + b',"keyframes":['
+    comma = b""
+    async for result in results:
+        yield comma + _compact(result)
+        comma = b","
+    end = _compact({"summary": session.summary().model_dump(), "warnings": session.warnings})
+    yield b"]," + end[1:]
+
+
+async def _as_lines(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    async for result in results:
+        yield _compact(result) + b"\n"
+    yield _compact(_tail(service, session)) + b"\n"
+
+
+class _OwningResponse(StreamingResponse):
+    """A streaming response that frees what it owns when it ends, whichever way.
+
+    Starlette's own watch for a vanished client is left out: it cancels over and over what runs below it, and so the
+    freeing as well. ``_abort_on_disconnect`` ends the session, and with it the body.
+    """
+
+    def __init__(self, body: AsyncIterator[bytes], owned: AsyncExitStack, **options: Any) -> None:
+        super().__init__(body, **options)
+        self._owned = owned
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.stream_response(send)
+        finally:
+            await self._owned.aclose()
+
+
+def _compact(value: Piece) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+async def _mp4(
+    service: Service,
+    request: Request,
+    session: Session,
+    results: AsyncIterator[Piece],
+    file: BinaryIO,
+    stack: AsyncExitStack,
+) -> Response:
+    keyframes = [_slim(result) async for result in results]
+    _check_connected(session)
+    target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
+    with session.interruptible():
+        await _until_disconnect(request, _render(service, keyframes, file, target))
+    size = target.seek(0, 2)
+    target.seek(0)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        while chunk := await asyncio.to_thread(target.read, CHUNK):
+            yield chunk
+
+    return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers={"Content-Length": str(size)})
+
+
+async def _render(service: Service, keyframes: list[Piece], source: BinaryIO, target: BinaryIO) -> None:
+    """Draw in a decoder process: the media is as untrusted the second time."""
+    settings = service.settings
+    limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
+    decoder = await service.pool.acquire()
+    clean = False
+    try:
+        order = {
+            "t": "render",
+            "results": keyframes,
+            "trained": service.engine.model.trained,
+            "limits": asdict(limits),
+            "cpu_s": 20 * settings.max_duration_s,
+        }
+        await decoder.channel.send(order, fds=[source.fileno(), target.fileno()])
+        message = await decoder.channel.receive()
+        if message is None:
+            raise ChannelError("it ended")
+        clean = True
+        if message.header["t"] == "failed":
+            raise InputError(message.header["code"], message.header["message"])
+    except ChannelError as error:
+        raise InputError("unreadable", f"drawing into this video failed ({error}); ask for JSON instead") from None
+    finally:
+        await service.pool.release(decoder, clean=clean)
+
+
+def _slim(keyframe: Piece) -> Piece:
+    """A result with only the actions that a picture can name."""
+    actors = [{**actor, "actions": actor["actions"][:DRAWN_ACTIONS]} for actor in keyframe["actors"]]
+    return {**keyframe, "actors": actors}
+
+
+@asynccontextmanager
+async def _abort_on_disconnect(request: Request, session: Session) -> AsyncIterator[None]:
+    """End the session as soon as its client is gone."""
+
+    async def watch() -> None:
+        await _disconnected(request)
+        session.abort()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _until_disconnect(request: Request, work: Any) -> None:
+    """Run ``work``, but end it when the client leaves. Raises ClientDisconnect then."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        task.result()
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,78 @@
+"""What runs here and how it is: models, labels, health, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import exposition
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from service.api.problems import problem
+from service.api.service import Service
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The served model: what it is, on what it was trained, its licence, how good it is, and what it wants to see."""
+    model = request.app.state.service.engine.model
+    clip = model.config.clip
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "default": True,
+                "trained": model.trained,
+                "trained_on": model.trained_on,
+                "licence": model.licence,
+                "source": model.source,
+                "metrics": model.metrics,
+                "classes": len(model.labels),
+                "device": model.device,
+                "frames": clip.frames,
+                "stride": clip.stride,
+                "short_side": model.config.preprocess.short_side,
+                "lookahead_ms": float(model.window.lookahead_s * 1000),
+            }
+        ]
+    }
+
+
+@router.get("/v1/labels")
+async def labels(request: Request) -> dict[str, Any]:
+    """The actions it names: each label's number in its data set, and its name."""
+    model = request.app.state.service.engine.model
+    return {"model": model.name, "labels": [{"id": label.id, "name": label.name} for label in model.labels]}
+
+
+@router.get("/healthz")
+@router.get("/v2/health/live", include_in_schema=False)
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", response_model=None)
+@router.get("/v2/health/ready", include_in_schema=False, response_model=None)
+async def readyz(request: Request) -> Response:
+    """A worker has run its warm-up and takes work."""
+    service: Service = request.app.state.service
+    if service.engine.ready:
+        return JSONResponse({"status": "ready"})
+    why = "draining" if service.engine.draining else "no worker is ready"
+    return problem(503, "not_ready", why, {"Retry-After": "5"})
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    response_model=None,
+    responses={200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    registry = request.app.state.service.metrics.registry
+    encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+    return Response(encoder(registry), media_type=content_type)

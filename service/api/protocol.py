@@ -1,0 +1,136 @@
+"""The WebSocket protocol ``stmixer.v1``: what a client may say, what it is told first, and how a socket is closed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from service.engine.model_info import ModelInfo
+from service.schemas import DetectOptions, Wire
+from service.sessions.resume import Held
+from service.settings import Settings
+
+SUBPROTOCOL = "stmixer.v1"
+
+MAX_TEXT = 64 * 1024
+"""Characters of a text message: the longest sensible one has a few hundred, and it is parsed on the event loop."""
+
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
+CLOSE_TOO_LARGE = 1009
+CLOSE_CAPACITY = 1013
+CLOSE_PROTOCOL = 4400
+CLOSE_UNAUTHORIZED = 4401
+CLOSE_NO_MEDIA = 4408
+CLOSE_EVICTED = 4409
+CLOSE_OVERLOADED = 4429
+
+TERMS = ("codec", "timestamps", "policy", "keyframe_hz", "lookahead_ms", "deadline_ms")
+"""What a stream keeps from its first ``start`` on."""
+
+
+class Start(Wire):
+    """The first message: what kind of media will come, and what is wanted of it."""
+
+    type: Literal["start"]
+    codec: Literal["jpeg", "webm", "mpegts"] = "jpeg"
+    keyframe_hz: float = Field(1.0, ge=0.001, le=30)
+    score_threshold: float = Field(0.6, ge=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    action_threshold: float = Field(0.0, ge=0, le=1)
+    policy: Literal["latest", "all"] = "latest"
+    lookahead_ms: float | None = Field(None, ge=0, le=10_000)
+    deadline_ms: float | None = Field(None, gt=0, le=600_000)
+    timestamps: Literal["arrival", "prefix"] = "arrival"
+    resume_token: str | None = None
+    api_key: str | None = None
+
+    def terms(self) -> tuple[str | float | None, ...]:
+        """Its ``TERMS``."""
+        return tuple(getattr(self, name) for name in TERMS)
+
+    def options(self) -> DetectOptions:
+        """What concerns detection."""
+        return DetectOptions(**{name: getattr(self, name) for name in DetectOptions.model_fields})
+
+
+class Update(Wire):
+    """Change what is reported of a running stream. Keyframes are numbered by their rate, so that stays."""
+
+    type: Literal["update"]
+    score_threshold: float = Field(0.6, ge=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    action_threshold: float = Field(0.0, ge=0, le=1)
+
+    def changes(self) -> dict[str, float | int | None]:
+        """What was given."""
+        return self.model_dump(exclude={"type"}, exclude_unset=True)
+
+
+class Flush(Wire):
+    """Run what is pending with what is there."""
+
+    type: Literal["flush"]
+
+
+class Stop(Wire):
+    """No more media: finish, then ``summary``."""
+
+    type: Literal["stop"]
+
+
+_CHANGEABLE = tuple(name for name in Update.model_fields if name != "type")
+
+ClientMessage = Start | Update | Flush | Stop
+_ADAPTER: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
+
+
+class ProtocolError(Exception):
+    """The client broke the protocol, or its socket has to be closed for another reason; ``close`` is the code."""
+
+    def __init__(self, code: str, message: str, close: int = CLOSE_PROTOCOL, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.close, self.retryable = code, close, retryable
+
+
+class Evicted(ProtocolError):
+    """Another socket came with this stream's token."""
+
+    def __init__(self) -> None:
+        super().__init__("evicted", "the stream goes on on another socket", CLOSE_EVICTED)
+
+
+def parse(text: str) -> ClientMessage:
+    """One text frame. Raises ProtocolError saying what is wrong with it."""
+    if len(text) > MAX_TEXT:
+        raise ProtocolError("too_large", f"a text message may have {MAX_TEXT} characters", CLOSE_TOO_LARGE)
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, name = ".".join(str(part) for part in first["loc"]), first["loc"][-1] if first["loc"] else ""
+        if first["type"] != "extra_forbidden":
+            reason = f"{where or 'message'}: {first['msg']}"
+        elif first["loc"][0] == "update" and name in Start.model_fields:
+            reason = f"{name} cannot change while a stream runs; {', '.join(_CHANGEABLE)} can"
+        else:
+            reason = f"{where}: there is no such field"
+        raise ProtocolError("bad_message", reason) from None
+
+
+def ready(held: Held, model: ModelInfo, settings: Settings) -> dict[str, Any]:
+    """The answer to ``start``: what stream this is now, and what will be said of it."""
+    schedule = held.session.stream.schedule
+    return {
+        "type": "ready",
+        "session_id": str(held.session.stream.id),
+        "resume_token": held.token,
+        "resume_ttl_s": settings.resume_ttl_s,
+        "max_frame_bytes": settings.max_frame_bytes,
+        "lookahead_ms": schedule.lookahead_ms,
+        "keyframe_hz": schedule.hz,
+        "model": model.name,
+        "trained": model.trained,
+        "labels": [{"id": label.id, "name": label.name} for label in model.labels],
+    }

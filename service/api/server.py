@@ -1,0 +1,150 @@
+"""start → serve → drain → stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from service.api.app import create_app
+from service.api.service import Service
+from service.errors import StartError
+from service.settings import Settings
+
+log = logging.getLogger("stmixer")
+
+RECEIVE_BUFFER = 2**20
+FORCE_LOOK_S = 0.1
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartError where that cannot begin."""
+    listening = bind(settings)
+    try:
+        asyncio.run(_serve(settings, listening))
+    finally:
+        listening.close()
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket, before anything slow is started. Raises StartError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # a sender that is to be slowed is slowed, not buffered: the kernel would grow this to tens of megabytes
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        where = f"{settings.host}:{settings.port}"
+        raise StartError("cannot_bind", f"{where}: {error.strerror}; choose another --host or --port") from None
+    listening.set_inheritable(False)
+    return listening
+
+
+def check_certificate(settings: Settings) -> None:
+    """Raises StartError for one that uvicorn would fail on."""
+    if settings.ssl_certfile is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # a key with a password would stop and ask for it, at a terminal that may not be there
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(
+            "bad_certificate",
+            f"--ssl-certfile {settings.ssl_certfile}, --ssl-keyfile {settings.ssl_keyfile}: "
+            f"{error.strerror or error}; give a PEM certificate with its key, without a password",
+        ) from None
+
+
+async def _serve(settings: Settings, listening: socket.socket) -> None:
+    check_certificate(settings)
+    service = Service(settings)
+    await service.start()
+    try:
+        server = Server(
+            service,
+            uvicorn.Config(
+                create_app(service),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws=StreamSocket,
+                ws_max_size=2 * settings.max_frame_bytes,  # what is not far over our own limit is refused in words
+                ws_per_message_deflate=False,
+                ws_ping_interval=20.0,
+                ws_ping_timeout=60.0,
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
+            ),
+        )
+        host, port = listening.getsockname()[:2]
+        scheme = "http" if settings.ssl_certfile is None else "https"
+        log.info("stmixer is ready: %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        await server.serve(sockets=[listening])
+    finally:
+        await service.stop()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but one that drains first, and ends with status 0 after SIGTERM or SIGINT.
+
+    While it drains it answers: what is new with 503, what runs with its results. A second signal forces the end.
+    """
+
+    def __init__(self, service: Service, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals on the event loop, and do not raise them again at the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then let uvicorn close what is left."""
+        self._service.begin_drain()
+        drain = asyncio.ensure_future(self._service.drain())
+        while not (drain.done() or self.force_exit):
+            await asyncio.wait([drain], timeout=FORCE_LOOK_S)
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+        self.config.timeout_graceful_shutdown = math.floor(self._service.time_left_s)
+        await super().shutdown(sockets)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class StreamSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end.
+
+    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never.
+    """
+
+    LAST_WORDS_S = 2.0
+
+    async def run_asgi(self) -> None:
+        """Run the application; then give its last words a moment."""
+        await super().run_asgi()
+        closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
+        self.loop.call_later(closing, self.transport.abort)

@@ -1,0 +1,113 @@
+"""The parts of a running service, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from weakref import WeakSet
+
+from model.clip import MAX_ASPECT
+from service.access import Access, Caller
+from service.engine.engine import Engine
+from service.engine.model_info import ModelInfo
+from service.engine.stream import Policy, Source
+from service.errors import CapacityError, StartError
+from service.ipc.memory import available_bytes
+from service.ipc.ring import ring_shape
+from service.metrics import Metrics
+from service.schemas import DetectOptions
+from service.sessions.resume import Resumable
+from service.sessions.session import Session
+from service.settings import Settings
+from service.sources.decoder_pool import DecoderPool
+
+GOAWAY_S = 5.0
+"""How long live streams go on at most once they know that we are going away."""
+LAST_WORDS_S = 2.0
+DECODER_BYTES = 256 * 2**20
+"""What a decoder takes at least."""
+
+
+def check_memory(model: ModelInfo, available: int | None) -> None:
+    """Raises StartError where not even one stream would fit beside the worker."""
+    window, side = model.window, model.config.preprocess.short_side
+    needed = ring_shape(window, MAX_ASPECT * side, side).total_bytes + DECODER_BYTES
+    if available is not None and available < needed:
+        raise StartError(
+            "no_memory",
+            f"{available / 2**20:.0f} MiB of memory are left and one stream of {model.name} takes "
+            f"{needed / 2**20:.0f}; give it more, or take a smaller --model",
+        )
+
+
+class Service:
+    """Engine, decoder pool and metrics behind the routes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.access = Access(settings.keys)
+        self.engine = Engine(settings, self.metrics)
+        self.pool = DecoderPool(settings)
+        self.resumable = Resumable(settings.resume_ttl_s, self.metrics)
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._drained_by: float | None = None
+
+    async def start(self) -> None:
+        """Start decoders and worker. Raises StartError."""
+        try:
+            await self.engine.start()
+            check_memory(self.engine.model, available_bytes())
+            await self.pool.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    # -- the way out
+
+    @property
+    def time_left_s(self) -> float:
+        """Until the end of ``--shutdown-timeout``; infinite while nobody has asked for the end."""
+        return math.inf if self._drained_by is None else max(0.0, self._drained_by - time.monotonic())
+
+    @property
+    def live_time_left_s(self) -> float:
+        """How long live streams may go on: a part of that, so that their last keyframes run and get sent."""
+        return self.time_left_s - max(self.settings.shutdown_timeout / 2, self.settings.shutdown_timeout - GOAWAY_S)
+
+    def begin_drain(self) -> None:
+        """Admit nothing more; from here on the time runs."""
+        self.engine.draining = True
+        self._drained_by = time.monotonic() + self.settings.shutdown_timeout
+
+    async def drain(self) -> None:
+        """Let what runs finish; what has not by then is answered with what there is."""
+        await self.resumable.close()
+        last_words_s = min(LAST_WORDS_S, self.settings.shutdown_timeout / 2)
+        await self._empty_within(self.time_left_s - last_words_s)
+        for session in list(self._sessions):
+            session.cut(CapacityError("draining", "the service is shutting down; try another instance"))
+        await self._empty_within(self.time_left_s - last_words_s / 2)
+
+    async def _empty_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.engine.empty.wait()
+
+    async def stop(self) -> None:
+        """End every child."""
+        await self.engine.stop()
+        await self.pool.stop()
+
+    def session(
+        self, caller: Caller, source: Source, policy: Policy, options: DetectOptions, deadline_ms: float | None = None
+    ) -> Session:
+        """A new stream's session. Raises CapacityError, for the service or for the caller."""
+        session = Session(
+            self.engine, self.pool, self.settings, caller,
+            source=source, policy=policy, options=options, deadline_ms=deadline_ms,
+        )  # fmt: skip
+        self._sessions.add(session)
+        return session

@@ -1,0 +1,289 @@
+"""``GET /v1/streams/ws``: a camera in, results out, live (protocol ``stmixer.v1``).
+
+One task reads the socket, one feeds the decoder (``media_in``), one writes results, one watches the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from service.access import Caller, bearer
+from service.api import protocol
+from service.api.media_in import MediaIn
+from service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
+from service.api.service import Service
+from service.errors import AccessError, CapacityError, StmixerError
+from service.schemas import DetectOptions
+from service.sessions.resume import Held
+from service.sessions.session import Session
+
+router = APIRouter()
+log = logging.getLogger("stmixer.ws")
+
+STATUS_PERIOD_S = 5.0
+_FAREWELLS = (1000, 1001)
+
+
+@router.websocket("/v1/streams/ws")
+async def stream_ws(socket: WebSocket) -> None:
+    """Start, media, results, stop; see SERVICE.md."""
+    service: Service = socket.app.state.service
+    offered = socket.scope.get("subprotocols") or []
+    await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)
+    connection = Connection(service, socket)
+    try:
+        await connection.run()
+    except ProtocolError as error:
+        await connection.refuse(error.code, str(error), error.close, retryable=error.retryable)
+    except AccessError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_UNAUTHORIZED, retryable=False)
+    except CapacityError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_CAPACITY, retryable=True)
+    except StmixerError as error:
+        await connection.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=False)
+    except WebSocketDisconnect:
+        pass  # the session is closed by now
+
+
+class Connection:
+    """One socket."""
+
+    def __init__(self, service: Service, socket: WebSocket) -> None:
+        self._service, self._socket, self._settings = service, socket, service.settings
+        self._sending = asyncio.Lock()
+        self._last_media = time.monotonic()
+        self._taking = self._stopped = self._told_to_go = self._going = False
+
+    async def run(self) -> None:
+        """From ``start`` to ``summary``."""
+        secret = bearer(dict(self._socket.scope["headers"]))
+        if secret is not None:  # a wrong one need not wait for its start
+            self._service.access.caller(secret)
+        start = await self._start()
+        caller = self._caller(secret if start.api_key is None else start.api_key)
+        held = await self._resumed(start, caller)
+        resumed = held is not None
+        if held is None:
+            session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
+            held = self._service.resumable.add(session, start.terms())
+        keep = False
+        ended_by: BaseException | None = None
+        try:
+            await self._stream(held, start, resumed=resumed)
+        except (WebSocketDisconnect, Evicted) as error:
+            keep, ended_by = not self._stopped and _may_come_back(error), error
+            raise
+        except BaseException as error:
+            ended_by = error
+            raise
+        finally:
+            await self._service.resumable.let_go(held, keep=keep, error=ended_by)
+        if self._going:
+            await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
+            return
+        if not self._stopped:
+            raise _early_end(held.session)
+        await self._close(protocol.CLOSE_NORMAL, "stopped")
+
+    async def _resumed(self, start: Start, caller: Caller) -> Held | None:
+        """The stream of the client's token. Raises ProtocolError where it asks for something else of it."""
+        if start.resume_token is None:
+            return None
+        if self._service.engine.draining:
+            raise CapacityError("draining", "the service is shutting down; try another instance")
+        held = self._service.resumable.find(start.resume_token, caller)
+        if held is None:
+            return None
+        if held.terms != start.terms():
+            names = ", ".join(protocol.TERMS)
+            raise ProtocolError(
+                "bad_message", f"a resumed stream keeps its {names}; without resume_token it is a new one"
+            )
+        if not await self._service.resumable.take(held):
+            return None
+        await held.session.update(start.options())
+        return held
+
+    async def _stream(self, held: Held, start: Start, *, resumed: bool) -> None:
+        session = held.session
+        await self._send(protocol.ready(held, self._service.engine.model, self._settings))
+        if start.resume_token is not None and not resumed:
+            await self._warn("resume_expired", "this is a new stream")
+        self._last_media = time.monotonic()
+        media = MediaIn(session, start, self._settings.max_frame_bytes)
+        async with media.source(self._send_status, resumed=resumed) as feed:
+            try:
+                await _until(
+                    self._write(session), self._read(session, media), feed, self._watch(session, media), _evicted(held)
+                )
+            except (WebSocketDisconnect, Evicted):
+                session.decoding.interrupt()  # before its end of the pipe is closed
+                raise
+        await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+
+    def _caller(self, secret: str | None) -> Caller:
+        caller = self._service.access.caller(secret)
+        caller.allow("stream")
+        caller.spend_request()
+        return caller
+
+    async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
+        """Say why, and close."""
+        try:
+            await self._send({"type": "error", "code": code, "message": message, "retryable": retryable})
+            await self._close(close, message)
+        except (WebSocketDisconnect, ProtocolError):
+            pass  # nobody is left to tell
+
+    # -- start
+
+    async def _start(self) -> Start:
+        try:
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                received = await self._socket.receive()
+        except TimeoutError:
+            seconds = self._settings.start_timeout_s
+            raise ProtocolError("no_start", f"send a start message within {seconds:g} s") from None
+        _check_connected(received)
+        if received.get("text") is None:
+            raise ProtocolError("no_start", "the first message must be a start message, as text")
+        message = protocol.parse(received["text"])
+        if not isinstance(message, Start):
+            raise ProtocolError("no_start", f"the first message must be start, not {message.type}")
+        if message.codec != "jpeg" and message.timestamps == "prefix":
+            raise ProtocolError("bad_message", "timestamps: prefix goes with codec jpeg; containers carry their own")
+        return message
+
+    # -- media in
+
+    async def _read(self, session: Session, media: MediaIn) -> None:
+        """Media to the mailbox or queue, orders to the session; after ``stop`` only the socket's end matters."""
+        while True:
+            received = await self._socket.receive()
+            _check_connected(received)
+            if self._stopped:
+                continue
+            data = received.get("bytes")
+            if data is not None:
+                self._taking = True
+                await media.take(data)
+                self._taking, self._last_media = False, time.monotonic()
+                continue
+            match protocol.parse(received["text"]):
+                case Stop():
+                    self._stopped = True
+                    await media.close()
+                case Flush() as flush:
+                    await media.flush(flush)
+                case Update() as update:
+                    options = session.stream.options.model_dump() | update.changes()
+                    await session.update(DetectOptions.model_validate(options))
+                case Start():
+                    raise ProtocolError("bad_message", "start was sent already")
+
+    # -- results out
+
+    async def _write(self, session: Session) -> None:
+        async for result in session.results():
+            await self._send({"type": "result", **result})
+
+    async def _watch(self, session: Session, media: MediaIn) -> None:
+        """Status now and then; the end of a stream whose media has stopped, or of a draining service."""
+        last_status = time.monotonic()
+        while not session.stream.finished:
+            await asyncio.sleep(min(0.25, self._settings.idle_timeout_s / 4))
+            now = time.monotonic()
+            if now - last_status >= STATUS_PERIOD_S:
+                last_status = now
+                await self._send_status(session)
+            notices = session.decoding.notices
+            while notices:
+                await self._warn("decoder_lost", notices.pop(0))
+            await self._leave(media)
+            waits = not (self._taking or self._stopped or session.stream.ended)  # for the client, not it for us
+            if waits and now - self._last_media > self._settings.idle_timeout_s:
+                seconds = self._settings.idle_timeout_s
+                raise ProtocolError(
+                    "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
+                )
+
+    async def _leave(self, media: MediaIn) -> None:
+        """Of a draining service: say so, and in time stop as if the client had."""
+        left_s = self._service.live_time_left_s
+        if math.isfinite(left_s) and not self._told_to_go:
+            self._told_to_go = True
+            await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
+        if left_s <= 0 and not self._stopped:
+            self._going = self._stopped = True
+            await media.close()
+
+    async def _send_status(self, session: Session) -> None:
+        await self._send({"type": "status", "summary": session.summary().model_dump()})
+
+    async def _warn(self, code: str, message: str) -> None:
+        await self._send({"type": "warning", "code": code, "message": message})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Send one text message; a client that does not read for long is closed."""
+        text = json.dumps(message, separators=(",", ":"))
+        try:
+            async with self._sending, asyncio.timeout(self._settings.write_timeout_s):
+                await self._socket.send_text(text)  # no task of its own: results of one batch would queue behind them
+        except TimeoutError:
+            seconds = self._settings.write_timeout_s
+            raise ProtocolError("slow_client", f"nothing was read for {seconds:g} s", retryable=True) from None
+        except RuntimeError as error:  # starlette's word for a socket that is closed already
+            raise WebSocketDisconnect(1006) from error
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self._socket.application_state == WebSocketState.CONNECTED:
+            with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # server.py ends a socket that takes nothing
+                async with asyncio.timeout(self._settings.write_timeout_s):
+                    await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+
+
+async def _evicted(held: Held) -> None:
+    await held.evicted.wait()
+    raise Evicted
+
+
+def _may_come_back(error: Exception) -> bool:
+    """Not a client that said goodbye: 1000 is an end, 1001 a page that was left."""
+    return not (isinstance(error, WebSocketDisconnect) and error.code in _FAREWELLS)
+
+
+def _early_end(session: Session) -> ProtocolError:
+    """Why a stream ended that the client did not stop: its media did."""
+    if session.error is not None:
+        return ProtocolError(session.error.code, str(session.error), retryable=True)
+    return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
+
+
+def _check_connected(received: Any) -> None:
+    if received["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(received.get("code", 1006))
+
+
+async def _until(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Until ``main`` has ended or any of them has failed; ``others`` are cancelled then."""
+    ending = asyncio.ensure_future(main)
+    tasks = waiting = {ending, *map(asyncio.ensure_future, others)}
+    try:
+        while ending in waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

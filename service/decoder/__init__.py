@@ -1,0 +1,1 @@
+"""The process where untrusted media meets FFmpeg. Imports ipc and media alone."""

@@ -1,1 +1,0 @@
-"""Sources of frames: the decoder processes, and the sessions that feed them."""

@@ -1,0 +1,1 @@
+"""``stmixer detect``: a file from start to end in this process, without a service."""

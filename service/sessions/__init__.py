@@ -1,0 +1,1 @@
+"""One subscriber's life: a stream, its results, and coming back to it."""

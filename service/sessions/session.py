@@ -1,0 +1,188 @@
+"""One stream from source to subscriber: its decoder, its place in the engine, its results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from model.query_bank import new_bank
+from service.access import Caller
+from service.engine.engine import Engine
+from service.engine.frame_counts import FrameCounts
+from service.engine.keyframes import KeyframeSchedule
+from service.engine.stream import Pending, Policy, Source, Stream
+from service.errors import CapacityError, StmixerError
+from service.logs import fields
+from service.schemas import DetectOptions, Summary
+from service.sessions.results import Results
+from service.settings import Settings
+from service.sources.clock import PictureClock
+from service.sources.decoder_link import Decoding
+from service.sources.decoder_pool import DecoderPool
+
+log = logging.getLogger("stmixer.session")
+
+MIN_DEADLINE_S = 1.0
+
+
+class Session:
+    """An open stream. Use as ``async with``, or ``close`` it: that frees everything, whatever happened.
+
+    Results come from ``results()``: all of them with policy ``all``, the newest one with ``latest``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: DecoderPool,
+        settings: Settings,
+        caller: Caller,
+        *,
+        source: Source,
+        policy: Policy,
+        options: DetectOptions,
+        deadline_ms: float | None = None,
+    ) -> None:
+        self._engine, self.caller = engine, caller
+        model = engine.model
+        snap = model.config.backbone.per_frame
+        schedule = KeyframeSchedule(model.window, options.keyframe_hz, options.lookahead_ms, snap=snap)
+        deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
+        self.stream = Stream(
+            engine.admit(policy, schedule.hz), source, policy, schedule, options, deadline_s, self._deliver
+        )
+        self.stream.bank = new_bank(model.config)
+        try:
+            caller.open_stream()
+        except CapacityError:
+            engine.metrics.streams_rejected.labels("key_limit").inc()
+            raise
+        engine.add(self.stream)
+        self.clock = PictureClock()
+        self.aborted = False
+        self._error: StmixerError | None = None
+        self._interruptible: asyncio.Task[Any] | None = None
+        self._results = Results(engine.metrics)
+        self._started = time.monotonic()
+        self.counts = FrameCounts(self.stream, engine.metrics)
+        self.decoding = Decoding(
+            engine, pool, settings, self.stream, self.counts, on_failed=self._fail, on_change=self._results.wake
+        )
+
+    # -- life
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        await self.close(error)
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Free everything; ``error`` is what ended it, for the log."""
+        try:
+            await self.decoding.close()
+        finally:  # cancelled here, at a shutdown for one, it still frees all
+            self._engine.remove(self.stream)
+            self.caller.close_stream()
+            self.counts.balance("cancelled")
+            self._log_end(error)
+
+    async def flush(self) -> None:
+        """Run what is pending with what is there."""
+        await self.decoding.flush()
+        self.stream.flush(time.monotonic())
+        self._engine.wake()
+
+    async def update(self, options: DetectOptions) -> None:
+        """Change options of a running stream. ``keyframe_hz`` and look-ahead cannot change: keyframes are numbered."""
+        self.stream.options = options
+
+    # -- results out
+
+    async def results(self) -> AsyncIterator[dict[str, Any]]:
+        """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
+        while True:
+            while (result := self._results.take(self.stream, self.clock)) is not None:
+                self._engine.wake()
+                yield result
+            if self.stream.finished:
+                break
+            await self._results.wait()
+        if self._error is not None and self.stream.summary.ok == 0:
+            raise self._error
+        if self._error is not None:
+            self.warnings.append(str(self._error))
+
+    def _deliver(self, pending: Pending) -> None:
+        """A keyframe is settled."""
+        self._results.add(self.stream, pending)
+        if pending.outcome in ("error", "worker_lost"):
+            self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
+        self.decoding.room_changed.set()
+
+    def abort(self) -> None:
+        """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""
+        self.aborted = True
+        self.stream.cancel()
+        self._results.wake()
+
+    def cut(self, error: StmixerError) -> None:
+        """The service ends before this stream: what is not done is cancelled, and ``results`` says why."""
+        if self.stream.finished and self._interruptible is None:
+            return
+        self._error = self._error or error
+        self.decoding.stop()  # no more frames, which would bring new keyframes
+        self.stream.cancel()
+        self._results.wake()
+        if self._interruptible is not None:
+            self._interruptible.cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Around what takes long and is no result, an upload's way to us for one: ``cut`` ends it with its error."""
+        task = self._interruptible = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._error is None or task is None:
+                raise
+            task.uncancel()
+            raise self._error from None
+        finally:
+            self._interruptible = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd, in words; grows."""
+        return self.decoding.warnings
+
+    @property
+    def error(self) -> StmixerError | None:
+        """What ended the source, if it did not end well."""
+        return self._error
+
+    def summary(self) -> Summary:
+        """The counts so far; the last ones, which add up, once the stream has finished and nothing more is sent."""
+        if self.stream.finished:
+            self.counts.balance("cancelled")
+        return self.stream.snapshot()
+
+    def _fail(self, error: StmixerError) -> None:
+        """The source cannot go on. What is complete still runs."""
+        self._error = error
+        self.stream.end(time.monotonic())
+
+    def _log_end(self, error: BaseException | None) -> None:
+        """The stream's line: how it ended (finished, disconnected, or the code of what ended it), and every count."""
+        cause = error or self._error
+        ended = "finished" if cause is None else str(getattr(cause, "code", type(cause).__name__))
+        seconds, stream = round(time.monotonic() - self._started, 3), self.stream
+        told = fields(
+            stream=stream.id, source=stream.source, ended="disconnected" if self.aborted else ended, seconds=seconds,
+            summary=stream.snapshot().model_dump(), warnings=len(self.warnings),
+        )  # fmt: skip
+        log.info("stream ended", extra=told)

@@ -1,0 +1,99 @@
+"""Decoder processes, kept warm and handed out one to a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from service.errors import CapacityError
+from service.ipc.channel import ChannelError
+from service.ipc.child import Child
+from service.settings import Settings
+
+log = logging.getLogger("stmixer.decoder")
+
+
+class DecoderPool:
+    """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb
+        self._idle: list[Child] = []
+        self._busy: set[Child] = set()
+        self._refill: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Fill the pool."""
+        await self._fill()
+
+    async def acquire(self) -> Child:
+        """A decoder for one stream. Raises CapacityError if none can be started."""
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                break
+            await child.kill()
+        else:
+            child = await self._spawn()
+        self._busy.add(child)
+        if not self._idle:  # the next stream shall not wait for a process to start
+            self._refill_soon()
+        return child
+
+    async def release(self, child: Child, *, clean: bool) -> None:
+        """Give a decoder back; ``clean`` if it is waiting for its next source."""
+        self._busy.discard(child)
+        if clean and child.alive and not self._closed and len(self._idle) < self._idle_wanted:
+            self._idle.append(child)
+        elif clean:
+            await child.end(timeout_s=1.0)
+        else:
+            await child.kill()
+            self._refill_soon()
+
+    def _refill_soon(self) -> None:
+        if not self._closed and (self._refill is None or self._refill.done()):
+            self._refill = asyncio.create_task(self._fill())
+
+    async def stop(self) -> None:
+        """End all of them."""
+        self._closed = True
+        if self._refill is not None:
+            self._refill.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._refill
+        children = [*self._idle, *self._busy]
+        self._idle.clear()
+        self._busy.clear()
+        await asyncio.gather(*(child.kill() for child in children))
+
+    async def _fill(self) -> None:
+        while len(self._idle) < self._idle_wanted and not self._closed:
+            try:
+                child = await self._spawn()
+            except CapacityError as error:
+                log.error("%s", error)
+                return
+            if len(self._idle) < self._idle_wanted:
+                self._idle.append(child)
+            else:  # one was given back meanwhile
+                await child.end(timeout_s=1.0)
+
+    async def _spawn(self) -> Child:
+        try:
+            child = await Child.spawn("service.decoder.process", [str(self._memory_mb)])
+        except OSError as error:
+            raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
+        try:
+            ready = await child.channel.receive()
+        except ChannelError:
+            ready = None
+        except BaseException:
+            await child.kill()
+            raise
+        if ready is None:
+            await child.kill()
+            raise CapacityError("decoder", "a decoder ended at its start; try again later")
+        return child

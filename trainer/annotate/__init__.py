@@ -1,0 +1,1 @@
+"""Drafts of boxes for videos that nobody has annotated, and clips without people."""

@@ -1,0 +1,153 @@
+"""What calibration learns from: every query of every validation keyframe, and whether it was right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.decoder import PERSON
+from model.postprocess import PostProcess
+from trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
+from trainer.config.run import RunConfig
+from trainer.data.clipset import Source
+from trainer.data.records import Ints
+from trainer.evaluate.network import LoadedNetwork, look_at
+from trainer.evaluators.overlap import assign, iou, pairs, ranks
+
+OVERLAP = 0.5
+"""IoU from which a query is somebody at their place."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Of n queries, m of which found somebody.
+
+    Attributes:
+        person: of every query.
+        actions: of those that found somebody.
+        action_person_logits: (m,) their person logits.
+        person_half, action_half: (n,) and (m,), 0 or 1: a video is in one of two halves.
+        on_empty: (n,) the query's clip has nobody in it.
+        people, keyframes, empty_keyframes: how many there were.
+    """
+
+    person: PersonSamples
+    actions: ActionSamples
+    action_person_logits: Floats
+    person_half: Ints
+    action_half: Ints
+    on_empty: Mask
+    people: int
+    keyframes: int
+    empty_keyframes: int
+
+    def half(self, half: int) -> Samples:
+        """One half's queries; the counts stay those of both."""
+        queries, found = self.person_half == half, self.action_half == half
+        return Samples(
+            self.person.take(queries),
+            self.actions.take(found),
+            self.action_person_logits[found],
+            self.person_half[queries],
+            self.action_half[found],
+            self.on_empty[queries],
+            self.people,
+            self.keyframes,
+            self.empty_keyframes,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A keyframe's N queries: boxes 0–1, person logits (person minus background), action logits (N, C)."""
+
+    keyframe: int
+    boxes_xyxy: Floats
+    person: Floats
+    actions: Floats
+
+
+def gather(
+    network: LoadedNetwork,
+    sources: Sequence[Source],
+    config: RunConfig,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Run a network on all keyframes; ``progress`` is told batches done and in all."""
+    seen: list[list[_Seen]] = [[] for _ in sources]
+    everyone = PostProcess(score_threshold=0.0)
+    for looked in look_at(network, sources, config, device, progress=progress):
+        last = looked.output.stages[-1]
+        person = last.human_logits[..., PERSON] - last.human_logits[..., 1 - PERSON]
+        found = everyone(looked.output, looked.sizes_wh)
+        for b, draw in enumerate(looked.batch.draws):
+            columns = (found[b].boxes_xyxy, person[b], last.action_logits[b])
+            boxes, logits, actions = (c.to("cpu", torch.float64).numpy() for c in columns)
+            seen[draw.source].append(_Seen(draw.keyframe, boxes, logits, actions))
+    return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
+
+
+def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
+    """One set's, matched as the evaluators do: the surest query takes its best-overlapping person."""
+    split = source.split
+    keyframe = np.repeat([s.keyframe for s in seen], [len(s.person) for s in seen]).astype(np.int64)
+    boxes, person, actions = (
+        np.concatenate(part)
+        for part in ([s.boxes_xyxy for s in seen], [s.person for s in seen], [s.actions for s in seen])
+    )
+    of_person = np.repeat(np.arange(len(split)), np.diff(split.starts))
+    i, j = pairs(keyframe, of_person)
+    taken = assign(i, j, iou(boxes[i], split.boxes_xyxy[j], "normalised"), ranks(person), OVERLAP, best_only=False)
+    found = taken >= 0
+    who, half = taken[found], split.video[keyframe] % 2
+    return Samples(
+        person=PersonSamples(person, found, np.ones(len(person))),
+        actions=ActionSamples(actions[found], source.actions[who], source.annotated[who], _of_tracks(source, who)),
+        action_person_logits=person[found],
+        person_half=half,
+        action_half=half[found],
+        on_empty=np.full(len(person), source.empty),
+        people=len(of_person),
+        keyframes=len(split),
+        empty_keyframes=len(split) if source.empty else 0,
+    )
+
+
+def _of_tracks(source: Source, who: Ints) -> Floats:
+    """Weights of people, so that every track weighs 1; people without a track share their video's."""
+    split = source.split
+    video = np.repeat(split.video, np.diff(split.starts))
+    _, track, count = np.unique(
+        np.stack((video[who], split.track[who]), 1), axis=0, return_inverse=True, return_counts=True
+    )
+    return np.asarray(1.0 / count[track.reshape(-1)], dtype=np.float64)
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    """All sets' together, each with the same weight, on average 1 a query."""
+    keyframes = sum(p.keyframes for p in parts)
+    person, actions = [p.person for p in parts], [p.actions for p in parts]
+    return Samples(
+        person=PersonSamples(
+            np.concatenate([p.logits for p in person]),
+            np.concatenate([p.right for p in person]),
+            np.concatenate([p.person.weights * keyframes / (len(parts) * p.keyframes) for p in parts]),
+        ),
+        actions=ActionSamples(
+            np.concatenate([a.logits for a in actions]),
+            np.concatenate([a.there for a in actions]),
+            np.concatenate([a.annotated for a in actions]),
+            np.concatenate([a.weights for a in actions]),
+        ),
+        action_person_logits=np.concatenate([p.action_person_logits for p in parts]),
+        person_half=np.concatenate([p.person_half for p in parts]),
+        action_half=np.concatenate([p.action_half for p in parts]),
+        on_empty=np.concatenate([p.on_empty for p in parts]),
+        people=sum(p.people for p in parts),
+        keyframes=keyframes,
+        empty_keyframes=sum(p.empty_keyframes for p in parts),
+    )

@@ -1,0 +1,1 @@
+"""A run's configuration: typed, strict, read from YAML."""

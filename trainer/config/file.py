@@ -1,0 +1,128 @@
+"""A run's YAML file to its ``RunConfig``, or to those of its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from trainer.config.run import RunConfig
+from trainer.errors import TrainError
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a run's YAML, laid over its preset; ``overrides`` go over both. Of several phases it is the last.
+
+    Relative paths start at the file's folder.
+
+    Raises:
+        TrainError: a file that cannot be read, unknown keys, values out of range: one line each.
+    """
+    return load_phases(path, overrides)[-1]
+
+
+def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[RunConfig]:
+    """As ``load_config``, but ``phases`` may list mappings that are laid over the rest of the file: runs one after the
+    other, each starting from the weights of the one before. Their folders lie in ``run_dir``, by their ``name``.
+
+    Raises:
+        TrainError: as ``load_config``; phases without distinct names.
+    """
+    values = _values(path, overrides)
+    phases = values.pop("phases", None)
+    if phases is None:
+        return [_config(path, values)]
+    if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+        raise TrainError(f"{path}: phases must be a list of keys and values")
+    names = [phase.pop("name", None) for phase in phases]
+    if (
+        not names
+        or not all(isinstance(name, str) and name.isidentifier() for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise TrainError(f"{path}: every phase wants a name of its own, a word")
+    configs: list[RunConfig] = []
+    for name, phase in zip(names, phases, strict=True):
+        own = _laid_over(values, phase) | {"run_dir": str(Path(values.get("run_dir", ".")) / name)}
+        if configs:
+            start = {"weights": configs[-1].run_dir / "weights.safetensors", "classifier": "keep", "backbone": None}
+            other = next((c for c in configs if c.run_dir.name == own.get("init", {}).get("average_with")), None)
+            if other is not None:
+                start["average_with"] = other.run_dir / "weights.safetensors"
+            own["init"] = _laid_over(own.get("init", {}), start)
+        configs.append(_config(path, own))
+    return configs
+
+
+def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = _read_yaml(path)
+    values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
+    return _laid_over(values, dict(overrides or {}))
+
+
+def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
+    config = parse_config(values, str(path))
+    folder = path.resolve().parent
+    files = {key: getattr(config.init, key) for key in ("weights", "average_with", "backbone")}
+    init = config.init.model_copy(update={key: None if path is None else folder / path for key, path in files.items()})
+    long_term = config.long_term
+    if long_term is not None and long_term.bank is not None:
+        long_term = long_term.model_copy(update={"bank": folder / long_term.bank})
+    paths = {"run_dir": folder / config.run_dir, "data_root": folder / config.data_root}
+    return config.model_copy(update=paths | {"init": init, "long_term": long_term})
+
+
+def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
+    """Check plain values. Raises TrainError, a line per fault, each with its key."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise TrainError([f"{where}: {_fault(fault)}" for fault in error.errors(include_url=False)]) from None
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the presets."""
+    files = resources.files("trainer").joinpath("presets").iterdir()
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+
+
+def _preset(name: object) -> dict[str, Any]:
+    if name not in presets():
+        raise TrainError(f"preset {name!r} is unknown; known: {', '.join(presets())}")
+    text = resources.files("trainer").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise TrainError(f"{path} must hold keys and values")
+    return values
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; everything else, lists too, is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _laid_over(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
+def _fault(fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {place}"
+    message = fault["msg"].removeprefix("Value error, ")
+    got = "" if fault["type"] in ("missing", "value_error") else f", got {fault['input']!r}"
+    return f"{place}: {message}{got}" if place else f"{message}{got}"

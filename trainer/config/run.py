@@ -1,0 +1,299 @@
+"""One run, as one typed configuration. Unknown keys are errors; a preset is a YAML file of the same keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.config import DetectorConfig
+from model.zoo import VARIANTS, variant
+from trainer.config.variant import LongTermSection, VariantSection
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: nothing unknown, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SetSection(Section):
+    """What every set has."""
+
+    root: Path = Path(".")
+    name: str | None = None
+    """Default: the folder's name, or the kind."""
+    parts: tuple[Literal["train", "val"], ...] = ("train", "val")
+    """What it is used for."""
+    weight: Positive | None = None
+    """Share of the training clips. Default: a clip for each keyframe."""
+
+
+class CustomSet(SetSection):
+    """A folder with videos.csv, boxes.csv and videos/ (the format of docs: custom set)."""
+
+    kind: Literal["custom"]
+    annotates: tuple[str, ...] | None = None
+    """Labels that this set annotates; others get no loss on its clips. Default: those that its boxes.csv holds."""
+    unlabelled: Literal["unknown", "negative"] = "unknown"
+    """An empty label: a person whose action is not annotated, or one who does none of what the set annotates."""
+    exclude: tuple[str, ...] = ()
+    """Videos to leave out."""
+    empty: bool = False
+    """Videos without people, as ``stmixer-train empties`` makes them: only the human loss learns from them, and
+    evaluation counts the people that are found all the same."""
+    keyframe_every: Count | None = None
+    """Train on every n-th annotated frame, default 1. Of an empty set: every n-th frame, in evaluation too, default
+    15."""
+    on_grid: bool = False
+    """Train only on frames within half a raw frame (1/60 s) of a sample of the model's grid: on a coarse grid the boxes
+    of the others belong to a picture that the clip does not hold."""
+
+    @model_validator(mode="after")
+    def _nobody_does_anything(self) -> Self:
+        if self.empty and self.annotates is not None:
+            raise ValueError("an empty set has nobody to annotate; leave out annotates")
+        return self
+
+
+class AvaSet(SetSection):
+    """AVA as PySlowFast lays it out: annotations/, frame_lists/ with frames/, or videos/."""
+
+    kind: Literal["ava"]
+    version: Literal["2.1", "2.2"] = "2.2"
+    source: Literal["frames", "videos"] = "frames"
+    start_s: NotNegative = 900.0
+    """The movie's time at the first frame of each folder or file, seconds."""
+
+
+class TubeSet(SetSection):
+    """JHMDB or UCF101-24 in the layout of ``JHMDB-GT.pkl``: the pickle beside frame folders or videos."""
+
+    kind: Literal["jhmdb", "ucf101_24"]
+    annotations: Path | None = None
+    """Default: JHMDB-GT.pkl or UCF101v2-GT.pkl in the root."""
+    frames: Path | None = None
+    """Folder of frame folders or videos. Default: Frames (JHMDB) or rgb-images (UCF101-24) in the root."""
+    fps: Positive | None = None
+    """Of frame folders. Default: 30 for JHMDB, 25 for UCF101-24."""
+
+
+SetConfig = Annotated[CustomSet | AvaSet | TubeSet, Field(discriminator="kind")]
+
+
+class InitSection(Section):
+    """Where training starts: a model file of ours, else the initial weights of DETECTOR.md."""
+
+    weights: Path | None = None
+    average_with: Path | None = None
+    """Another file of the same origin: training starts from the mean of both (Wortsman et al., Model soups, 2022). In
+    phases, the name of an earlier one."""
+    classifier: Literal["keep", "new"] = "new"
+    """Whether the action heads' last layers come from the file too, which then must have the same labels."""
+    backbone: Path | None = None
+    """A classifier's file (model.foreign.pretrained) that the backbone of a realtime variant starts from."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.weights is not None and self.backbone is not None:
+            raise ValueError("weights holds a backbone already; leave out backbone")
+        if self.average_with is not None and self.weights is None:
+            raise ValueError("average_with wants weights to average with")
+        return self
+
+
+class AugmentSection(Section):
+    """What is done to training clips. Shares are chances per clip."""
+
+    short_sides: tuple[Annotated[int, Field(ge=32)], ...] | None = None
+    """px; one is drawn for each batch. Default: the model's own and five quarters of it (256 and 320)."""
+    within: Annotated[float, Field(ge=1, le=3)] | None = None
+    """Clips are shrunk to fit into a picture this much wider than the batch's short side, so that neither one long clip
+    nor an upright one makes the whole batch large. Default: they are not."""
+    flip: Share = 0.5
+    colour_jitter: Share = 0.0
+    """Strength of brightness, contrast and saturation changes. In the paper, off in its code."""
+    tile: Share = 0.0
+    """Two clips with one actor each, side by side."""
+    mosaic: Share = 0.0
+    """Four clips, of any sets, at half scale in one picture."""
+    zoom: Share = 0.0
+    """A random part enlarged, or the picture shrunk, so that people come in other sizes."""
+    zoom_range: tuple[Positive, Positive] = (0.5, 2.0)
+    """By how much."""
+    still: Share = 0.0
+    """The keyframe stands for the clip's whole window."""
+    reduced_lookahead: Share = 0.0
+    """The clip ends a random time before the model's own look-ahead, as on a low-latency stream."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.zoom_range[0] > self.zoom_range[1]:
+            raise ValueError(f"zoom_range must rise, got {list(self.zoom_range)}")
+        return self
+
+
+class FeaturesSection(Section):
+    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented stretches
+    of the training videos, whose maps are kept in the run's folder, and every clip of every epoch comes out of these.
+    """
+
+    stretches: Count
+    """How many; each is of one random view, or a mosaic of four."""
+    samples: Annotated[int, Field(ge=8)] = 24
+    """Samples of the model's grid in each. Fewer where the video ends."""
+
+
+class LossSection(Section):
+    """λ per term, and what the losses are divided by (DETECTOR.md, Training)."""
+
+    human: NotNegative = 2.0
+    l1: NotNegative = 2.0
+    giou: NotNegative = 2.0
+    action: NotNegative = 24.0
+    normaliser: Literal["rank", "global"] = "rank"
+    divisor: Positive | Literal["terms"] = "terms"
+    """``terms``: the number of loss terms, 24 for six stages, as the official trainer. 1 leaves the sum alone."""
+    one_to_many: Count = 1
+    """How many queries learn one person in every stage but the last. 1: the paper's."""
+
+
+class OptimiserSection(Section):
+    """AdamW. The learning rate is for ``lr_batch`` clips a step and scales with the batch."""
+
+    lr: Positive = 2e-5
+    lr_batch: Count = 16
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NotNegative = 1e-4
+    backbone_factor: Positive = 1.0
+    """The backbone's rate is this much of ``lr``."""
+    clip_norm: Positive | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class ScheduleSection(Section):
+    """Linear warm-up from ``warmup_factor`` over ``warmup_epochs``; then the ``course``.
+
+    ``steps``: times ``drop_factor`` after each of ``drops``. ``cosine``: down to zero at the last epoch's end.
+    """
+
+    course: Literal["steps", "cosine"] = "steps"
+    warmup_epochs: NotNegative = 2.0
+    warmup_factor: Share = 0.1
+    drops: tuple[NotNegative, ...] = (5.0, 8.0)
+    drop_factor: Positive = 0.1
+
+
+class EvaluateSection(Section):
+    """What is evaluated after epochs, and by ``stmixer-train eval``."""
+
+    every_epochs: Annotated[int, Field(ge=0)] = 1
+    """0: only at the end."""
+    batch_size: Count = 8
+    score_threshold: Share = 0.6
+    keep_top3: bool = True
+    """The official evaluation's way with a clip in which nobody reaches the threshold."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    preset: str | None = None
+    run_dir: Path
+    model: str = "slowonly_r50"
+    data_root: Path = Path(".")
+    """Roots of sets are relative to it, and it to the configuration file's folder."""
+    split: Literal[1, 2, 3] = 1
+    """Of JHMDB and UCF101-24."""
+    sets: tuple[SetConfig, ...]
+    variant: VariantSection = VariantSection()
+    """Ablations of the model."""
+    long_term: LongTermSection | None = None
+    labels: tuple[str, ...] | None = None
+    """The classes, in the logits' order. Default: the sets' labels, set by set."""
+    init: InitSection = InitSection()
+    augment: AugmentSection = AugmentSection()
+    loss: LossSection = LossSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    schedule: ScheduleSection = ScheduleSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    stills: bool = False
+    """Clips of one frame, the keyframe: a person in a picture costs a realtime variant a fraction of one in a clip.
+    Its T frames are that one, repeated after the backbone."""
+    features: FeaturesSection | None = None
+    """Clips out of kept maps of the frozen backbone."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that are not trained, by the beginnings of their names."""
+    backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
+    """Batch norm of the backbone: constants, trained per process, or trained over all processes."""
+    mixing: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of what training changed is written: the weights lie so far on the way from the first to the last (α of
+    WiSE-FT, Wortsman et al., CVPR 2022). For fine-tuning on few videos."""
+    epochs: Count = 12
+    clips_per_epoch: Count | None = None
+    """Default: as many as the training split has keyframes."""
+    batch_size: Count = 16
+    """Clips a step over all processes."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: Annotated[int, Field(ge=0)] = 4
+    """Decoding processes per training process."""
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    """Small frames of short videos that each of them keeps."""
+    check: Literal["quick", "full"] = "quick"
+    """At the start: open every video and count its frames, or decode it from end to end."""
+    checkpoint_every: Count = 500
+    """Steps between the checkpoints from which a run can go on in mid-epoch."""
+    log_every: Count = 10
+    """Steps between rows of metrics.csv."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count | Literal["auto"] = "auto"
+    nodes: Count = 1
+    seed: int = 0
+    licence: str | None = None
+    """What the written weights may be used for, if anything is to be said."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.model not in VARIANTS:
+            raise ValueError(f"model {self.model!r} is unknown; known: {', '.join(VARIANTS)}")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels holds a name twice")
+        if self.stills and not VARIANTS[self.model].backbone.per_frame:
+            raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
+        if self.features is not None:
+            self._fit_for_features()
+        if not self.sets:
+            raise ValueError("sets is empty: name at least one")
+        self.detector()
+        weights = [s.weight for s in self.sets if "train" in s.parts]
+        if any(w is None for w in weights) and any(w is not None for w in weights):
+            raise ValueError("sets: give every set a weight, or none")
+        return self
+
+    def _fit_for_features(self) -> None:
+        """Maps are those of one frozen backbone and fit into one picture, padded once."""
+        if not VARIANTS[self.model].backbone.per_frame:
+            raise ValueError(f"features: {self.model} wants whole clips; only realtime variants see frames one by one")
+        if self.backbone_norm != "frozen" or not {"backbone", "backbone."} & set(self.frozen):
+            raise ValueError("features: the backbone must not change; put backbone. into frozen, its norms too")
+        if self.stills or self.long_term is not None or self.augment.tile > 0:
+            raise ValueError("features: not together with stills, long_term or augment.tile")
+        if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
+            raise ValueError("features: wants augment.within, and one size in augment.short_sides")
+
+    def detector(self, classes: int | None = None) -> DetectorConfig:
+        """The model as this run trains it, for a number of action classes. Raises ConfigError."""
+        config = self.variant.of(variant(self.model, classes=classes))
+        return config if self.long_term is None else self.long_term.of(config)
+
+    @property
+    def bank(self) -> Path | None:
+        """The bank's file of an offline long-term model."""
+        return None if self.long_term is None else self.long_term.bank

@@ -1,0 +1,180 @@
+"""A weights file on sets: detections on every evaluation keyframe, reports, pictures, the public csv."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console, ConsoleOptions, RenderableType
+
+from media.decode import Limits, VideoReader
+from media.grid import HALF_RAW_US
+from model.checkpoint import ModelCard
+from model.postprocess import PostProcess
+from trainer.config.run import AvaSet, RunConfig
+from trainer.data.check import read_picture
+from trainer.data.clips import WHOLE, View
+from trainer.data.clipset import Source
+from trainer.data.records import FrameFolder, Part, VideoFile
+from trainer.data.seek import frames_from
+from trainer.data.sets import load_data
+from trainer.errors import TrainError
+from trainer.evaluate.network import LoadedNetwork, Precision, load_network, look_at
+from trainer.evaluate.overview import overview_table, write_overview
+from trainer.evaluate.page import write_page
+from trainer.evaluate.pictures import draw, pick
+from trainer.evaluate.predictions import Findings, Tables, tables
+from trainer.evaluate.report import Report
+from trainer.evaluate.reports import frame_protocol, report_empties, report_sets
+from trainer.evaluators.ava_csv import read_excluded, write_detections
+from trainer.evaluators.empty import EmptyReport
+from trainer.evaluators.tables import Keyframes
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How the weights are run: what of its window a clip sees, and the precision."""
+
+    view: View = WHOLE
+    precision: Precision = "fp32"
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures must know."""
+        given: list[str] = []
+        if self.view.still:
+            given.append("single frame: the keyframe stands for the whole window")
+        elif self.view.lookahead_ms is not None:
+            given.append(f"look-ahead at most {self.view.lookahead_ms:g} ms; later samples repeat the last one")
+        if self.precision != "fp32":
+            given.append(f"precision: {self.precision}")
+        return tuple(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The reports of an evaluation, of sets with people and of sets without."""
+
+    reports: list[Report] = field(default_factory=list)
+    empties: list[EmptyReport] = field(default_factory=list)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """``rich.print``: every set, then all at a glance."""
+        yield from self.reports
+        yield from self.empties
+        if len(self.reports) + len(self.empties) > 1:
+            yield overview_table(self.reports, self.empties)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to run on what, and how. ``progress`` is told batches done and in all."""
+
+    config: RunConfig
+    weights: Path
+    part: Part
+    device: torch.device
+    progress: Callable[[int, int], None] | None = None
+    mode: Mode = Mode()
+
+    def run(self, out: Path) -> Evaluated:
+        """Evaluate, and write ``<set>.json``, ``.html`` and ``.csv`` and ``summary.json`` into a folder.
+
+        Raises:
+            TrainError: weights or data that cannot be used, or a folder that cannot be written.
+        """
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
+        network = load_network(self.weights, self.device, self.mode.precision)
+        card = network.card
+        names = tuple(label.name for label in card.labels)
+        data = load_data(self.config.model_copy(update={"labels": names}), (self.part,))
+        sources = data.val if self.part == "val" else data.train
+        found = self._detect(network, sources)
+        of_weights = f"weights: {self.weights.name}, {card.name}, trained on {card.trained_on or 'nothing'}"
+        notes = (of_weights, *self.mode.notes())
+        excluded = self._excluded()
+        done = Evaluated()
+        for i, source in enumerate(sources):
+            alone = Findings({(0, k): f for (s, k), f in found.rows.items() if s == i})
+            of_set = report_sets([source], alone, card.labels, notes=notes, with_tubes=True, excluded=excluded)
+            self._write(out, card, source, alone, of_set)
+            done.reports.extend(of_set)
+            done.empties.extend(report_empties([source], alone, notes=notes))
+        for empty in done.empties:
+            empty.write_json(out / f"{empty.name}.json")
+        write_overview(out / "summary.json", done.reports, done.empties)
+        return done
+
+    def _detect(self, network: LoadedNetwork, sources: Sequence[Source]) -> Findings:
+        options = self.config.evaluate
+        postprocess = PostProcess(options.score_threshold, options.keep_top3)
+        findings = Findings()
+        for looked in look_at(
+            *(network, sources, self.config, self.device), view=self.mode.view, progress=self.progress
+        ):
+            findings.add(looked.output, looked.sizes_wh, looked.batch.draws, postprocess)
+        return findings
+
+    def _excluded(self) -> Keyframes | None:
+        for chosen in self.config.sets:
+            if isinstance(chosen, AvaSet):
+                name = f"ava_{self.part}_excluded_timestamps_v{chosen.version}.csv"
+                path = self.config.data_root / chosen.root / "annotations" / name
+                return read_excluded(path) if path.exists() else None
+        return None
+
+    def _write(self, out: Path, card: ModelCard, source: Source, found: Findings, reports: list[Report]) -> None:
+        if source.empty:
+            return
+        labels = card.labels
+        given = tables(source, found.of(0), labels)
+        reader = functools.partial(read_frame, source)
+        for report in reports:
+            stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.actions.protocol}"
+            report.write_json(out / f"{stem}.json")
+            write_page(out / f"{stem}.html", report, _pictures(source, given, report, reader))
+        # the public format has boxes of 0-1
+        normalised = replace(source, split=replace(source.split, sizes_wh=None))
+        write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
+
+
+def _pictures(source: Source, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
+    picks = pick(given.truth, given.actions, report.actions, frame_protocol(source.config))
+    return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
+
+
+def read_frame(source: Source, name: str, frame: int) -> np.ndarray:
+    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video. Raises MediaError."""
+    split = source.split
+    number = next(i for i, video in enumerate(split.videos) if video.name == name)
+    if isinstance(source.config, AvaSet):  # there it is a second of the movie
+        row = np.flatnonzero((split.video == number) & (split.frame == frame))[0]
+        return _read_moment(split.videos[number].source, int(split.pts_us[row]))
+    match split.videos[number].source:
+        case FrameFolder() as folder:
+            return read_picture(folder.path(frame))
+        case VideoFile(path, _):
+            with VideoReader(path, limits=Limits.unlimited()) as reader:
+                for shown in reader:
+                    if shown.index == frame:
+                        break
+                return shown.rgb()
+
+
+def _read_moment(place: FrameFolder | VideoFile, pts_us: int) -> np.ndarray:
+    """The picture of a moment, µs: the last frame up to half a raw frame after it, as on the time grid."""
+    if isinstance(place, FrameFolder):
+        return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
+    frames = frames_from(place.path, pts_us)
+    shown = next(frames)
+    for later in frames:
+        if later.pts_us > pts_us + HALF_RAW_US:
+            break
+        shown = later
+    return shown.rgb()

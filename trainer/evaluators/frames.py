@@ -1,0 +1,156 @@
+"""Frame mAP for JHMDB, UCF101-24 and custom sets, at any IoU.
+
+The rules of the evaluator behind published JHMDB and UCF101-24 numbers (Kalogeiton et al., ACT, ICCV 2017; agrees with
+``tests/reference/tube_eval``): detections of a class go by falling score over all frames, each takes its
+best-overlapping still unused box of its frame and class, if that reaches the threshold; AP is the trapezoid area from
+(recall 0, precision 1); the mean is over labels that have boxes in the split. Equal scores keep the table's order.
+
+Protocols:
+
+- ``frames-all``: every frame counts, and a detection on a frame without ground truth is wrong. JHMDB, UCF101-24, whose
+  boxes are in inclusive pixels (the tables' unit decides).
+- ``frames-custom``: DATA.md. Only keyframes count: annotated frames whose index is a multiple of 5. A person with an
+  empty label has an unknown action: a detection that takes no true box is ignored, not wrong, if such a person is the
+  one it overlaps most and by at least the threshold.
+- ``frames-custom-negative``: the same, but an empty label is somebody who does none of the set's actions, and
+  detections on them are wrong: the receiver in ``interaction``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.evaluators.overlap import assign, best_overlap, iou, pairs, ranks
+from trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, trapezoid_area
+from trainer.evaluators.tables import (
+    UNKNOWN_ACTION,
+    Detections,
+    Floats,
+    GroundTruth,
+    Ints,
+    Keyframes,
+    Mask,
+    PersonDetections,
+    Tubes,
+    check_labels,
+    check_pair,
+    keys,
+)
+
+KEYFRAME_STEP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FrameProtocol:
+    """What sets the protocols apart.
+
+    Attributes:
+        step: keyframes are annotated frames whose index is a multiple of it; None: all frames count.
+        empty_is_negative: whether a person with an empty label does none of the actions, or unknown ones.
+    """
+
+    name: str
+    step: int | None
+    empty_is_negative: bool
+
+
+FRAMES_ALL = FrameProtocol("frames-all", step=None, empty_is_negative=False)
+FRAMES_CUSTOM = FrameProtocol("frames-custom", step=KEYFRAME_STEP, empty_is_negative=False)
+FRAMES_CUSTOM_NEGATIVE = FrameProtocol("frames-custom-negative", step=KEYFRAME_STEP, empty_is_negative=True)
+
+
+def keyframes_of(truth: GroundTruth, step: int = KEYFRAME_STEP) -> Keyframes:
+    """A custom set's evaluation keyframes: its annotated frames whose index is a multiple of ``step``, once each."""
+    chosen = truth.frame % step == 0
+    first = np.unique(keys(truth)[0][chosen], return_index=True)[1]
+    return Keyframes(truth.video[chosen][first], truth.frame[chosen][first])
+
+
+def evaluate_frames(
+    truth: GroundTruth,
+    found: Detections,
+    labels: Mapping[int, str],
+    protocol: FrameProtocol,
+    *,
+    threshold: float = 0.5,
+) -> Score:
+    """Frame mAP.
+
+    Args:
+        truth: all annotated frames of the split; the protocol picks the keyframes.
+        found: may hold other frames than keyframes; the protocol ignores them.
+        labels: the labels that the set annotates. Leave others out of ``found``: the set says nothing about them.
+        threshold: IoU from which a detection is right.
+
+    Raises:
+        ValueError: an empty split, different units, or a label outside the list.
+    """
+    check_pair(truth, found)
+    check_labels(truth, labels)
+    check_labels(found, labels)
+    truth, counts = evaluated(truth, found, protocol)
+    truth_key, found_key = keys(truth, found)
+    i, j = pairs(np.where(counts, found_key, -1), truth_key)
+    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    same = found.label[i] == truth.label[j]
+    taken = assign(i[same], j[same], overlap[same], ranks(found.score), threshold, best_only=False)
+    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    if not protocol.empty_is_negative:
+        verdict[(verdict == WRONG) & on_unknown(i, overlap, truth.label[j], len(found), threshold)] = IGNORED
+    classes = class_scores(labels, truth, (found.label, found.score), verdict, trapezoid_area)
+    return Score(protocol.name, threshold, classes, verdict)
+
+
+def evaluated(
+    truth: GroundTruth, found: Detections | PersonDetections | Tubes, protocol: FrameProtocol
+) -> tuple[GroundTruth, Mask]:
+    """The true rows on the protocol's pictures, and which detections lie on them.
+
+    Raises:
+        ValueError: no ground truth on any keyframe.
+    """
+    if protocol.step is None:
+        return truth, np.ones(len(found), dtype=np.bool_)
+    truth = truth.take(truth.frame % protocol.step == 0)
+    if not len(truth):
+        raise ValueError(f"the split is empty: no annotated frame is a multiple of {protocol.step}")
+    truth_key, found_key = keys(truth, found)
+    return truth, np.isin(found_key, truth_key)
+
+
+def action_outcomes(
+    truth: GroundTruth, found: Detections, protocol: FrameProtocol, *, threshold: float = 0.5
+) -> tuple[Mask, Mask]:
+    """Whether an action was there, given that a person was: what an action score predicts.
+
+    A detection counts if it overlaps somebody by at least the threshold on one of the protocol's pictures, and the one
+    it overlaps most has known actions (with ``empty_is_negative`` everybody has). The action was there if that person
+    has the detection's label. Two people of equal overlap are taken together.
+
+    Returns:
+        ``counts`` and ``there``, (n,) bool per detection; ``there`` is meaningless where ``counts`` is not set.
+    """
+    check_pair(truth, found)
+    truth, counts = evaluated(truth, found, protocol)
+    truth_key, found_key = keys(truth, found)
+    i, j = pairs(np.where(counts, found_key, -1), truth_key)
+    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    best = best_overlap(i, overlap, np.ones(len(i), dtype=np.bool_), len(found))
+    nearest = (overlap >= threshold) & (overlap == best[i])
+    there, unknown = np.zeros(len(found), dtype=np.bool_), np.zeros(len(found), dtype=np.bool_)
+    there[i[nearest & (found.label[i] == truth.label[j])]] = True
+    unknown[i[nearest & (truth.label[j] == UNKNOWN_ACTION)]] = True
+    counts &= best >= threshold
+    if not protocol.empty_is_negative:
+        counts &= ~unknown
+    return counts, there
+
+
+def on_unknown(found: Ints, overlap: Floats, truth_label: Ints, rows: int, threshold: float) -> Mask:
+    """(rows,) detections whose most-overlapped person is one with unknown action, by at least the threshold."""
+    unknown = truth_label == UNKNOWN_ACTION
+    there = best_overlap(found, overlap, unknown, rows)
+    return (there >= threshold) & (there > best_overlap(found, overlap, ~unknown, rows))

@@ -1,0 +1,1 @@
+"""The long-term query bank of a set, and the windows that are cut from it (paper §3.5)."""

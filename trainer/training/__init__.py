@@ -1,0 +1,1 @@
+"""Training itself: criterion, matcher, optimiser, the step and the loop."""

@@ -1,0 +1,141 @@
+"""Making of kept maps: a frozen backbone over augmented stretches of the training videos.
+
+A realtime variant's backbone sees frames one by one; in a clip of `rt_lite0` it costs nearly twice what all the rest
+does, forward and backward. Frozen, it would give the same maps in every epoch: they are made once, in 16
+bits, and training is the rest's alone (`trainer.data.cached_features`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from model.backbones.frame import FrameBackbone
+from model.clip import padded_size
+from model.config import PreprocessConfig
+from model.detector import Detector
+from model.runtimes.prepare import prepared
+from trainer.config.run import RunConfig
+from trainer.data.cached_features import FeatureFolder
+from trainer.data.clipset import Source
+from trainer.data.loader import one_thread
+from trainer.data.segments import StretchSet
+from trainer.errors import TrainError
+
+log = logging.getLogger("stmixer.train")
+
+MEGABYTE = 1 << 20
+
+_FRAMES_AT_ONCE = 8
+_SHAPING: dict[str, Any] = {
+    **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
+    "features": {"samples"},
+}
+"""What of a configuration the maps depend on. Not their number: more are made beside those that are there."""
+
+
+def feature_folder(root: Path, config: RunConfig, detector: Detector) -> FeatureFolder:
+    """The folder of a run's maps, made or not."""
+    assert config.features is not None
+    assert isinstance(detector.backbone, FrameBackbone)
+    sizes, within = config.augment.short_sides, config.augment.within
+    assert sizes is not None
+    assert within is not None
+    canvas_wh = padded_size(round(sizes[0] * within), sizes[0], detector.config.preprocess)
+    return FeatureFolder(root, config.features.stretches, canvas_wh, detector.backbone.channels)
+
+
+def make_features(
+    folder: FeatureFolder, config: RunConfig, sources: Sequence[Source], detector: Detector, device: torch.device
+) -> None:
+    """Make the stretches that are not there yet; a run that was cut off goes on here.
+
+    Raises:
+        TrainError: the folder holds maps of something else, or cannot be written.
+    """
+    of = {"backbone": _digest(detector.backbone), "config": config.model_dump(mode="json", include=_SHAPING)}
+    made = folder.root / "made.json"
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        if made.exists() and json.loads(made.read_text(encoding="utf-8")) != of:
+            raise TrainError(f"{folder.root} holds the maps of another run or backbone: delete it")
+        made.write_text(json.dumps(of, indent=1) + "\n", encoding="utf-8")
+        missing = folder.missing()
+        if missing:
+            _make(folder, missing, config, sources, detector, device)
+    except OSError as error:
+        raise TrainError(f"{folder.root} cannot be written: {error.strerror or error}") from None
+
+
+def wait_for_features(folder: FeatureFolder) -> None:
+    """Until the first process has made them all."""
+    while folder.missing():
+        time.sleep(1)
+
+
+def _make(
+    folder: FeatureFolder,
+    missing: Sequence[int],
+    config: RunConfig,
+    sources: Sequence[Source],
+    detector: Detector,
+    device: torch.device,
+) -> None:
+    assert config.features is not None
+    cache = config.cache_mb * MEGABYTE
+    stretches = StretchSet(sources, detector.config, config.augment, config.features, config.seed, cache)
+    log.info(f"{len(missing)} of {folder.count} stretches to run the backbone over")
+    backbone = prepared(detector, pack=False).backbone.to(device)
+    loader: DataLoader[Any] = DataLoader(
+        stretches,
+        sampler=missing,
+        batch_size=None,
+        num_workers=config.workers,
+        worker_init_fn=one_thread if config.workers else None,
+        multiprocessing_context="forkserver" if config.workers else None,
+    )
+    for done, stretch in enumerate(loader, start=1):
+        folder.write(
+            stretch, _maps(backbone, stretch.shot.frames, folder.canvas_wh, detector.config.preprocess, device)
+        )
+        if done % 100 == 0:
+            log.info(f"{done} of {len(missing)} stretches")
+
+
+@torch.no_grad()
+def _maps(
+    backbone: nn.Module,
+    frames: NDArray[np.uint8],
+    canvas_wh: tuple[int, int],
+    preprocess: PreprocessConfig,
+    device: torch.device,
+) -> NDArray[np.float16]:
+    """A row per frame. Computed in float32: in bf16 the first of these maps are 5 % off, as no served model's are."""
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    height, width = frames.shape[1:3]
+    rows = []
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        pixels = torch.from_numpy(frames[first : first + _FRAMES_AT_ONCE]).to(device).permute(0, 3, 1, 2)
+        padded = F.pad((pixels.float() / 255 - mean) / std, (0, canvas_wh[0] - width, 0, canvas_wh[1] - height))
+        rows.append(torch.cat([m.flatten(1).half() for m in backbone(padded)], 1).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _digest(backbone: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,168 @@
+"""Losses per stage (paper §3.5; DETECTOR.md, Training).
+
+Beyond the paper: labels that a set does not annotate are left out of the action loss, whose mean is then over what is
+annotated; with everything annotated it is the published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.decoder import PERSON, DecoderOutput, StageOutput
+from trainer.data.targets import Target
+from trainer.training.giou import generalised_iou
+from trainer.training.matcher import Match, Matcher
+
+BACKGROUND_WEIGHT = 0.1
+"""Weight of the background in the human cross entropy; a person has 1."""
+
+Normaliser = Literal["rank", "global"]
+TERMS = ("loss_ce", "loss_bbox", "loss_giou", "loss_bce")
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """λ: human, L1, GIoU and action. VideoMAEv2's published run has action 48."""
+
+    human: float = 2.0
+    l1: float = 2.0
+    giou: float = 2.0
+    action: float = 24.0
+
+    def of(self, term: str) -> float:
+        """The weight of a term by its published name, whatever the stage's suffix."""
+        weights = (self.human, self.l1, self.giou, self.action)
+        return next(w for name, w in zip(TERMS, weights, strict=True) if term.startswith(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """``total`` is what is minimised; ``terms`` are before λ, named as published: ``loss_ce`` (human), ``loss_bbox``,
+    ``loss_giou``, ``loss_bce`` (action) for the last stage, with suffix ``_0`` ... for those before it."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """One stage's losses before division: sums and what to divide the means by."""
+
+    human: Tensor
+    human_weight: Tensor
+    l1: Tensor
+    giou: Tensor
+    action: Tensor
+    action_entries: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Outputs and targets to losses.
+
+    Attributes:
+        weights: λ.
+        matcher: one person to one query, or to several in the stages before the last.
+        normaliser: ``rank``, as officially: box losses over the mean box count across ranks (at least 1), the two
+            means over this rank's own entries. ``global``: every divisor is the mean across ranks, so that the
+            losses' average over ranks is that of one process with the whole batch, however unequal the ranks.
+        divisor: divides the weighted sum. None: the number of terms, 24 for six stages (what the official
+            trainer does); 1 leaves the sum alone.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    normaliser: Normaliser = "rank"
+    divisor: float | None = None
+    matcher: Matcher = field(default_factory=Matcher)
+
+    def __call__(self, output: DecoderOutput, targets: Sequence[Target], sizes_wh: Tensor) -> Losses:
+        """The losses of a batch.
+
+        Args:
+            output: the detector's, of B clips.
+            targets: B targets, any of them empty.
+            sizes_wh: (B, 2) unpadded width and height, px.
+
+        Raises:
+            DivergedError: an output that is no number.
+        """
+        matches = self.matcher(output.stages, targets, sizes_wh)
+        merged = _Merged.of(targets)
+        sums = [_stage_sums(s, m, merged, sizes_wh) for s, m in zip(output.stages, matches, strict=True)]
+        boxes, human, action = self._divisors([match.wanted for match in matches], sums)
+        terms: dict[str, Tensor] = {}
+        for i, stage in enumerate(sums):
+            suffix = "" if i == len(sums) - 1 else f"_{i}"
+            values = (stage.human / human[i], stage.l1 / boxes[i], stage.giou / boxes[i], stage.action / action[i])
+            terms |= {name + suffix: value for name, value in zip(TERMS, values, strict=True)}
+        total = torch.stack([self.weights.of(name) * value for name, value in terms.items()]).sum()
+        return Losses(total / (len(terms) if self.divisor is None else self.divisor), terms)
+
+    def _divisors(self, boxes: Sequence[int], sums: Sequence[_Sums]) -> tuple[Tensor, Tensor, Tensor]:
+        """What to divide by, (stages,) each: box losses, human, action."""
+        human = torch.stack([s.human_weight for s in sums])
+        action = torch.stack([s.action_entries for s in sums])
+        total, world = _sum_over_ranks(torch.stack((human.new_tensor(boxes), human, action)))
+        if self.normaliser == "rank":
+            return (total[0] / world).clamp(min=1), human, action.clamp(min=1)
+        return total[0].clamp(min=1) / world, total[1] / world, total[2].clamp(min=1) / world
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """All clips' people in one table; ``starts[b]`` is the first row of clip b."""
+
+    boxes_xyxy_px: Tensor
+    actions: Tensor
+    annotated: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> _Merged:
+        device = targets[0].boxes_xyxy_px.device
+        counts = torch.tensor([0, *(len(t.boxes_xyxy_px) for t in targets)])
+        return cls(
+            torch.cat([t.boxes_xyxy_px for t in targets]).float(),
+            torch.cat([t.actions for t in targets]).float(),
+            torch.cat([t.annotated for t in targets]),
+            counts.cumsum(0)[:-1].to(device),
+        )
+
+
+def _stage_sums(stage: StageOutput, match: Match, people: _Merged, sizes_wh: Tensor) -> _Sums:
+    # float32 throughout, whatever autocast gave: sums over hundreds of queries and classes
+    rows = people.starts[match.clips] + match.people
+    logits = stage.human_logits.float()
+    classes = torch.full(logits.shape[:2], 1 - PERSON, device=logits.device)
+    classes[match.clips, match.queries] = PERSON
+    weight = torch.full_like(logits[..., 0], BACKGROUND_WEIGHT).masked_fill(classes == PERSON, 1.0)
+    human = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
+
+    found, wanted = stage.boxes_xyxy_px.float()[match.clips, match.queries], people.boxes_xyxy_px[rows]
+    extent = sizes_wh.repeat(1, 2)[match.clips]
+
+    actions, annotated = stage.action_logits.float()[match.clips, match.queries], people.annotated[rows]
+    action = F.binary_cross_entropy_with_logits(actions, people.actions[rows], reduction="none")
+    return _Sums(
+        human=(human * weight.flatten()).sum(),
+        human_weight=weight.sum(),
+        l1=((found - wanted) / extent).abs().sum(),
+        giou=(1 - generalised_iou(found, wanted)).sum(),
+        action=action.masked_fill(~annotated, 0.0).sum(),
+        action_entries=annotated.sum().float(),
+    )
+
+
+def _sum_over_ranks(values: Tensor) -> tuple[Tensor, int]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return values, 1
+    total = values.clone()
+    dist.all_reduce(total)
+    return total, dist.get_world_size()

@@ -1,0 +1,224 @@
+"""One run from start to end: data, detector, Lightning's loop, weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
+
+from model.config import DetectorConfig
+from model.detector import Detector
+from trainer.config.run import RunConfig
+from trainer.data.cached_features import FeatureClips
+from trainer.data.clipset import ClipSet, Source
+from trainer.data.loader import TrainLoader, make_loader
+from trainer.data.plan import Plan, in_order
+from trainer.data.sets import Data, label_list, load_data
+from trainer.errors import TrainError
+from trainer.long_term.windows import Windows, clips_at_once, make_windows
+from trainer.training.cached_features import feature_folder, make_features, wait_for_features
+from trainer.training.data_wait import DataWait
+from trainer.training.module import TrainingModule
+from trainer.training.run_folder import RunFolder
+from trainer.training.weights import initial_detector, write_weights
+
+log = logging.getLogger("stmixer.train")
+
+MEGABYTE = 1 << 20
+
+
+class KeepGoing(Callback):
+    """Writes ``last.ckpt`` every so many steps and after every epoch, complete or not at all."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self._path, self._every = path, every
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's hook."""
+        if trainer.global_step % self._every == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning's hook."""
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        trainer.save_checkpoint(partial)  # every process takes part, one writes
+        if trainer.is_global_zero:
+            partial.replace(self._path)
+
+
+def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
+    """Train. Everything that can be wrong with data or folder is said before the first step.
+
+    Raises:
+        TrainError: faults of data, configuration or folder.
+        DivergedError: the network's output is no longer finite.
+    """
+    _quieten_lightning()
+    folder = RunFolder(config.run_dir)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
+        folder.open(config, resume=resume)
+    data = load_data(config)
+    labels = label_list(data.labels)
+    detector = initial_detector(config, labels)
+    first = None if config.mixing == 1 else {k: v.clone() for k, v in detector.state_dict().items()}
+    kept = None if config.features is None else _features(folder.root / "features", config, data, detector)
+    sizes = tuple(len(source.split) for source in data.train) if kept is None else kept.sizes
+    trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
+    plan = training_plan(config, data, sizes, trainer.world_size, trainer.global_rank)
+    windows = training_windows(config, data, detector.config)
+    module = TrainingModule(detector, config, len(plan), data.val, labels, windows)
+    if trainer.is_global_zero:
+        folder.write(config)
+        folder.write_frozen(module.frozen_parameters())
+    for line in summary(config, data, plan, module):
+        log.info(line)
+    workers, cache = config.workers, config.cache_mb * MEGABYTE
+    pin = torch.cuda.is_available() and config.accelerator != "cpu"
+    clips = kept or ClipSet(data.train, detector.config, config.augment, cache, stills=config.stills)
+    train = TrainLoader(clips, plan, workers, pin)
+    val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
+    module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
+    try:
+        trainer.fit(module, train, val, ckpt_path=str(folder.checkpoint) if resume else None, weights_only=False)
+    except ValueError as error:
+        if "other batches" in str(error):
+            raise TrainError(f"{folder.checkpoint}: {error}") from None
+        raise
+    if trainer.is_global_zero and trainer.state.finished:
+        write_weights(folder.weights, module.detector, first, config, data, labels)
+        log.info(f"wrote {folder.weights}")
+    return module
+
+
+def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
+    """Train runs of which each starts from the one before. ``resume`` passes over those that are done.
+
+    Raises:
+        TrainError, DivergedError: as ``fit``.
+    """
+    for config in configs:
+        if resume and len(configs) > 1 and (config.run_dir / "weights.safetensors").exists():
+            log.info(f"{config.run_dir} is done")
+        else:
+            fit(config, resume=resume and (len(configs) == 1 or RunFolder(config.run_dir).checkpoint.exists()))
+
+
+def _quieten_lightning() -> None:
+    """Leaves its warnings, but not its advertisements, nor a deprecation inside itself that we cannot mend."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+    # frozen norms are meant to be so
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+
+def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
+    """A long-term model's windows in training and in evaluation; nothing of one is seen in the other.
+
+    Raises:
+        TrainError: a bank that does not go with the model.
+    """
+    train, val = (make_windows(detector, config.bank, None, sources) for sources in (data.train, data.val))
+    return train, val
+
+
+def _features(root: Path, config: RunConfig, data: Data, detector: Detector) -> FeatureClips:
+    """The first process makes them while others wait, or have not started yet."""
+    maps = feature_folder(root, config, detector)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        cuda = torch.cuda.is_available() and config.accelerator != "cpu"
+        make_features(maps, config, data.train, detector, torch.device("cuda" if cuda else "cpu"))
+    wait_for_features(maps)
+    return FeatureClips(maps, detector.config.clip, config.augment, len(data.train))
+
+
+def training_plan(config: RunConfig, data: Data, sizes: tuple[int, ...], world: int, rank: int) -> Plan:
+    """The order of the training clips on one process, of sets of so many keyframes. Raises TrainError for a batch that
+    cannot be dealt evenly."""
+    weights = tuple(source.config.weight for source in data.train)
+    given = tuple(w for w in weights if w is not None)
+    clips = config.clips_per_epoch or sum(sizes)
+    return Plan(sizes, given or None, clips, config.batch_size, rank, world, config.seed)
+
+
+def evaluation_loader(config: RunConfig, sources: Sequence[Source], world: int = 1, rank: int = 0) -> DataLoader[Any]:
+    """Every evaluation keyframe once, over all processes."""
+    size = clips_at_once(config.detector(), config.evaluate.batch_size)
+    batches = in_order([source.split.video for source in sources], size, rank, world)
+    clips = ClipSet(sources, config.detector(), None, config.cache_mb * MEGABYTE, stills=config.stills)
+    return make_loader(clips, batches, config.workers, torch.cuda.is_available() and config.accelerator != "cpu")
+
+
+def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer:
+    """Lightning's loop as the configuration wants it; an epoch has ``steps``.
+
+    Under torchrun the process takes its place from the environment.
+    """
+    callbacks: list[Callback] = [KeepGoing(folder.checkpoint, config.checkpoint_every), DataWait()]
+    if config.optimiser.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.optimiser.ema_decay))
+    bar = sys.stderr.isatty()
+    if bar:
+        callbacks.append(RichProgressBar())
+    every = config.evaluate.every_epochs
+    trainer = L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_epochs=config.epochs,
+        gradient_clip_val=config.optimiser.clip_norm,
+        sync_batchnorm=config.backbone_norm == "sync",
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=every or config.epochs,
+        log_every_n_steps=min(config.log_every, steps),
+        enable_checkpointing=False,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        logger=_loggers(folder),
+        default_root_dir=folder.root,
+    )
+    return trainer
+
+
+def _loggers(folder: RunFolder) -> list[Logger]:
+    start = folder.next_start()
+    loggers: list[Logger] = [CSVLogger(folder.root, name="metrics", version=start, flush_logs_every_n_steps=10)]
+    if importlib.util.find_spec("tensorboard") is not None:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(folder.root, name="tensorboard", version=start))
+    return loggers
+
+
+def summary(config: RunConfig, data: Data, plan: Plan, module: TrainingModule) -> list[str]:
+    """What is about to happen, for the log."""
+    trained = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
+    lines = [f"{config.model}, {trained:,} parameters to train, {len(module.frozen_parameters())} tensors frozen"]
+    for source in (*data.train, *data.val):
+        split = source.split
+        people = f"{len(split.known)} people, {int((~split.known).sum())} of unknown action"
+        lines.append(f"{split.name} {split.part}: {len(split.videos)} videos, {len(split)} keyframes, {people}")
+    untaught = [label for i, label in enumerate(data.labels) if not any(s.actions[:, i].any() for s in data.train)]
+    if untaught:
+        lines.append(f"labels without a training box: {', '.join(untaught)}")
+    lines.append(f"{config.epochs} epochs of {len(plan)} steps of {config.batch_size} clips")
+    return lines

@@ -1,0 +1,196 @@
+"""One training step and one evaluation step, for Lightning's loop."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, cast
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from model.decoder import DecoderOutput
+from model.detector import Detector
+from model.labels import Label
+from model.postprocess import PostProcess
+from model.runtimes.prepare import prepared
+from trainer.config.run import RunConfig
+from trainer.data.batch import Batch, network_input
+from trainer.data.cached_features import FeatureBatch
+from trainer.data.clipset import Source
+from trainer.evaluate.network import once_per_frame
+from trainer.evaluate.predictions import Findings
+from trainer.evaluate.report import Report
+from trainer.evaluate.reports import report_empties, report_sets, shown
+from trainer.long_term.windows import Windows, detect
+from trainer.training.criterion import Criterion, LossWeights
+from trainer.training.matcher import Matcher
+from trainer.training.optimiser import (
+    freeze,
+    freeze_norms,
+    keep_norms_still,
+    learning_rate,
+    parameter_groups,
+    rate_factor,
+)
+
+
+def build_criterion(config: RunConfig) -> Criterion:
+    """The criterion that a configuration describes."""
+    loss = config.loss
+    return Criterion(
+        LossWeights(loss.human, loss.l1, loss.giou, loss.action),
+        loss.normaliser,
+        None if loss.divisor == "terms" else loss.divisor,
+        Matcher(one_to_many=loss.one_to_many),
+    )
+
+
+class TrainingModule(L.LightningModule):
+    """The detector with its criterion, optimiser and evaluation.
+
+    Logs ``train/<term>`` (before λ) and ``train/loss``, means over all processes, and ``lr``; after evaluations
+    ``<set>/frame_map`` and what the reports say of people.
+
+    Args:
+        detector: trained in place; every backbone norm is a constant where ``config.backbone_norm`` is ``frozen``.
+        config: the run.
+        steps_per_epoch: for the learning rate's course.
+        val: what evaluations look at; keyframes of its loaders are numbered as here.
+        labels: in the logits' order.
+        windows: a long-term model's, in training and in evaluation.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        config: RunConfig,
+        steps_per_epoch: int,
+        val: Sequence[Source] = (),
+        labels: Sequence[Label] = (),
+        windows: tuple[Windows | None, Windows | None] = (None, None),
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.criterion = build_criterion(config)
+        self.reports: list[Report] = []
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._val, self._labels = tuple(val), tuple(labels)
+        self._windows = windows
+        self._findings = Findings()
+        self._postprocess = PostProcess(config.evaluate.score_threshold, config.evaluate.keep_top3)
+        if config.backbone_norm == "frozen":
+            freeze_norms(detector.backbone)
+        freeze(detector, config.frozen)
+        self._folded: list[nn.Module] = []  # in a list: no part of what is trained or saved
+        self._frozen_backbone = (
+            detector.config.backbone.per_frame
+            and config.backbone_norm == "frozen"
+            and not any(parameter.requires_grad for parameter in detector.backbone.parameters())
+        )
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """As torch's, but frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self._config.backbone_norm == "frozen":
+            keep_norms_still(self.detector.backbone)
+        return self
+
+    def frozen_parameters(self) -> list[str]:
+        """Names of what is not trained."""
+        return [name for name, parameter in self.detector.named_parameters() if not parameter.requires_grad]
+
+    def transfer_batch_to_device(
+        self, batch: Batch | FeatureBatch, device: torch.device, dataloader_idx: int
+    ) -> Batch | FeatureBatch:
+        """Lightning's hook."""
+        return batch.to(device)
+
+    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
+        """The total loss of a batch."""
+        if isinstance(batch, FeatureBatch):
+            sizes_wh = batch.sizes_wh
+            output = self._rest([m.float().flatten(0, 1) for m in batch.maps], sizes_wh)
+        else:
+            clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
+            output = detect(self._detect, self._windows[0], batch.draws, clip, sizes_wh)
+        losses = self.criterion(output, batch.targets, sizes_wh)
+        logged = _over_ranks({"loss": losses.total} | losses.terms)
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.draws))
+        self.log("lr", self.optimizers().param_groups[0]["lr"], prog_bar=True)  # type: ignore[union-attr]
+        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch.draws))
+        return losses.total
+
+    def _detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+        """The detector's forward; a frame backbone that is frozen whole runs with its norms folded, as in serving."""
+        if not self._frozen_backbone:
+            return cast(DecoderOutput, self.detector(clip, sizes_wh, *bank))
+        if not self._folded:
+            self._folded.append(prepared(self.detector, pack=False).backbone)
+        with torch.no_grad():
+            maps = self._folded[0](clip.transpose(1, 2).flatten(0, 1))
+        return self._rest(maps, sizes_wh, *bank)
+
+    def _rest(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+        """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips."""
+        levels = self.detector.project(maps)
+        return self.detector.clip_stage([x.reshape(len(sizes_wh), -1, *x.shape[1:]) for x in levels], sizes_wh, *bank)
+
+    def on_validation_epoch_start(self) -> None:
+        """Lightning's hook."""
+        self._findings = Findings()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collects what is found."""
+        clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
+        run = functools.partial(once_per_frame, self.detector)
+        output = detect(run, self._windows[1], batch.draws, clip, sizes_wh)
+        self._findings.add(output, sizes_wh, batch.draws, self._postprocess)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores what all processes found; the numbers are the same on each."""
+        if self.trainer.sanity_checking:
+            return
+        if dist.is_available() and dist.is_initialized():
+            everyone: list[Findings | None] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, self._findings)
+            self._findings.merge([findings for findings in everyone if findings is not None])
+        self.reports = report_sets(self._val, self._findings, self._labels)
+        for name, value in shown(self.reports, report_empties(self._val, self._findings)).items():
+            self.log(name, value, rank_zero_only=True, prog_bar=name.endswith("frame_map"))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and a rate that is set at every step."""
+        options = self._config.optimiser
+        rate = learning_rate(options, self._config.batch_size)
+        groups = parameter_groups(self.detector, options.weight_decay, rate, rate * options.backbone_factor)
+        optimiser = torch.optim.AdamW(groups, lr=rate, betas=options.betas)
+        schedule, epochs = self._config.schedule, self._config.epochs
+        course = LambdaLR(optimiser, lambda step: rate_factor(step / self._steps_per_epoch, schedule, epochs))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": course, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the generators' states; order and augmentation of the data need none (trainer.data.plan)."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["generators"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook."""
+        states = checkpoint["generators"]
+        torch.set_rng_state(states["cpu"].cpu())
+        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+def _over_ranks(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every loss's mean over all processes, in one exchange."""
+    values = torch.stack([value.detach() for value in losses.values()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return dict(zip(losses, values.unbind(), strict=True))

@@ -1,0 +1,101 @@
+"""The weights that training starts from, and those it writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
+from model.detector import Detector, build
+from model.foreign.pretrained import read_pretrained
+from model.labels import Label
+from trainer.config.run import RunConfig
+from trainer.data.sets import Data
+from trainer.errors import TrainError
+from trainer.long_term.bank import QueryBank
+
+log = logging.getLogger("stmixer.train")
+
+
+def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
+    """The detector that training starts from.
+
+    Raises:
+        TrainError: a file of another variant, or, with ``classifier: keep``, of other labels.
+    """
+    wanted = config.detector(len(labels))
+    detector = build(wanted, seed=config.init.seed)
+    if config.init.weights is None and config.init.backbone is None:
+        return detector
+    try:
+        if config.init.backbone is not None:
+            pretrained = read_pretrained(config.init.backbone, wanted)
+            for line in pretrained.report():
+                log.info(f"{config.init.backbone.name}: {line}")
+            load_exactly(detector, detector.state_dict() | pretrained.tensors)
+            return detector
+        assert config.init.weights is not None
+        card, _ = read_header(config.init.weights)
+        tensors = read_tensors(config.init.weights)
+        if config.init.average_with is not None:
+            tensors = _with_another(tensors, config.init.average_with, card)
+        if config.init.classifier == "new":
+            tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
+        elif [label.name for label in card.labels] != [label.name for label in labels]:
+            raise TrainError(f"{config.init.weights} has other labels; with init.classifier: new they are learned anew")
+        load_exactly(detector, tensors)
+    except CheckpointError as error:
+        raise TrainError(str(error).splitlines()) from None
+    return detector
+
+
+def write_weights(
+    path: Path,
+    detector: Detector,
+    first: Mapping[str, Tensor] | None,
+    config: RunConfig,
+    data: Data,
+    labels: Sequence[Label],
+) -> None:
+    """The trained detector as a self-describing file.
+
+    Args:
+        first: the tensors it started from, where only ``mixing`` of the way from them is to be written.
+    """
+    names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
+    file = config.init.weights or config.init.backbone
+    start = "initial weights" if file is None else file.name
+    if config.init.average_with is not None:
+        start = f"the mean of {start} and {config.init.average_with.name}"
+    bank = None if config.bank is None else QueryBank(config.bank).card.digest
+    card = ModelCard(
+        replace(detector.config),
+        tuple(labels),
+        trained=True,
+        trained_on=names,
+        licence=config.licence,
+        source=f"stmixer-train fit, {config.epochs} epochs from {start}",
+        bank_digest=bank,
+    )
+    last = {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}
+    save(path, last if first is None else _between(first, last, config.mixing), card)
+
+
+def _with_another(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:
+    """The mean of two files' tensors. Raises TrainError unless both are of one network and its labels."""
+    theirs, more = read_header(other)[0], read_tensors(other)
+    if theirs.config != card.config or theirs.labels != card.labels or tensors.keys() != more.keys():
+        raise TrainError(f"init.average_with: {other} is another variant or has other labels")
+    return _between(tensors, more, 0.5)
+
+
+def _between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """From one network's tensors a share of the way to the other's; counts are the last's."""
+    return {
+        name: first[name].float().lerp(end.float(), share) if end.is_floating_point() else end
+        for name, end in last.items()
+    }

@@ -40,7 +40,7 @@ def main(
         run |= {"evaluate": {"every_epochs": 0, "score_threshold": 1.0}}
         config = Path(folder, "run.yaml")
         config.write_text(yaml.safe_dump(run))
-        subprocess.run([sys.executable, "-m", "trainer.cli", "fit", "--config", str(config)], check=True)
+        subprocess.run([sys.executable, "-m", "stmixer.trainer.cli", "fit", "--config", str(config)], check=True)
         waits: list[float] = []
         for path in Path(folder, "run", "metrics").rglob("metrics.csv"):
             with path.open() as file:

@@ -29,15 +29,15 @@ import typer
 from torch import Tensor
 
 from bench.hardware import processor
-from model.backbones import STRIDES
-from model.checkpoint import untrained
-from model.config import DetectorConfig
-from model.cost import multiply_adds
-from model.export import export
-from model.runtimes.choose import open_runtime, torch_runtime
-from model.runtimes.eager import EagerRuntime
-from model.runtimes.runtime import Runtime, RuntimeUnavailable
-from service.ipc.child import KEEPS_FREED_MEMORY
+from stmixer.model.backbones import STRIDES
+from stmixer.model.checkpoint import untrained
+from stmixer.model.config import DetectorConfig
+from stmixer.model.cost import multiply_adds
+from stmixer.model.export import export
+from stmixer.model.runtimes.choose import open_runtime, torch_runtime
+from stmixer.model.runtimes.eager import EagerRuntime
+from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
+from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
 
 WARM_UPS, ROUNDS = 2, 5
 PRODUCT = 2048

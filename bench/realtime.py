@@ -28,11 +28,11 @@ import torch
 import typer
 
 from bench.hardware import processor
-from media.decode import Limits
-from model.runtimes.choose import open_runtime
-from service.offline.detector import FileDetector
-from service.schemas import DetectOptions
-from service.worker.runner import Runner
+from stmixer.media.decode import Limits
+from stmixer.model.runtimes.choose import open_runtime
+from stmixer.service.offline.detector import FileDetector
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.worker.runner import Runner
 
 SOURCE = Path(__file__).parents[1] / "tests/clips/walk.mp4"
 WIDTH, HEIGHT = 1280, 720

@@ -3,9 +3,11 @@ FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /app
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir uv==0.13.9
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY stmixer stmixer
 COPY model model
 COPY media media
 COPY service service
+COPY trainer trainer
 COPY weights weights
 RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --constraint constraints.txt .
 

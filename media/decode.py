@@ -19,11 +19,11 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from media.frame import Frame, Orientation
-from media.limits import Limits
-from media.probe import choose_stream, explain, open_container, stream_duration_s, stream_rate, timeline_rate
-from media.source import ResourceRefused, open_source
-from media.timeline import Timeline
+from stmixer.media.frame import Frame, Orientation
+from stmixer.media.limits import Limits
+from stmixer.media.probe import choose_stream, explain, open_container, stream_duration_s, stream_rate, timeline_rate
+from stmixer.media.source import ResourceRefused, open_source
+from stmixer.media.timeline import Timeline
 
 __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from av.video.stream import VideoStream
 
-from media.jpeg import decode_jpeg, encode_jpeg
+from stmixer.media.jpeg import decode_jpeg, encode_jpeg
 
 __all__ = ["Mp4Writer", "decode_jpeg", "encode_jpeg", "encode_png"]
 

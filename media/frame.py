@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer, Type
 
-from media.resize import resize
+from stmixer.media.resize import resize
 
 
 @dataclass(frozen=True, slots=True)

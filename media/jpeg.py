@@ -7,8 +7,8 @@ own header and has an end.
 import cv2
 import numpy as np
 
-from media.errors import MediaError
-from media.limits import Limits
+from stmixer.media.errors import MediaError
+from stmixer.media.limits import Limits
 
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

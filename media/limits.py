@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from media.errors import MediaError
+from stmixer.media.errors import MediaError
 
 
 @dataclass(frozen=True, slots=True)

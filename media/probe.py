@@ -8,9 +8,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from media.errors import MediaError
-from media.limits import Limits
-from media.source import ResourceRefused, Source
+from stmixer.media.errors import MediaError
+from stmixer.media.limits import Limits
+from stmixer.media.source import ResourceRefused, Source
 
 # Containers and raw streams that hold their own media. Anything that can name other files (hls, dash, concat, sdp,
 # image2, imf, ...) or a device (lavfi, v4l2, ...) stays out, and what FFmpeg adds in future stays out too.

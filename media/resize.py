@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from media.errors import MediaError
+from stmixer.media.errors import MediaError
 
 
 def input_size(width: int, height: int, short_side: int, max_long_side: int | None = None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ object that has only ``read`` leaves nothing to interpret; what a file then stil
 from pathlib import Path
 from typing import BinaryIO
 
-from media.errors import MediaError
+from stmixer.media.errors import MediaError
 
 HEAD_BYTES = 1 << 20
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.boxes import cxcyzr_to_xyxy, whole_frame_cxcyzr
-from model.classifiers import BankWindow
-from model.config import DecoderConfig, LongTermConfig
-from model.mixing import AdaptiveMixing
-from model.sampling import Sampler, WholeSampler, make_sampler
-from model.stage import (
+from stmixer.model.boxes import cxcyzr_to_xyxy, whole_frame_cxcyzr
+from stmixer.model.classifiers import BankWindow
+from stmixer.model.config import DecoderConfig, LongTermConfig
+from stmixer.model.mixing import AdaptiveMixing
+from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
+from stmixer.model.stage import (
     Branch,
     DecoderOutput,
     SelfAttention,

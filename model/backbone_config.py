@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from model.config_reading import require
+from stmixer.model.config_reading import require
 
 
 @dataclass(frozen=True, slots=True)

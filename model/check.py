@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import CheckpointError, Model, digest, load_exactly, read_header, read_tensors
-from model.detector import Detector, skeleton
-from model.runtimes.choose import torch_runtime
-from model.runtimes.onnx import OnnxRuntime
-from model.runtimes.runtime import Runtime, deviation, last_stage
+from stmixer.model.checkpoint import CheckpointError, Model, digest, load_exactly, read_header, read_tensors
+from stmixer.model.detector import Detector, skeleton
+from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.onnx import OnnxRuntime
+from stmixer.model.runtimes.runtime import Runtime, deviation, last_stage
 
 
 def check_file(path: Path) -> Iterator[str]:
@@ -60,7 +60,7 @@ def check_runtime(model: Model, device: torch.device, runtime: str, precision: s
     if runtime != "onnx":
         opened = torch_runtime(model, device, runtime=runtime, precision=precision)
         return _compared(opened, clip, sizes, expected)
-    from model.export import export
+    from stmixer.model.export import export
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")

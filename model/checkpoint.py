@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import ConfigError, DetectorConfig
-from model.detector import Detector, build, skeleton
-from model.labels import Label, default_labels
-from model.zoo import variant
+from stmixer.model.config import ConfigError, DetectorConfig
+from stmixer.model.detector import Detector, build, skeleton
+from stmixer.model.labels import Label, default_labels
+from stmixer.model.zoo import variant
 
 FORMAT = 1
 

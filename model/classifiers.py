@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.float32 import in_float32
+from stmixer.model.float32 import in_float32
 
 
 class Head(nn.Sequential):

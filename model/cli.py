@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.cli_tables import described, flat, print_cost, print_pairs, print_variants, printable
-from model.config import ConfigError, DetectorConfig
-from model.labels import AVA_LABELS, Label, default_labels
-from model.runtimes import PrecisionName, RuntimeName
-from model.zoo import VARIANTS
+from stmixer.model.cli_tables import described, flat, print_cost, print_pairs, print_variants, printable
+from stmixer.model.config import ConfigError, DetectorConfig
+from stmixer.model.labels import AVA_LABELS, Label, default_labels
+from stmixer.model.runtimes import PrecisionName, RuntimeName
+from stmixer.model.zoo import VARIANTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.checkpoint import ModelCard
+    from stmixer.model.checkpoint import ModelCard
 
 EXIT_USAGE = 2
 PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
@@ -48,8 +48,8 @@ class UsageError(ValueError):
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    from model.checkpoint import CheckpointError
-    from model.runtimes.runtime import RuntimeUnavailable
+    from stmixer.model.checkpoint import CheckpointError
+    from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
     try:
         yield
@@ -79,8 +79,8 @@ def convert(
 ) -> None:
     """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
     with _user_errors():
-        from model.checkpoint import ModelCard, save
-        from model.foreign.published import from_published, guess_config, read_published
+        from stmixer.model.checkpoint import ModelCard, save
+        from stmixer.model.foreign.published import from_published, guess_config, read_published
 
         _check_paths(src, output, untrained and trained_on is not None)
         names = None if labels is None else _read_labels(labels)
@@ -180,7 +180,7 @@ def info(
 
 
 def _card_of(target: str) -> tuple[ModelCard, str]:
-    from model.checkpoint import read_header
+    from stmixer.model.checkpoint import read_header
 
     if not Path(target).exists():
         raise UsageError(f"{target} is neither a file nor a variant; the variants are {', '.join(VARIANTS)}")
@@ -209,8 +209,8 @@ def verify(
     with _user_errors():
         import torch
 
-        from model.check import check_file, check_runtime
-        from model.checkpoint import load
+        from stmixer.model.check import check_file, check_runtime
+        from stmixer.model.checkpoint import load
 
         for sentence in check_file(file):
             typer.echo(f"ok  {sentence}")
@@ -229,10 +229,10 @@ def export(
             raise UsageError(f"{output}: the name must end in .onnx")
         if not output.parent.is_dir():
             raise UsageError(f"{output.parent} is not a folder; make it first")
-        from model.checkpoint import load, untrained
+        from stmixer.model.checkpoint import load, untrained
 
         try:
-            from model.export import export as write
+            from stmixer.model.export import export as write
         except ModuleNotFoundError as error:
             raise UsageError(f"{error.name} is missing; pip install 'stmixer[export]'") from None
 
@@ -255,7 +255,7 @@ def pack(
 ) -> None:
     """For publishing: matrices in half precision, and what a user must know of the weights in the file itself."""
     with _user_errors():
-        from model.checkpoint import halved, read_header, read_tensors, save
+        from stmixer.model.checkpoint import halved, read_header, read_tensors, save
 
         card, _ = read_header(src)
         _check_output(src, output)

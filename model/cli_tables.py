@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model.clip import padded_size, window
-from model.config import DetectorConfig
-from model.zoo import VARIANTS
+from stmixer.model.clip import padded_size, window
+from stmixer.model.config import DetectorConfig
+from stmixer.model.zoo import VARIANTS
 
 if TYPE_CHECKING:
-    from model.checkpoint import ModelCard
+    from stmixer.model.checkpoint import ModelCard
 
 
 def print_cost(config: DetectorConfig, size: tuple[int, int]) -> None:
     """Multiply-adds by part, of one clip of this width and height, px."""
-    from model.cost import multiply_adds
+    from stmixer.model.cost import multiply_adds
 
     width, height = padded_size(*size, config.preprocess)
     parts = multiply_adds(config, width, height)
@@ -45,7 +45,7 @@ def print_variants() -> None:
 
 def described(card: ModelCard) -> dict[str, object]:
     """What a user should know of a file first."""
-    from model.detector import skeleton
+    from stmixer.model.detector import skeleton
 
     return {
         "model": card.name,

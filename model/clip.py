@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from model.config import RAW_FPS, ClipConfig, PreprocessConfig
+from stmixer.model.config import RAW_FPS, ClipConfig, PreprocessConfig
 
 MAX_ASPECT = 3
 """Long over short side up to which a frame is accepted: 768 px at the published input size of 256."""

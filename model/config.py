@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-from model.backbone_config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
-from model.config_reading import ConfigError, build, require
+from stmixer.model.backbone_config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
+from stmixer.model.config_reading import ConfigError, build, require
 
 __all__ = [
     "RAW_FPS",

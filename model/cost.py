@@ -10,8 +10,8 @@ from collections import defaultdict
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import DetectorConfig
-from model.detector import skeleton
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import skeleton
 
 _COUNTED = frozenset({torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm})
 _PARTS = ("backbone", "feature_space", "decoder")

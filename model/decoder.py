@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.ablations import make_stage
-from model.boxes import whole_frame_cxcyzr
-from model.classifiers import BankWindow
-from model.config import DecoderConfig, LongTermConfig
-from model.sampling import Sampler, WholeSampler, make_sampler
-from model.stage import PERSON, DecoderOutput, StageOutput, starting_queries
+from stmixer.model.ablations import make_stage
+from stmixer.model.boxes import whole_frame_cxcyzr
+from stmixer.model.classifiers import BankWindow
+from stmixer.model.config import DecoderConfig, LongTermConfig
+from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
+from stmixer.model.stage import PERSON, DecoderOutput, StageOutput, starting_queries
 
 __all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput"]
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.ablations import KeyframeDecoder
-from model.backbones import STRIDES, build_backbone
-from model.classifiers import BankWindow, Head
-from model.config import DetectorConfig
-from model.decoder import Decoder
-from model.feature_space import build_feature_space
-from model.mixing import AdaptiveMixing, FixedMixing
-from model.sampling import PointGenerator
-from model.stage import DecoderOutput, StageBase
+from stmixer.model.ablations import KeyframeDecoder
+from stmixer.model.backbones import STRIDES, build_backbone
+from stmixer.model.classifiers import BankWindow, Head
+from stmixer.model.config import DetectorConfig
+from stmixer.model.decoder import Decoder
+from stmixer.model.feature_space import build_feature_space
+from stmixer.model.mixing import AdaptiveMixing, FixedMixing
+from stmixer.model.sampling import PointGenerator
+from stmixer.model.stage import DecoderOutput, StageBase
 
 ACTION_PRIOR = 0.01
 

@@ -25,12 +25,12 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.export import Dim
 
-from model.backbones import STRIDES
-from model.checkpoint import FORMAT, CheckpointError, Model, digest
-from model.detector import Detector
-from model.runtimes.onnx import MAPS, OnnxRuntime, stage_path
-from model.runtimes.prepare import prepared
-from model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
+from stmixer.model.backbones import STRIDES
+from stmixer.model.checkpoint import FORMAT, CheckpointError, Model, digest
+from stmixer.model.detector import Detector
+from stmixer.model.runtimes.onnx import MAPS, OnnxRuntime, stage_path
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
 
 OPSET = 18
 TOLERANCE = 1e-3

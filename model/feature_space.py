@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.factorised import FactorisedConv3d
-from model.config import CsnConfig, DetectorConfig, VitConfig
+from stmixer.model.backbones.factorised import FactorisedConv3d
+from stmixer.model.config import CsnConfig, DetectorConfig, VitConfig
 
 
 def build_feature_space(config: DetectorConfig) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.decoder import PERSON, DecoderOutput
+from stmixer.model.decoder import PERSON, DecoderOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.clip import padded_size
-from model.config import PreprocessConfig
+from stmixer.model.clip import padded_size
+from stmixer.model.config import PreprocessConfig
 
 
 def make_clip(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import DetectorConfig
+from stmixer.model.config import DetectorConfig
 
 ENTRY_US = 1_000_000
 """Between two entries of a bank, online or offline."""

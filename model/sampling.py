@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.boxes import box_sizes
-from model.config import DecoderConfig
-from model.float32 import in_float32
+from stmixer.model.boxes import box_sizes
+from stmixer.model.config import DecoderConfig
+from stmixer.model.float32 import in_float32
 
 
 class PointGenerator(nn.Module):

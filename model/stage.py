@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.boxes import cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr
-from model.classifiers import BankWindow, Head, LongTermClassifier
-from model.config import DecoderConfig, LongTermConfig
-from model.float32 import in_float32
-from model.mixing import AdaptiveMixing, FixedMixing
-from model.sampling import GridPoints, PointGenerator, Sampler, make_points
+from stmixer.model.boxes import cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr
+from stmixer.model.classifiers import BankWindow, Head, LongTermClassifier
+from stmixer.model.config import DecoderConfig, LongTermConfig
+from stmixer.model.float32 import in_float32
+from stmixer.model.mixing import AdaptiveMixing, FixedMixing
+from stmixer.model.sampling import GridPoints, PointGenerator, Sampler, make_points
 
 PERSON = 0
 """Index of the person in the two human logits; 1 is the background."""

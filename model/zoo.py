@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from model.config import (
+from stmixer.model.config import (
     BackboneConfig,
     ClipConfig,
     ConfigError,

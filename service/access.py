@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import AccessError, CapacityError, StartError
+from stmixer.service.errors import AccessError, CapacityError, StartError
 
 log = logging.getLogger("stmixer.access")
 

@@ -17,17 +17,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from media.decode import Limits
-from media.errors import MediaError
-from model.runtimes import PrecisionName, RuntimeName
-from service.bench.cli import app as bench_app
-from service.errors import InputError, StartError, StmixerError
-from service.keys_cli import app as keys_app
-from service.schemas import DetectOptions, DetectResponse, Result
+from stmixer.media.decode import Limits
+from stmixer.media.errors import MediaError
+from stmixer.model.runtimes import PrecisionName, RuntimeName
+from stmixer.service.bench.cli import app as bench_app
+from stmixer.service.errors import InputError, StartError, StmixerError
+from stmixer.service.keys_cli import app as keys_app
+from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 
 if TYPE_CHECKING:
-    from model.runtimes.runtime import Runtime
-    from service.offline.detector import FileDetector
+    from stmixer.model.runtimes.runtime import Runtime
+    from stmixer.service.offline.detector import FileDetector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
@@ -98,8 +98,8 @@ def detect(
     _check_outputs(clip, outputs, explain)
     # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from service.offline.detector import FileDetector
-    from service.worker.runner import Runner, pick_device, start_runtime
+    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
     chosen, warning = pick_device(device)
     if warning:
@@ -145,9 +145,9 @@ def serve(
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""
     given = {name: value for name, value in locals().items() if value is not None}
-    from service.api.server import run_server
-    from service.logs import configure
-    from service.settings import Settings
+    from stmixer.service.api.server import run_server
+    from stmixer.service.logs import configure
+    from stmixer.service.settings import Settings
 
     if unknown := Settings.unknown_environment():
         raise StartError("bad_setting", f"{', '.join(unknown)}: no such setting; remove it or correct its name")
@@ -164,7 +164,7 @@ def serve(
 
 
 def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> None:
-    from service.decoder.render import render_video
+    from stmixer.service.decoder.render import render_video
 
     try:
         if path.suffix == ".json":
@@ -213,7 +213,7 @@ def _response(run: FileDetector, loaded: Runtime, results: list[Result]) -> Dete
 def _explainer(folder: Path | None) -> Callable[..., None] | None:
     if folder is None:
         return None
-    from service.offline.explain import write_explanation
+    from stmixer.service.offline.explain import write_explanation
 
     return lambda explained: log.info("→ %s", write_explanation(explained, folder))
 

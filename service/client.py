@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
 
-from service.client_stream import AsyncStream, Ready, ServiceError, Stream
-from service.schemas import DetectResponse, Problem, Result, Summary
+from stmixer.service.client_stream import AsyncStream, Ready, ServiceError, Stream
+from stmixer.service.schemas import DetectResponse, Problem, Result, Summary
 
 __all__ = ["AsyncClient", "AsyncStream", "Client", "Options", "Ready", "ServiceError", "Stream", "StreamOptions"]
 

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection as AsyncSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection as Socket
 
-from service.schemas import Result, Summary
+from stmixer.service.schemas import Result, Summary
 
 
 class ServiceError(Exception):

@@ -10,7 +10,7 @@ StmixerError             code, HTTP status, a sentence that says what to do
 
 from __future__ import annotations
 
-from media.errors import MediaError
+from stmixer.media.errors import MediaError
 
 _MEDIA_STATUS = {"too_large": 413, "too_long": 413, "unsupported_codec": 415, "no_video": 415, "encrypted": 415}
 

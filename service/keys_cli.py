@@ -9,8 +9,8 @@ from typing import Annotated, get_args
 import typer
 from pydantic import ValidationError
 
-from service.access import Key, KeyFile, Scope, digest, new_secret, read_keys, write_keys
-from service.errors import InputError, StartError
+from stmixer.service.access import Key, KeyFile, Scope, digest, new_secret, read_keys, write_keys
+from stmixer.service.errors import InputError, StartError
 
 app = typer.Typer(no_args_is_help=True, help="Keys of a service: made here, shown once, kept as hashes.")
 

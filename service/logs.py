@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from service.settings import Settings
+from stmixer.service.settings import Settings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that runs now, and of the tasks it started; empty outside of requests."""

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.runtimes import PrecisionName, RuntimeName
+from stmixer.model.runtimes import PrecisionName, RuntimeName
 
 
 class Settings(BaseSettings):

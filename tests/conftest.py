@@ -51,12 +51,12 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> 
     """A model file: `tiny` with fill.py's weights under their published names."""
     import torch
 
-    from model.checkpoint import ModelCard, save
-    from model.detector import skeleton
-    from model.foreign.published import from_published
-    from model.foreign.published_names import published_name
-    from model.labels import AVA_LABELS
-    from model.zoo import variant
+    from stmixer.model.checkpoint import ModelCard, save
+    from stmixer.model.detector import skeleton
+    from stmixer.model.foreign.published import from_published
+    from stmixer.model.foreign.published_names import published_name
+    from stmixer.model.labels import AVA_LABELS
+    from stmixer.model.zoo import variant
 
     config = variant("tiny")
     state = skeleton(config).state_dict()

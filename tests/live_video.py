@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ws_client import numbered
 
-from media.live import LiveCodec, live_container
+from stmixer.media.live import LiveCodec, live_container
 
 KINDS: dict[str, tuple[str, LiveCodec]] = {
     "vp8": ("webm", "libvpx"),

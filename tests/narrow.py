@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from model.config import ClipConfig, CsnConfig, DetectorConfig, LongTermConfig, ResNetConfig, VitConfig
-from model.zoo import variant
+from stmixer.model.config import ClipConfig, CsnConfig, DetectorConfig, LongTermConfig, ResNetConfig, VitConfig
+from stmixer.model.zoo import variant
 
 TINY = variant("tiny")
 

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Server
 
 T = TypeVar("T")
-WORKER, DECODER = "service.worker.process", "service.decoder.process"
+WORKER, DECODER = "stmixer.service.worker.process", "stmixer.service.decoder.process"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
 PROBLEM = "application/problem+json"
 OUTCOMES = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")

@@ -37,7 +37,7 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def children_of(self, module: str) -> list[psutil.Process]:
-        """Children by their module: ``service.worker.process`` or ``service.decoder.process``."""
+        """Children by their module: ``stmixer.service.worker.process`` or ``stmixer.service.decoder.process``."""
         found = []
         for child in self.children:
             with suppress(psutil.NoSuchProcess):  # it ended while we looked
@@ -63,7 +63,7 @@ def running_server(**settings: object) -> Iterator[Server]:
     environment["STMIXER_RESUME_TTL_S"] = "0"
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve"], env=environment, text=True,
+        [sys.executable, "-m", "stmixer.service.cli", "serve"], env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     lines: list[str] = []

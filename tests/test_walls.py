@@ -20,20 +20,20 @@ ALLOWED = {
     "trainer": {"trainer", "model", "media"},
 }
 TORCH_FREE = (
-    "model.config",
-    "model.zoo",
-    "model.clip",
-    "model.labels",
-    "model.query_bank",
-    "media.grid",
-    "media.decode",
-    "media.draw",
-    "media.encode",
-    "service.cli",
-    "service.client",
-    "service.engine.keyframes",
-    "service.schemas",
-    "service.decoder.render",
+    "stmixer.model.config",
+    "stmixer.model.zoo",
+    "stmixer.model.clip",
+    "stmixer.model.labels",
+    "stmixer.model.query_bank",
+    "stmixer.media.grid",
+    "stmixer.media.decode",
+    "stmixer.media.draw",
+    "stmixer.media.encode",
+    "stmixer.service.cli",
+    "stmixer.service.client",
+    "stmixer.service.engine.keyframes",
+    "stmixer.service.schemas",
+    "stmixer.service.decoder.render",
 )
 
 
@@ -72,5 +72,5 @@ def test_torch_free_when_really_imported(module: str) -> None:
 
 def test_the_walls_see_a_breach(tmp_path: Path) -> None:
     breach = tmp_path / "breach.py"
-    breach.write_text("def f():\n    from service.cli import main\n    import torch.nn\n")
-    assert _imports(breach) == {"service.cli", "torch.nn"}
+    breach.write_text("def f():\n    from stmixer.service.cli import main\n    import torch.nn\n")
+    assert _imports(breach) == {"stmixer.service.cli", "torch.nn"}

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoder import DecoderOutput, StageOutput
-from model.detector import Detector, skeleton
-from model.foreign.published_names import published_name
-from model.zoo import variant
-from trainer.config.file import parse_config
-from trainer.config.run import RunConfig
-from trainer.data.targets import Target, fully_annotated
+from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.detector import Detector, skeleton
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.file import parse_config
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.targets import Target, fully_annotated
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"

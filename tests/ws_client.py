@@ -16,7 +16,7 @@ from serving import Server
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from media.encode import encode_jpeg
+from stmixer.media.encode import encode_jpeg
 
 Message = dict[str, Any]
 BITS = 12

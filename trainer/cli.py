@@ -18,9 +18,9 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.config.file import load_config, load_phases, parse_config, presets
-from trainer.config.run import CustomSet, RunConfig
-from trainer.errors import DivergedError, TrainError
+from stmixer.trainer.config.file import load_config, load_phases, parse_config, presets
+from stmixer.trainer.config.run import CustomSet, RunConfig
+from stmixer.trainer.errors import DivergedError, TrainError
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def fit(
     with _user_errors():
         runs = load_phases(config, _overrides(settings))
         _log_to_stderr()
-        from trainer.training.fit import fit_phases
+        from stmixer.trainer.training.fit import fit_phases
 
         fit_phases(runs, resume=resume)
 
@@ -93,8 +93,8 @@ def evaluate(
         run = _evaluated_run(config, custom, empty, settings)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
-        from trainer.data.clips import View
-        from trainer.evaluate.evaluation import Evaluation, Mode
+        from stmixer.trainer.data.clips import View
+        from stmixer.trainer.evaluate.evaluation import Evaluation, Mode
 
         mode = Mode(View(lookahead_ms, single_frame), precision)
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -122,7 +122,7 @@ def calibrate(
     """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
     with _user_errors():
         run = _evaluated_run(config, custom, empty, settings)
-        from trainer.calibrate.run import Calibrator
+        from stmixer.trainer.calibrate.run import Calibrator
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("detecting", total=None)
@@ -149,9 +149,9 @@ def label(
 ) -> None:
     """Draft person boxes for videos without annotation: a custom set for a person to correct."""
     with _user_errors():
-        from trainer.annotate.draft import LabelOptions
-        from trainer.annotate.label import label as draft
-        from trainer.annotate.person_detector import PersonDetector
+        from stmixer.trainer.annotate.draft import LabelOptions
+        from stmixer.trainer.annotate.label import label as draft
+        from stmixer.trainer.annotate.person_detector import PersonDetector
 
         options = LabelOptions(every, min_length, max_gap, copy, force)
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -184,8 +184,8 @@ def empties(
 ) -> None:
     """Make a set of clips without people out of annotated sets: fixed cameras' backgrounds, and corners left free."""
     with _user_errors():
-        from trainer.annotate.empties import EmptiesOptions, make_empties
-        from trainer.annotate.person_detector import PersonDetector
+        from stmixer.trainer.annotate.empties import EmptiesOptions, make_empties
+        from stmixer.trainer.annotate.person_detector import PersonDetector
 
         options = EmptiesOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -217,7 +217,7 @@ def bank(
             raise TrainError("bank wants --config or --custom")
         overrides = _overrides(settings)
         run = load_config(config, overrides) if config is not None else _custom_run([custom or Path()], overrides)
-        from trainer.long_term.bank import BankMaker
+        from stmixer.trainer.long_term.bank import BankMaker
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("looking", total=None)
@@ -233,7 +233,7 @@ def bank(
 def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json...", help="of eval")]) -> None:
     """The mean of several reports, for example of JHMDB's three splits."""
     with _user_errors():
-        from trainer.evaluate.average import average as mean
+        from stmixer.trainer.evaluate.average import average as mean
 
         typer.echo(str(mean(reports)))
 

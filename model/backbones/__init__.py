@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.backbones.csn import Csn
-from model.backbones.frame import FrameBackbone
-from model.backbones.resnet3d import SlowFast, SlowOnly
-from model.backbones.vit import Vit
-from model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
+from stmixer.model.backbones.csn import Csn
+from stmixer.model.backbones.frame import FrameBackbone
+from stmixer.model.backbones.resnet3d import SlowFast, SlowOnly
+from stmixer.model.backbones.vit import Vit
+from stmixer.model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
 
 STRIDES = (4, 8, 16, 32)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import CsnConfig
+from stmixer.model.config import CsnConfig
 
 
 class SeparatedBlock(nn.Module):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from model.config import FrameConfig
-from model.float32 import in_float32
+from stmixer.model.config import FrameConfig
+from stmixer.model.float32 import in_float32
 
 
 class EvenSameConv2d(nn.Conv2d):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.factorised import FactorisedConv3d as Conv3d
-from model.clip import slow_indices
-from model.config import ResNetConfig
+from stmixer.model.backbones.factorised import FactorisedConv3d as Conv3d
+from stmixer.model.clip import slow_indices
+from stmixer.model.config import ResNetConfig
 
 RES4 = 2
 """Index of res4 among the stages."""

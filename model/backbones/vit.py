@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import VitConfig
+from stmixer.model.config import VitConfig
 
 
 class QkvLinear(nn.Module):

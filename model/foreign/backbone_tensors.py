@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, name_differences
-from model.config import DetectorConfig
-from model.detector import skeleton
+from stmixer.model.checkpoint import CheckpointError, name_differences
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import skeleton
 
 PREFIX = "backbone."
 COUNTER = "num_batches_tracked"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError
-from model.foreign.unpickling import READ_ERRORS, Inert
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.foreign.unpickling import READ_ERRORS, Inert
 
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from model.config import DetectorConfig
-from model.foreign.backbone_tensors import Pretrained, take_backbone
-from model.foreign.published import read_published
+from stmixer.model.config import DetectorConfig
+from stmixer.model.foreign.backbone_tensors import Pretrained, take_backbone
+from stmixer.model.foreign.published import read_published
 
 _HEADS = {
     "tf_efficientnet_lite0": ("conv_head.", "bn2.", "classifier."),

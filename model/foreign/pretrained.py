@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.config import DetectorConfig, FrameConfig
-from model.foreign.backbone_tensors import Pretrained
-from model.foreign.image_pretrained import read_image_pretrained
-from model.foreign.video_pretrained import read_video_pretrained
+from stmixer.model.config import DetectorConfig, FrameConfig
+from stmixer.model.foreign.backbone_tensors import Pretrained
+from stmixer.model.foreign.image_pretrained import read_image_pretrained
+from stmixer.model.foreign.video_pretrained import read_video_pretrained
 
 __all__ = ["Pretrained", "read_pretrained"]
 

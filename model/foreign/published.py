@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, name_differences
-from model.config import DetectorConfig
-from model.detector import skeleton
-from model.foreign.published_names import published_name
-from model.foreign.unpickling import READ_ERRORS, RestrictedPickle
-from model.zoo import VARIANTS, variant
+from stmixer.model.checkpoint import CheckpointError, name_differences
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import skeleton
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.foreign.unpickling import READ_ERRORS, RestrictedPickle
+from stmixer.model.zoo import VARIANTS, variant
 
 LOSS_BUFFER = "stm_head.criterion.empty_weight"
 _WRAPPERS = ("model", "state_dict", "model_state", "module")

@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model.config import CsnConfig, DetectorConfig, ResNetConfig, VitConfig
-from model.foreign.backbone_tensors import Pretrained, take_backbone
-from model.foreign.caffe2 import is_plain_pickle, read_caffe2
-from model.foreign.published import read_published
-from model.foreign.published_names import published_backbone_name
+from stmixer.model.config import CsnConfig, DetectorConfig, ResNetConfig, VitConfig
+from stmixer.model.foreign.backbone_tensors import Pretrained, take_backbone
+from stmixer.model.foreign.caffe2 import is_plain_pickle, read_caffe2
+from stmixer.model.foreign.published import read_published
+from stmixer.model.foreign.published_names import published_backbone_name
 
 _SLOWFAST_HEAD = "head."
 _CSN_HEADS = ("fc.", "out_fc.", "cls_head.")

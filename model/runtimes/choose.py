@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import CheckpointError, Model, open_model
-from model.runtimes.compiled import CompiledRuntime
-from model.runtimes.cuda_graph import CudaGraphRuntime
-from model.runtimes.eager import EagerRuntime
-from model.runtimes.precision import pick_precision
-from model.runtimes.runtime import Runtime, RuntimeUnavailable
+from stmixer.model.checkpoint import CheckpointError, Model, open_model
+from stmixer.model.runtimes.compiled import CompiledRuntime
+from stmixer.model.runtimes.cuda_graph import CudaGraphRuntime
+from stmixer.model.runtimes.eager import EagerRuntime
+from stmixer.model.runtimes.precision import pick_precision
+from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 
 _TORCH = {"eager": EagerRuntime, "compile": CompiledRuntime, "cudagraph": CudaGraphRuntime}
 
@@ -30,7 +30,7 @@ def open_runtime(
         if precision not in ("auto", "fp32"):
             raise RuntimeUnavailable(f"--precision {precision}: {weights.name} is fp32; leave --precision out")
         # with onnxruntime's import, half a second that the others need not
-        from model.runtimes.onnx import OnnxRuntime
+        from stmixer.model.runtimes.onnx import OnnxRuntime
 
         opened = OnnxRuntime(weights, device)
         if name not in (None, opened.card.name):

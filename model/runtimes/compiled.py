@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.checkpoint import Model
-from model.decoder import DecoderOutput
-from model.runtimes.eager import EagerRuntime, as_float32
-from model.runtimes.prepare import prepared
-from model.runtimes.runtime import RuntimeUnavailable
+from stmixer.model.checkpoint import Model
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.runtimes.eager import EagerRuntime, as_float32
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
 _COMPILERS = ("g++", "c++", "clang++")
 
@@ -33,7 +33,7 @@ class CompiledRuntime(EagerRuntime):
 
     def detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         return as_float32(self._run(lambda: self._detect(clip, sizes_wh)))
 
     def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -42,5 +42,5 @@ class CompiledRuntime(EagerRuntime):
 
     def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         return as_float32(self._run(lambda: self._clip_stage(list(maps), sizes_wh)))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.checkpoint import Model
-from model.decoder import DecoderOutput, StageOutput
-from model.runtimes.eager import EagerRuntime
-from model.runtimes.runtime import RuntimeUnavailable
+from stmixer.model.checkpoint import Model
+from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.runtimes.eager import EagerRuntime
+from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
 MAX_GRAPHS = 32
 """Kept at a time; the one used longest ago makes room. A service sees few padded shapes and batch buckets."""
@@ -48,7 +48,7 @@ class CudaGraphRuntime(EagerRuntime):
 
     def detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         run = super().detect
         return _unflat(self._replay("detect", lambda c, s: _flat(run(c, s)), (clip, sizes_wh)))
 
@@ -58,7 +58,7 @@ class CudaGraphRuntime(EagerRuntime):
 
     def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         run = super().clip_stage
         return _unflat(self._replay("clip", lambda *x: _flat(run(x[:-1], x[-1])), (*maps, sizes_wh)))
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from model.checkpoint import Model
-from model.decoder import DecoderOutput, StageOutput
-from model.runtimes.precision import DTYPES
-from model.runtimes.prepare import prepared
+from stmixer.model.checkpoint import Model
+from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.runtimes.precision import DTYPES
+from stmixer.model.runtimes.prepare import prepared
 
 R = TypeVar("R")
 

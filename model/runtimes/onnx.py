@@ -11,10 +11,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from model.backbones import STRIDES
-from model.checkpoint import CheckpointError, ModelCard, parse_header
-from model.decoder import DecoderOutput, StageOutput
-from model.runtimes.runtime import OUTPUTS, RuntimeUnavailable
+from stmixer.model.backbones import STRIDES
+from stmixer.model.checkpoint import CheckpointError, ModelCard, parse_header
+from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.runtimes.runtime import OUTPUTS, RuntimeUnavailable
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MAPS = tuple(f"map_{stride}" for stride in STRIDES)
@@ -48,7 +48,7 @@ class OnnxRuntime:
 
     def detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         return self._last_stage("whole", {"clip": clip, "sizes_wh": sizes_wh}, sizes_wh.shape[0])
 
     def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +62,7 @@ class OnnxRuntime:
 
     def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
-        assert not bank, "long-term models run eager (model.runtimes.choose)"
+        assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         feeds = dict(zip(MAPS, maps, strict=True)) | {"sizes_wh": sizes_wh}
         return self._last_stage("clip", feeds, sizes_wh.shape[0])
 

@@ -13,9 +13,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from model.detector import Detector
-from model.float32 import stays_in_float32
-from model.runtimes.precision import DTYPES
+from stmixer.model.detector import Detector
+from stmixer.model.float32 import stays_in_float32
+from stmixer.model.runtimes.precision import DTYPES
 
 _WORTH_PACKING = 2**16
 """Weights of a linear layer from which packing them is measurable."""

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.checkpoint import ModelCard
-from model.decoder import DecoderOutput
+from stmixer.model.checkpoint import ModelCard
+from stmixer.model.decoder import DecoderOutput
 
 
 class RuntimeUnavailable(RuntimeError):

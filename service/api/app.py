@@ -12,13 +12,13 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import Scope as KeyScope
-from service.access import bearer
-from service.api import detect, meta, problems, stream_ws
-from service.api.request_log import RequestLog
-from service.api.service import Service
-from service.errors import AccessError, StmixerError
-from service.settings import Settings
+from stmixer.service.access import Scope as KeyScope
+from stmixer.service.access import bearer
+from stmixer.service.api import detect, meta, problems, stream_ws
+from stmixer.service.api.request_log import RequestLog
+from stmixer.service.api.service import Service
+from stmixer.service.errors import AccessError, StmixerError
+from stmixer.service.settings import Settings
 
 WEB = Path(__file__).parents[1] / "web"
 

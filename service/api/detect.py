@@ -15,16 +15,16 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from media.decode import Limits
-from service.access import Caller
-from service.api.problems import PROBLEMS
-from service.api.service import Service
-from service.api.uploads import received_file
-from service.decoder.render import DRAWN_ACTIONS
-from service.errors import InputError
-from service.ipc.channel import ChannelError
-from service.schemas import DetectOptions, DetectResponse
-from service.sessions.session import Session
+from stmixer.media.decode import Limits
+from stmixer.service.access import Caller
+from stmixer.service.api.problems import PROBLEMS
+from stmixer.service.api.service import Service
+from stmixer.service.api.uploads import received_file
+from stmixer.service.decoder.render import DRAWN_ACTIONS
+from stmixer.service.errors import InputError
+from stmixer.service.ipc.channel import ChannelError
+from stmixer.service.schemas import DetectOptions, DetectResponse
+from stmixer.service.sessions.session import Session
 
 router = APIRouter()
 

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from service.api import protocol
-from service.api.protocol import Flush, ProtocolError, Start
-from service.errors import CapacityError
-from service.sessions.session import Session
-from service.sources.mailbox import BoundedQueue, Closed, Mailbox
+from stmixer.service.api import protocol
+from stmixer.service.api.protocol import Flush, ProtocolError, Start
+from stmixer.service.errors import CapacityError
+from stmixer.service.sessions.session import Session
+from stmixer.service.sources.mailbox import BoundedQueue, Closed, Mailbox
 
 QUEUE_BYTES = 4 * 2**20
 OVERLOAD_S = 5.0

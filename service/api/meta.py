@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from prometheus_client import exposition
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from service.api.problems import problem
-from service.api.service import Service
+from stmixer.service.api.problems import problem
+from stmixer.service.api.service import Service
 
 router = APIRouter()
 

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from service.errors import CapacityError, StmixerError
-from service.logs import REQUEST_ID
-from service.schemas import Problem
+from stmixer.service.errors import CapacityError, StmixerError
+from stmixer.service.logs import REQUEST_ID
+from stmixer.service.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
 CLIENT_GONE = 499

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from service.engine.model_info import ModelInfo
-from service.schemas import DetectOptions, Wire
-from service.sessions.resume import Held
-from service.settings import Settings
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.schemas import DetectOptions, Wire
+from stmixer.service.sessions.resume import Held
+from stmixer.service.settings import Settings
 
 SUBPROTOCOL = "stmixer.v1"
 

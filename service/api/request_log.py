@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.logs import REQUEST_ID, fields
+from stmixer.service.logs import REQUEST_ID, fields
 
 log = logging.getLogger("stmixer.request")
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from service.api.app import create_app
-from service.api.service import Service
-from service.errors import StartError
-from service.settings import Settings
+from stmixer.service.api.app import create_app
+from stmixer.service.api.service import Service
+from stmixer.service.errors import StartError
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer")
 

@@ -8,20 +8,20 @@ import math
 import time
 from weakref import WeakSet
 
-from model.clip import MAX_ASPECT
-from service.access import Access, Caller
-from service.engine.engine import Engine
-from service.engine.model_info import ModelInfo
-from service.engine.stream import Policy, Source
-from service.errors import CapacityError, StartError
-from service.ipc.memory import available_bytes
-from service.ipc.ring import ring_shape
-from service.metrics import Metrics
-from service.schemas import DetectOptions
-from service.sessions.resume import Resumable
-from service.sessions.session import Session
-from service.settings import Settings
-from service.sources.decoder_pool import DecoderPool
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.service.access import Access, Caller
+from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Policy, Source
+from stmixer.service.errors import CapacityError, StartError
+from stmixer.service.ipc.memory import available_bytes
+from stmixer.service.ipc.ring import ring_shape
+from stmixer.service.metrics import Metrics
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.sessions.resume import Resumable
+from stmixer.service.sessions.session import Session
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
 
 GOAWAY_S = 5.0
 """How long live streams go on at most once they know that we are going away."""

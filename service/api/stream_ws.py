@@ -17,15 +17,15 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from service.access import Caller, bearer
-from service.api import protocol
-from service.api.media_in import MediaIn
-from service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
-from service.api.service import Service
-from service.errors import AccessError, CapacityError, StmixerError
-from service.schemas import DetectOptions
-from service.sessions.resume import Held
-from service.sessions.session import Session
+from stmixer.service.access import Caller, bearer
+from stmixer.service.api import protocol
+from stmixer.service.api.media_in import MediaIn
+from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
+from stmixer.service.api.service import Service
+from stmixer.service.errors import AccessError, CapacityError, StmixerError
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.sessions.resume import Held
+from stmixer.service.sessions.session import Session
 
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")

@@ -14,9 +14,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.access import Caller
-from service.errors import CapacityError, InputError
-from service.settings import Settings
+from stmixer.service.access import Caller
+from stmixer.service.errors import CapacityError, InputError
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.uploads")
 

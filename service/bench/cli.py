@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.errors import InputError
+from stmixer.service.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure a service from outside, over real sockets.")
 
@@ -51,10 +51,10 @@ def streams(
         raise InputError("not_found", f"{clip} is no file; name a video")
     if find_spec("psutil") is None:
         raise InputError("bad_option", "the bench needs psutil: pip install 'stmixer[bench]'")
-    from service.bench.clients import CAMERA_FAULTS, Camera
-    from service.bench.film import Film
-    from service.bench.processes import own_service
-    from service.bench.streams import PROCESS_FAULTS, Load, knee, measure, mixed
+    from stmixer.service.bench.clients import CAMERA_FAULTS, Camera
+    from stmixer.service.bench.film import Film
+    from stmixer.service.bench.processes import own_service
+    from stmixer.service.bench.streams import PROCESS_FAULTS, Load, knee, measure, mixed
 
     counts = _counts(cameras)
     faults = _faults(fault or [], (*CAMERA_FAULTS, *PROCESS_FAULTS))

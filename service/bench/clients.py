@@ -13,9 +13,9 @@ from typing import Literal
 
 import httpx
 
-from service.bench.film import Film
-from service.bench.tally import Sent, Tally
-from service.client import AsyncClient, AsyncStream, ServiceError, StreamOptions
+from stmixer.service.bench.film import Film
+from stmixer.service.bench.tally import Sent, Tally
+from stmixer.service.client import AsyncClient, AsyncStream, ServiceError, StreamOptions
 
 Codec = Literal["jpeg", "webm", "mpegts"]
 Policy = Literal["latest", "all"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from media.decode import Limits, VideoReader
-from media.encode import encode_jpeg
-from media.live import LiveCodec, live_container
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.encode import encode_jpeg
+from stmixer.media.live import LiveCodec, live_container
 
 MAX_PICTURES = 300
 LIVE_CODECS: dict[str, LiveCodec] = {"webm": "libvpx", "mpegts": "libx264"}

@@ -17,9 +17,9 @@ from queue import Empty, Queue
 
 import psutil
 
-from service.errors import StartError
+from stmixer.service.errors import StartError
 
-ROLES = {"service.worker.process": "worker", "service.decoder.process": "decoder"}
+ROLES = {"stmixer.service.worker.process": "worker", "stmixer.service.decoder.process": "decoder"}
 START_S = 180.0
 
 
@@ -28,7 +28,7 @@ def own_service(settings: Mapping[str, object]) -> Iterator[tuple[str, int]]:
     """A `stmixer serve` of our own on a free port; its address and process id. Raises StartError."""
     environment = {**os.environ, "STMIXER_PORT": "0"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = [sys.executable, "-m", "stmixer.service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
     found: Queue[str] = Queue()
 

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import numpy as np
 
-from service.bench.clients import Camera, Codec, Filming, Policy, upload_until
-from service.bench.film import Film
-from service.bench.processes import Processes, Usage
-from service.bench.tally import Tally
-from service.client import AsyncClient
+from stmixer.service.bench.clients import Camera, Codec, Filming, Policy, upload_until
+from stmixer.service.bench.film import Film
+from stmixer.service.bench.processes import Processes, Usage
+from stmixer.service.bench.tally import Tally
+from stmixer.service.client import AsyncClient
 
 log = logging.getLogger("stmixer")
 

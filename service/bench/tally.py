@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.schemas import OUTCOMES, Result, Summary
+from stmixer.service.schemas import OUTCOMES, Result, Summary
 
 
 @dataclass(frozen=True, slots=True)

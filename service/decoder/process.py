@@ -20,13 +20,13 @@ import sys
 import time
 from typing import BinaryIO
 
-from media.decode import Limits, VideoReader
-from media.errors import MediaError
-from service.decoder.render import render_video
-from service.decoder.writer import Jpeg, ParentGone, Writer
-from service.ipc.channel import Channel, ChannelError, Header, Message
-from service.ipc.child import die_with_parent
-from service.schemas import Result
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
+from stmixer.service.decoder.render import render_video
+from stmixer.service.decoder.writer import Jpeg, ParentGone, Writer
+from stmixer.service.ipc.channel import Channel, ChannelError, Header, Message
+from stmixer.service.ipc.child import die_with_parent
+from stmixer.service.schemas import Result
 
 log = logging.getLogger("stmixer.decoder")
 
@@ -164,7 +164,7 @@ def _limit_cpu(seconds: float | None) -> None:
 
 
 def main() -> None:
-    """``python -m service.decoder.process FD MEMORY_MB``."""
+    """``python -m stmixer.service.decoder.process FD MEMORY_MB``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     die_with_parent()
     memory = int(sys.argv[2]) * 2**20

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from media.decode import Limits, VideoReader
-from media.draw import DrawnActor, draw_actors
-from media.encode import Mp4Writer
-from service.schemas import Actor, Result
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.draw import DrawnActor, draw_actors
+from stmixer.media.encode import Mp4Writer
+from stmixer.service.schemas import Actor, Result
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTIONS = 3

@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from media.decode import Limits
-from media.encode import decode_jpeg
-from media.errors import MediaError
-from media.grid import Sample, Sampler, TimeGrid
-from media.resize import input_size, resize
-from model.clip import MAX_ASPECT
-from service.ipc.channel import Channel, Header, Message
-from service.ipc.ring import Ring, RingShape
+from stmixer.media.decode import Limits
+from stmixer.media.encode import decode_jpeg
+from stmixer.media.errors import MediaError
+from stmixer.media.grid import Sample, Sampler, TimeGrid
+from stmixer.media.resize import input_size, resize
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.service.ipc.channel import Channel, Header, Message
+from stmixer.service.ipc.ring import Ring, RingShape
 
 FRAMES_PER_MESSAGE = 32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from service.engine.stream import Policy
+from stmixer.service.engine.stream import Policy
 
 USABLE = 0.8
 """Of what was measured with nothing else going on: decoding and bursts take their part."""

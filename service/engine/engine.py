@@ -11,16 +11,16 @@ import logging
 import time
 from typing import Any
 
-from service.engine.admission import capacity_of, fits, weight
-from service.engine.model_info import ModelInfo
-from service.engine.scheduler import Scheduler
-from service.engine.stream import Pending, Policy, Stream
-from service.engine.supervisor import Supervisor
-from service.engine.worker import Worker
-from service.errors import CapacityError
-from service.ipc.channel import ChannelError, Header
-from service.metrics import Metrics
-from service.settings import Settings
+from stmixer.service.engine.admission import capacity_of, fits, weight
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.scheduler import Scheduler
+from stmixer.service.engine.stream import Pending, Policy, Stream
+from stmixer.service.engine.supervisor import Supervisor
+from stmixer.service.engine.worker import Worker
+from stmixer.service.errors import CapacityError
+from stmixer.service.ipc.channel import ChannelError, Header
+from stmixer.service.metrics import Metrics
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.engine")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.engine.stream import Stream
-from service.ipc.channel import Header
-from service.metrics import Metrics
+from stmixer.service.engine.stream import Stream
+from stmixer.service.ipc.channel import Header
+from stmixer.service.metrics import Metrics
 
 
 class FrameCounts:

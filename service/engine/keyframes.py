@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from media.grid import TimeGrid
-from model.clip import Window
+from stmixer.media.grid import TimeGrid
+from stmixer.model.clip import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from model.clip import Window, padded_size, window
-from model.config import DetectorConfig
-from model.labels import Label
+from stmixer.model.clip import Window, padded_size, window
+from stmixer.model.config import DetectorConfig
+from stmixer.model.labels import Label
 
 
 @dataclass(frozen=True, slots=True)

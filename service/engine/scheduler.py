@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.engine.stream import Pending, Stream
+from stmixer.service.engine.stream import Pending, Stream
 
 PaddedSize = tuple[int, int]
 

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from media.grid import Sample, Timeline
-from model.query_bank import OnlineBank, second_of
-from service.engine.keyframes import Keyframe, KeyframeSchedule
-from service.ipc.ring import RingShape
-from service.schemas import DetectOptions, Outcome, Summary
+from stmixer.media.grid import Sample, Timeline
+from stmixer.model.query_bank import OnlineBank, second_of
+from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
+from stmixer.service.ipc.ring import RingShape
+from stmixer.service.schemas import DetectOptions, Outcome, Summary
 
 Policy = Literal["latest", "all"]
 Source = Literal["ws", "pull", "upload"]

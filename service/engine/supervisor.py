@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.engine.model_info import ModelInfo
-from service.engine.worker import Worker, restart_delay, worker_options
-from service.errors import StartError
-from service.ipc.channel import ChannelError, Header
-from service.ipc.ring import RingShape
-from service.metrics import Metrics
-from service.settings import Settings
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.worker import Worker, restart_delay, worker_options
+from stmixer.service.errors import StartError
+from stmixer.service.ipc.channel import ChannelError, Header
+from stmixer.service.ipc.ring import RingShape
+from stmixer.service.metrics import Metrics
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.supervisor")
 

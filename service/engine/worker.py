@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from model.query_bank import second_of
-from service.engine.model_info import ModelInfo
-from service.engine.stream import Lease, Pending
-from service.errors import StartError
-from service.ipc.channel import ChannelError, Header, Message
-from service.ipc.child import KEEPS_FREED_MEMORY, Child, describe_exit
-from service.ipc.memory import oom_kills
-from service.ipc.ring import RingShape
-from service.settings import Settings
+from stmixer.model.query_bank import second_of
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Lease, Pending
+from stmixer.service.errors import StartError
+from stmixer.service.ipc.channel import ChannelError, Header, Message
+from stmixer.service.ipc.child import KEEPS_FREED_MEMORY, Child, describe_exit
+from stmixer.service.ipc.memory import oom_kills
+from stmixer.service.ipc.ring import RingShape
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.worker")
 
@@ -59,7 +59,7 @@ class Worker:
     @classmethod
     async def start(cls, name: str, options: dict[str, Any]) -> Worker:
         """Spawn it and wait for its warm-up. Raises StartError with the reason it gives."""
-        child = await Child.spawn("service.worker.process", [json.dumps(options)], KEEPS_FREED_MEMORY)
+        child = await Child.spawn("stmixer.service.worker.process", [json.dumps(options)], KEEPS_FREED_MEMORY)
         try:
             message = await child.channel.receive()
         except ChannelError:

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from service.ipc.channel import AsyncChannel
+from stmixer.service.ipc.channel import AsyncChannel
 
 PR_SET_PDEATHSIG = 1
 

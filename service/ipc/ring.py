@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.clip import Window
+from stmixer.model.clip import Window
 
 RING_SLACK_S = 2
 

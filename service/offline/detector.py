@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from media.decode import Frame, Limits, VideoReader
-from media.grid import Sample, Sampler, Timeline
-from media.resize import input_size
-from model.clip import MAX_ASPECT, window
-from model.query_bank import new_bank, second_of
-from service.engine.keyframes import Keyframe, KeyframeSchedule
-from service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
-from service.worker.features import FrameKey
-from service.worker.runner import NO_STREAM, BankEntries, BatchResult, Job, Runner, Window
+from stmixer.media.decode import Frame, Limits, VideoReader
+from stmixer.media.grid import Sample, Sampler, Timeline
+from stmixer.media.resize import input_size
+from stmixer.model.clip import MAX_ASPECT, window
+from stmixer.model.query_bank import new_bank, second_of
+from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
+from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
+from stmixer.service.worker.features import FrameKey
+from stmixer.service.worker.runner import NO_STREAM, BankEntries, BatchResult, Job, Runner, Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from media.draw import draw_points, tile
-from media.encode import encode_png
-from media.resize import resize
-from model.decoder import PERSON
-from service.offline.detector import Explained
+from stmixer.media.draw import draw_points, tile
+from stmixer.media.encode import encode_png
+from stmixer.media.resize import resize
+from stmixer.model.decoder import PERSON
+from stmixer.service.offline.detector import Explained
 
 QUERIES_SHOWN = 3
 ZOOM = 2

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from typing import Any
 
-from service.engine.stream import Pending, Stream
-from service.metrics import Metrics
-from service.sources.clock import PictureClock
+from stmixer.service.engine.stream import Pending, Stream
+from stmixer.service.metrics import Metrics
+from stmixer.service.sources.clock import PictureClock
 
 
 class Results:

@@ -7,9 +7,9 @@ import contextlib
 import secrets
 from collections.abc import Hashable
 
-from service.access import Caller
-from service.metrics import Metrics
-from service.sessions.session import Session
+from stmixer.service.access import Caller
+from stmixer.service.metrics import Metrics
+from stmixer.service.sessions.session import Session
 
 
 class Held:

@@ -9,20 +9,20 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from model.query_bank import new_bank
-from service.access import Caller
-from service.engine.engine import Engine
-from service.engine.frame_counts import FrameCounts
-from service.engine.keyframes import KeyframeSchedule
-from service.engine.stream import Pending, Policy, Source, Stream
-from service.errors import CapacityError, StmixerError
-from service.logs import fields
-from service.schemas import DetectOptions, Summary
-from service.sessions.results import Results
-from service.settings import Settings
-from service.sources.clock import PictureClock
-from service.sources.decoder_link import Decoding
-from service.sources.decoder_pool import DecoderPool
+from stmixer.model.query_bank import new_bank
+from stmixer.service.access import Caller
+from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.frame_counts import FrameCounts
+from stmixer.service.engine.keyframes import KeyframeSchedule
+from stmixer.service.engine.stream import Pending, Policy, Source, Stream
+from stmixer.service.errors import CapacityError, StmixerError
+from stmixer.service.logs import fields
+from stmixer.service.schemas import DetectOptions, Summary
+from stmixer.service.sessions.results import Results
+from stmixer.service.settings import Settings
+from stmixer.service.sources.clock import PictureClock
+from stmixer.service.sources.decoder_link import Decoding
+from stmixer.service.sources.decoder_pool import DecoderPool
 
 log = logging.getLogger("stmixer.session")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from media.timeline import Timeline
+from stmixer.media.timeline import Timeline
 
 _NOMINAL_RATE = Fraction(30)
 

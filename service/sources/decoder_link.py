@@ -9,19 +9,19 @@ import os
 import time
 from collections.abc import Callable
 
-from media.errors import MediaError
-from model.clip import MAX_ASPECT
-from service.engine.engine import Engine
-from service.engine.frame_counts import FrameCounts
-from service.engine.stream import Stream
-from service.engine.worker import LAST_WORDS_S
-from service.errors import CapacityError, InputError, StmixerError
-from service.ipc.channel import ChannelError, Header
-from service.ipc.child import Child, describe_exit
-from service.ipc.ring import create_ring, ring_shape
-from service.settings import Settings
-from service.sources.decoder_pool import DecoderPool
-from service.sources.orders import opening, ring_order
+from stmixer.media.errors import MediaError
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.frame_counts import FrameCounts
+from stmixer.service.engine.stream import Stream
+from stmixer.service.engine.worker import LAST_WORDS_S
+from stmixer.service.errors import CapacityError, InputError, StmixerError
+from stmixer.service.ipc.channel import ChannelError, Header
+from stmixer.service.ipc.child import Child, describe_exit
+from stmixer.service.ipc.ring import create_ring, ring_shape
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.orders import opening, ring_order
 
 log = logging.getLogger("stmixer.decoder")
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 
-from service.errors import CapacityError
-from service.ipc.channel import ChannelError
-from service.ipc.child import Child
-from service.settings import Settings
+from stmixer.service.errors import CapacityError
+from stmixer.service.ipc.channel import ChannelError
+from stmixer.service.ipc.child import Child
+from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.decoder")
 
@@ -83,7 +83,7 @@ class DecoderPool:
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn("service.decoder.process", [str(self._memory_mb)])
+            child = await Child.spawn("stmixer.service.decoder.process", [str(self._memory_mb)])
         except OSError as error:
             raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
         try:

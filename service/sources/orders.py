@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from media.decode import Limits
-from service.engine.model_info import ModelInfo
-from service.engine.stream import Stream
-from service.ipc.channel import Header
-from service.ipc.ring import RingShape
-from service.settings import Settings
+from stmixer.media.decode import Limits
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Stream
+from stmixer.service.ipc.channel import Header
+from stmixer.service.ipc.ring import RingShape
+from stmixer.service.settings import Settings
 
 CPU_PER_SECOND = 8
 """CPU seconds an upload may take per second that it may play: four times as long, on two threads."""

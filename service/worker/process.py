@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from media.resize import input_size
-from service.errors import StartError
-from service.ipc.channel import Channel, ChannelError, Header, Message
-from service.ipc.child import die_with_parent
-from service.ipc.ring import Ring, RingShape
-from service.worker.features import FrameKey
-from service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
+from stmixer.media.resize import input_size
+from stmixer.service.errors import StartError
+from stmixer.service.ipc.channel import Channel, ChannelError, Header, Message
+from stmixer.service.ipc.child import die_with_parent
+from stmixer.service.ipc.ring import Ring, RingShape
+from stmixer.service.worker.features import FrameKey
+from stmixer.service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def serve(channel: Channel, runner: Runner, options: WorkerOptions) -> None:
 
 
 def main() -> None:
-    """``python -m service.worker.process FD OPTIONS_JSON``."""
+    """``python -m stmixer.service.worker.process FD OPTIONS_JSON``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     die_with_parent()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, ModelCard
-from model.config import ConfigError
-from model.decoder import DecoderOutput
-from model.labels import Label
-from model.postprocess import Detections, PostProcess
-from model.preprocess import make_clip
-from model.runtimes.choose import open_runtime
-from model.runtimes.runtime import Runtime, RuntimeUnavailable
-from model.stage import best_queries
-from service.errors import StartError
-from service.schemas import Action, Actor
-from service.worker.features import FeatureRing, FrameKey
+from stmixer.model.checkpoint import CheckpointError, ModelCard
+from stmixer.model.config import ConfigError
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.labels import Label
+from stmixer.model.postprocess import Detections, PostProcess
+from stmixer.model.preprocess import make_clip
+from stmixer.model.runtimes.choose import open_runtime
+from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
+from stmixer.model.stage import best_queries
+from stmixer.service.errors import StartError
+from stmixer.service.schemas import Action, Actor
+from stmixer.service.worker.features import FeatureRing, FrameKey
 
 BankEntries = tuple[NDArray[np.float16], NDArray[np.bool_]]
 """A bank's window: (K, 2D) queries and (K,) True where they are there."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from test_stream import Camera
 
-from service.engine.admission import capacity_of, fits, weight
-from service.engine.engine import Engine
-from service.errors import CapacityError
-from service.metrics import Metrics
-from service.settings import Settings
+from stmixer.service.engine.admission import capacity_of, fits, weight
+from stmixer.service.engine.engine import Engine
+from stmixer.service.errors import CapacityError
+from stmixer.service.metrics import Metrics
+from stmixer.service.settings import Settings
 
 
 def test_capacity_follows_the_best_batch_size() -> None:

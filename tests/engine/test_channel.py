@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.ipc.channel import AsyncChannel, Channel, ChannelError
+from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
 
 BIG = b"x" * 2**22
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from model.clip import window
-from model.config import ClipConfig
-from service.engine.keyframes import KeyframeSchedule
+from stmixer.model.clip import window
+from stmixer.model.config import ClipConfig
+from stmixer.service.engine.keyframes import KeyframeSchedule
 
 SHARED = window(ClipConfig(frames=8, stride=4, grid=4))
 

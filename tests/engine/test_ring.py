@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.ipc.channel import AsyncChannel, Channel, ChannelError
-from service.ipc.ring import Ring, RingShape, create_ring
-from service.sources.mailbox import BoundedQueue, Closed, Mailbox
+from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
+from stmixer.service.ipc.ring import Ring, RingShape, create_ring
+from stmixer.service.sources.mailbox import BoundedQueue, Closed, Mailbox
 
 SHAPE = RingShape(width=6, height=4, capacity=5)
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def test_a_reader_cannot_write() -> None:
 def test_memory_outlives_the_process_that_wrote_it() -> None:
     fd = create_ring(SHAPE)
     code = (
-        "import sys, numpy as np; from service.ipc.ring import Ring, RingShape;"
+        "import sys, numpy as np; from stmixer.service.ipc.ring import Ring, RingShape;"
         "Ring(int(sys.argv[1]), RingShape(6, 4, 5), writable=True).write(3, 42, np.full((4, 6, 3), 7, np.uint8))"
     )
     subprocess.run([sys.executable, "-c", code, str(fd)], pass_fds=(fd,), check=True, cwd=ROOT)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from test_stream import Camera
 
-from service.engine.scheduler import Scheduler
-from service.engine.stream import Pending, Stream
+from stmixer.service.engine.scheduler import Scheduler
+from stmixer.service.engine.stream import Pending, Stream
 
 WIDE, TALL = (256, 128), (128, 256)
 

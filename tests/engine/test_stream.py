@@ -8,14 +8,14 @@ from itertools import count
 import numpy as np
 import pytest
 
-from media.grid import Sampler
-from model.clip import window
-from model.query_bank import OnlineBank
-from model.zoo import variant
-from service.engine.keyframes import KeyframeSchedule
-from service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
-from service.ipc.ring import RingShape
-from service.schemas import DetectOptions
+from stmixer.media.grid import Sampler
+from stmixer.model.clip import window
+from stmixer.model.query_bank import OnlineBank
+from stmixer.model.zoo import variant
+from stmixer.service.engine.keyframes import KeyframeSchedule
+from stmixer.service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
+from stmixer.service.ipc.ring import RingShape
+from stmixer.service.schemas import DetectOptions
 
 WINDOW = window(variant("tiny").clip)
 CAPACITY = WINDOW.span + 32

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from media.decode import Limits, VideoReader
-from media.errors import MediaError
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
 
 # Frames as INDEX.tsv of ../shared/clips counts them, and the size as displayed.
 GOOD = {
@@ -138,7 +138,7 @@ def test_long_4k_av1_is_fast_and_bounded(clip):
     """All 21 766 frames of 4K: faster than it plays, in less memory than a second of it would take as pictures."""
     path = clip("odd/long_4k_av1.mp4")
     code = (
-        "import sys; from media.decode import *\n"
+        "import sys; from stmixer.media.decode import *\n"
         "with VideoReader(sys.argv[1], limits=Limits()) as r: print(sum(1 for _ in r), r.dropped, r.warnings)\n"
         # not ru_maxrss, which a child takes over from the process that started it
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from media.decode import Limits, VideoReader
-from media.errors import MediaError
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
 
 # FFmpeg's fixed-point display matrices (a b u, c d v, x y w), and how red/green/blue/white corners then lie.
 ONE = 1 << 16
@@ -54,7 +54,7 @@ def test_frames_are_shown_as_the_display_matrix_says(make_video, read_corners, n
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("antialias", [False, True])
 def test_resizing_before_turning_is_the_same_as_after(make_video, name, antialias):
-    from media.resize import resize
+    from stmixer.media.resize import resize
 
     (a, b, c, d), *_ = MATRICES[name]
     frames, _ = read(make_video(1, 96, 64, matrix=(a, b, 0, c, d, 0, 0, 0, 1 << 30)))
@@ -148,7 +148,7 @@ def test_failing_packets_are_counted_and_the_rest_is_read(make_video):
 
 
 def test_reading_ends_after_many_failures_in_a_row(make_video, monkeypatch):
-    monkeypatch.setattr("media.decode.MAX_FAILURES", 3)
+    monkeypatch.setattr("stmixer.media.decode.MAX_FAILURES", 3)
     data = bytearray(make_video(30))
     table = data.find(b"stsz") + 16
     first = int.from_bytes(data[table : table + 4], "big")

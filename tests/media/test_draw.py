@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from media.draw import LEVEL_COLOURS, PALETTE, DrawnActor, draw_actors, draw_points, tile
+from stmixer.media.draw import LEVEL_COLOURS, PALETTE, DrawnActor, draw_actors, draw_points, tile
 
 SIZES = [(320, 240), (240, 320), (1280, 720), (3840, 2160)]
 

@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from media.decode import Limits, VideoReader
-from media.encode import Mp4Writer
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.encode import Mp4Writer
 
 TIMES = [0, 33_367, 40_001, 90_000, 1_000_003, 1_000_004]
 

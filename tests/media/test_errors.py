@@ -3,8 +3,8 @@ import pickle
 
 import pytest
 
-from media.errors import CODES, MediaError
-from media.limits import Limits
+from stmixer.media.errors import CODES, MediaError
+from stmixer.media.limits import Limits
 
 
 def test_an_error_keeps_its_code_across_processes():

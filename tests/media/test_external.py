@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import av
 import pytest
 
-from media.decode import Limits, VideoReader
-from media.errors import MediaError
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
 
 
 @pytest.fixture

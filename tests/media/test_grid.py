@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from media.grid import Sample, Sampler, TimeGrid, Timeline
+from stmixer.media.grid import Sample, Sampler, TimeGrid, Timeline
 
 GRID = TimeGrid(Fraction(2, 30))
 

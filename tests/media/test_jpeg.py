@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.encode import decode_jpeg, encode_jpeg, encode_png
-from media.errors import MediaError
-from media.jpeg import jpeg_size
-from media.limits import Limits
+from stmixer.media.encode import decode_jpeg, encode_jpeg, encode_png
+from stmixer.media.errors import MediaError
+from stmixer.media.jpeg import jpeg_size
+from stmixer.media.limits import Limits
 
 
 @pytest.fixture

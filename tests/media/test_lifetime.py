@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from media.decode import Frame, Limits, VideoReader
+from stmixer.media.decode import Frame, Limits, VideoReader
 
 ONE = 1 << 16
 

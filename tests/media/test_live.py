@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from media.decode import Limits, VideoReader
+from stmixer.media.decode import Limits, VideoReader
 
 LIVE = {
     "webm": {

@@ -1,6 +1,6 @@
 from fractions import Fraction
 
-from media.timeline import Timeline
+from stmixer.media.timeline import Timeline
 
 
 def place_all(ticks, time_base=Fraction(1, 1000), rate=Fraction(25)):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import Model, ModelCard
-from model.config import DetectorConfig
-from model.detector import Detector, skeleton
-from model.export import export
-from model.foreign.published_names import published_name
-from model.labels import AVA_LABELS
-from model.zoo import variant
+from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import Detector, skeleton
+from stmixer.model.export import export
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.zoo import variant
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

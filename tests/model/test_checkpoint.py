@@ -15,11 +15,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import model.checkpoint as checkpoint
-from model.checkpoint import CheckpointError, ModelCard, digest, load, read_header, read_tensors, save, untrained
-from model.detector import build
-from model.labels import AVA_LABELS, Label, default_labels
-from model.zoo import VARIANTS, variant
+import stmixer.model.checkpoint as checkpoint
+from stmixer.model.checkpoint import (
+    CheckpointError,
+    ModelCard,
+    digest,
+    load,
+    read_header,
+    read_tensors,
+    save,
+    untrained,
+)
+from stmixer.model.detector import build
+from stmixer.model.labels import AVA_LABELS, Label, default_labels
+from stmixer.model.zoo import VARIANTS, variant
 
 TINY = variant("tiny")
 CARD = ModelCard(TINY, AVA_LABELS, trained=True, trained_on="two clips", licence="CC0", source="this test")

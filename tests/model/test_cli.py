@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from model.checkpoint import ModelCard, load, read_header, save, untrained
-from model.cli import main
-from model.foreign.published_names import published_name
-from model.labels import AVA_LABELS, Label
-from model.zoo import VARIANTS, variant
+from stmixer.model.checkpoint import ModelCard, load, read_header, save, untrained
+from stmixer.model.cli import main
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.labels import AVA_LABELS, Label
+from stmixer.model.zoo import VARIANTS, variant
 
 
 def call(*args: object) -> Result:
@@ -181,7 +181,7 @@ def test_disk_error(published: Callable[..., Path], tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.checkpoint.save_file", full)
+    monkeypatch.setattr("stmixer.model.checkpoint.save_file", full)
     one_line(call("convert", published(), "-o", tmp_path / "o"), "cannot be written: No space left on device")
     assert not list(tmp_path.glob("o*"))
 
@@ -195,7 +195,7 @@ def test_cost_after_the_name() -> None:
 def test_cost_in_a_pipe() -> None:
     """The command itself, as a script reads it, colours asked for or not."""
     done = subprocess.run(
-        [sys.executable, "-c", "from model.cli import main; main()", "info", "--cost", "slowonly_r50"],
+        [sys.executable, "-c", "from stmixer.model.cli import main; main()", "info", "--cost", "slowonly_r50"],
         capture_output=True,
         text=True,
         check=True,

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from model.checkpoint import read_header, save, untrained
-from model.cli import main
+from stmixer.model.checkpoint import read_header, save, untrained
+from stmixer.model.cli import main
 
 
 def call(*args: object) -> Result:

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from model.clip import padded_size, slow_indices, window
-from model.config import ClipConfig, PreprocessConfig
-from model.zoo import VARIANTS
+from stmixer.model.clip import padded_size, slow_indices, window
+from stmixer.model.config import ClipConfig, PreprocessConfig
+from stmixer.model.zoo import VARIANTS
 
 FAMILIES = [  # frames, stride, last raw index after c, lookahead in s
     pytest.param(4, 16, 16, Fraction(16, 30), id="SlowOnly"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from model.clip import window
-from model.config import (
+from stmixer.model.clip import window
+from stmixer.model.config import (
     ClipConfig,
     ConfigError,
     CsnConfig,
@@ -21,7 +21,7 @@ from model.config import (
     ResNetConfig,
     VitConfig,
 )
-from model.zoo import VARIANTS, variant
+from stmixer.model.zoo import VARIANTS, variant
 
 SLOWONLY = VARIANTS["slowonly_r50"]
 

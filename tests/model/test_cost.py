@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from model.config import DetectorConfig
-from model.cost import multiply_adds
-from model.zoo import VARIANTS
+from stmixer.model.config import DetectorConfig
+from stmixer.model.cost import multiply_adds
+from stmixer.model.zoo import VARIANTS
 
 SLOWONLY = VARIANTS["slowonly_r50"]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.boxes import box_sizes, cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr, whole_frame_cxcyzr
-from model.detector import Detector, build
-from model.mixing import AdaptiveMixing
-from model.sampling import BagSampler, GridSampler, PointGenerator, level_weights, make_sampler, sample
-from model.stage import SelfAttention, box_position_encoding
-from model.zoo import variant
+from stmixer.model.boxes import box_sizes, cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr, whole_frame_cxcyzr
+from stmixer.model.detector import Detector, build
+from stmixer.model.mixing import AdaptiveMixing
+from stmixer.model.sampling import BagSampler, GridSampler, PointGenerator, level_weights, make_sampler, sample
+from stmixer.model.stage import SelfAttention, box_position_encoding
+from stmixer.model.zoo import variant
 
 STRIDES = (4, 8, 16, 32)
 TINY = variant("tiny")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from narrow import ABLATIONS, BACKBONES, LONG_TERM, narrow
 
-from model.checkpoint import Model, ModelCard
-from model.export import TOLERANCE, ExportError, export
-from model.labels import AVA_LABELS
+from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.export import TOLERANCE, ExportError, export
+from stmixer.model.labels import AVA_LABELS
 
 
 def model(filled, name: str) -> Model:

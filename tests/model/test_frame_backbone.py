@@ -12,14 +12,14 @@ import torch
 import torchvision
 from timm.layers.conv2d_same import Conv2dSame
 
-from model.backbones.frame import EvenSameConv2d
-from model.checkpoint import CheckpointError
-from model.config import FrameConfig
-from model.detector import Detector, build
-from model.foreign.pretrained import read_pretrained
-from model.runtimes.precision import WideProducts
-from model.runtimes.prepare import prepared
-from model.zoo import VARIANTS, variant
+from stmixer.model.backbones.frame import EvenSameConv2d
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.config import FrameConfig
+from stmixer.model.detector import Detector, build
+from stmixer.model.foreign.pretrained import read_pretrained
+from stmixer.model.runtimes.precision import WideProducts
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.zoo import VARIANTS, variant
 
 REALTIME = [name for name, config in VARIANTS.items() if config.backbone.per_frame]
 SIZES_WH = torch.tensor([[90.0, 64.0], [96.0, 61.0]])

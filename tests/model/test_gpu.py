@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load_exactly
-from model.detector import skeleton
-from model.foreign.published import from_published
-from model.zoo import variant
+from stmixer.model.checkpoint import load_exactly
+from stmixer.model.detector import skeleton
+from stmixer.model.foreign.published import from_published
+from stmixer.model.zoo import variant
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,12 +10,12 @@ import torch
 from narrow import narrow
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, ModelCard
-from model.classifiers import BankWindow, LongTermClassifier
-from model.detector import Detector, build
-from model.labels import default_labels
-from model.query_bank import OnlineBank, second_of
-from model.zoo import variant
+from stmixer.model.checkpoint import CheckpointError, ModelCard
+from stmixer.model.classifiers import BankWindow, LongTermClassifier
+from stmixer.model.detector import Detector, build
+from stmixer.model.labels import default_labels
+from stmixer.model.query_bank import OnlineBank, second_of
+from stmixer.model.zoo import variant
 
 
 def by_hand(x: list[float], bank: list[list[float]]) -> list[float]:

@@ -9,8 +9,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model.checkpoint import CheckpointError, halved, load, open_model, read_header, read_tensors, save, untrained
-from model.cli import main
+from stmixer.model.checkpoint import (
+    CheckpointError,
+    halved,
+    load,
+    open_model,
+    read_header,
+    read_tensors,
+    save,
+    untrained,
+)
+from stmixer.model.cli import main
 
 METRICS = {"exercise": {"frame_map": 0.5, "split": "val"}}
 
@@ -69,11 +78,11 @@ def vars_of(path: Path) -> dict[str, object]:
 
 
 def test_what_runs_when_nothing_is_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.checkpoint.BUNDLED", packed)
+    monkeypatch.setattr("stmixer.model.checkpoint.BUNDLED", packed)
     assert open_model(None, None).card.name == "stmixer-toy"
     assert not open_model("tiny", None).card.trained
     with pytest.raises(CheckpointError, match="holds stmixer-toy, not tiny; leave --model out"):
         open_model("tiny", packed)
-    monkeypatch.setattr("model.checkpoint.BUNDLED", packed.with_name("gone"))
+    monkeypatch.setattr("stmixer.model.checkpoint.BUNDLED", packed.with_name("gone"))
     with pytest.raises(CheckpointError, match="are not installed; name others with --weights"):
         open_model(None, None)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from model.backbones import STRIDES, build_backbone
-from model.checkpoint import load, load_exactly
-from model.cli import main
-from model.decoder import DecoderOutput
-from model.detector import Detector, skeleton
-from model.foreign.published import from_published, guess_config
-from model.foreign.published_names import published_backbone_name
-from model.postprocess import Detections, PostProcess
-from model.zoo import variant
+from stmixer.model.backbones import STRIDES, build_backbone
+from stmixer.model.checkpoint import load, load_exactly
+from stmixer.model.cli import main
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.detector import Detector, skeleton
+from stmixer.model.foreign.published import from_published, guess_config
+from stmixer.model.foreign.published_names import published_backbone_name
+from stmixer.model.postprocess import Detections, PostProcess
+from stmixer.model.zoo import variant
 
 TOLERANCE = 1e-4
 """Of each array's largest value (DETECTOR.md, reference/)."""

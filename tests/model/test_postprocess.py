@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.decoder import DecoderOutput, StageOutput
-from model.postprocess import PostProcess
+from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.postprocess import PostProcess
 
 SIZES = torch.tensor([[100.0, 50.0]])
 

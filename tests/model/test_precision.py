@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.classifiers import Head
-from model.mixing import AdaptiveMixing
-from model.runtimes.precision import WideProducts
-from model.runtimes.prepare import prepared
-from model.sampling import PointGenerator
-from model.stage import SelfAttention
-from model.zoo import variant
+from stmixer.model.classifiers import Head
+from stmixer.model.mixing import AdaptiveMixing
+from stmixer.model.runtimes.precision import WideProducts
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.sampling import PointGenerator
+from stmixer.model.stage import SelfAttention
+from stmixer.model.zoo import variant
 
 
 def draw(*shape: int) -> Tensor:

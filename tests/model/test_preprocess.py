@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import PreprocessConfig
-from model.preprocess import make_clip
+from stmixer.model.config import PreprocessConfig
+from stmixer.model.preprocess import make_clip
 
 CONFIG = PreprocessConfig()
 MEAN_STD = PreprocessConfig(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))

@@ -13,13 +13,13 @@ import torch
 from narrow import narrow
 from torch import Tensor
 
-from model.checkpoint import CheckpointError
-from model.detector import Detector
-from model.foreign.caffe2 import is_plain_pickle, read_caffe2
-from model.foreign.pretrained import Pretrained, read_pretrained
-from model.foreign.published_names import published_backbone_name
-from model.foreign.video_pretrained import caffe2_name
-from model.zoo import VARIANTS
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.detector import Detector
+from stmixer.model.foreign.caffe2 import is_plain_pickle, read_caffe2
+from stmixer.model.foreign.pretrained import Pretrained, read_pretrained
+from stmixer.model.foreign.published_names import published_backbone_name
+from stmixer.model.foreign.video_pretrained import caffe2_name
+from stmixer.model.zoo import VARIANTS
 
 
 def backbone_state(detector: Detector) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ def test_ig65m(filled, tmp_path: Path, head: str) -> None:
 def test_ig65m_names(reference) -> None:
     import json
 
-    from model.detector import skeleton
+    from stmixer.model.detector import skeleton
 
     shapes = json.loads((reference / "csn152_backbone.keys.json").read_text())
     ours = skeleton(VARIANTS["csn_152"]).backbone.state_dict()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError
-from model.detector import skeleton
-from model.foreign.published import LOSS_BUFFER, from_published, guess_config
-from model.foreign.published_names import published_name
-from model.zoo import VARIANTS, variant
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.detector import skeleton
+from stmixer.model.foreign.published import LOSS_BUFFER, from_published, guess_config
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.zoo import VARIANTS, variant
 
 FULL = ["slowonly_r50", "slowfast_r50", "slowfast_r101_nl", "vit_b"]
 """Published by the authors: their names and shapes are in the reference."""

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError
-from model.foreign.published import read_published
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.foreign.published import read_published
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from model.checkpoint import CheckpointError, Model, ModelCard, save, untrained
-from model.cli import main
-from model.export import ExportError, export
-from model.labels import AVA_LABELS
-from model.runtimes.choose import open_runtime, torch_runtime
-from model.runtimes.onnx import OnnxRuntime
-from model.runtimes.precision import pick_precision
-from model.runtimes.runtime import RuntimeUnavailable
+from stmixer.model.checkpoint import CheckpointError, Model, ModelCard, save, untrained
+from stmixer.model.cli import main
+from stmixer.model.export import ExportError, export
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.runtimes.choose import open_runtime, torch_runtime
+from stmixer.model.runtimes.onnx import OnnxRuntime
+from stmixer.model.runtimes.precision import pick_precision
+from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
 CPU = torch.device("cpu")
 
@@ -113,7 +113,7 @@ def test_bad_files(tmp_path: Path, tiny_onnx: Path) -> None:
 
 
 def test_too_large(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.export.MAX_BYTES", 1000)
+    monkeypatch.setattr("stmixer.model.export.MAX_BYTES", 1000)
     with pytest.raises(ExportError, match="an ONNX file holds less than 2"):
         export(tiny, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
@@ -123,7 +123,7 @@ def test_a_graph_that_deviates_is_not_kept(
     tiny: Model, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here: the graph of other weights."""
-    monkeypatch.setattr("model.export._write", lambda graph, path, header: shutil.copy(tiny_onnx, path))
+    monkeypatch.setattr("stmixer.model.export._write", lambda graph, path, header: shutil.copy(tiny_onnx, path))
     with pytest.raises(ExportError, match="does not compute what the model does"):
         export(tiny, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())

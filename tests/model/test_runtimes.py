@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.checkpoint import Model, ModelCard
-from model.detector import Detector, skeleton
-from model.labels import AVA_LABELS
-from model.runtimes.choose import torch_runtime
-from model.runtimes.onnx import OnnxRuntime
-from model.runtimes.prepare import prepared
-from model.runtimes.runtime import Runtime, deviation, last_stage
-from model.zoo import VARIANTS, variant
+from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.detector import Detector, skeleton
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.onnx import OnnxRuntime
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.runtimes.runtime import Runtime, deviation, last_stage
+from stmixer.model.zoo import VARIANTS, variant
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-3

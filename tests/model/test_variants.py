@@ -10,10 +10,10 @@ import torch
 from narrow import ABLATIONS, BACKBONES, LONG_TERM, narrow
 from torch import Tensor
 
-from model.config import DetectorConfig
-from model.detector import Detector, build, skeleton
-from model.foreign.published_names import published_name
-from model.zoo import VARIANTS
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import Detector, build, skeleton
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.zoo import VARIANTS
 
 SIZES = [(1, 64, 96), (2, 96, 64)]
 """Batch, height and width, px."""

@@ -22,14 +22,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from ws_client import jpeg, plain_socket
 
-from service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
-from service.api import detect, meta, stream_ws
-from service.api.app import PUBLIC, create_app
-from service.api.server import check_certificate
-from service.api.service import Service
-from service.cli import app
-from service.errors import AccessError, InputError, StartError
-from service.settings import Settings
+from stmixer.service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
+from stmixer.service.api import detect, meta, stream_ws
+from stmixer.service.api.app import PUBLIC, create_app
+from stmixer.service.api.server import check_certificate
+from stmixer.service.api.service import Service
+from stmixer.service.cli import app
+from stmixer.service.errors import AccessError, InputError, StartError
+from stmixer.service.settings import Settings
 
 HTTP = [
     ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/openapi.json", None),

@@ -12,11 +12,11 @@ from posting import samples
 from serving import Server, running_server
 from typer.testing import CliRunner
 
-from service.bench.streams import knee, p95_slope, slope_per_hour
-from service.bench.tally import Seen, Sent, Tally
-from service.cli import app
-from service.errors import InputError
-from service.schemas import Result, Summary
+from stmixer.service.bench.streams import knee, p95_slope, slope_per_hour
+from stmixer.service.bench.tally import Seen, Sent, Tally
+from stmixer.service.cli import app
+from stmixer.service.errors import InputError
+from stmixer.service.schemas import Result, Summary
 
 CLIP = OWN_CLIPS / "fall.mp4"
 

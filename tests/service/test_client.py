@@ -13,8 +13,8 @@ from posting import conserved, made_video
 from serving import Server
 from ws_client import jpeg
 
-from service.client import AsyncClient, Client, ServiceError
-from service.schemas import Result, Summary
+from stmixer.service.client import AsyncClient, Client, ServiceError
+from stmixer.service.schemas import Result, Summary
 
 WALK = OWN_CLIPS / "walk.mp4"
 FRAME_US = 33_333
@@ -92,5 +92,5 @@ def test_errors_have_code_and_status(server: Server) -> None:
 
 
 def test_it_needs_neither_torch_nor_fastapi() -> None:
-    code = "import sys, service.client; sys.exit(bool({'torch', 'fastapi', 'av', 'numpy'} & set(sys.modules)))"
+    code = "import sys, stmixer.service.client; sys.exit(bool({'torch', 'fastapi', 'av', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ GOOD = [*sorted(OWN_CLIPS.glob("*.mp4")), *shared_clips("*")]
 ODD = shared_clips("odd/*")
 SLOW = {"long_4k_av1.mp4"}
 CODES = {"unreadable", "no_video", "no_frames", "encrypted", "unsupported_codec"}
-STMIXER = [sys.executable, "-m", "service.cli"]
+STMIXER = [sys.executable, "-m", "stmixer.service.cli"]
 
 
 def detect(clip: Path, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -58,12 +58,12 @@ def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
     """The same pipeline as the command, without a new process for each clip."""
     import torch
 
-    from media.decode import Limits
-    from model.checkpoint import load
-    from model.runtimes.choose import torch_runtime
-    from service.offline.detector import FileDetector
-    from service.schemas import DetectOptions
-    from service.worker.runner import Runner
+    from stmixer.media.decode import Limits
+    from stmixer.model.checkpoint import load
+    from stmixer.model.runtimes.choose import torch_runtime
+    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.schemas import DetectOptions
+    from stmixer.service.worker.runner import Runner
 
     runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
 
@@ -101,7 +101,7 @@ def test_keyframes_fall_where_the_time_section_says(in_process, clip: Path, hz: 
 
 @pytest.mark.parametrize("clip", [p for p in ODD if p.name not in SLOW], ids=lambda p: p.name)
 def test_odd_files_give_detections_or_one_cause(in_process, clip: Path) -> None:  # type: ignore[no-untyped-def]
-    from media.errors import MediaError
+    from stmixer.media.errors import MediaError
 
     try:
         results, detector = in_process(clip, score_threshold=0.0, top_k=1)
@@ -152,12 +152,12 @@ def test_the_command_writes_json_and_video(tiny_weights: Path, tmp_path: Path) -
 def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     import torch
 
-    from media.decode import Limits
-    from model.checkpoint import load
-    from model.runtimes.choose import torch_runtime
-    from service.offline.detector import FileDetector
-    from service.schemas import DetectOptions
-    from service.worker.runner import Runner
+    from stmixer.media.decode import Limits
+    from stmixer.model.checkpoint import load
+    from stmixer.model.runtimes.choose import torch_runtime
+    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.schemas import DetectOptions
+    from stmixer.service.worker.runner import Runner
 
     clip = OWN_CLIPS / "walk.mp4"
     alone, _ = in_process(clip, keyframe_hz=2, score_threshold=0.0)

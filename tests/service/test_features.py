@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from media.decode import Limits
-from model.checkpoint import Model, untrained
-from model.runtimes.choose import torch_runtime
-from service.ipc.ring import Ring, RingShape, create_ring
-from service.offline.detector import FileDetector
-from service.schemas import DetectOptions, Result
-from service.worker.features import FeatureRing, FrameKey
-from service.worker.process import read_job
-from service.worker.runner import Job, Runner, Window
+from stmixer.media.decode import Limits
+from stmixer.model.checkpoint import Model, untrained
+from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.service.ipc.ring import Ring, RingShape, create_ring
+from stmixer.service.offline.detector import FileDetector
+from stmixer.service.schemas import DetectOptions, Result
+from stmixer.service.worker.features import FeatureRing, FrameKey
+from stmixer.service.worker.process import read_job
+from stmixer.service.worker.runner import Job, Runner, Window
 
 WALK = Path(__file__).parents[1] / "clips/walk.mp4"
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.api.media_in import QUEUE_BYTES, MediaIn
-from service.api.protocol import Start
+from stmixer.service.api.media_in import QUEUE_BYTES, MediaIn
+from stmixer.service.api.protocol import Start
 
 
 @pytest.mark.parametrize("steps", range(6))

@@ -16,18 +16,18 @@ from narrow import narrow
 from posting import NDJSON, WORKER, lines_of, metric, post, same_actors
 from serving import Server, running_server
 
-from media.decode import Limits
-from model.checkpoint import ModelCard, load, save
-from model.detector import skeleton
-from model.foreign.published_names import published_name
-from model.labels import AVA_LABELS
-from model.query_bank import OnlineBank, new_bank
-from model.runtimes.choose import torch_runtime
-from service.errors import StartError
-from service.offline.detector import FileDetector
-from service.schemas import DetectOptions
-from service.worker.process import split_banks
-from service.worker.runner import Job, Runner
+from stmixer.media.decode import Limits
+from stmixer.model.checkpoint import ModelCard, load, save
+from stmixer.model.detector import skeleton
+from stmixer.model.foreign.published_names import published_name
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.query_bank import OnlineBank, new_bank
+from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.service.errors import StartError
+from stmixer.service.offline.detector import FileDetector
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.worker.process import split_banks
+from stmixer.service.worker.runner import Job, Runner
 
 FALL = OWN_CLIPS / "fall.mp4"
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_the_online_bank_is_the_offline_one_without_the_future(
     """After t clips: the bank that `stmixer-train bank` makes of the same video, seen up to t."""
     from training import own_set, run_config
 
-    from trainer.long_term.bank import BankMaker, QueryBank
+    from stmixer.trainer.long_term.bank import BankMaker, QueryBank
 
     root = own_set(tmp_path / "set", "train")
     path = tmp_path / "bank.safetensors"

@@ -30,7 +30,7 @@ def command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]
 )
 def test_served_as_onnx(name: str, tmp_path: Path) -> None:
     file, clip, answer = tmp_path / "x.onnx", tmp_path / "clip.mp4", tmp_path / "eager.json"
-    done = command("model.cli", "export", name, "-o", file)
+    done = command("stmixer.model.cli", "export", name, "-o", file)
     assert done.returncode == 0, done.stderr
     assert "deviates from eager by" in done.stdout
     clip.write_bytes(made_video(320, 240, 50))
@@ -38,8 +38,8 @@ def test_served_as_onnx(name: str, tmp_path: Path) -> None:
         served = post(server, clip, timeout=250, score_threshold=0).json()
         assert any("(onnx, fp32)" in line for line in server.log)
     options = ("--model", name, "--score-threshold", 0)
-    assert command("service.cli", "detect", clip, "-o", answer, *options).returncode == 0
-    explained = command("service.cli", "detect", clip, "--weights", file, "--explain", tmp_path / "out")
+    assert command("stmixer.service.cli", "detect", clip, "-o", answer, *options).returncode == 0
+    explained = command("stmixer.service.cli", "detect", clip, "--weights", file, "--explain", tmp_path / "out")
     assert explained.returncode == 2
     assert "--explain shows every stage" in explained.stderr
     eager = json.loads(answer.read_text())
@@ -59,7 +59,7 @@ def test_served_as_onnx(name: str, tmp_path: Path) -> None:
 )
 def test_serve_refuses_in_one_line(options: dict[str, str], says: str) -> None:
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    done = command("service.cli", "serve", "--model=tiny", "--port=0", *arguments)
+    done = command("stmixer.service.cli", "serve", "--model=tiny", "--port=0", *arguments)
     assert done.returncode == 2
     assert says in done.stderr or "not one of" in done.stderr
     assert "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ from serving import Server, running_server
 from watching import RULES, Prometheus, need, running_prometheus
 from ws_client import jpeg, paced, stream
 
-from service.metrics import DROP_REASONS, LATENCY_BUCKETS, STAGES, Metrics
+from stmixer.service.metrics import DROP_REASONS, LATENCY_BUCKETS, STAGES, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = json.loads((ROOT / "docker/grafana/dashboards/overview.json").read_text())

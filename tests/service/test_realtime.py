@@ -15,11 +15,11 @@ from posting import eventually, post, same_actors
 from serving import Server, running_server
 from ws_client import jpeg, stream
 
-from media.decode import Limits
-from model.runtimes.choose import open_runtime
-from service.offline.detector import FileDetector
-from service.schemas import DetectOptions
-from service.worker.runner import Runner
+from stmixer.media.decode import Limits
+from stmixer.model.runtimes.choose import open_runtime
+from stmixer.service.offline.detector import FileDetector
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.worker.runner import Runner
 
 FALL = OWN_CLIPS / "fall.mp4"
 
@@ -59,10 +59,10 @@ def test_a_workers_death_costs_features_and_nothing_else(realtime: Server) -> No
         assert ready["keyframe_hz"] == pytest.approx(3.75), "the effective rate"
         for number in range(20):
             live.picture(jpeg(number), number * 125_000)
-        worker = realtime.children_of("service.worker.process")[0]
+        worker = realtime.children_of("stmixer.service.worker.process")[0]
         os.kill(worker.pid, signal.SIGKILL)
         summary = live.stop()
     answer = post(realtime, FALL, timeout=200, score_threshold=0, keyframe_hz=4)
     same_keyframes(answer.json(), expected)
     assert summary["keyframes_due"] == summary["ok"] >= 2
-    assert eventually(lambda: realtime.children_of("service.worker.process"))[0].pid != worker.pid
+    assert eventually(lambda: realtime.children_of("stmixer.service.worker.process"))[0].pid != worker.pid

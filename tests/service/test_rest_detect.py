@@ -29,11 +29,11 @@ def direct_call(model: Any) -> Direct:
     """The pipeline of `stmixer detect` in this process: what the service must answer."""
     import torch
 
-    from media.decode import Limits
-    from model.runtimes.choose import torch_runtime
-    from service.offline.detector import FileDetector
-    from service.schemas import DetectOptions
-    from service.worker.runner import Runner
+    from stmixer.media.decode import Limits
+    from stmixer.model.runtimes.choose import torch_runtime
+    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.schemas import DetectOptions
+    from stmixer.service.worker.runner import Runner
 
     runner = Runner(torch_runtime(model, torch.device("cpu")))
 
@@ -50,7 +50,7 @@ def direct_call(model: Any) -> Direct:
 
 @pytest.fixture(scope="module")
 def direct(tiny_weights: Path) -> Direct:
-    from model.checkpoint import load
+    from stmixer.model.checkpoint import load
 
     return direct_call(load(tiny_weights))
 
@@ -94,7 +94,7 @@ def test_detections_equal_a_direct_call_among_8_others(server: Server, direct: D
 
 @pytest.mark.slow
 def test_a_full_size_model_equals_a_direct_call(tmp_path: Path) -> None:
-    from model.checkpoint import untrained
+    from stmixer.model.checkpoint import untrained
 
     clip = made_video(320, 240, 50)
     with running_server(model="slowonly_r50") as server:
@@ -231,7 +231,7 @@ def test_lookahead_0_sees_nothing_later_as_the_command_does(server: Server, tiny
     ]
     assert min(apart) > 1e-3
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "service.cli", "detect", str(WALK), "--weights", str(tiny_weights)]
+    command = [sys.executable, "-m", "stmixer.service.cli", "detect", str(WALK), "--weights", str(tiny_weights)]
     command += ["--score-threshold", "0", "--lookahead-ms", "0", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-STMIXER = [sys.executable, "-m", "service.cli", "serve"]
+STMIXER = [sys.executable, "-m", "stmixer.service.cli", "serve"]
 
 
 def serve(*options: str, **settings: str) -> str:

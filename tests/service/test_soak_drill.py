@@ -15,7 +15,7 @@ from posting import DECODER, both_warm, eventually, metric
 from serving import running_server
 from typer.testing import CliRunner
 
-from service.cli import app
+from stmixer.service.cli import app
 
 SECONDS = float(os.environ.get("DRILL_SOAK_S", "3600"))
 EXPLAINED = {"mailbox", "corrupt", "out_of_order", "decoder", "cancelled"}

@@ -15,14 +15,14 @@ from posting import WORKER, both_warm, conserved, eventually, made_video, metric
 from serving import Server, running_server
 from ws_client import jpeg, paced, stream
 
-from model.labels import AVA_LABELS
-from model.zoo import variant
-from service.api.service import check_memory
-from service.engine.model_info import ModelInfo
-from service.engine.worker import Worker
-from service.errors import StartError
-from service.ipc.child import Child
-from service.ipc.memory import available_bytes, oom_kills
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.zoo import variant
+from stmixer.service.api.service import check_memory
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.worker import Worker
+from stmixer.service.errors import StartError
+from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.memory import available_bytes, oom_kills
 
 POISON = {"exit": 4242, "stuck": 4243, "oom": 4244, "cuda": 4245}
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")

@@ -78,7 +78,7 @@ def test_a_stopped_decoder_is_4429_and_leaves_nothing(server: Server) -> None:
         client.first("ready")
         client.socket.send(data[: len(data) // 2])
         assert poll(lambda: metric(server, "ring_bytes") > 0)
-        decoders = server.children_of("service.decoder.process")
+        decoders = server.children_of("stmixer.service.decoder.process")
         for decoder in decoders:
             decoder.send_signal(signal.SIGSTOP)
         try:

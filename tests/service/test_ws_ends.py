@@ -35,7 +35,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     """Descriptors of the server, and its children; once nothing is going on."""
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
-    assert poll(lambda: len(server.children_of("service.decoder.process")) == 2)
+    assert poll(lambda: len(server.children_of("stmixer.service.decoder.process")) == 2)
     return psutil.Process(server.process.pid).num_fds(), len(server.children)
 
 
@@ -147,7 +147,7 @@ def test_two_live_streams_outlive_their_worker(own: Server) -> None:
             for client in clients:
                 client.picture(jpeg(n % 50))
             if n == 30:
-                own.children_of("service.worker.process")[0].send_signal(signal.SIGKILL)
+                own.children_of("stmixer.service.worker.process")[0].send_signal(signal.SIGKILL)
                 killed_at = time.monotonic()
             late = [[r for r in c.of("result") if killed_at and r["at"] > killed_at + 0.5] for c in clients]
             if all(len(results) >= 4 for results in late):

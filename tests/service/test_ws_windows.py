@@ -18,21 +18,21 @@ from typing import Any, cast
 import pytest
 from ws_client import jpeg, read_number
 
-from model.clip import window
-from model.labels import AVA_LABELS
-from model.zoo import variant
-from service.access import Caller
-from service.engine.engine import Engine
-from service.engine.model_info import ModelInfo
-from service.engine.stream import Policy
-from service.engine.worker import Worker
-from service.ipc.child import Child
-from service.ipc.ring import Ring, RingShape
-from service.metrics import Metrics
-from service.schemas import DetectOptions
-from service.sessions.session import Session
-from service.settings import Settings
-from service.sources.decoder_pool import DecoderPool
+from stmixer.model.clip import window
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.zoo import variant
+from stmixer.service.access import Caller
+from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Policy
+from stmixer.service.engine.worker import Worker
+from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.ring import Ring, RingShape
+from stmixer.service.metrics import Metrics
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.sessions.session import Session
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
 
 HALF_RAW = Fraction(1, 60)
 FRAMES = 120
@@ -246,9 +246,9 @@ def test_a_live_stream_sees_the_frames_that_were_there_when_its_keyframe_fell_du
 
 
 def test_the_numbers_survive_jpeg_and_resizing() -> None:
-    from media.encode import decode_jpeg
-    from media.limits import Limits
-    from media.resize import resize
+    from stmixer.media.encode import decode_jpeg
+    from stmixer.media.limits import Limits
+    from stmixer.media.resize import resize
 
     for number in (0, 1, 149, 2**11, 2**12 - 1):
         assert read_number(resize(decode_jpeg(jpeg(number), Limits()), 171, 128)) == number

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from training import REFERENCE, distributed_case, filled
 
-from trainer.training.criterion import Criterion
+from stmixer.trainer.training.criterion import Criterion
 
 
 def run(folder: Path, rank: int) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from training import own_set, run_config
 
-from model.preprocess import make_clip
-from model.zoo import variant
-from trainer.config.run import AugmentSection
-from trainer.data.augment import Shot, flip, jitter_colour, tile, to_short_side
-from trainer.data.batch import network_input
-from trainer.data.clipset import ClipSet
-from trainer.data.plan import Draw
-from trainer.data.sets import load_data
+from stmixer.model.preprocess import make_clip
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.run import AugmentSection
+from stmixer.trainer.data.augment import Shot, flip, jitter_colour, tile, to_short_side
+from stmixer.trainer.data.batch import network_input
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import load_data
 
 
 def marked(height: int, width: int, box: tuple[int, int, int, int], label: int = 0) -> Shot:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import TrainError
-from trainer.evaluate.average import average
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluate.average import average
 
 
 def report(path: Path, mean_ap: float | None, video: dict[str, float], protocol: str = "frames-all") -> Path:

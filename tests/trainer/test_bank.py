@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from training import own_set, run_config, stage_output
 from typer.testing import CliRunner
 
-from model.checkpoint import load, read_header
-from model.decoder import DecoderOutput
-from model.preprocess import make_clip
-from trainer.cli import main
-from trainer.data.clips import ClipReader
-from trainer.data.records import Video, VideoFile
-from trainer.errors import TrainError
-from trainer.long_term.bank import BankMaker, QueryBank, best_queries
+from stmixer.model.checkpoint import load, read_header
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.preprocess import make_clip
+from stmixer.trainer.cli import main
+from stmixer.trainer.data.clips import ClipReader
+from stmixer.trainer.data.records import Video, VideoFile
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.bank import BankMaker, QueryBank, best_queries
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,16 @@ from scipy.special import expit
 from training import BOXES, custom_set, decoder_output, filled, run_config, stage_output
 from typer.testing import CliRunner
 
-from model.checkpoint import ModelCard, load, save
-from model.detector import build
-from model.labels import Label
-from model.zoo import variant
-from trainer.calibrate.logit_maps import ActionSamples, Affine, PersonSamples, fit_actions, fit_person, fold
-from trainer.calibrate.samples import gather
-from trainer.cli import main
-from trainer.data.sets import load_data
-from trainer.errors import TrainError
-from trainer.evaluate.network import LoadedNetwork
+from stmixer.model.checkpoint import ModelCard, load, save
+from stmixer.model.detector import build
+from stmixer.model.labels import Label
+from stmixer.model.zoo import variant
+from stmixer.trainer.calibrate.logit_maps import ActionSamples, Affine, PersonSamples, fit_actions, fit_person, fold
+from stmixer.trainer.calibrate.samples import gather
+from stmixer.trainer.cli import main
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluate.network import LoadedNetwork
 
 
 def people(scale: float, bias: float, n: int = 20_000) -> PersonSamples:
@@ -145,7 +145,7 @@ def test_the_command(tmp_path: Path, monkeypatch) -> None:
     detector, labels = build(variant("tiny", classes=2)), (Label(1, "walk"), Label(2, "wave"))
     card = ModelCard(detector.config, labels, trained=False, source="test")
     save(tmp_path / "in.safetensors", detector.state_dict(), card)
-    monkeypatch.setattr("trainer.calibrate.run.load_network", lambda *_: LoadedNetwork(known, card))
+    monkeypatch.setattr("stmixer.trainer.calibrate.run.load_network", lambda *_: LoadedNetwork(known, card))
     out = tmp_path / "new" / "out.safetensors"
     command = ["calibrate", str(tmp_path / "in.safetensors"), "--custom", str(tmp_path), "-o", str(out)]
     done = CliRunner().invoke(main, [*command, "--device", "cpu", "--set", "workers=0"])

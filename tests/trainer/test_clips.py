@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from conftest import OWN_CLIPS, shared_clips
 
-from media.decode import Limits, VideoReader
-from model.config import DetectorConfig
-from model.zoo import variant
-from service.offline.detector import FileDetector
-from service.schemas import DetectOptions
-from trainer.data.check import frame_times
-from trainer.data.clips import ClipReader
-from trainer.data.records import FrameFolder, Video, VideoFile
-from trainer.data.seek import frames_from
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.model.config import DetectorConfig
+from stmixer.model.zoo import variant
+from stmixer.service.offline.detector import FileDetector
+from stmixer.service.schemas import DetectOptions
+from stmixer.trainer.data.check import frame_times
+from stmixer.trainer.data.clips import ClipReader
+from stmixer.trainer.data.records import FrameFolder, Video, VideoFile
+from stmixer.trainer.data.seek import frames_from
 
 OWN = sorted(OWN_CLIPS.glob("*.mp4"))
 SHARED = [p for name in ("fall_vfr_vga.mp4", "jhmdb_catch.avi") for p in shared_clips(name)]
@@ -59,8 +59,8 @@ def test_same_frames_as_serving(path: Path, whole: bool) -> None:
 
 
 def test_same_window_as_serving_at_any_moment_and_lookahead() -> None:
-    from model.clip import window
-    from service.engine.keyframes import KeyframeSchedule
+    from stmixer.model.clip import window
+    from stmixer.service.engine.keyframes import KeyframeSchedule
 
     for name in ("tiny", "slowfast_r50"):
         clip = variant(name).clip

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from training import decoder_output, stage_output
 
-from trainer.data.targets import Target, fully_annotated
-from trainer.training.criterion import Criterion, LossWeights
-from trainer.training.matcher import Matcher
+from stmixer.trainer.data.targets import Target, fully_annotated
+from stmixer.trainer.training.criterion import Criterion, LossWeights
+from stmixer.trainer.training.matcher import Matcher
 
 SIZES = torch.tensor([[100.0, 200.0]])
 BOXES = torch.tensor([[[10.0, 20, 30, 60], [50, 100, 90, 180]]])

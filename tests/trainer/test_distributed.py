@@ -13,7 +13,7 @@ import torch
 import yaml
 from training import TESTS, distributed_case, filled, own_set, run_config
 
-from trainer.training.criterion import Criterion
+from stmixer.trainer.training.criterion import Criterion
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
 
@@ -63,7 +63,7 @@ def test_a_run_under_torchrun_has_the_losses_of_one_process(tmp_path: Path) -> N
         path = tmp_path / f"run{processes}.yaml"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-        command = [sys.executable, *launcher, "-m", "trainer.cli", "fit", "-c", str(path)]
+        command = [sys.executable, *launcher, "-m", "stmixer.trainer.cli", "fit", "-c", str(path)]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=280)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"run{processes}" / "weights.safetensors").exists()

@@ -11,23 +11,23 @@ import pytest
 from training import own_set, run_config
 from typer.testing import CliRunner
 
-from media.decode import Limits, VideoReader
-from media.encode import Mp4Writer
-from trainer.annotate.background import background
-from trainer.annotate.empties import EmptiesOptions, make_empties
-from trainer.annotate.free_space import CELL, covered, largest_rectangle
-from trainer.annotate.person_detector import People
-from trainer.cli import main
-from trainer.config.file import parse_config
-from trainer.config.run import CustomSet
-from trainer.data.check import check_split
-from trainer.data.clipset import Source
-from trainer.data.custom import read_custom
-from trainer.data.plan import Draw
-from trainer.errors import TrainError
-from trainer.evaluate.predictions import Finding, Findings
-from trainer.evaluate.reports import report_empties, report_sets, shown
-from trainer.training.fit import fit
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.encode import Mp4Writer
+from stmixer.trainer.annotate.background import background
+from stmixer.trainer.annotate.empties import EmptiesOptions, make_empties
+from stmixer.trainer.annotate.free_space import CELL, covered, largest_rectangle
+from stmixer.trainer.annotate.person_detector import People
+from stmixer.trainer.cli import main
+from stmixer.trainer.config.file import parse_config
+from stmixer.trainer.config.run import CustomSet
+from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluate.predictions import Finding, Findings
+from stmixer.trainer.evaluate.reports import report_empties, report_sets, shown
+from stmixer.trainer.training.fit import fit
 
 WIDTH, HEIGHT, FRAMES = 320, 208, 40
 WHITE = 250
@@ -233,7 +233,7 @@ def test_medians_only_and_numbers(walking: Path, tmp_path: Path) -> None:
 def test_one_line_for_what_is_wrong(
     walking: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr("trainer.annotate.person_detector.PersonDetector", lambda *_: Blind())
+    monkeypatch.setattr("stmixer.trainer.annotate.person_detector.PersonDetector", lambda *_: Blind())
     (tmp_path / "again").symlink_to(walking)
     given = [argument.format(set=walking, tmp=tmp_path) for argument in arguments]
     given += ["-o", str(tmp_path / "out")] if "-o" not in given else []

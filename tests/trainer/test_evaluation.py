@@ -11,18 +11,18 @@ import torch
 from training import CLIPS, custom_set, filled, own_set, run_config
 from typer.testing import CliRunner
 
-from media.decode import Limits, VideoReader
-from media.encode import Mp4Writer
-from model.checkpoint import ModelCard, save
-from model.labels import Label
-from model.zoo import variant
-from trainer.cli import main
-from trainer.data.clips import View
-from trainer.data.clipset import ClipSet
-from trainer.data.plan import Draw
-from trainer.data.sets import load_data
-from trainer.evaluate.evaluation import Mode
-from trainer.evaluate.network import load_network, look_at
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.encode import Mp4Writer
+from stmixer.model.checkpoint import ModelCard, save
+from stmixer.model.labels import Label
+from stmixer.model.zoo import variant
+from stmixer.trainer.cli import main
+from stmixer.trainer.data.clips import View
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.evaluate.evaluation import Mode
+from stmixer.trainer.evaluate.network import load_network, look_at
 
 LABELS = ("fall", "stand", "walk")
 

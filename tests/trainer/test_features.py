@@ -11,20 +11,20 @@ import torch
 import torch.nn.functional as F
 from training import own_set, run_config
 
-from model.checkpoint import read_tensors
-from model.clip import window
-from model.detector import Detector, build
-from model.zoo import variant
-from trainer.config.run import RunConfig
-from trainer.data.batch import network_input
-from trainer.data.cached_features import FeatureClips, FeatureFolder, collate_features
-from trainer.data.clipset import ClipSet
-from trainer.data.plan import Draw
-from trainer.data.segments import StretchSet
-from trainer.data.sets import Data, load_data
-from trainer.errors import TrainError
-from trainer.training.cached_features import feature_folder, make_features
-from trainer.training.fit import fit
+from stmixer.model.checkpoint import read_tensors
+from stmixer.model.clip import window
+from stmixer.model.detector import Detector, build
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.batch import network_input
+from stmixer.trainer.data.cached_features import FeatureClips, FeatureFolder, collate_features
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.segments import StretchSet
+from stmixer.trainer.data.sets import Data, load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.training.cached_features import feature_folder, make_features
+from stmixer.trainer.training.fit import fit
 
 STEADY = {"short_sides": [64], "within": 3.0, "flip": 0.0}
 CPU = torch.device("cpu")

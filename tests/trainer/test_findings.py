@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from training import BOXES, custom_set, gt_layout, write_ava
 
-from model.labels import Label
-from trainer.config.run import AvaSet, CustomSet, TubeSet
-from trainer.data.ava import read_ava
-from trainer.data.clipset import Source
-from trainer.data.custom import read_custom
-from trainer.data.plan import Draw
-from trainer.data.sets import label_list
-from trainer.data.tubes import read_tubes
-from trainer.evaluate.evaluation import read_frame
-from trainer.evaluate.pictures import draw, pick
-from trainer.evaluate.predictions import Finding, Findings, tables
-from trainer.evaluate.reports import report_sets, shown
-from trainer.evaluators.frames import FRAMES_ALL
-from trainer.evaluators.tables import Keyframes
+from stmixer.model.labels import Label
+from stmixer.trainer.config.run import AvaSet, CustomSet, TubeSet
+from stmixer.trainer.data.ava import read_ava
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import label_list
+from stmixer.trainer.data.tubes import read_tubes
+from stmixer.trainer.evaluate.evaluation import read_frame
+from stmixer.trainer.evaluate.pictures import draw, pick
+from stmixer.trainer.evaluate.predictions import Finding, Findings, tables
+from stmixer.trainer.evaluate.reports import report_sets, shown
+from stmixer.trainer.evaluators.frames import FRAMES_ALL
+from stmixer.trainer.evaluators.tables import Keyframes
 
 
 def custom(root: Path, unlabelled: str = "unknown") -> Source:

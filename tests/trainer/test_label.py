@@ -13,17 +13,17 @@ from PIL import Image
 from training import CLIPS, TESTS
 from typer.testing import CliRunner
 
-from media.decode import Limits, VideoReader
-from trainer.annotate.draft import LabelOptions
-from trainer.annotate.label import find_videos, label
-from trainer.annotate.person_detector import People, PersonDetector, decode, letterbox
-from trainer.annotate.tracks import Tracker
-from trainer.cli import main
-from trainer.config.run import CustomSet
-from trainer.data.check import check_split
-from trainer.data.custom import read_custom
-from trainer.errors import TrainError
-from trainer.evaluators.overlap import iou
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.trainer.annotate.draft import LabelOptions
+from stmixer.trainer.annotate.label import find_videos, label
+from stmixer.trainer.annotate.person_detector import People, PersonDetector, decode, letterbox
+from stmixer.trainer.annotate.tracks import Tracker
+from stmixer.trainer.cli import main
+from stmixer.trainer.config.run import CustomSet
+from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluators.overlap import iou
 
 SHARED = TESTS.parent.parent / "shared"
 YOLOX = SHARED / "weights" / "yolox_nano_416_coco.onnx"

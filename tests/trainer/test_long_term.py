@@ -10,16 +10,16 @@ import torch
 from training import own_set, run_config
 from typer.testing import CliRunner
 
-from model.checkpoint import load, read_header
-from model.query_bank import second_of
-from model.stage import best_queries
-from trainer.cli import main
-from trainer.data.plan import Draw
-from trainer.data.sets import load_data
-from trainer.errors import TrainError
-from trainer.long_term.bank import BankMaker, QueryBank
-from trainer.long_term.windows import OwnWindows, make_windows
-from trainer.training.fit import fit
+from stmixer.model.checkpoint import load, read_header
+from stmixer.model.query_bank import second_of
+from stmixer.model.stage import best_queries
+from stmixer.trainer.cli import main
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.bank import BankMaker, QueryBank
+from stmixer.trainer.long_term.windows import OwnWindows, make_windows
+from stmixer.trainer.training.fit import fit
 
 SMALL = {"clips": 4, "best": 2}
 
@@ -112,9 +112,9 @@ def filled_online(fill):
 
     from narrow import narrow
 
-    from model.config import LongTermConfig
-    from model.detector import skeleton
-    from model.foreign.published_names import published_name
+    from stmixer.model.config import LongTermConfig
+    from stmixer.model.detector import skeleton
+    from stmixer.model.foreign.published_names import published_name
 
     detector = skeleton(replace(narrow("online"), long_term=LongTermConfig("online", 4, 2)))
     state = {k: torch.as_tensor(fill.fill(published_name(k), v.shape)) for k, v in detector.state_dict().items()}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from training import stage_output
 
-from trainer.data.targets import Target, fully_annotated
-from trainer.errors import DivergedError
-from trainer.training.giou import generalised_iou
-from trainer.training.matcher import Match, Matcher
+from stmixer.trainer.data.targets import Target, fully_annotated
+from stmixer.trainer.errors import DivergedError
+from stmixer.trainer.training.giou import generalised_iou
+from stmixer.trainer.training.matcher import Match, Matcher
 
 SIZES = torch.tensor([[100.0, 200.0]])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.detector import build
-from model.zoo import variant
-from trainer.evaluate.network import once_per_frame
+from stmixer.model.detector import build
+from stmixer.model.zoo import variant
+from stmixer.trainer.evaluate.network import once_per_frame
 
 SIZES_WH = torch.tensor([[64.0, 60.0], [50.0, 64.0]])
 

@@ -9,12 +9,12 @@ import torch
 from narrow import ABLATIONS, LONG_TERM, narrow
 from torch import Tensor
 
-from model.boxes import pairwise_iof
-from model.config import DetectorConfig
-from model.detector import Detector, build
-from model.postprocess import PostProcess
-from trainer.data.targets import Target, fully_annotated
-from trainer.training.criterion import Criterion
+from stmixer.model.boxes import pairwise_iof
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import Detector, build
+from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.data.targets import Target, fully_annotated
+from stmixer.trainer.training.criterion import Criterion
 
 STEPS = 80
 RATE = 2e-3

@@ -9,15 +9,15 @@ import torch
 import yaml
 from training import custom_set, run_config
 
-from model.checkpoint import ModelCard, read_header, read_tensors, save
-from model.detector import build
-from model.labels import Label
-from model.zoo import variant
-from trainer.config.file import load_config, load_phases
-from trainer.data.sets import label_list, load_data
-from trainer.errors import TrainError
-from trainer.training.fit import fit_phases
-from trainer.training.weights import initial_detector
+from stmixer.model.checkpoint import ModelCard, read_header, read_tensors, save
+from stmixer.model.detector import build
+from stmixer.model.labels import Label
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.file import load_config, load_phases
+from stmixer.trainer.data.sets import label_list, load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.training.fit import fit_phases
+from stmixer.trainer.training.weights import initial_detector
 
 BOXES = "video,frame,x1,y1,x2,y2,label,track\nwalk.mp4,0,0.1,0.2,0.3,0.4,walk,0\nfall.mp4,0,0.1,0.2,0.3,0.4,fall,0\n"
 SPLITS = {"walk.mp4": "train", "fall.mp4": "val"}

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.data.plan import Plan, in_order
-from trainer.errors import TrainError
+from stmixer.trainer.data.plan import Plan, in_order
+from stmixer.trainer.errors import TrainError
 
 
 def drawn(plan: Plan, epoch: int = 0) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from training import REFERENCE, reference_detector, reference_targets
 
-from trainer.training.criterion import Criterion
+from stmixer.trainer.training.criterion import Criterion
 
 
 @pytest.mark.parametrize("run", ["slowonly_r50.one", pytest.param("slowfast_r50.two", marks=pytest.mark.slow)])

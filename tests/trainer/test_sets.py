@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from training import BOXES, CLIPS, custom_set, gt_layout, run_config, write_ava
 
-from trainer.config.run import AvaSet, CustomSet, TubeSet
-from trainer.data.ava import read_ava
-from trainer.data.check import check_split
-from trainer.data.custom import read_custom
-from trainer.data.sets import label_list, load_data
-from trainer.data.tubes import read_tubes
-from trainer.data.unpickle import read_pickle
-from trainer.errors import TrainError
+from stmixer.trainer.config.run import AvaSet, CustomSet, TubeSet
+from stmixer.trainer.data.ava import read_ava
+from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.data.sets import label_list, load_data
+from stmixer.trainer.data.tubes import read_tubes
+from stmixer.trainer.data.unpickle import read_pickle
+from stmixer.trainer.errors import TrainError
 
 
 def test_custom_set(tmp_path: Path) -> None:

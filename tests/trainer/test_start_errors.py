@@ -12,7 +12,7 @@ import yaml
 from training import CLIPS, custom_set, run_config
 from typer.testing import CliRunner
 
-from trainer.cli import main
+from stmixer.trainer.cli import main
 
 HEAD = "video,frame,x1,y1,x2,y2,label,track\n"
 GOOD = HEAD + "walk.mp4,0,0.1,0.2,0.3,0.4,walk,0\nfall.mp4,0,0.1,0.2,0.3,0.4,fall,0\n"

@@ -14,12 +14,12 @@ import yaml
 from training import filled, own_set, reference_detector, reference_targets, run_config
 from typer.testing import CliRunner
 
-from model.checkpoint import load
-from trainer.cli import main
-from trainer.config.run import OptimiserSection, ScheduleSection
-from trainer.training.fit import KeepGoing, fit
-from trainer.training.module import TrainingModule
-from trainer.training.optimiser import learning_rate, parameter_groups, rate_factor
+from stmixer.model.checkpoint import load
+from stmixer.trainer.cli import main
+from stmixer.trainer.config.run import OptimiserSection, ScheduleSection
+from stmixer.trainer.training.fit import KeepGoing, fit
+from stmixer.trainer.training.module import TrainingModule
+from stmixer.trainer.training.optimiser import learning_rate, parameter_groups, rate_factor
 
 
 def two_clips(root: Path, **more: Any):

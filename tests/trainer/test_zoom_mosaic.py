@@ -9,14 +9,14 @@ import pytest
 import torch
 from training import BOXES, custom_set, own_set, run_config
 
-from model.zoo import variant
-from trainer.config.file import parse_config
-from trainer.config.run import AugmentSection
-from trainer.data.augment import LEAST_PX, Shot, mosaic, zoom
-from trainer.data.clipset import ClipSet
-from trainer.data.plan import Draw
-from trainer.data.sets import load_data
-from trainer.errors import TrainError
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.file import parse_config
+from stmixer.trainer.config.run import AugmentSection
+from stmixer.trainer.data.augment import LEAST_PX, Shot, mosaic, zoom
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.errors import TrainError
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 

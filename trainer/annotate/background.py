@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from trainer.annotate.free_space import Mask
-from trainer.annotate.person_detector import Pixels
+from stmixer.trainer.annotate.free_space import Mask
+from stmixer.trainer.annotate.person_detector import Pixels
 
 MOST_COVERED = 0.4
 """Share of the moments in which boxes may cover a pixel that is trusted."""

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from media.decode import Limits, VideoReader
-from media.draw import DrawnActor, draw_actors
-from media.errors import MediaError
-from media.resize import input_size
-from model.clip import MAX_ASPECT
-from trainer.annotate.person_detector import PersonDetector, Pixels
-from trainer.annotate.tracks import Track, Tracker
-from trainer.data.check import frame_times
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.draw import DrawnActor, draw_actors
+from stmixer.media.errors import MediaError
+from stmixer.media.resize import input_size
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
+from stmixer.trainer.annotate.tracks import Track, Tracker
+from stmixer.trainer.data.check import frame_times
 
 SHOWN = 6
 """Pictures on a preview."""

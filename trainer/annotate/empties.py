@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from media.draw import draw_actors, tile
-from media.encode import Mp4Writer
-from media.errors import MediaError
-from trainer.annotate.empty_clips import Scene, VacantClip, scenes_of, vacant_clips
-from trainer.annotate.person_detector import PersonDetector, Pixels
-from trainer.config.run import CustomSet
-from trainer.data.custom import read_custom, video_names
-from trainer.data.records import Part
-from trainer.data.set_folder import make_folders, rate_text, write_tables, writing
-from trainer.errors import TrainError
+from stmixer.media.draw import draw_actors, tile
+from stmixer.media.encode import Mp4Writer
+from stmixer.media.errors import MediaError
+from stmixer.trainer.annotate.empty_clips import Scene, VacantClip, scenes_of, vacant_clips
+from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
+from stmixer.trainer.config.run import CustomSet
+from stmixer.trainer.data.custom import read_custom, video_names
+from stmixer.trainer.data.records import Part
+from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables, writing
+from stmixer.trainer.errors import TrainError
 
 CRF = 12
 """Of H.264: noise and all, or the clips could be told from others by what the encoder left out."""

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from media.decode import Limits, VideoReader
-from trainer.annotate.background import background
-from trainer.annotate.free_space import Boxes, Mask, Rectangle, covered, largest_rectangle
-from trainer.annotate.person_detector import PersonDetector, Pixels
-from trainer.data.records import Part, Split, VideoFile
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.trainer.annotate.background import background
+from stmixer.trainer.annotate.free_space import Boxes, Mask, Rectangle, covered, largest_rectangle
+from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
+from stmixer.trainer.data.records import Part, Split, VideoFile
 
 Kind = Literal["median", "crop"]
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.clip import MAX_ASPECT
+from stmixer.model.clip import MAX_ASPECT
 
 Boxes = NDArray[np.float64]
 Mask = NDArray[np.bool_]

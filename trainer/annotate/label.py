@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from media.errors import MediaError
-from trainer.annotate.draft import Draft, LabelOptions, draft_video, preview
-from trainer.annotate.person_detector import PersonDetector
-from trainer.data.set_folder import make_folders, rate_text, write_tables, writing
-from trainer.errors import TrainError
+from stmixer.media.errors import MediaError
+from stmixer.trainer.annotate.draft import Draft, LabelOptions, draft_video, preview
+from stmixer.trainer.annotate.person_detector import PersonDetector
+from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables, writing
+from stmixer.trainer.errors import TrainError
 
 SUFFIXES = frozenset(
     {

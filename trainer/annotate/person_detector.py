@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
-from trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError
 
 STRIDES = (8, 16, 32)
 CLASSES = 80

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou  # type: ignore[import-untyped]
 
-from trainer.annotate.person_detector import Boxes, People
+from stmixer.trainer.annotate.person_detector import Boxes, People
 
 MIN_IOU = 0.2
 """Least overlap of a track's expected box with its next one: pictures may be a sixth of a second apart."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from model.decoder import PERSON, Decoder
-from model.detector import Detector
-from model.stage import StageBase
-from trainer.errors import TrainError
+from stmixer.model.decoder import PERSON, Decoder
+from stmixer.model.detector import Detector
+from stmixer.model.stage import StageBase
+from stmixer.trainer.errors import TrainError
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

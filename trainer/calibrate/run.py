@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from model.checkpoint import CheckpointError, load, save
-from trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fit_person, fold, unchanged
-from trainer.calibrate.samples import Samples, gather
-from trainer.config.run import RunConfig
-from trainer.data.sets import load_data
-from trainer.errors import TrainError
-from trainer.evaluate.network import load_network
-from trainer.evaluate.page import write_diagrams
-from trainer.evaluate.plots import reliability_diagram
-from trainer.evaluate.report import Json, bins
-from trainer.evaluators.people import PERSON_THRESHOLD
-from trainer.evaluators.reliability import Reliability, reliability
+from stmixer.model.checkpoint import CheckpointError, load, save
+from stmixer.trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fit_person, fold, unchanged
+from stmixer.trainer.calibrate.samples import Samples, gather
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluate.network import load_network
+from stmixer.trainer.evaluate.page import write_diagrams
+from stmixer.trainer.evaluate.plots import reliability_diagram
+from stmixer.trainer.evaluate.report import Json, bins
+from stmixer.trainer.evaluators.people import PERSON_THRESHOLD
+from stmixer.trainer.evaluators.reliability import Reliability, reliability
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.decoder import PERSON
-from model.postprocess import PostProcess
-from trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
-from trainer.config.run import RunConfig
-from trainer.data.clipset import Source
-from trainer.data.records import Ints
-from trainer.evaluate.network import LoadedNetwork, look_at
-from trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.model.decoder import PERSON
+from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.records import Ints
+from stmixer.trainer.evaluate.network import LoadedNetwork, look_at
+from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
 
 OVERLAP = 0.5
 """IoU from which a query is somebody at their place."""

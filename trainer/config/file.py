@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainer.config.run import RunConfig
-from trainer.errors import TrainError
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.errors import TrainError
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -86,14 +86,14 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
 
 def presets() -> tuple[str, ...]:
     """Names of the presets."""
-    files = resources.files("trainer").joinpath("presets").iterdir()
+    files = resources.files("stmixer.trainer").joinpath("presets").iterdir()
     return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
 
 
 def _preset(name: object) -> dict[str, Any]:
     if name not in presets():
         raise TrainError(f"preset {name!r} is unknown; known: {', '.join(presets())}")
-    text = resources.files("trainer").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("stmixer.trainer").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = yaml.safe_load(text)
     return values
 

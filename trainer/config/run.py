@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.config import DetectorConfig
-from model.zoo import VARIANTS, variant
-from trainer.config.variant import LongTermSection, VariantSection
+from stmixer.model.config import DetectorConfig
+from stmixer.model.zoo import VARIANTS, variant
+from stmixer.trainer.config.variant import LongTermSection, VariantSection
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

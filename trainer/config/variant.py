@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import DetectorConfig, FeatureSpace, LongTermConfig, Mixing, Sampling
+from stmixer.model.config import DetectorConfig, FeatureSpace, LongTermConfig, Mixing, Sampling
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from media.resize import input_size, resize
-from model.clip import MAX_ASPECT
+from stmixer.media.resize import input_size, resize
+from stmixer.model.clip import MAX_ASPECT
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -20,11 +20,21 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import RAW_FPS
-from model.labels import AVA_LABELS
-from trainer.config.run import AvaSet
-from trainer.data.records import FrameFolder, Part, Rows, Split, Video, VideoFile, box_faults, build_split, timed
-from trainer.errors import TrainError
+from stmixer.model.config import RAW_FPS
+from stmixer.model.labels import AVA_LABELS
+from stmixer.trainer.config.run import AvaSet
+from stmixer.trainer.data.records import (
+    FrameFolder,
+    Part,
+    Rows,
+    Split,
+    Video,
+    VideoFile,
+    box_faults,
+    build_split,
+    timed,
+)
+from stmixer.trainer.errors import TrainError
 
 LABEL_NAMES = tuple(label.name for label in AVA_LABELS)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.clip import padded_size
-from model.config import PreprocessConfig
-from trainer.data.clipset import Item
-from trainer.data.plan import Draw
-from trainer.data.targets import Target
+from stmixer.model.clip import padded_size
+from stmixer.model.config import PreprocessConfig
+from stmixer.trainer.data.clipset import Item
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)

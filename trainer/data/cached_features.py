@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.backbones import STRIDES
-from model.clip import window
-from model.config import ClipConfig
-from trainer.config.run import AugmentSection
-from trainer.data.plan import Draw
-from trainer.data.records import Ints
-from trainer.data.segments import Stretch
-from trainer.data.targets import Target
-from trainer.errors import TrainError
+from stmixer.model.backbones import STRIDES
+from stmixer.model.clip import window
+from stmixer.model.config import ClipConfig
+from stmixer.trainer.config.run import AugmentSection
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.records import Ints
+from stmixer.trainer.data.segments import Stretch
+from stmixer.trainer.data.targets import Target
+from stmixer.trainer.errors import TrainError
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ import av.error
 import cv2
 import numpy as np
 
-from media.decode import Limits, VideoReader
-from media.errors import MediaError
-from media.probe import choose_stream, explain, open_container
-from media.resize import input_size
-from media.source import open_source
-from model.clip import MAX_ASPECT
-from trainer.data.records import FrameFolder, Ints, Split, Video, VideoFile, timed
-from trainer.errors import TrainError
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
+from stmixer.media.probe import choose_stream, explain, open_container
+from stmixer.media.resize import input_size
+from stmixer.media.source import open_source
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.trainer.data.records import FrameFolder, Ints, Split, Video, VideoFile, timed
+from stmixer.trainer.errors import TrainError
 
 Thoroughness = Literal["quick", "full"]
 LIMITS = Limits.unlimited()

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from media.decode import Frame, Limits, VideoReader
-from media.grid import HALF_RAW_US, Sample, Sampler, TimeGrid
-from media.resize import input_size, resize
-from model.clip import MAX_ASPECT, window
-from model.config import ClipConfig
-from trainer.data.check import read_picture
-from trainer.data.records import FrameFolder, Video, VideoFile
-from trainer.data.seek import frames_from
+from stmixer.media.decode import Frame, Limits, VideoReader
+from stmixer.media.grid import HALF_RAW_US, Sample, Sampler, TimeGrid
+from stmixer.media.resize import input_size, resize
+from stmixer.model.clip import MAX_ASPECT, window
+from stmixer.model.config import ClipConfig
+from stmixer.trainer.data.check import read_picture
+from stmixer.trainer.data.records import FrameFolder, Video, VideoFile
+from stmixer.trainer.data.seek import frames_from
 
 Pixels = NDArray[np.uint8]
 

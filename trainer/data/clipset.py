@@ -11,15 +11,15 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.clip import window
-from model.config import DetectorConfig
-from trainer.config.run import AugmentSection, CustomSet, SetConfig
-from trainer.data import augment
-from trainer.data.augment import Shot
-from trainer.data.clips import WHOLE, ClipReader, View
-from trainer.data.plan import Draw
-from trainer.data.records import Ints, Mask, Split
-from trainer.data.targets import Target
+from stmixer.model.clip import window
+from stmixer.model.config import DetectorConfig
+from stmixer.trainer.config.run import AugmentSection, CustomSet, SetConfig
+from stmixer.trainer.data import augment
+from stmixer.trainer.data.augment import Shot
+from stmixer.trainer.data.clips import WHOLE, ClipReader, View
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.records import Ints, Mask, Split
+from stmixer.trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config.run import CustomSet
-from trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
-from trainer.errors import TrainError
+from stmixer.trainer.config.run import CustomSet
+from stmixer.trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
+from stmixer.trainer.errors import TrainError
 
 EVALUATION_STEP = 5
 EMPTY_STEP = 15

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.batch import Batch, collate
-from trainer.data.cached_features import FeatureBatch, FeatureClips, collate_features
-from trainer.data.clipset import ClipSet
-from trainer.data.plan import Draw, Plan
+from stmixer.trainer.data.batch import Batch, collate
+from stmixer.trainer.data.cached_features import FeatureBatch, FeatureClips, collate_features
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw, Plan
 
 
 class _Queue:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError
 
 
 @dataclass(frozen=True, slots=True)

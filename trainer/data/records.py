@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from media.grid import HALF_RAW_US, TimeGrid
+from stmixer.media.grid import HALF_RAW_US, TimeGrid
 
 Part = Literal["train", "val"]
 Origin = Literal["true", "pseudo", "mixed"]

@@ -12,11 +12,11 @@ import av.error
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from media.decode import Limits
-from media.errors import MediaError
-from media.frame import Frame, Orientation
-from media.probe import choose_stream, explain, open_container
-from media.source import open_source
+from stmixer.media.decode import Limits
+from stmixer.media.errors import MediaError
+from stmixer.media.frame import Frame, Orientation
+from stmixer.media.probe import choose_stream, explain, open_container
+from stmixer.media.source import open_source
 
 LIMITS = Limits.unlimited()
 

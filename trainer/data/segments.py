@@ -12,14 +12,14 @@ import numpy as np
 from numpy.random import Generator
 from torch.utils.data import Dataset
 
-from model.clip import window
-from model.config import DetectorConfig
-from trainer.config.run import AugmentSection, FeaturesSection
-from trainer.data import augment
-from trainer.data.augment import Shot
-from trainer.data.clips import ClipReader
-from trainer.data.clipset import Source
-from trainer.data.records import Ints, Mask
+from stmixer.model.clip import window
+from stmixer.model.config import DetectorConfig
+from stmixer.trainer.config.run import AugmentSection, FeaturesSection
+from stmixer.trainer.data import augment
+from stmixer.trainer.data.augment import Shot
+from stmixer.trainer.data.clips import ClipReader
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.records import Ints, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)

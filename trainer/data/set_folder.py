@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError
 
 VIDEO_COLUMNS = ("video", "split", "fps", "frames", "width", "height", "note")
 BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label", "track", "origin")

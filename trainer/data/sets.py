@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from media.grid import TimeGrid
-from model.clip import window
-from model.labels import AVA_LABELS, Label
-from model.zoo import VARIANTS
-from trainer.config.run import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
-from trainer.data.ava import read_ava
-from trainer.data.check import check_split
-from trainer.data.clipset import Source
-from trainer.data.custom import read_custom
-from trainer.data.records import Part, Split, on_grid
-from trainer.data.tubes import read_tubes
-from trainer.errors import TrainError
+from stmixer.media.grid import TimeGrid
+from stmixer.model.clip import window
+from stmixer.model.labels import AVA_LABELS, Label
+from stmixer.model.zoo import VARIANTS
+from stmixer.trainer.config.run import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
+from stmixer.trainer.data.ava import read_ava
+from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.data.records import Part, Split, on_grid
+from stmixer.trainer.data.tubes import read_tubes
+from stmixer.trainer.errors import TrainError
 
 T = TypeVar("T")
 

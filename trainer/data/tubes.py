@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config.run import TubeSet
-from trainer.data.records import FrameFolder, Part, Rows, Split, Video, VideoFile, build_split
-from trainer.data.unpickle import read_pickle
-from trainer.errors import TrainError
+from stmixer.trainer.config.run import TubeSet
+from stmixer.trainer.data.records import FrameFolder, Part, Rows, Split, Video, VideoFile, build_split
+from stmixer.trainer.data.unpickle import read_pickle
+from stmixer.trainer.errors import TrainError
 
 PICKLES = {"jhmdb": "JHMDB-GT.pkl", "ucf101_24": "UCF101v2-GT.pkl"}
 FOLDERS = {"jhmdb": "Frames", "ucf101_24": "rgb-images"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError
 
 
 def _bytes(text: str, encoding: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,28 +11,28 @@ import numpy as np
 import torch
 from rich.console import Console, ConsoleOptions, RenderableType
 
-from media.decode import Limits, VideoReader
-from media.grid import HALF_RAW_US
-from model.checkpoint import ModelCard
-from model.postprocess import PostProcess
-from trainer.config.run import AvaSet, RunConfig
-from trainer.data.check import read_picture
-from trainer.data.clips import WHOLE, View
-from trainer.data.clipset import Source
-from trainer.data.records import FrameFolder, Part, VideoFile
-from trainer.data.seek import frames_from
-from trainer.data.sets import load_data
-from trainer.errors import TrainError
-from trainer.evaluate.network import LoadedNetwork, Precision, load_network, look_at
-from trainer.evaluate.overview import overview_table, write_overview
-from trainer.evaluate.page import write_page
-from trainer.evaluate.pictures import draw, pick
-from trainer.evaluate.predictions import Findings, Tables, tables
-from trainer.evaluate.report import Report
-from trainer.evaluate.reports import frame_protocol, report_empties, report_sets
-from trainer.evaluators.ava_csv import read_excluded, write_detections
-from trainer.evaluators.empty import EmptyReport
-from trainer.evaluators.tables import Keyframes
+from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.grid import HALF_RAW_US
+from stmixer.model.checkpoint import ModelCard
+from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.config.run import AvaSet, RunConfig
+from stmixer.trainer.data.check import read_picture
+from stmixer.trainer.data.clips import WHOLE, View
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
+from stmixer.trainer.data.seek import frames_from
+from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, look_at
+from stmixer.trainer.evaluate.overview import overview_table, write_overview
+from stmixer.trainer.evaluate.page import write_page
+from stmixer.trainer.evaluate.pictures import draw, pick
+from stmixer.trainer.evaluate.predictions import Findings, Tables, tables
+from stmixer.trainer.evaluate.report import Report
+from stmixer.trainer.evaluate.reports import frame_protocol, report_empties, report_sets
+from stmixer.trainer.evaluators.ava_csv import read_excluded, write_detections
+from stmixer.trainer.evaluators.empty import EmptyReport
+from stmixer.trainer.evaluators.tables import Keyframes
 
 
 @dataclass(frozen=True, slots=True)

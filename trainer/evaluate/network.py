@@ -14,22 +14,22 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, ModelCard, load
-from model.decoder import DecoderOutput
-from model.detector import Detector
-from model.runtimes.choose import open_runtime
-from model.runtimes.eager import EagerRuntime
-from model.runtimes.precision import WideProducts, has_precision
-from model.runtimes.runtime import RuntimeUnavailable
-from trainer.config.run import RunConfig
-from trainer.data.batch import Batch, network_input
-from trainer.data.clips import WHOLE, View
-from trainer.data.clipset import ClipSet, Source
-from trainer.data.loader import make_loader
-from trainer.data.plan import in_order
-from trainer.errors import TrainError
-from trainer.long_term.windows import clips_at_once, make_windows
-from trainer.long_term.windows import detect as run_on
+from stmixer.model.checkpoint import CheckpointError, ModelCard, load
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.detector import Detector
+from stmixer.model.runtimes.choose import open_runtime
+from stmixer.model.runtimes.eager import EagerRuntime
+from stmixer.model.runtimes.precision import WideProducts, has_precision
+from stmixer.model.runtimes.runtime import RuntimeUnavailable
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.clips import WHOLE, View
+from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.loader import make_loader
+from stmixer.trainer.data.plan import in_order
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.windows import clips_at_once, make_windows
+from stmixer.trainer.long_term.windows import detect as run_on
 
 MEGABYTE = 1 << 20
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from trainer.evaluate.report import Json, Report, percent
-from trainer.evaluators.empty import EmptyReport
+from stmixer.trainer.evaluate.report import Json, Report, percent
+from stmixer.trainer.evaluators.empty import EmptyReport
 
 
 def overview(reports: Sequence[Report], empties: Sequence[EmptyReport]) -> Json:

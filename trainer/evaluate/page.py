@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from trainer.evaluate.pictures import KINDS, Kind, Picture
-from trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
-from trainer.evaluate.report import ORIGINS, Report, percent, summary
+from stmixer.trainer.evaluate.pictures import KINDS, Kind, Picture
+from stmixer.trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
+from stmixer.trainer.evaluate.report import ORIGINS, Report, percent, summary
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --warn: #8a3b00; }

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from media.draw import DrawnActor, draw_actors, tile
-from trainer.evaluators.frames import FrameProtocol, evaluated
-from trainer.evaluators.overlap import iou, pairs
-from trainer.evaluators.precision import RIGHT, WRONG, Score
-from trainer.evaluators.tables import (
+from stmixer.media.draw import DrawnActor, draw_actors, tile
+from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
+from stmixer.trainer.evaluators.overlap import iou, pairs
+from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Score
+from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     UNKNOWN_TRACK,
     Detections,

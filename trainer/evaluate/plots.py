@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from trainer.evaluators.precision import ClassScore, Curve
-from trainer.evaluators.reliability import BINS, Reliability
-from trainer.evaluators.tables import Floats
+from stmixer.trainer.evaluators.precision import ClassScore, Curve
+from stmixer.trainer.evaluators.reliability import BINS, Reliability
+from stmixer.trainer.evaluators.tables import Floats
 
 # Okabe and Ito's, told apart by people with any colour vision, readable on white and on black.
 BLUE, ORANGE, GREY = "#3b8fcf", "#d97a1c", "#8a8a8a"

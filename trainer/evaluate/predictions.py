@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.decoder import DecoderOutput
-from model.labels import Label
-from model.postprocess import PostProcess
-from trainer.data.clipset import Source
-from trainer.data.plan import Draw
-from trainer.data.records import Ints
-from trainer.evaluators.tables import (
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.labels import Label
+from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.records import Ints
+from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
     Floats,

@@ -17,14 +17,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trainer.evaluators.ava import AvaProtocol, evaluate_ava
-from trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, evaluated
-from trainer.evaluators.people import PERSON_THRESHOLD, PersonScore, evaluate_people
-from trainer.evaluators.precision import IGNORED, RIGHT, ClassScore, Score
-from trainer.evaluators.reliability import Reliability, reliability
-from trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
-from trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes
-from trainer.evaluators.tubes import Linking, link
+from stmixer.trainer.evaluators.ava import AvaProtocol, evaluate_ava
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, evaluated
+from stmixer.trainer.evaluators.people import PERSON_THRESHOLD, PersonScore, evaluate_people
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, ClassScore, Score
+from stmixer.trainer.evaluators.reliability import Reliability, reliability
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
+from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes
+from stmixer.trainer.evaluators.tubes import Linking, link
 
 Origin = Literal["true", "pseudo", "mixed"]
 Json = dict[str, object]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.labels import Label
-from trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
-from trainer.data.clipset import Source
-from trainer.evaluate.predictions import Findings, Tables, tables
-from trainer.evaluate.report import Report, Subject, report_ava, report_frames
-from trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
-from trainer.evaluators.empty import EmptyReport, report_empty
-from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
-from trainer.evaluators.tables import Keyframes
+from stmixer.model.labels import Label
+from stmixer.trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.evaluate.predictions import Findings, Tables, tables
+from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
+from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
+from stmixer.trainer.evaluators.empty import EmptyReport, report_empty
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
+from stmixer.trainer.evaluators.tables import Keyframes
 
 
 def frame_protocol(chosen: SetConfig) -> FrameProtocol:

@@ -21,9 +21,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluators.overlap import assign, iou, pairs, ranks
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, pascal_area
-from trainer.evaluators.tables import UNKNOWN_ACTION, Detections, GroundTruth, Ints, Keyframes, Mask, check_pair, keys
+from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, pascal_area
+from stmixer.trainer.evaluators.tables import (
+    UNKNOWN_ACTION,
+    Detections,
+    GroundTruth,
+    Ints,
+    Keyframes,
+    Mask,
+    check_pair,
+    keys,
+)
 
 AVA_CLASSES = 80
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from trainer.evaluators.tables import (
+from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     UNKNOWN_TRACK,
     Detections,

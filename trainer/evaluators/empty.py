@@ -14,8 +14,8 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from trainer.evaluators.people import PERSON_THRESHOLD
-from trainer.evaluators.tables import Keyframes, PersonDetections, keys
+from stmixer.trainer.evaluators.people import PERSON_THRESHOLD
+from stmixer.trainer.evaluators.tables import Keyframes, PersonDetections, keys
 
 SHOWN = 10
 

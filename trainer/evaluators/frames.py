@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluators.overlap import assign, best_overlap, iou, pairs, ranks
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, trapezoid_area
-from trainer.evaluators.tables import (
+from stmixer.trainer.evaluators.overlap import assign, best_overlap, iou, pairs, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, trapezoid_area
+from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
     Floats,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.evaluators.tables import Floats, Ints, Mask, Unit
+from stmixer.trainer.evaluators.tables import Floats, Ints, Mask, Unit
 
 
 def areas(boxes: Floats, unit: Unit) -> Floats:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluators.frames import FrameProtocol, evaluated
-from trainer.evaluators.overlap import assign, iou, pairs, ranks
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
-from trainer.evaluators.tables import GroundTruth, Keyframes, Mask, PersonDetections, check_pair, keys
+from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
+from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
+from stmixer.trainer.evaluators.tables import GroundTruth, Keyframes, Mask, PersonDetections, check_pair, keys
 
 PERSON_THRESHOLD = 0.6
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluators.tables import UNKNOWN_TRACK, Floats, GroundTruth, Mask, codes
+from stmixer.trainer.evaluators.tables import UNKNOWN_TRACK, Floats, GroundTruth, Mask, codes
 
 Verdict = NDArray[np.int8]
 RIGHT, WRONG, IGNORED = 1, 0, -1

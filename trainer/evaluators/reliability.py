@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluators.tables import Floats, Ints, Mask
+from stmixer.trainer.evaluators.tables import Floats, Ints, Mask
 
 BINS = 10
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluators.frames import FrameProtocol, evaluated, on_unknown
-from trainer.evaluators.overlap import assign, iou, pairs, ranks
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, Verdict, class_scores, trapezoid_area
-from trainer.evaluators.tables import (
+from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated, on_unknown
+from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, Verdict, class_scores, trapezoid_area
+from stmixer.trainer.evaluators.tables import (
     UNKNOWN_TRACK,
     Floats,
     GroundTruth,

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainer.evaluators.overlap import iou
-from trainer.evaluators.tables import Detections, Ints, Keyframes, Tubes, codes, keys
+from stmixer.trainer.evaluators.overlap import iou
+from stmixer.trainer.evaluators.tables import Detections, Ints, Keyframes, Tubes, codes, keys
 
 
 @dataclass(frozen=True, slots=True)

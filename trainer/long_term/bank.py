@@ -22,20 +22,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from media.errors import MediaError
-from model.checkpoint import CheckpointError, Model, digest, load, read_header
-from model.query_bank import ENTRY_US as CLIP_US
-from model.query_bank import second_of
-from model.stage import best_queries
-from trainer.config.run import RunConfig, SetConfig
-from trainer.data.batch import network_input
-from trainer.data.check import check_split, frame_times
-from trainer.data.clipset import ClipSet, Source
-from trainer.data.loader import make_loader
-from trainer.data.plan import in_order
-from trainer.data.records import FrameFolder, Split, Video
-from trainer.data.sets import read_set
-from trainer.errors import TrainError
+from stmixer.media.errors import MediaError
+from stmixer.model.checkpoint import CheckpointError, Model, digest, load, read_header
+from stmixer.model.query_bank import ENTRY_US as CLIP_US
+from stmixer.model.query_bank import second_of
+from stmixer.model.stage import best_queries
+from stmixer.trainer.config.run import RunConfig, SetConfig
+from stmixer.trainer.data.batch import network_input
+from stmixer.trainer.data.check import check_split, frame_times
+from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.loader import make_loader
+from stmixer.trainer.data.plan import in_order
+from stmixer.trainer.data.records import FrameFolder, Split, Video
+from stmixer.trainer.data.sets import read_set
+from stmixer.trainer.errors import TrainError
 
 FORMAT = 1
 TOP_K = 5

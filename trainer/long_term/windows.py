@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.config import DetectorConfig, LongTermConfig
-from model.query_bank import second_of
-from model.stage import DecoderOutput, best_queries
-from trainer.data.clipset import Source
-from trainer.data.plan import Draw
-from trainer.errors import TrainError
-from trainer.long_term.bank import QueryBank
+from stmixer.model.config import DetectorConfig, LongTermConfig
+from stmixer.model.query_bank import second_of
+from stmixer.model.stage import DecoderOutput, best_queries
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.bank import QueryBank
 
 
 class Windows(Protocol):

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
-from model.backbones.frame import FrameBackbone
-from model.clip import padded_size
-from model.config import PreprocessConfig
-from model.detector import Detector
-from model.runtimes.prepare import prepared
-from trainer.config.run import RunConfig
-from trainer.data.cached_features import FeatureFolder
-from trainer.data.clipset import Source
-from trainer.data.loader import one_thread
-from trainer.data.segments import StretchSet
-from trainer.errors import TrainError
+from stmixer.model.backbones.frame import FrameBackbone
+from stmixer.model.clip import padded_size
+from stmixer.model.config import PreprocessConfig
+from stmixer.model.detector import Detector
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.cached_features import FeatureFolder
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.loader import one_thread
+from stmixer.trainer.data.segments import StretchSet
+from stmixer.trainer.errors import TrainError
 
 log = logging.getLogger("stmixer.train")
 

@@ -15,10 +15,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.decoder import PERSON, DecoderOutput, StageOutput
-from trainer.data.targets import Target
-from trainer.training.giou import generalised_iou
-from trainer.training.matcher import Match, Matcher
+from stmixer.model.decoder import PERSON, DecoderOutput, StageOutput
+from stmixer.trainer.data.targets import Target
+from stmixer.trainer.training.giou import generalised_iou
+from stmixer.trainer.training.matcher import Match, Matcher
 
 BACKGROUND_WEIGHT = 0.1
 """Weight of the background in the human cross entropy; a person has 1."""

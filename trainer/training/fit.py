@@ -17,21 +17,21 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
-from model.config import DetectorConfig
-from model.detector import Detector
-from trainer.config.run import RunConfig
-from trainer.data.cached_features import FeatureClips
-from trainer.data.clipset import ClipSet, Source
-from trainer.data.loader import TrainLoader, make_loader
-from trainer.data.plan import Plan, in_order
-from trainer.data.sets import Data, label_list, load_data
-from trainer.errors import TrainError
-from trainer.long_term.windows import Windows, clips_at_once, make_windows
-from trainer.training.cached_features import feature_folder, make_features, wait_for_features
-from trainer.training.data_wait import DataWait
-from trainer.training.module import TrainingModule
-from trainer.training.run_folder import RunFolder
-from trainer.training.weights import initial_detector, write_weights
+from stmixer.model.config import DetectorConfig
+from stmixer.model.detector import Detector
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.cached_features import FeatureClips
+from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.loader import TrainLoader, make_loader
+from stmixer.trainer.data.plan import Plan, in_order
+from stmixer.trainer.data.sets import Data, label_list, load_data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
+from stmixer.trainer.training.cached_features import feature_folder, make_features, wait_for_features
+from stmixer.trainer.training.data_wait import DataWait
+from stmixer.trainer.training.module import TrainingModule
+from stmixer.trainer.training.run_folder import RunFolder
+from stmixer.trainer.training.weights import initial_detector, write_weights
 
 log = logging.getLogger("stmixer.train")
 

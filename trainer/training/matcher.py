@@ -10,10 +10,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from model.decoder import PERSON, StageOutput
-from trainer.data.targets import Target
-from trainer.errors import DivergedError
-from trainer.training.giou import generalised_iou
+from stmixer.model.decoder import PERSON, StageOutput
+from stmixer.trainer.data.targets import Target
+from stmixer.trainer.errors import DivergedError
+from stmixer.trainer.training.giou import generalised_iou
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,23 +13,23 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from model.decoder import DecoderOutput
-from model.detector import Detector
-from model.labels import Label
-from model.postprocess import PostProcess
-from model.runtimes.prepare import prepared
-from trainer.config.run import RunConfig
-from trainer.data.batch import Batch, network_input
-from trainer.data.cached_features import FeatureBatch
-from trainer.data.clipset import Source
-from trainer.evaluate.network import once_per_frame
-from trainer.evaluate.predictions import Findings
-from trainer.evaluate.report import Report
-from trainer.evaluate.reports import report_empties, report_sets, shown
-from trainer.long_term.windows import Windows, detect
-from trainer.training.criterion import Criterion, LossWeights
-from trainer.training.matcher import Matcher
-from trainer.training.optimiser import (
+from stmixer.model.decoder import DecoderOutput
+from stmixer.model.detector import Detector
+from stmixer.model.labels import Label
+from stmixer.model.postprocess import PostProcess
+from stmixer.model.runtimes.prepare import prepared
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.cached_features import FeatureBatch
+from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.evaluate.network import once_per_frame
+from stmixer.trainer.evaluate.predictions import Findings
+from stmixer.trainer.evaluate.report import Report
+from stmixer.trainer.evaluate.reports import report_empties, report_sets, shown
+from stmixer.trainer.long_term.windows import Windows, detect
+from stmixer.trainer.training.criterion import Criterion, LossWeights
+from stmixer.trainer.training.matcher import Matcher
+from stmixer.trainer.training.optimiser import (
     freeze,
     freeze_norms,
     keep_norms_still,

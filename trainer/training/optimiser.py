@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.detector import Detector
-from trainer.config.run import OptimiserSection, ScheduleSection
-from trainer.errors import TrainError
+from stmixer.model.detector import Detector
+from stmixer.trainer.config.run import OptimiserSection, ScheduleSection
+from stmixer.trainer.errors import TrainError
 
 
 def freeze_norms(backbone: nn.Module) -> None:

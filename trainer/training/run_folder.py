@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from trainer.config.run import RunConfig
-from trainer.errors import TrainError
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.errors import TrainError
 
 MAY_CHANGE = frozenset(
     {

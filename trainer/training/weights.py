@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
-from model.detector import Detector, build
-from model.foreign.pretrained import read_pretrained
-from model.labels import Label
-from trainer.config.run import RunConfig
-from trainer.data.sets import Data
-from trainer.errors import TrainError
-from trainer.long_term.bank import QueryBank
+from stmixer.model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
+from stmixer.model.detector import Detector, build
+from stmixer.model.foreign.pretrained import read_pretrained
+from stmixer.model.labels import Label
+from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.sets import Data
+from stmixer.trainer.errors import TrainError
+from stmixer.trainer.long_term.bank import QueryBank
 
 log = logging.getLogger("stmixer.train")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.evaluators.tables import Detections, GroundTruth, PersonDetections, Tubes, Unit
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth, PersonDetections, Tubes, Unit
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reference"
 Box = tuple[float, float, float, float]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED, AvaProtocol, evaluate_ava
-from trainer.evaluators.ava_csv import read_detections, read_excluded, read_label_map, read_truth
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG
-from trainer.evaluators.tables import Detections, GroundTruth, Keyframes
+from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED, AvaProtocol, evaluate_ava
+from stmixer.trainer.evaluators.ava_csv import read_detections, read_excluded, read_label_map, read_truth
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes
 
 Truth = Callable[..., GroundTruth]
 Found = Callable[..., Detections]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.evaluators.ava_csv import (
+from stmixer.trainer.evaluators.ava_csv import (
     read_detections,
     read_excluded,
     read_label_map,
@@ -16,7 +16,7 @@ from trainer.evaluators.ava_csv import (
     write_detections,
     write_truth,
 )
-from trainer.evaluators.tables import Detections, GroundTruth
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth
 
 
 def test_detections_round_trip(tmp_path: Path) -> None:

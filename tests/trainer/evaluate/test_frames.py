@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.evaluators.frames import (
+from stmixer.trainer.evaluators.frames import (
     FRAMES_ALL,
     FRAMES_CUSTOM,
     FRAMES_CUSTOM_NEGATIVE,
@@ -16,8 +16,8 @@ from trainer.evaluators.frames import (
     evaluate_frames,
     keyframes_of,
 )
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG
-from trainer.evaluators.tables import Detections, GroundTruth
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth
 
 Truth = Callable[..., GroundTruth]
 Found = Callable[..., Detections]

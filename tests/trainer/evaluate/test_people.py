@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
-from trainer.evaluators.people import evaluate_people
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG
-from trainer.evaluators.tables import GroundTruth, Keyframes, PersonDetections
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
+from stmixer.trainer.evaluators.people import evaluate_people
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
+from stmixer.trainer.evaluators.tables import GroundTruth, Keyframes, PersonDetections
 
 Truth = Callable[..., GroundTruth]
 People = Callable[..., PersonDetections]

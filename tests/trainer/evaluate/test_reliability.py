@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluators.reliability import reliability
+from stmixer.trainer.evaluators.reliability import reliability
 
 
 def test_by_hand() -> None:

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from trainer.evaluate.page import page, write_page
-from trainer.evaluate.pictures import Pick, draw, pick
-from trainer.evaluate.report import Report, Subject, report_ava, report_frames
-from trainer.evaluators.ava import AVA_ACTIVITYNET
-from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
-from trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
-from trainer.evaluators.tubes import Linking
+from stmixer.trainer.evaluate.page import page, write_page
+from stmixer.trainer.evaluate.pictures import Pick, draw, pick
+from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
+from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
+from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
+from stmixer.trainer.evaluators.tubes import Linking
 
 Truth = Callable[..., GroundTruth]
 Found = Callable[..., Detections]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluators.tables import (
+from stmixer.trainer.evaluators.tables import (
     Detections,
     GroundTruth,
     Keyframes,

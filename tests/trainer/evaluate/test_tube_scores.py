@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE
-from trainer.evaluators.precision import IGNORED, RIGHT, WRONG
-from trainer.evaluators.tables import GroundTruth, Tubes, Unit
-from trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes, thin
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE
+from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
+from stmixer.trainer.evaluators.tables import GroundTruth, Tubes, Unit
+from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes, thin
 
 Truth = Callable[..., GroundTruth]
 Box = tuple[float, float, float, float]

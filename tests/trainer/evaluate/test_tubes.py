@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.evaluators.tables import Detections, Keyframes, Tubes
-from trainer.evaluators.tubes import Linking, link
+from stmixer.trainer.evaluators.tables import Detections, Keyframes, Tubes
+from stmixer.trainer.evaluators.tubes import Linking, link
 
 Found = Callable[..., Detections]
 Box = tuple[float, float, float, float]

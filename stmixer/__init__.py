@@ -1,0 +1,1 @@
+"""STMixer, served: spatio-temporal action detection in video."""

@@ -1,4 +1,4 @@
-"""The time grid: which frame stands for which moment (SERVICE.md, Time). Pure arithmetic on microseconds.
+"""The time grid: which frame stands for which moment (docs/protocol.md, Time). Pure arithmetic on microseconds.
 
 Samples lie on an absolute grid from t = 0, the first frame's pts. The frame at grid time s is the last one with
 pts <= s + 1/60 s. So a frame with timestamp p serves from the first grid index i with s_i + 1/60 >= p until the next

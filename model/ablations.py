@@ -1,7 +1,7 @@
 """The other rows of Table 1: stages and a decoder that the paper compares itself with, chosen by configuration.
 
 ``model.stage`` has the paper's own stage, ``model.sampling`` and ``model.mixing`` the other points and weights. What a
-row leaves open is decided by its cost (DETECTOR.md, Cost); docs/paper.md says how.
+row leaves open is decided by its cost (docs/detector.md, Cost); docs/paper.md says how.
 """
 
 from __future__ import annotations

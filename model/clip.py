@@ -35,7 +35,7 @@ class Window:
 
 
 def window(clip: ClipConfig) -> Window:
-    """The window table of a clip: raw frames c - frames * stride / 2 + i * stride (DETECTOR.md, Clip)."""
+    """The window table of a clip: raw frames c - frames * stride / 2 + i * stride (docs/detector.md, Clip)."""
     step = clip.stride // clip.grid
     half = clip.frames // 2
     return Window(tuple((i - half) * step for i in range(clip.frames)), Fraction(clip.grid, RAW_FPS))

@@ -40,7 +40,7 @@ class ClipConfig:
     """Which raw frames (1/30 s each) a clip takes: ``frames`` of them, ``stride`` apart, from c - before on.
 
     The keyframe c is the sample with index ``frames // 2``. ``grid`` is the spacing, in raw frames, of the absolute
-    grid on which a stream's samples are kept; it divides ``stride``. SERVICE.md asks for the stride itself; where
+    grid on which a stream's samples are kept; it divides ``stride``. docs/protocol.md asks for the stride itself; where
     frame features are not cached we keep a finer grid (2), else SlowOnly's keyframe would be up to 0.27 s off.
     """
 

@@ -102,7 +102,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Initial weights of training (DETECTOR.md, Training), drawn from torch's current generator."""
+        """Initial weights of training (docs/detector.md, Training), drawn from torch's current generator."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1 and "queries" not in name:
                 nn.init.xavier_uniform_(parameter)

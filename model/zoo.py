@@ -34,7 +34,7 @@ _REALTIME_DECODER = DecoderConfig(
     ffn_dim=384,
 )
 
-# Frames x stride, in 1/30 s, as pre-trained (DETECTOR.md, Clip). Look-ahead 0.53 s, 1.0 s and 0.93 s.
+# Frames x stride, in 1/30 s, as pre-trained (docs/detector.md, Clip). Look-ahead 0.53 s, 1.0 s and 0.93 s.
 _SLOW, _FAST, _VIDEOMAE = ClipConfig(4, 16), ClipConfig(32, 2), ClipConfig(16, 4)
 _R101 = (3, 4, 23, 3)
 

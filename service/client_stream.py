@@ -27,7 +27,7 @@ class ServiceError(Exception):
 
 
 class Ready(BaseModel):
-    """What a stream is told at its start; see SERVICE.md."""
+    """What a stream is told at its start; see docs/protocol.md."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics (SERVICE.md): recorded where things happen, served by the API process alone. Seconds throughout.
+"""Prometheus metrics (docs/protocol.md): recorded where things happen, served by the API process alone. In seconds.
 
 Labels are bounded: ``source`` is ws, pull or upload, ``worker`` a small number, never a stream's id, so a stream that
 ends leaves no series behind. What is known beforehand starts at 0: a first restart or refusal is an increase, not the

@@ -1,4 +1,4 @@
-"""The wire, as pydantic models: what REST and WebSocket send (SERVICE.md). Imports no torch."""
+"""The wire, as pydantic models: what REST and WebSocket send (docs/protocol.md). Imports no torch."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def problem(response: httpx.Response, status: int, code: str) -> str:
 
 
 def conserved(summary: dict[str, Any]) -> None:
-    """SERVICE.md, One idea: every frame and every keyframe is counted once."""
+    """docs/protocol.md, One idea: every frame and every keyframe is counted once."""
     assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
     assert summary["keyframes_due"] == sum(summary[outcome] for outcome in OUTCOMES) + summary["pending"]
     assert summary["pending"] == 0

@@ -1,4 +1,4 @@
-"""Imports run one way (HOUSE.md): the walls between the rooms, held by reading the source."""
+"""Imports run one way (docs/architecture.md): the walls between the rooms, held by reading the source."""
 
 from __future__ import annotations
 

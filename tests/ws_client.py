@@ -164,7 +164,7 @@ def stream(server: Server, **start: Any) -> Iterator[Client]:
 
 
 def check_conservation(summary: Message) -> None:
-    """SERVICE.md, One idea."""
+    """docs/protocol.md, One idea."""
     s = summary
     assert s["received"] == s["sampled"] + s["not_sampled"] + sum(s["dropped"].values()), s
     assert s["pending"] == 0, s

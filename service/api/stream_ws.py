@@ -36,7 +36,7 @@ _FAREWELLS = (1000, 1001)
 
 @router.websocket("/v1/streams/ws")
 async def stream_ws(socket: WebSocket) -> None:
-    """Start, media, results, stop; see SERVICE.md."""
+    """Start, media, results, stop; see docs/protocol.md."""
     service: Service = socket.app.state.service
     offered = socket.scope.get("subprotocols") or []
     await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)

@@ -33,7 +33,7 @@ class KeyframeSchedule:
 
     With ``snap`` the period is a whole number of grid steps, at least one, and ``hz`` the effective rate: for models
     that keep frame features, whose windows then share their samples.
-    Look-ahead beyond ``lookahead_ms`` is cut: the wanted indices stop there and repeat (SERVICE.md, Time).
+    Look-ahead beyond ``lookahead_ms`` is cut: the wanted indices stop there and repeat (docs/protocol.md, Time).
     """
 
     def __init__(self, window: Window, hz: float, lookahead_ms: float | None, *, snap: bool = False) -> None:

@@ -1,6 +1,6 @@
 """``stmixer detect``: a video file through decoder, grid, windows and model in one process, nothing skipped.
 
-The same rules as a posted clip (SERVICE.md, Time), without rings or sockets: memory holds one window of small frames.
+The rules of a posted clip (docs/protocol.md, Time), without rings or sockets: memory holds one window of small frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keyframes of models that keep frame features lie on the sampling grid (SERVICE.md, Time)."""
+"""Keyframes of models that keep frame features lie on the sampling grid (docs/protocol.md, Time)."""
 
 from __future__ import annotations
 

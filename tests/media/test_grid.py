@@ -1,4 +1,4 @@
-"""The time grid against SERVICE.md's sentences, by brute force."""
+"""The time grid against docs/protocol.md's sentences, by brute force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which moments a clip takes and how large its tensor is (DETECTOR.md, Clip)."""
+"""Which moments a clip takes and how large its tensor is (docs/detector.md, Clip)."""
 
 from __future__ import annotations
 

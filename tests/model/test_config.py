@@ -177,7 +177,7 @@ def test_map_channels() -> None:
     ],
 )
 def test_the_papers_variants(name: str, frames: int, stride: int, channels: int, t: int, lookahead_s: float) -> None:
-    """DETECTOR.md, Clip and Backbones."""
+    """docs/detector.md, Clip and Backbones."""
     config = VARIANTS[name]
     assert (config.clip.frames, config.clip.stride) == (frames, stride)
     assert config.backbone.map_channels[-1] == channels

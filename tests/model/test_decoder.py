@@ -1,4 +1,4 @@
-"""The decoder's parts against slow, plain references written from DETECTOR.md, and the initial weights."""
+"""The decoder's parts against slow, plain references written from docs/detector.md, and the initial weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_bilinear(plane: np.ndarray, x: float, y: float, stride: int) -> np.ndar
 
 
 def sample_slowly(space: list[np.ndarray], points: np.ndarray) -> np.ndarray:
-    """DETECTOR.md, Sampling, one value at a time."""
+    """docs/detector.md, Sampling, one value at a time."""
     batch, n, groups, p, _ = points.shape
     dim, frames = space[0].shape[1:3]
     out = np.zeros((batch, groups, dim // groups, frames, n, p))
@@ -268,7 +268,7 @@ def test_whole_frame_is_the_first_box() -> None:
 
 
 def test_initialise() -> None:
-    """DETECTOR.md, Training, Init."""
+    """docs/detector.md, Training, Init."""
     detector = build(TINY, seed=3)
     for name, p in detector.named_parameters():
         if p.dim() > 1 and not any(part in name for part in ("queries", "generator", "box_head.3")):

@@ -22,7 +22,7 @@ from stmixer.model.postprocess import Detections, PostProcess
 from stmixer.model.zoo import variant
 
 TOLERANCE = 1e-4
-"""Of each array's largest value (DETECTOR.md, reference/)."""
+"""Of each array's largest value (docs/detector.md, reference/)."""
 ONE = pytest.mark.parametrize("run", ["slowonly_r50.one"], indirect=True)
 
 

@@ -70,7 +70,7 @@ SIZES = ["360x640", "480x640", "1080x1920", "640x360", "256x320", "240x426", "28
 
 @pytest.mark.parametrize("size", SIZES)
 def test_published_numbers(reference, fill, size: str) -> None:
-    """After OpenCV's INTER_LINEAR on 8 bits, within one grey level (DETECTOR.md, Clip)."""
+    """After OpenCV's INTER_LINEAR on 8 bits, within one grey level (docs/detector.md, Clip)."""
     height, width = map(int, size.split("x"))
     with np.load(reference / "preprocess.npz") as file:
         _, h, w = file[f"{size}.shape"]

@@ -18,7 +18,7 @@ LATENCY = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10,
     float("inf"),
 ]  # fmt: skip
-# SERVICE.md, Metrics
+# docs/protocol.md, Metrics
 HISTOGRAMS = {
     "e2e_latency_seconds": {"source"}, "keyframe_age_seconds": {"source"}, "stage_seconds": {"stage"},
     "batch_size": {"worker"}, "request_seconds": {"route", "code"},

@@ -1,4 +1,4 @@
-"""Cameras of many rates: which frames a model really sees, against a brute-force reading of SERVICE.md, Time.
+"""Cameras of many rates: which frames a model really sees, against a brute-force reading of docs/protocol.md, Time.
 
 Session, engine, scheduler and decoder processes are the real ones. In the worker's place stands a child that reads the
 ring as a worker does and notes the numbers that the pictures carry.

@@ -88,7 +88,7 @@ SetConfig = Annotated[CustomSet | AvaSet | TubeSet, Field(discriminator="kind")]
 
 
 class InitSection(Section):
-    """Where training starts: a model file of ours, else the initial weights of DETECTOR.md."""
+    """Where training starts: a model file of ours, else the initial weights of docs/detector.md."""
 
     weights: Path | None = None
     average_with: Path | None = None
@@ -152,7 +152,7 @@ class FeaturesSection(Section):
 
 
 class LossSection(Section):
-    """λ per term, and what the losses are divided by (DETECTOR.md, Training)."""
+    """λ per term, and what the losses are divided by (docs/detector.md, Training)."""
 
     human: NotNegative = 2.0
     l1: NotNegative = 2.0

@@ -44,7 +44,7 @@ WHOLE = View()
 
 
 class ClipWindow:
-    """Which grid samples a keyframe's clip takes: serving's rule (SERVICE.md, Time)."""
+    """Which grid samples a keyframe's clip takes: serving's rule (docs/protocol.md, Time)."""
 
     def __init__(self, clip: ClipConfig) -> None:
         self._window = window(clip)

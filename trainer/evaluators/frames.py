@@ -9,7 +9,7 @@ Protocols:
 
 - ``frames-all``: every frame counts, and a detection on a frame without ground truth is wrong. JHMDB, UCF101-24, whose
   boxes are in inclusive pixels (the tables' unit decides).
-- ``frames-custom``: DATA.md. Only keyframes count: annotated frames whose index is a multiple of 5. A person with an
+- ``frames-custom``: docs/data.md. Only keyframes count: annotated frames whose index is a multiple of 5. One with an
   empty label has an unknown action: a detection that takes no true box is ignored, not wrong, if such a person is the
   one it overlaps most and by at least the threshold.
 - ``frames-custom-negative``: the same, but an empty label is somebody who does none of the set's actions, and

@@ -51,7 +51,7 @@ class ClassScore:
 
     @property
     def few(self) -> bool:
-        """Fewer than 3 tracks: too little to claim anything (DATA.md)."""
+        """Fewer than 3 tracks: too little to claim anything (docs/data.md)."""
         return self.ap is not None and self.tracks is not None and self.tracks < FEW_TRACKS
 
 

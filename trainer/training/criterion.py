@@ -1,4 +1,4 @@
-"""Losses per stage (paper §3.5; DETECTOR.md, Training).
+"""Losses per stage (paper §3.5; docs/detector.md, Training).
 
 Beyond the paper: labels that a set does not annotate are left out of the action loss, whose mean is then over what is
 annotated; with everything annotated it is the published one.

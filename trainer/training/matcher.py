@@ -1,4 +1,4 @@
-"""Which query answers for which person: Hungarian matching, stage by stage (paper §3.5; DETECTOR.md, Training)."""
+"""Which query answers for which person: Hungarian matching, stage by stage (paper §3.5; docs/detector.md, Training)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW groups and the learning rate's course (DETECTOR.md, Training)."""
+"""AdamW groups and the learning rate's course (docs/detector.md, Training)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from stmixer.model.decoder import PERSON, DecoderOutput
 
 
 @dataclass(frozen=True, slots=True)
-class Detections:
+class ClipDetections:
     """The kept queries of one clip, in query order.
 
     ``queries`` (K,) indices, ``boxes_xyxy`` (K, 4) as fractions of width and height, ``person_scores`` (K,),
@@ -36,7 +36,7 @@ class PostProcess:
     keep_top3: bool = False
 
     @torch.no_grad()
-    def __call__(self, output: DecoderOutput, sizes_wh: Tensor) -> list[Detections]:
+    def __call__(self, output: DecoderOutput, sizes_wh: Tensor) -> list[ClipDetections]:
         """Decoder output and (B, 2) unpadded sizes in px -> B detections."""
         last = output.stages[-1]
         person = last.human_logits.softmax(-1)[..., PERSON]
@@ -49,5 +49,5 @@ class PostProcess:
             kept = (person[b] >= self.score_threshold).nonzero().flatten()
             if self.keep_top3 and kept.numel() == 0:
                 kept = person[b].topk(min(3, person.shape[1])).indices
-            results.append(Detections(kept, boxes[b, kept], person[b, kept], action[b, kept]))
+            results.append(ClipDetections(kept, boxes[b, kept], person[b, kept], action[b, kept]))
         return results

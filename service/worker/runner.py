@@ -16,7 +16,7 @@ from stmixer.model.checkpoint import CheckpointError, ModelCard
 from stmixer.model.config import ConfigError
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.labels import Label
-from stmixer.model.postprocess import Detections, PostProcess
+from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.preprocess import make_clip
 from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
@@ -43,12 +43,12 @@ class Job:
     score_threshold: float
     top_k: int | None
     action_threshold: float
-    window: Window | None = None
+    window: FrameWindow | None = None
     bank: BankEntries | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class FrameWindow:
     """For models that keep features: the T frames of the clip by name, and those that ``Job.frames`` shows, in order.
 
     What is not shown must be known to the runner (``Runner.missing``).
@@ -68,7 +68,7 @@ class BatchResult:
     actors: list[list[Actor]]
     output: DecoderOutput
     sizes_wh: torch.Tensor
-    kept: list[Detections]
+    kept: list[ClipDetections]
     preprocess_s: float
     inference_s: float
     postprocess_s: float
@@ -201,7 +201,7 @@ class Runner:
         return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
 
     def _run_by_frame(
-        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[Window]
+        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[FrameWindow]
     ) -> tuple[DecoderOutput, Tensor, float]:
         """The frame stage on frames that are new, the clip stage on the windows."""
         shown = {k: f for job, w in zip(jobs, windows, strict=True) for k, f in zip(w.shown, job.frames, strict=True)}
@@ -237,7 +237,7 @@ def _only(output: DecoderOutput, index: int) -> DecoderOutput:
     return DecoderOutput((stage,), output.spatial_queries[keep], output.temporal_queries[keep])
 
 
-def to_actors(kept: Detections, job: Job, labels: Sequence[Label]) -> list[Actor]:
+def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:
     """Detections of one clip as they go over the wire, boxes in the source's px and as fractions of it."""
     order = kept.action_scores.argsort(dim=-1, descending=True, stable=True).tolist()
     scale = (job.width, job.height, job.width, job.height)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.boxes import cxcyzr_to_xyxy, whole_frame_cxcyzr
+from stmixer.model.box_tensors import cxcyzr_to_xyxy, whole_frame_cxcyzr
 from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig, LongTermConfig
 from stmixer.model.mixing import AdaptiveMixing

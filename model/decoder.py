@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from stmixer.model.ablations import make_stage
-from stmixer.model.boxes import whole_frame_cxcyzr
+from stmixer.model.box_tensors import whole_frame_cxcyzr
 from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig, LongTermConfig
+from stmixer.model.labels import PERSON
 from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
-from stmixer.model.stage import PERSON, DecoderOutput, StageOutput, starting_queries
+from stmixer.model.stage import DecoderOutput, StageOutput, last_arrays, starting_queries
 
-__all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput"]
+__all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput", "last_arrays"]
 
 
 class Decoder(nn.Module):

@@ -14,6 +14,7 @@ from stmixer.model.classifiers import BankWindow, Head
 from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import Decoder
 from stmixer.model.feature_space import build_feature_space
+from stmixer.model.frame_then_clip import detect_by_frame
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
 from stmixer.model.sampling import PointGenerator
 from stmixer.model.stage import DecoderOutput, StageBase
@@ -53,10 +54,7 @@ class Detector(nn.Module):
             ValueError: a long-term model without a bank, or a bank for another.
         """
         if self.config.backbone.per_frame:
-            maps = self.frame_stage(clip.transpose(1, 2).flatten(0, 1))
-            return self.clip_stage(
-                [x.reshape(clip.shape[0], -1, *x.shape[1:]) for x in maps], sizes_wh, bank_queries, bank_mask
-            )
+            return detect_by_frame(self.frame_stage, self.clip_stage, clip, sizes_wh, bank_queries, bank_mask)
         space, bank = self.feature_space(self.backbone(clip)), self._bank(bank_queries, bank_mask)
         output: DecoderOutput = self.decoder(space, STRIDES, sizes_wh, bank)
         return output

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stmixer.model.boxes import box_sizes
+from stmixer.model.box_tensors import box_sizes
 from stmixer.model.config import DecoderConfig
 from stmixer.model.float32 import in_float32
 

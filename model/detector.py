@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.ablations import KeyframeDecoder
+from stmixer.model.ablations import KeyframeDecoder, OneStreamDecoder
 from stmixer.model.backbones import STRIDES, build_backbone
 from stmixer.model.classifiers import BankWindow, Head
 from stmixer.model.config import DetectorConfig
@@ -30,11 +30,7 @@ class Detector(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone)
         self.feature_space = build_feature_space(config)
-        self.decoder: Decoder | KeyframeDecoder
-        if config.feature_space == "keyframe_res5":
-            self.decoder = KeyframeDecoder(config.decoder)
-        else:
-            self.decoder = Decoder(config.decoder, config.long_term)
+        self.decoder = build_decoder(config)
 
     def forward(
         self, clip: Tensor, sizes_wh: Tensor, bank_queries: Tensor | None = None, bank_mask: Tensor | None = None
@@ -122,6 +118,15 @@ class Detector(nn.Module):
                     if module.action_head is not None:
                         bias = module.action_head.last.bias
                         nn.init.constant_(bias, -math.log((1 - ACTION_PRIOR) / ACTION_PRIOR))
+
+
+def build_decoder(config: DetectorConfig) -> Decoder | OneStreamDecoder | KeyframeDecoder:
+    """The paper's decoder, or the row of Table 1 that the configuration names."""
+    if config.feature_space == "keyframe_res5":
+        return KeyframeDecoder(config.decoder)
+    if config.decoder.mixing in ("dual", "fixed"):
+        return Decoder(config.decoder, config.long_term)
+    return OneStreamDecoder(config.decoder)
 
 
 def _zero(head: Head) -> None:

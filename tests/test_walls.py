@@ -25,6 +25,7 @@ TORCH_FREE = (
     "stmixer.model.clip",
     "stmixer.model.labels",
     "stmixer.model.boxes",
+    "stmixer.model.linking",
     "stmixer.model.preprocess",
     "stmixer.model.postprocess",
     "stmixer.model.query_bank",

@@ -44,7 +44,7 @@ def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dic
     problems += [
         f"{name}: {tensor.dtype} instead of {'integers' if name.endswith(_COUNTER) else 'real numbers'}"
         for name, tensor in tensors.items()
-        if name != LOSS_BUFFER and not _fits(name, tensor)
+        if name != LOSS_BUFFER and not _is_of_its_kind(name, tensor)
     ]
     if problems:
         listed = "\n  ".join(problems)
@@ -55,7 +55,7 @@ def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dic
     }
 
 
-def _fits(name: str, tensor: Tensor) -> bool:
+def _is_of_its_kind(name: str, tensor: Tensor) -> bool:
     if name.endswith(_COUNTER):
         return not tensor.is_floating_point() and not tensor.is_complex()
     return tensor.is_floating_point()

@@ -73,7 +73,7 @@ def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size() -> None:
     for i in range(5):
         ring.keep(FrameKey(1, i), maps(float(i)))
         ring.keep(FrameKey(2, i), maps(-float(i)))
-    fine, coarse = ring.window([FrameKey(1, i) for i in (4, 0, 4)])
+    (fine,), (coarse,) = ring.windows([[FrameKey(1, i) for i in (4, 0, 4)]])
     assert fine.shape == (3, 6, 8, 12)
     assert coarse.shape == (3, 6, 4, 6)
     assert torch.equal(fine[1], maps(0.0)[0])

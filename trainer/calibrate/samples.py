@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stmixer.model.decoder import PERSON
+from stmixer.model.decoder import PERSON, last_arrays
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
 from stmixer.trainer.config.run import RunConfig
@@ -83,10 +83,10 @@ def gather(
     for looked in look_at(network, sources, config, device, progress=progress):
         last = looked.output.stages[-1]
         person = last.human_logits[..., PERSON] - last.human_logits[..., 1 - PERSON]
-        found = everyone(looked.output, looked.sizes_wh)
+        found = everyone(*last_arrays(looked.output, looked.sizes_wh))
         for b, draw in enumerate(looked.batch.draws):
-            columns = (found[b].boxes_xyxy, person[b], last.action_logits[b])
-            boxes, logits, actions = (c.to("cpu", torch.float64).numpy() for c in columns)
+            boxes = found[b].boxes_xyxy.astype(np.float64)
+            logits, actions = (c.to("cpu", torch.float64).numpy() for c in (person[b], last.action_logits[b]))
             seen[draw.source].append(_Seen(draw.keyframe, boxes, logits, actions))
     return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
+from stmixer.model.device_preprocess import normalise_and_pad
 from stmixer.trainer.data.clipset import Item
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.targets import Target
@@ -46,13 +46,7 @@ def network_input(frames: Sequence[Tensor], config: PreprocessConfig) -> tuple[T
 
     As model.preprocess.make_clip, whose batch takes one padded size; here it is that of the widest and the highest.
     """
-    device = frames[0].device
     sizes = [(f.shape[2], f.shape[1]) for f in frames]
-    width, height = padded_size(max(w for w, _ in sizes), max(h for _, h in sizes), config)
-    mean = torch.tensor(config.mean, device=device).view(3, 1, 1, 1)
-    std = torch.tensor(config.std, device=device).view(3, 1, 1, 1)
-    clips = []
-    for pixels, (w, h) in zip(frames, sizes, strict=True):
-        normalised = (pixels.permute(3, 0, 1, 2).float() / 255 - mean) / std
-        clips.append(F.pad(normalised, (0, width - w, 0, height - h)))
-    return torch.stack(clips), torch.tensor(sizes, dtype=torch.float32, device=device)
+    canvas_wh = padded_size(max(w for w, _ in sizes), max(h for _, h in sizes), config)
+    sizes_wh = torch.tensor(sizes, dtype=torch.float32, device=frames[0].device)
+    return normalise_and_pad(frames, canvas_wh, config), sizes_wh

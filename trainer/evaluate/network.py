@@ -17,6 +17,7 @@ from torch import Tensor
 from stmixer.model.checkpoint import CheckpointError, ModelCard, load
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
+from stmixer.model.frame_then_clip import detect_each_frame_once
 from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.precision import WideProducts, has_precision
@@ -62,7 +63,7 @@ def load_network(weights: Path, device: torch.device, precision: Precision = "fp
         raise TrainError(str(error).splitlines()) from None
     run: Network = runtime.detect
     if runtime.card.config.backbone.per_frame:
-        run = functools.partial(_each_once, runtime.frame_stage, runtime.clip_stage)
+        run = functools.partial(detect_each_frame_once, runtime.frame_stage, runtime.clip_stage)
     if precision == "fp32" or has_precision(precision, device):
         return LoadedNetwork(run, runtime.card)
 
@@ -81,29 +82,7 @@ def once_per_frame(detector: Detector, clip: Tensor, sizes_wh: Tensor, *bank: Te
     """
     if not detector.config.backbone.per_frame:
         return cast(DecoderOutput, detector(clip, sizes_wh, *bank))
-    return _each_once(detector.frame_stage, detector.clip_stage, clip, sizes_wh, *bank)
-
-
-def _each_once(
-    frame_stage: Callable[[Tensor], tuple[Tensor, ...]],
-    clip_stage: Callable[..., DecoderOutput],
-    clip: Tensor,
-    sizes_wh: Tensor,
-    *bank: Tensor,
-) -> DecoderOutput:
-    b, _, t = clip.shape[:3]
-    frames = clip.transpose(1, 2).reshape(b * t, *clip.shape[1:2], *clip.shape[3:])
-    flat = frames.flatten(1)
-    firsts: list[int] = []
-    place: list[int] = []
-    for i in range(len(flat)):
-        same = next((k for k, j in enumerate(firsts) if torch.equal(flat[i], flat[j])), None)
-        if same is None:
-            same = len(firsts)
-            firsts.append(i)
-        place.append(same)
-    maps = frame_stage(frames[firsts])
-    return clip_stage([x[place].view(b, t, *x.shape[1:]) for x in maps], sizes_wh, *bank)
+    return detect_each_frame_once(detector.frame_stage, detector.clip_stage, clip, sizes_wh, *bank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmixer.model.decoder import DecoderOutput
+from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.data.clipset import Source
@@ -49,11 +48,11 @@ class Findings:
 
     def add(self, output: DecoderOutput, sizes_wh: Tensor, draws: Sequence[Draw], postprocess: PostProcess) -> None:
         """Take in a batch."""
-        everyone = PostProcess(score_threshold=0.0)(output, sizes_wh)
-        for draw, kept, queries in zip(draws, postprocess(output, sizes_wh), everyone, strict=True):
-            tensors = (kept.boxes_xyxy, kept.action_scores, queries.boxes_xyxy, queries.person_scores)
-            boxes, actions, person_boxes, person_scores = (_numpy(t) for t in tensors)
-            self.rows[draw.source, draw.keyframe] = Finding(draw, boxes, actions, person_boxes, person_scores)
+        arrays = last_arrays(output, sizes_wh)
+        everyone = PostProcess(score_threshold=0.0)(*arrays)
+        for draw, kept, queries in zip(draws, postprocess(*arrays), everyone, strict=True):
+            columns = (kept.boxes_xyxy, kept.action_scores, queries.boxes_xyxy, queries.person_scores)
+            self.rows[draw.source, draw.keyframe] = Finding(draw, *columns)
 
     def merge(self, others: Sequence[Findings]) -> None:
         """Take in what other processes found."""
@@ -134,7 +133,3 @@ def _in_unit(source: Source, keyframes: Ints, boxes: NDArray[np.floating]) -> Fl
 
 def _stacked(parts: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
-
-
-def _numpy(tensor: Tensor) -> NDArray[np.float32]:
-    return np.asarray(tensor.detach().to("cpu", torch.float32).numpy())

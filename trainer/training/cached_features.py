@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.detector import Detector
+from stmixer.model.device_preprocess import normalise_and_pad
+from stmixer.model.frame_then_clip import frames_of, maps_of_frames
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.cached_features import FeatureFolder
@@ -38,7 +39,6 @@ log = logging.getLogger("stmixer.train")
 
 MEGABYTE = 1 << 20
 
-_FRAMES_AT_ONCE = 8
 _SHAPING: dict[str, Any] = {
     **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
     "features": {"samples"},
@@ -123,14 +123,13 @@ def _maps(
     device: torch.device,
 ) -> NDArray[np.float16]:
     """A row per frame. Computed in float32: in bf16 the first of these maps are 5 % off, as no served model's are."""
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    height, width = frames.shape[1:3]
-    rows = []
-    for first in range(0, len(frames), _FRAMES_AT_ONCE):
-        pixels = torch.from_numpy(frames[first : first + _FRAMES_AT_ONCE]).to(device).permute(0, 3, 1, 2)
-        padded = F.pad((pixels.float() / 255 - mean) / std, (0, canvas_wh[0] - width, 0, canvas_wh[1] - height))
-        rows.append(torch.cat([m.flatten(1).half() for m in backbone(padded)], 1).cpu().numpy())
-    return np.concatenate(rows)
+
+    def pixels(part: Sequence[NDArray[np.uint8]]) -> Tensor:
+        window = torch.from_numpy(np.stack(part)).to(device)
+        return frames_of(normalise_and_pad([window], canvas_wh, preprocess))
+
+    parts = maps_of_frames(backbone, list(frames), pixels)
+    return np.concatenate([torch.cat([m.flatten(1).half() for m in maps], 1).cpu().numpy() for _, maps in parts])
 
 
 def _digest(backbone: nn.Module) -> str:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
+from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
 from stmixer.model.runtimes.prepare import prepared
@@ -133,13 +134,13 @@ class TrainingModule(L.LightningModule):
         if not self._folded:
             self._folded.append(prepared(self.detector, pack=False).backbone)
         with torch.no_grad():
-            maps = self._folded[0](clip.transpose(1, 2).flatten(0, 1))
+            maps = self._folded[0](frames_of(clip))
         return self._rest(maps, sizes_wh, *bank)
 
     def _rest(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips."""
         levels = self.detector.project(maps)
-        return self.detector.clip_stage([x.reshape(len(sizes_wh), -1, *x.shape[1:]) for x in levels], sizes_wh, *bank)
+        return self.detector.clip_stage(clips_of(levels, len(sizes_wh)), sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""

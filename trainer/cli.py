@@ -39,8 +39,9 @@ ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="the run's YAML
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="over the YAML, for example --set epochs=3")
 ]
-
-
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="where the YAML's sets lie, over its data_root")
+]
 EmptySets = Annotated[list[Path] | None, typer.Option("--empty", help="a set without people, as of `empties`")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")]
 
@@ -58,12 +59,13 @@ def _user_errors() -> Iterator[None]:
 @main.command()
 def fit(
     config: ConfigPath,
+    data_root: DataRoot = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in run_dir")] = False,
 ) -> None:
     """Train, phase by phase where the YAML has phases. Under torchrun, on all of its processes."""
     with _user_errors():
-        runs = load_phases(config, _overrides(settings))
+        runs = load_phases(config, _overrides(settings, data_root))
         _log_to_stderr()
         from stmixer.trainer.training.fit import fit_phases
 
@@ -75,6 +77,7 @@ def evaluate(
     weights: Annotated[Path, typer.Argument(help="a .safetensors file")],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
@@ -90,13 +93,13 @@ def evaluate(
 ) -> None:
     """Evaluate weights on sets: JSON, a page with pictures, detections as csv, and a summary of all sets."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
         from stmixer.trainer.data.clips import View
-        from stmixer.trainer.evaluate.evaluation import Evaluation, Mode
+        from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
-        mode = Mode(View(lookahead_ms, single_frame), precision)
+        mode = EvaluationMode(View(lookahead_ms, single_frame), precision)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("detecting", total=None)
             evaluation = Evaluation(
@@ -116,12 +119,13 @@ def calibrate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
     empty: EmptySets = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
     """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings)
         from stmixer.trainer.calibrate.run import Calibrator
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -184,13 +188,13 @@ def empties(
 ) -> None:
     """Make a set of clips without people out of annotated sets: fixed cameras' backgrounds, and corners left free."""
     with _user_errors():
-        from stmixer.trainer.annotate.empties import EmptiesOptions, make_empties
+        from stmixer.trainer.annotate.empty_set import EmptySetOptions, make_empty_set
         from stmixer.trainer.annotate.person_detector import PersonDetector
 
-        options = EmptiesOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
+        options = EmptySetOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("looking", total=None)
-            done = make_empties(
+            done = make_empty_set(
                 *(sets, PersonDetector(detector, score), output, options),
                 progress=lambda name: bar.update(task, description=name),
             )
@@ -208,6 +212,7 @@ def bank(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its set")] = None,
     custom: Annotated[Path | None, typer.Option("--custom", help="a custom set's folder")] = None,
     name: Annotated[str | None, typer.Option("--name", help="which of several sets")] = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
@@ -215,8 +220,7 @@ def bank(
     with _user_errors():
         if (config is None) == (custom is None):
             raise TrainError("bank wants --config or --custom")
-        overrides = _overrides(settings)
-        run = load_config(config, overrides) if config is not None else _custom_run([custom or Path()], overrides)
+        run = _read_run(config, [] if custom is None else [custom], data_root, settings)
         from stmixer.trainer.long_term.bank import BankMaker
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -239,15 +243,29 @@ def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json..
 
 
 def _evaluated_run(
-    config: Path | None, custom: list[Path] | None, empty: list[Path] | None, settings: list[str] | None
+    config: Path | None,
+    custom: list[Path] | None,
+    empty: list[Path] | None,
+    data_root: Path | None,
+    settings: list[str] | None,
 ) -> RunConfig:
     """The sets of a YAML or of the command line, and those without people beside them. Raises TrainError."""
     if (config is None) == (not custom):
         raise TrainError("give --config, or --custom (once or more)")
-    overrides = _overrides(settings)
-    run = load_config(config, overrides) if config is not None else _custom_run(custom or [], overrides)
+    run = _read_run(config, custom or [], data_root, settings)
     bare = tuple(CustomSet(kind="custom", root=folder.resolve(), empty=True) for folder in empty or [])
     return run.model_copy(update={"sets": (*run.sets, *bare)})
+
+
+def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, settings: list[str] | None) -> RunConfig:
+    """A YAML's run, or one of these custom sets where there is no YAML. Raises TrainError."""
+    overrides = _overrides(settings, data_root)
+    if config is not None:
+        return load_config(config, overrides)
+    if data_root is not None:
+        raise TrainError("--data-root says where a YAML's sets lie; --custom names its folder itself")
+    sets = [{"kind": "custom", "root": str(folder.resolve()), "parts": ["train", "val"]} for folder in custom]
+    return parse_config({"run_dir": ".", "sets": sets} | overrides, "--set")
 
 
 def _device(name: str | None) -> torch.device:
@@ -256,13 +274,10 @@ def _device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _custom_run(folders: list[Path], overrides: dict[str, Any]) -> RunConfig:
-    sets = [{"kind": "custom", "root": str(folder.resolve()), "parts": ["train", "val"]} for folder in folders]
-    return parse_config({"run_dir": ".", "sets": sets} | overrides, "--set")
-
-
-def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    """``a.b=value`` pairs as nested keys; values are YAML. Raises TrainError."""
+def _overrides(settings: list[str] | None, data_root: Path | None) -> dict[str, Any]:
+    """``a.b=value`` pairs as nested keys; values are YAML. ``data_root`` is relative to the folder that the command
+    runs in, not to the YAML's. Raises TrainError.
+    """
     merged: dict[str, Any] = {}
     for setting in settings or []:
         key, separator, text = setting.partition("=")
@@ -277,6 +292,10 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
+    if data_root is not None:
+        if "data_root" in merged:
+            raise TrainError("give --data-root or --set data_root, not both")
+        merged["data_root"] = str(data_root.resolve())
     return merged
 
 

@@ -14,7 +14,7 @@ from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, Pe
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import Ints
-from stmixer.trainer.evaluate.network import LoadedNetwork, look_at
+from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
 from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
 
 OVERLAP = 0.5
@@ -61,7 +61,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _KeyframeQueries:
     """A keyframe's N queries: boxes 0–1, person logits (person minus background), action logits (N, C)."""
 
     keyframe: int
@@ -78,20 +78,20 @@ def gather(
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
     """Run a network on all keyframes; ``progress`` is told batches done and in all."""
-    seen: list[list[_Seen]] = [[] for _ in sources]
+    seen: list[list[_KeyframeQueries]] = [[] for _ in sources]
     everyone = PostProcess(score_threshold=0.0)
-    for looked in look_at(network, sources, config, device, progress=progress):
-        last = looked.output.stages[-1]
+    for result in run_network(network, sources, config, device, progress=progress):
+        last = result.output.stages[-1]
         person = last.human_logits[..., PERSON] - last.human_logits[..., 1 - PERSON]
-        found = everyone(looked.output, looked.sizes_wh)
-        for b, draw in enumerate(looked.batch.draws):
+        found = everyone(result.output, result.sizes_wh)
+        for b, draw in enumerate(result.batch.draws):
             columns = (found[b].boxes_xyxy, person[b], last.action_logits[b])
             boxes, logits, actions = (c.to("cpu", torch.float64).numpy() for c in columns)
-            seen[draw.source].append(_Seen(draw.keyframe, boxes, logits, actions))
+            seen[draw.source].append(_KeyframeQueries(draw.keyframe, boxes, logits, actions))
     return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
 
 
-def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
+def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
     """One set's, matched as the evaluators do: the surest query takes its best-overlapping person."""
     split = source.split
     keyframe = np.repeat([s.keyframe for s in seen], [len(s.person) for s in seen]).astype(np.int64)

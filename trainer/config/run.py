@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +16,29 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's keys and values, as YAML has them, with the keys of earlier versions under the names they have now.
+
+    ``features`` is ``cached_features``, its ``stretches`` are ``segments``; so in every one of ``phases``.
+
+    Raises:
+        ValueError: a key under both of its names.
+    """
+    current = _renamed(values, "features", "cached_features")
+    section, phases = current.get("cached_features"), current.get("phases")
+    if isinstance(section, Mapping):
+        current["cached_features"] = _renamed(section, "stretches", "segments")
+    if isinstance(phases, list):
+        current["phases"] = [current_keys(phase) if isinstance(phase, Mapping) else phase for phase in phases]
+    return current
+
+
+def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    if old in values and new in values:
+        raise ValueError(f"{old} is the earlier name of {new}: give one of the two")
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 class Section(BaseModel):
@@ -179,12 +203,13 @@ class AugmentSection(Section):
         return self
 
 
-class FeaturesSection(Section):
-    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented stretches
-    of the training videos, whose maps are kept in the run's folder, and every clip of every epoch comes out of these.
+class CachedFeaturesSection(Section):
+    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented segments
+    of the training videos, its feature maps are written into the run's folder, and every clip of every epoch comes out
+    of these.
     """
 
-    stretches: Count
+    segments: Count
     """How many; each is of one random view, or a mosaic of four."""
     samples: Annotated[int, Field(ge=8)] = 24
     """Samples of the model's grid in each. Fewer where the video ends."""
@@ -248,7 +273,7 @@ class RunConfig(Section):
     run_dir: Path
     model: str = "slowonly_r50"
     data_root: Path = Path(".")
-    """Roots of sets are relative to it, and it to the configuration file's folder."""
+    """Roots of sets are relative to it, and it to the configuration file's folder. ``--data-root`` goes over it."""
     split: Literal[1, 2, 3] = 1
     """Of JHMDB and UCF101-24."""
     sets: tuple[SetConfig, ...]
@@ -266,8 +291,8 @@ class RunConfig(Section):
     stills: bool = False
     """Clips of one frame, the keyframe: a person in a picture costs a realtime variant a fraction of one in a clip.
     Its T frames are that one, repeated after the backbone."""
-    features: FeaturesSection | None = None
-    """Clips out of kept maps of the frozen backbone."""
+    cached_features: CachedFeaturesSection | None = None
+    """Clips out of cached feature maps of the frozen backbone."""
     frozen: tuple[str, ...] = ()
     """Parameters that are not trained, by the beginnings of their names."""
     backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
@@ -298,6 +323,11 @@ class RunConfig(Section):
     licence: str | None = None
     """What the written weights may be used for, if anything is to be said."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return current_keys(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.model not in VARIANTS:
@@ -306,8 +336,8 @@ class RunConfig(Section):
             raise ValueError("labels holds a name twice")
         if self.stills and not VARIANTS[self.model].backbone.per_frame:
             raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
-        if self.features is not None:
-            self._fit_for_features()
+        if self.cached_features is not None:
+            self._fit_for_cached_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
         self.detector()
@@ -316,16 +346,18 @@ class RunConfig(Section):
             raise ValueError("sets: give every set a weight, or none")
         return self
 
-    def _fit_for_features(self) -> None:
+    def _fit_for_cached_features(self) -> None:
         """Maps are those of one frozen backbone and fit into one picture, padded once."""
         if not VARIANTS[self.model].backbone.per_frame:
-            raise ValueError(f"features: {self.model} wants whole clips; only realtime variants see frames one by one")
+            raise ValueError(
+                f"cached_features: {self.model} wants whole clips; only realtime variants see frames one by one"
+            )
         if self.backbone_norm != "frozen" or not {"backbone", "backbone."} & set(self.frozen):
-            raise ValueError("features: the backbone must not change; put backbone. into frozen, its norms too")
+            raise ValueError("cached_features: the backbone must not change; put backbone. into frozen, its norms too")
         if self.stills or self.long_term is not None or self.augment.tile > 0:
-            raise ValueError("features: not together with stills, long_term or augment.tile")
+            raise ValueError("cached_features: not together with stills, long_term or augment.tile")
         if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
-            raise ValueError("features: wants augment.within, and one size in augment.short_sides")
+            raise ValueError("cached_features: wants augment.within, and one size in augment.short_sides")
 
     def detector(self, classes: int | None = None) -> DetectorConfig:
         """The model as this run trains it, for a number of action classes. Raises ConfigError."""

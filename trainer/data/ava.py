@@ -41,7 +41,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _AnnotationTable:
     """The annotation's rows, video names still as texts; ``named`` are the (video, second) pairs it mentions."""
 
     videos: list[str]
@@ -83,8 +83,8 @@ def _read_csv(path: Path, delimiter: str = ",") -> list[list[str]]:
         raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _Table:
-    table = _Table([], [], [], [], [], set())
+def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _AnnotationTable:
+    table = _AnnotationTable([], [], [], [], [], set())
     lines: list[int] = []
     faults: list[str] = []
     for line, row in enumerate(_read_csv(path), start=1):

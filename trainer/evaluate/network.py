@@ -22,7 +22,7 @@ from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.precision import WideProducts, has_precision
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.clips import WHOLE, View
 from stmixer.trainer.data.clipset import ClipSet, Source
 from stmixer.trainer.data.loader import make_loader
@@ -107,16 +107,16 @@ def _each_once(
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class BatchOutput:
     """What a network said of a batch of clips; ``sizes_wh`` (B, 2), px, is their unpadded sizes."""
 
-    batch: Batch
+    batch: ClipBatch
     output: DecoderOutput
     sizes_wh: Tensor
 
 
 @torch.inference_mode()
-def look_at(
+def run_network(
     network: LoadedNetwork,
     sources: Sequence[Source],
     config: RunConfig,
@@ -124,7 +124,7 @@ def look_at(
     *,
     view: View = WHOLE,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Looked]:
+) -> Iterator[BatchOutput]:
     """Every keyframe of the sources once, in batches of one video each; ``progress`` is told batches done and all."""
     detector = network.card.config
     size = clips_at_once(detector, config.evaluate.batch_size)
@@ -135,6 +135,6 @@ def look_at(
     for done, batch in enumerate(loader, start=1):
         batch = batch.to(device)
         clip, sizes_wh = network_input(batch.frames, detector.preprocess)
-        yield Looked(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
+        yield BatchOutput(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
         if progress is not None:
             progress(done, len(batches))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from stmixer.media.draw import DrawnActor, draw_actors, tile
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
+from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
 from stmixer.trainer.evaluators.overlap import iou, pairs
 from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Score
 from stmixer.trainer.evaluators.tables import (
@@ -57,7 +57,7 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class ReportPicture:
     """A drawn pick: a JPEG with what was found on the left and what is true on the right."""
 
     pick: Pick
@@ -73,7 +73,7 @@ def pick(
     Args:
         score: of ``found`` against ``truth`` (`evaluate_frames` with the same protocol).
     """
-    truth = evaluated(truth, found, protocol)[0]
+    truth = protocol_rows(truth, found, protocol)[0]
     missed = _missed(truth, found, score)
     picks: list[Pick] = []
     for kind, wanted in (("right", RIGHT), ("wrong", WRONG)):
@@ -95,7 +95,7 @@ def draw(
     read_rgb: ReadRgb,
     *,
     people: PersonDetections | None = None,
-) -> list[Picture]:
+) -> list[ReportPicture]:
     """Draw the picks.
 
     Args:
@@ -112,7 +112,7 @@ def _drawn(
     labels: Mapping[int, str],
     rgb: np.ndarray,
     people: PersonDetections | None,
-) -> Picture:
+) -> ReportPicture:
     here = found.take((found.video == p.video) & (found.frame == p.frame))
     there = truth.take((truth.video == p.video) & (truth.frame == p.frame))
     shown = None if people is None else people.take((people.video == p.video) & (people.frame == p.frame))
@@ -122,7 +122,7 @@ def _drawn(
     file = io.BytesIO()
     Image.fromarray(tile([left, right], 2)).save(file, "JPEG", quality=85)
     sure = "" if p.score is None else f" {p.score:.2f}"
-    return Picture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
+    return ReportPicture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
 
 
 def _found_actors(

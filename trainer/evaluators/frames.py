@@ -91,7 +91,7 @@ def evaluate_frames(
     check_pair(truth, found)
     check_labels(truth, labels)
     check_labels(found, labels)
-    truth, counts = evaluated(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
     i, j = pairs(np.where(counts, found_key, -1), truth_key)
     overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
@@ -104,7 +104,7 @@ def evaluate_frames(
     return Score(protocol.name, threshold, classes, verdict)
 
 
-def evaluated(
+def protocol_rows(
     truth: GroundTruth, found: Detections | PersonDetections | Tubes, protocol: FrameProtocol
 ) -> tuple[GroundTruth, Mask]:
     """The true rows on the protocol's pictures, and which detections lie on them.
@@ -134,7 +134,7 @@ def action_outcomes(
         ``counts`` and ``there``, (n,) bool per detection; ``there`` is meaningless where ``counts`` is not set.
     """
     check_pair(truth, found)
-    truth, counts = evaluated(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
     i, j = pairs(np.where(counts, found_key, -1), truth_key)
     overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
+from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
 from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
 from stmixer.trainer.evaluators.tables import GroundTruth, Keyframes, Mask, PersonDetections, check_pair, keys
@@ -76,7 +76,7 @@ def evaluate_people(
     empty = empty if empty is not None else Keyframes(truth.video[:0], truth.frame[:0])
     if set(zip(empty.video, empty.frame, strict=True)) & set(zip(truth.video, truth.frame, strict=True)):
         raise ValueError("a picture said to be empty has people in the ground truth")
-    truth, counts = evaluated(_people(truth), found, protocol)
+    truth, counts = protocol_rows(_people(truth), found, protocol)
     truth_key, found_key, empty_key = keys(truth, found, empty)
     on_empty = np.isin(found_key, empty_key)
     counts |= on_empty

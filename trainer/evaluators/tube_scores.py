@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated, on_unknown
+from stmixer.trainer.evaluators.frames import FrameProtocol, on_unknown, protocol_rows
 from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, Verdict, class_scores, trapezoid_area
 from stmixer.trainer.evaluators.tables import (
@@ -36,7 +36,7 @@ COCO_THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * i, 2) for i in ran
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Spans:
+class _TubeSpans:
     """Which tube each row is of, and per tube: its length in rows, label and first row."""
 
     tube: Ints
@@ -46,7 +46,7 @@ class _Spans:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Meeting:
+class _TubeOverlaps:
     """Detected tubes (score, label), and each one's overlap with each true tube it meets."""
 
     score: Floats
@@ -93,11 +93,11 @@ def evaluate_tubes(
         raise ValueError("video mAP needs tracks; some ground truth rows have none")
     if thinning is not None:
         found = thin(found, thinning)
-    truth, counts = evaluated(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol)
     found = found.take(counts)
     mine, true = _spans(found), _true_spans(truth, protocol.step)
     i, j, overlap = _tube_overlaps(found, mine, truth, true)
-    meeting = _Meeting(found.score[mine.first], mine.label, i, j, overlap, true.label[j])
+    meeting = _TubeOverlaps(found.score[mine.first], mine.label, i, j, overlap, true.label[j])
     positives = dict(zip(*(v.tolist() for v in np.unique(true.label, return_counts=True)), strict=True))
     scores = []
     for threshold in thresholds:
@@ -107,7 +107,7 @@ def evaluate_tubes(
     return tuple(scores)
 
 
-def _verdict(m: _Meeting, threshold: float, protocol: FrameProtocol) -> Verdict:
+def _verdict(m: _TubeOverlaps, threshold: float, protocol: FrameProtocol) -> Verdict:
     same = m.label[m.found] == m.true_label
     taken = assign(m.found[same], m.true[same], m.overlap[same], ranks(m.score), threshold, best_only=False)
     verdict = np.where(taken >= 0, RIGHT, WRONG).astype(np.int8)
@@ -134,9 +134,9 @@ def thin(found: Tubes, threshold: float = THINNING_IOU) -> Tubes:
 
 def _tube_overlaps(
     left: Tubes | GroundTruth,
-    left_spans: _Spans,
+    left_spans: _TubeSpans,
     right: Tubes | GroundTruth,
-    right_spans: _Spans,
+    right_spans: _TubeSpans,
     *,
     within_label: bool = False,
 ) -> tuple[Ints, Ints, Floats]:
@@ -157,7 +157,7 @@ def _tube_overlaps(
     return a, b, (total / np.maximum(common, 1)) * (common / np.maximum(either, 1))
 
 
-def _spans(found: Tubes) -> _Spans:
+def _spans(found: Tubes) -> _TubeSpans:
     number = _numbered(codes(found.video)[0], found.label, found.tube)
     spans = _spans_of(found, number)
     if (found.score != found.score[spans.first][number]).any():
@@ -165,7 +165,7 @@ def _spans(found: Tubes) -> _Spans:
     return spans
 
 
-def _true_spans(truth: GroundTruth, step: int | None) -> _Spans:
+def _true_spans(truth: GroundTruth, step: int | None) -> _TubeSpans:
     """Runs of a (video, label, track) on successive evaluated frames."""
     person = _numbered(codes(truth.video)[0], truth.label, truth.track)
     order = np.lexsort((truth.frame, person))
@@ -176,11 +176,11 @@ def _true_spans(truth: GroundTruth, step: int | None) -> _Spans:
     return _spans_of(truth, number)
 
 
-def _spans_of(table: Tubes | GroundTruth, number: Ints) -> _Spans:
+def _spans_of(table: Tubes | GroundTruth, number: Ints) -> _TubeSpans:
     first, length = np.unique(number, return_index=True, return_counts=True)[1:]
     if len(np.unique(_numbered(number, table.frame))) < len(number):
         raise ValueError(f"{type(table).__name__}: a tube has two boxes in one frame")
-    return _Spans(number, length, table.label[first], first)
+    return _TubeSpans(number, length, table.label[first], first)
 
 
 def _numbered(*columns: Ints) -> Ints:

@@ -12,11 +12,10 @@ import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.config.run import RunConfig, current_keys
 from stmixer.trainer.errors import TrainError
 
 MAY_CHANGE = frozenset(
@@ -73,7 +72,7 @@ class RunFolder:
     def _same_run(self, config: RunConfig) -> None:
         if not self.checkpoint.exists():
             raise TrainError(f"run folder {self.root} holds no last.ckpt to go on from")
-        before: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        before = current_keys(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         now = config.model_dump(mode="json")
         changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
         if changed:

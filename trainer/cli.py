@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -56,6 +57,13 @@ def _user_errors() -> Iterator[None]:
         raise typer.Exit(EXIT_USAGE) from None
 
 
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr while there is a terminal; gives what moves it on: ``completed``, ``total``, ``description``."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield partial(bar.update, bar.add_task(doing, total=None))
+
+
 @main.command()
 def fit(
     config: ConfigPath,
@@ -100,11 +108,10 @@ def evaluate(
         from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
         mode = EvaluationMode(View(lookahead_ms, single_frame), precision)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("detecting", total=None)
+        with _progress("detecting") as update:
             evaluation = Evaluation(
                 *(run, weights, part, _device(device)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
                 mode=mode,
             )
             done = evaluation.run(output)
@@ -128,11 +135,10 @@ def calibrate(
         run = _evaluated_run(config, custom, empty, data_root, settings)
         from stmixer.trainer.calibrate.run import Calibrator
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("detecting", total=None)
+        with _progress("detecting") as update:
             calibrator = Calibrator(
                 *(run, weights, _device(device)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
             )
             done = calibrator.run(output)
         Console(width=None if sys.stdout.isatty() else 160).print(done.table())
@@ -158,11 +164,10 @@ def label(
         from stmixer.trainer.annotate.person_detector import PersonDetector
 
         options = LabelOptions(every, min_length, max_gap, copy, force)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
+        with _progress("looking") as update:
             done = draft(
                 *(sources, PersonDetector(detector, score), output, options),
-                lambda name, read, total: bar.update(task, description=name, completed=read, total=total),
+                lambda name, read, total: update(description=name, completed=read, total=total),
             )
         for path, reason in done.skipped:
             typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
@@ -192,11 +197,10 @@ def empties(
         from stmixer.trainer.annotate.person_detector import PersonDetector
 
         options = EmptySetOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
+        with _progress("looking") as update:
             done = make_empty_set(
                 *(sets, PersonDetector(detector, score), output, options),
-                progress=lambda name: bar.update(task, description=name),
+                progress=lambda name: update(description=name),
             )
         for path, reason in done.skipped:
             typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
@@ -223,11 +227,10 @@ def bank(
         run = _read_run(config, [] if custom is None else [custom], data_root, settings)
         from stmixer.trainer.long_term.bank import BankMaker
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
+        with _progress("looking") as update:
             maker = BankMaker(
                 *(run, weights, _device(device), name),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
             )
             card = maker.run(output)
         typer.echo(f"wrote {output}: {card.set}, {len(card.videos)} videos, of {card.model} {card.digest[:12]}")

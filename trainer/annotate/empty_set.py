@@ -23,8 +23,8 @@ from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.custom import read_custom, video_names
 from stmixer.trainer.data.records import Part
-from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables, writing
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables
+from stmixer.trainer.errors import TrainError, writing
 
 CRF = 12
 """Of H.264: noise and all, or the clips could be told from others by what the encoder left out."""

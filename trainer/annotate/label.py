@@ -18,8 +18,8 @@ from PIL import Image
 from stmixer.media.errors import MediaError
 from stmixer.trainer.annotate.draft import Draft, LabelOptions, draft_video, preview
 from stmixer.trainer.annotate.person_detector import PersonDetector
-from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables, writing
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables
+from stmixer.trainer.errors import TrainError, writing
 
 SUFFIXES = frozenset(
     {

@@ -20,7 +20,7 @@ from stmixer.trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fi
 from stmixer.trainer.calibrate.samples import Samples, gather
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.sets import load_data
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.evaluate.network import load_network
 from stmixer.trainer.evaluate.page import write_diagrams
 from stmixer.trainer.evaluate.plots import reliability_diagram
@@ -122,19 +122,18 @@ class Calibrator:
         data = load_data(self.config.model_copy(update={"labels": labels}), ("val",))
         done = calibrate(gather(network, data.val, self.config, self.device, self.progress), labels)
         sets = ", ".join(source.split.name for source in data.val)
-        try:
+        with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            model = load(self.weights)
+            try:
+                model = load(self.weights)
+            except CheckpointError as error:
+                raise TrainError(str(error).splitlines()) from None
             fold(model.detector, done.maps.person, done.maps.actions)
             origin = f"{model.card.source or self.weights.name}; calibrated on {sets}"
             save(out, model.detector.state_dict(), replace(model.card, source=origin))
             figures = json.dumps(done.as_dict(), indent=1, allow_nan=False)
             out.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
             done.write_page(out.with_suffix(".html"), f"Calibration of {self.weights.name} on {sets}")
-        except CheckpointError as error:
-            raise TrainError(str(error).splitlines()) from None
-        except OSError as error:
-            raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
         return done
 
 

@@ -15,7 +15,7 @@ from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import Ints
 from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
 
 OVERLAP = 0.5
 """IoU from which a query is somebody at their place."""
@@ -99,9 +99,8 @@ def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
         np.concatenate(part)
         for part in ([s.boxes_xyxy for s in seen], [s.person for s in seen], [s.actions for s in seen])
     )
-    of_person = np.repeat(np.arange(len(split)), np.diff(split.starts))
-    i, j = pairs(keyframe, of_person)
-    taken = assign(i, j, iou(boxes[i], split.boxes_xyxy[j], "normalised"), ranks(person), OVERLAP, best_only=False)
+    i, j, overlap = overlaps(boxes, split.boxes_xyxy, keyframe, split.person_keyframes, "normalised")
+    taken = assign(i, j, overlap, ranks(person), OVERLAP, best_only=False)
     found = taken >= 0
     who, half = taken[found], split.video[keyframe] % 2
     return Samples(
@@ -111,7 +110,7 @@ def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
         person_half=half,
         action_half=half[found],
         on_empty=np.full(len(person), source.empty),
-        people=len(of_person),
+        people=len(split.known),
         keyframes=len(split),
         empty_keyframes=len(split) if source.empty else 0,
     )
@@ -120,7 +119,7 @@ def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
 def _of_tracks(source: Source, who: Ints) -> Floats:
     """Weights of people, so that every track weighs 1; people without a track share their video's."""
     split = source.split
-    video = np.repeat(split.video, np.diff(split.starts))
+    video = split.video[split.person_keyframes]
     _, track, count = np.unique(
         np.stack((video[who], split.track[who]), 1), axis=0, return_inverse=True, return_counts=True
     )

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from stmixer.trainer.config.run import RunConfig, current_keys
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, reading
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -105,9 +105,8 @@ def _preset(name: object) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+        with reading(path):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):

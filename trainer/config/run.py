@@ -359,6 +359,11 @@ class RunConfig(Section):
         if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
             raise ValueError("cached_features: wants augment.within, and one size in augment.short_sides")
 
+    @property
+    def cache_bytes(self) -> int:
+        """``cache_mb`` in bytes."""
+        return self.cache_mb << 20
+
     def detector(self, classes: int | None = None) -> DetectorConfig:
         """The model as this run trains it, for a number of action classes. Raises ConfigError."""
         config = self.variant.of(variant(self.model, classes=classes))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.resize import input_size, resize
 from stmixer.model.clip import MAX_ASPECT
+from stmixer.trainer.evaluators.overlap import areas
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -42,6 +43,23 @@ class AnnotatedClip:
     actions: NDArray[np.bool_]
     annotated: NDArray[np.bool_]
     at: NDArray[np.int64] | None = None
+
+    def take(self, people: Mask) -> AnnotatedClip:
+        """With some of the people."""
+        at = None if self.at is None else self.at[people]
+        return AnnotatedClip(self.frames, self.boxes_xyxy[people], self.actions[people], self.annotated[people], at)
+
+
+def joined(frames: Pixels, clips: Sequence[AnnotatedClip], boxes_xyxy: Floats) -> AnnotatedClip:
+    """Other frames with the people of all these clips in turn, who have these boxes there."""
+    at = [clip.at for clip in clips if clip.at is not None]
+    return AnnotatedClip(
+        frames,
+        boxes_xyxy,
+        np.concatenate([clip.actions for clip in clips]),
+        np.concatenate([clip.annotated for clip in clips]),
+        np.concatenate(at) if at else None,
+    )
 
 
 def flip(clip: AnnotatedClip) -> AnnotatedClip:
@@ -75,12 +93,7 @@ def tile(left: AnnotatedClip, right: AnnotatedClip) -> AnnotatedClip | None:
     boxes = np.concatenate(
         (left.boxes_xyxy * (share, 1, share, 1), right.boxes_xyxy * (1 - share, 1, 1 - share, 1) + (share, 0, share, 0))
     )
-    return AnnotatedClip(
-        np.concatenate(parts, axis=2),
-        boxes,
-        np.concatenate((left.actions, right.actions)),
-        np.concatenate((left.annotated, right.annotated)),
-    )
+    return joined(np.concatenate(parts, axis=2), (left, right), boxes)
 
 
 def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> AnnotatedClip:
@@ -107,25 +120,20 @@ def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> Annota
     frames = [
         cv2.warpAffine(f, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=colour) for f in clip.frames
     ]
-    at = None if clip.at is None else clip.at[kept]
-    return AnnotatedClip(np.stack(frames), boxes / np.tile(size, 2), clip.actions[kept], clip.annotated[kept], at)
+    return replace(clip.take(kept), frames=np.stack(frames), boxes_xyxy=boxes / np.tile(size, 2))
 
 
 def _in_view(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
     """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
     whole = (boxes_px - np.tile(origin, 2)) * scale
     cut = np.clip(whole, 0, np.tile(size, 2))
-    share = _area(cut) / _area(whole)
+    share = areas(cut, "normalised") / areas(whole, "normalised")
     centre = (whole[:, :2] + whole[:, 2:]) / 2
     kept = ((centre >= 0) & (centre < size)).all(1) & (share >= LEAST_VISIBLE_SHARE)
     sides = cut[:, 2:] - cut[:, :2]
     good = np.where(kept, (sides >= LEAST_PX).all(1), share <= GONE_SHARE)
     wanted = bool(good.all()) and (bool(kept.any()) or not len(kept))
     return cut[kept], kept if wanted else None
-
-
-def _area(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1), dtype=np.float64)
 
 
 def mosaic(clips: Sequence[AnnotatedClip], rng: Generator) -> AnnotatedClip | None:
@@ -149,13 +157,7 @@ def mosaic(clips: Sequence[AnnotatedClip], rng: Generator) -> AnnotatedClip | No
     boxes_px = np.concatenate(boxes)
     if ((boxes_px[:, 2:] - boxes_px[:, :2]) < LEAST_PX).any():
         return None
-    return AnnotatedClip(
-        canvas,
-        boxes_px / (width, height, width, height),
-        np.concatenate([clip.actions for clip in clips]),
-        np.concatenate([clip.annotated for clip in clips]),
-        None if clips[0].at is None else np.concatenate([clip.at for clip in clips if clip.at is not None]),
-    )
+    return joined(canvas, clips, boxes_px / (width, height, width, height))
 
 
 def to_short_side(clip: AnnotatedClip, short_side: int) -> AnnotatedClip:

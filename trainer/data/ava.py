@@ -34,7 +34,7 @@ from stmixer.trainer.data.records import (
     build_split,
     timed,
 )
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, reading
 
 LABEL_NAMES = tuple(label.name for label in AVA_LABELS)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
@@ -76,11 +76,8 @@ def _read_excluded(path: Path) -> set[tuple[str, int]]:
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> list[list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.reader(file, delimiter=delimiter) if row]
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file, delimiter=delimiter) if row]
 
 
 def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _AnnotationTable:

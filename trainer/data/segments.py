@@ -113,29 +113,26 @@ class SegmentSet(Dataset[Segment]):
         usable = np.zeros(count, dtype=np.bool_)
         usable[-offsets[0] : count - offsets[-1]] = True
         if chosen.empty:  # nobody is anywhere
-            return replace(chosen.clip(int(of_video[0]), frames), at=np.zeros(0, dtype=np.int64)), usable
+            return _standing(chosen.clip(int(of_video[0]), frames), 0), usable
         # of keyframes on one sample the first
         places, rows = np.unique(grid - first, return_index=True)
         inside = (places >= 0) & (places < count)
         places, rows = places[inside], of_video[rows[inside]]
         known = np.zeros(count, dtype=np.bool_)
         known[places] = usable[places]
-        kept = [(p, k) for p, k in zip(places, rows, strict=True) if known[p]]
-        people = [chosen.clip(int(k), frames) for _, k in kept]
-        empty = chosen.clip(int(of_video[0]), frames)
-        at = [np.full(len(clip.boxes_xyxy), p) for (p, _), clip in zip(kept, people, strict=True)]
-        clip = AnnotatedClip(
-            frames,
-            np.concatenate([empty.boxes_xyxy[:0], *(s.boxes_xyxy for s in people)]),
-            np.concatenate([empty.actions[:0], *(s.actions for s in people)]),
-            np.concatenate([empty.annotated[:0], *(s.annotated for s in people)]),
-            np.concatenate([np.zeros(0, dtype=np.int64), *at]).astype(np.int64),
-        )
-        return clip, known
+        anybody = chosen.clip(int(of_video[0]), frames)
+        nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
+        people = [_standing(chosen.clip(int(k), frames), int(p)) for p, k in zip(places, rows, strict=True) if known[p]]
+        clips = [nobody, *people]
+        return augment.joined(frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips])), known
 
 
 def _only(clip: AnnotatedClip, known: Mask) -> AnnotatedClip:
     """Without the people of frames on which not all are known."""
     assert clip.at is not None
-    kept = known[clip.at]
-    return AnnotatedClip(clip.frames, clip.boxes_xyxy[kept], clip.actions[kept], clip.annotated[kept], clip.at[kept])
+    return clip.take(known[clip.at])
+
+
+def _standing(clip: AnnotatedClip, frame: int) -> AnnotatedClip:
+    """With all of its people on this one of its frames."""
+    return replace(clip, at=np.full(len(clip.boxes_xyxy), frame, dtype=np.int64))

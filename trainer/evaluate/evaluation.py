@@ -22,7 +22,7 @@ from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import writing
 from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, run_network
 from stmixer.trainer.evaluate.overview import overview_table, write_overview
 from stmixer.trainer.evaluate.page import write_page
@@ -86,10 +86,8 @@ class Evaluation:
         Raises:
             TrainError: weights or data that cannot be used, or a folder that cannot be written.
         """
-        try:
+        with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
         network = load_network(self.weights, self.device, self.mode.precision)
         card = network.card
         names = tuple(label.name for label in card.labels)

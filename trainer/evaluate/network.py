@@ -31,8 +31,6 @@ from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import clips_at_once, make_windows
 from stmixer.trainer.long_term.windows import detect as run_on
 
-MEGABYTE = 1 << 20
-
 Precision = Literal["fp32", "bf16"]
 
 Network = Callable[..., DecoderOutput]
@@ -130,7 +128,7 @@ def run_network(
     size = clips_at_once(detector, config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size)
     windows = make_windows(detector, config.bank, network.card.bank_digest, sources)
-    clips = ClipSet(sources, detector, None, config.cache_mb * MEGABYTE, view=view)
+    clips = ClipSet(sources, detector, None, config.cache_bytes, view=view)
     loader = make_loader(clips, batches, config.workers, device.type == "cuda")
     for done, batch in enumerate(loader, start=1):
         batch = batch.to(device)

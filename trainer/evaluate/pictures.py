@@ -16,7 +16,7 @@ from PIL import Image
 
 from stmixer.media.draw import DrawnActor, draw_actors, tile
 from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
-from stmixer.trainer.evaluators.overlap import iou, pairs
+from stmixer.trainer.evaluators.overlap import areas, overlaps
 from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Score
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
@@ -162,13 +162,12 @@ def _missed(truth: GroundTruth, found: Detections, score: Score) -> Ints:
     """Rows of ``truth`` with a label that no detection of that label, likely enough to say, covers; largest first."""
     shown = found.take(found.score >= SHOWN_SCORE)
     truth_key, shown_key = keys(truth, shown)
-    i, j = pairs(shown_key, truth_key)
-    covered = (shown.label[i] == truth.label[j]) & (iou(shown.boxes[i], truth.boxes[j], truth.unit) >= score.iou)
+    i, j, overlap = overlaps(shown.boxes, truth.boxes, shown_key, truth_key, truth.unit)
+    covered = (shown.label[i] == truth.label[j]) & (overlap >= score.iou)
     missed = truth.label != UNKNOWN_ACTION
     missed[j[covered]] = False
     rows = np.flatnonzero(missed)
-    area = (truth.boxes[rows, 2:] - truth.boxes[rows, :2]).prod(1)
-    return rows[np.argsort(-area, kind="stable")]
+    return rows[np.argsort(-areas(truth.boxes[rows], truth.unit), kind="stable")]
 
 
 def _spread(table: GroundTruth | Detections, rows: Ints, each: int, per_label: int) -> list[int]:

@@ -116,13 +116,12 @@ def tables(source: Source, found: Sequence[KeyframePredictions], labels: Sequenc
 def _truth(source: Source, names: NDArray[np.str_], ids: dict[str, int], unit: Unit) -> GroundTruth:
     """A row per person and label; people without one have UNKNOWN_ACTION (the protocol says what that means)."""
     split = source.split
-    of_person = np.repeat(np.arange(len(split)), np.diff(split.starts))
     person, column = np.nonzero(split.actions)
     label_ids = np.array([ids[name] for name in split.labels], dtype=np.int64)
     bare = np.flatnonzero(~split.actions.any(1))
     rows = np.concatenate((person, bare))
     label = np.concatenate((label_ids[column], np.full(len(bare), UNKNOWN_ACTION)))
-    at = of_person[rows]
+    at = split.person_keyframes[rows]
     boxes = _in_unit(source, at, split.boxes_xyxy[rows])
     return GroundTruth(names[split.video[at]], split.frame[at], boxes, label, split.track[rows], unit)
 

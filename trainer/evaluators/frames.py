@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.overlap import assign, best_overlap, iou, pairs, ranks
-from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, trapezoid_area
+from stmixer.trainer.evaluators.overlap import assign, best_overlap, overlaps, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, WRONG, Score, class_scores, trapezoid_area, verdicts
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
@@ -93,11 +93,10 @@ def evaluate_frames(
     check_labels(found, labels)
     truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     same = found.label[i] == truth.label[j]
     taken = assign(i[same], j[same], overlap[same], ranks(found.score), threshold, best_only=False)
-    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    verdict = verdicts(counts, taken)
     if not protocol.empty_is_negative:
         verdict[(verdict == WRONG) & on_unknown(i, overlap, truth.label[j], len(found), threshold)] = IGNORED
     classes = class_scores(labels, truth, (found.label, found.score), verdict, trapezoid_area)
@@ -136,8 +135,7 @@ def action_outcomes(
     check_pair(truth, found)
     truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     best = best_overlap(i, overlap, np.ones(len(i), dtype=np.bool_), len(found))
     nearest = (overlap >= threshold) & (overlap == best[i])
     there, unknown = np.zeros(len(found), dtype=np.bool_), np.zeros(len(found), dtype=np.bool_)

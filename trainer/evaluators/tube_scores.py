@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stmixer.trainer.evaluators.frames import FrameProtocol, on_unknown, protocol_rows
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, Verdict, class_scores, trapezoid_area
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_TRACK,
@@ -146,8 +146,7 @@ def _tube_overlaps(
         left_label, right_label = codes(left.label, right.label)
         wide = int(max(left_label.max(initial=0), right_label.max(initial=0))) + 1
         left_key, right_key = left_key * wide + left_label, right_key * wide + right_label
-    i, j = pairs(left_key, right_key)
-    spatial = iou(left.boxes[i], right.boxes[j], left.unit)
+    i, j, spatial = overlaps(left.boxes, right.boxes, left_key, right_key, left.unit)
     wide = max(len(right_spans.first), 1)
     met, at = np.unique(left_spans.tube[i] * wide + right_spans.tube[j], return_inverse=True)
     common = np.bincount(at, minlength=len(met))

@@ -32,11 +32,9 @@ from stmixer.trainer.data.cached_features import FeatureFolder
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.loader import one_thread
 from stmixer.trainer.data.segments import SegmentSet
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, writing
 
 log = logging.getLogger("stmixer.train")
-
-MEGABYTE = 1 << 20
 
 _FRAMES_AT_ONCE = 8
 _SHAPING: dict[str, Any] = {
@@ -67,7 +65,7 @@ def make_features(
     """
     of = {"backbone": _digest(detector.backbone), "config": config.model_dump(mode="json", include=_SHAPING)}
     made = folder.root / "made.json"
-    try:
+    with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
         if made.exists() and _what_made(made) != of:
             raise TrainError(f"{folder.root} holds the maps of another run or backbone: delete it")
@@ -75,8 +73,6 @@ def make_features(
         missing = folder.missing()
         if missing:
             _make(folder, missing, config, sources, detector, device)
-    except OSError as error:
-        raise TrainError(f"{folder.root} cannot be written: {error.strerror or error}") from None
 
 
 def _what_made(path: Path) -> dict[str, Any]:
@@ -100,8 +96,9 @@ def _make(
     device: torch.device,
 ) -> None:
     assert config.cached_features is not None
-    cache = config.cache_mb * MEGABYTE
-    segments = SegmentSet(sources, detector.config, config.augment, config.cached_features, config.seed, cache)
+    segments = SegmentSet(
+        sources, detector.config, config.augment, config.cached_features, config.seed, config.cache_bytes
+    )
     log.info(f"{len(missing)} of {folder.count} segments to run the backbone over")
     backbone = prepared(detector, pack=False).backbone.to(device)
     loader: DataLoader[Any] = DataLoader(

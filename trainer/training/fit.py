@@ -35,8 +35,6 @@ from stmixer.trainer.training.weights import initial_detector, write_weights
 
 log = logging.getLogger("stmixer.train")
 
-MEGABYTE = 1 << 20
-
 
 class ResumeCheckpoint(Callback):
     """Writes ``last.ckpt`` every so many steps and after every epoch, complete or not at all."""
@@ -88,10 +86,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         folder.write_frozen(module.frozen_parameters())
     for line in summary(config, data, plan, module):
         log.info(line)
-    workers, cache = config.workers, config.cache_mb * MEGABYTE
-    pin = torch.cuda.is_available() and config.accelerator != "cpu"
-    clips = cached or ClipSet(data.train, detector.config, config.augment, cache, stills=config.stills)
-    train = TrainLoader(clips, plan, workers, pin)
+    clips = cached or ClipSet(data.train, detector.config, config.augment, config.cache_bytes, stills=config.stills)
+    train = TrainLoader(clips, plan, config.workers, _on_cuda(config))
     val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
     module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
     try:
@@ -144,8 +140,7 @@ def _features(root: Path, config: RunConfig, data: RunData, detector: Detector) 
     """The first process makes them while others wait, or have not started yet."""
     maps = feature_folder(root, config, detector)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        cuda = torch.cuda.is_available() and config.accelerator != "cpu"
-        make_features(maps, config, data.train, detector, torch.device("cuda" if cuda else "cpu"))
+        make_features(maps, config, data.train, detector, torch.device("cuda" if _on_cuda(config) else "cpu"))
     wait_for_features(maps)
     return FeatureClips(maps, detector.config.clip, config.augment, len(data.train))
 
@@ -163,8 +158,12 @@ def evaluation_loader(config: RunConfig, sources: Sequence[Source], world: int =
     """Every evaluation keyframe once, over all processes."""
     size = clips_at_once(config.detector(), config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size, rank, world)
-    clips = ClipSet(sources, config.detector(), None, config.cache_mb * MEGABYTE, stills=config.stills)
-    return make_loader(clips, batches, config.workers, torch.cuda.is_available() and config.accelerator != "cpu")
+    clips = ClipSet(sources, config.detector(), None, config.cache_bytes, stills=config.stills)
+    return make_loader(clips, batches, config.workers, _on_cuda(config))
+
+
+def _on_cuda(config: RunConfig) -> bool:
+    return torch.cuda.is_available() and config.accelerator != "cpu"
 
 
 def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer:

@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 from stmixer.trainer.config.run import RunConfig, current_keys
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.data.set_folder import make_writable
+from stmixer.trainer.errors import TrainError, writing
 
 MAY_CHANGE = frozenset(
     {
@@ -44,13 +45,8 @@ class RunFolder:
         Raises:
             TrainError: it cannot be written, holds another run, or holds none to go on with.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise TrainError(f"run folder {self.root} cannot be written: {error.strerror or error}") from None
+        with writing(self.root, "run folder "):
+            make_writable(self.root)
         if resume:
             self._same_run(config)
         elif self.config.exists():

@@ -1,8 +1,8 @@
 """Video mAP: detected tubes against true ones, at spatio-temporal IoU.
 
-Agrees with ``tests/reference/tube_eval``: tubes of a class and video are first thinned (`thin`) at spatio-temporal IoU
-0.3; the rest go by falling score, each takes its best-overlapping still unused true tube of its class and video, if
-that reaches the threshold; AP is the trapezoid area from (recall 0, precision 1).
+Agrees with ``tests/reference/tube_eval``: duplicates among the tubes of a class and video go first (`suppress`),
+at spatio-temporal IoU 0.3; the rest go by falling score, each takes its best-overlapping still unused true tube of its
+class and video, if that reaches the threshold; AP is the trapezoid area from (recall 0, precision 1).
 
 The overlap of two tubes is the mean spatial IoU over their common frames × temporal IoU, and temporal IoU is common
 frames / frames of either. For tubes without gaps that equals the overlap of intervals; counted this way it also holds
@@ -31,7 +31,7 @@ from stmixer.trainer.evaluators.tables import (
     keys,
 )
 
-THINNING_IOU = 0.3
+NMS_IOU = 0.3
 COCO_THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
@@ -64,7 +64,7 @@ def evaluate_tubes(
     protocol: FrameProtocol,
     *,
     thresholds: Sequence[float],
-    thinning: float | None = THINNING_IOU,
+    nms_iou: float | None = NMS_IOU,
 ) -> tuple[Score, ...]:
     """Video mAP at each threshold; the mean of ``mean_ap`` over ``COCO_THRESHOLDS`` is video mAP 0.5:0.95.
 
@@ -76,10 +76,10 @@ def evaluate_tubes(
         truth: with known tracks.
         found: see `trainer.evaluators.tubes.link`.
         labels: the labels that the set annotates.
-        thinning: spatio-temporal IoU for `thin`; None to leave duplicates in.
+        nms_iou: spatio-temporal IoU for `suppress`; None to leave duplicates in.
 
     Returns:
-        A `Score` per threshold, whose positives are tubes. Its ``verdict`` is per tube that is left after thinning and
+        A `Score` per threshold, whose positives are tubes. Its ``verdict`` is per tube left after suppression that
         lies on an evaluated frame, by (video, label, tube number).
 
     Raises:
@@ -91,8 +91,8 @@ def evaluate_tubes(
     check_labels(found, labels)
     if (truth.track == UNKNOWN_TRACK).any():
         raise ValueError("video mAP needs tracks; some ground truth rows have none")
-    if thinning is not None:
-        found = thin(found, thinning)
+    if nms_iou is not None:
+        found = suppress(found, nms_iou)
     truth, counts = protocol_rows(truth, found, protocol)
     found = found.take(counts)
     mine, true = _spans(found), _true_spans(truth, protocol.step)
@@ -117,8 +117,10 @@ def _verdict(m: _TubeOverlaps, threshold: float, protocol: FrameProtocol) -> Ver
     return verdict
 
 
-def thin(found: Tubes, threshold: float = THINNING_IOU) -> Tubes:
-    """Without tubes that overlap a better-scored kept one of their class and video by **more** than the threshold."""
+def suppress(found: Tubes, threshold: float = NMS_IOU) -> Tubes:
+    """Non-maximum suppression: without tubes that overlap a better-scored one of their class and video, itself not
+    suppressed, by **more** than the threshold.
+    """
     spans = _spans(found)
     i, j, overlap = _tube_overlaps(found, spans, found, spans, within_label=True)
     place = ranks(found.score[spans.first])

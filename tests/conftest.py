@@ -16,7 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"
-SHARED_CLIPS = TESTS.parent.parent / "shared" / "clips"
+SHARED = Path(os.environ.get("STMIXER_SHARED", TESTS.parent.parent / "shared"))
+"""Where optional clips and data lie; the environment variable moves it."""
+SHARED_CLIPS = SHARED / "clips"
 OWN_CLIPS = TESTS / "clips"
 
 

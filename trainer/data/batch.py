@@ -11,34 +11,34 @@ from torch import Tensor
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.device_preprocess import normalise_and_pad
-from stmixer.trainer.data.clipset import Item
+from stmixer.trainer.data.clipset import ClipItem
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ClipBatch:
     """B clips as they come from the workers: (T, H, W, 3) uint8 each, their targets and origins."""
 
     frames: tuple[Tensor, ...]
     targets: tuple[Target, ...]
     draws: tuple[Draw, ...]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ClipBatch:
         """The same on another device."""
         frames = tuple(f.to(device, non_blocking=True) for f in self.frames)
-        return Batch(frames, tuple(t.to(device) for t in self.targets), self.draws)
+        return ClipBatch(frames, tuple(t.to(device) for t in self.targets), self.draws)
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> ClipBatch:
         """The same in page-locked memory; torch's loader calls it."""
-        return Batch(
+        return ClipBatch(
             tuple(f.pin_memory() for f in self.frames), tuple(t.pin_memory() for t in self.targets), self.draws
         )
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[ClipItem]) -> ClipBatch:
     """Items to a batch; nothing is padded yet."""
-    return Batch(tuple(i.frames for i in items), tuple(i.target for i in items), tuple(i.draw for i in items))
+    return ClipBatch(tuple(i.frames for i in items), tuple(i.target for i in items), tuple(i.draw for i in items))
 
 
 def network_input(frames: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.precision import WideProducts, has_precision
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.clips import WHOLE, View
 from stmixer.trainer.data.clipset import ClipSet, Source
 from stmixer.trainer.data.loader import make_loader
@@ -31,8 +31,6 @@ from stmixer.trainer.data.plan import in_order
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import clips_at_once, make_windows
 from stmixer.trainer.long_term.windows import detect as run_on
-
-MEGABYTE = 1 << 20
 
 Precision = Literal["fp32", "bf16"]
 
@@ -86,16 +84,16 @@ def once_per_frame(detector: Detector, clip: Tensor, sizes_wh: Tensor, *bank: Te
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class BatchOutput:
     """What a network said of a batch of clips; ``sizes_wh`` (B, 2), px, is their unpadded sizes."""
 
-    batch: Batch
+    batch: ClipBatch
     output: DecoderOutput
     sizes_wh: Tensor
 
 
 @torch.inference_mode()
-def look_at(
+def run_network(
     network: LoadedNetwork,
     sources: Sequence[Source],
     config: RunConfig,
@@ -103,17 +101,17 @@ def look_at(
     *,
     view: View = WHOLE,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Looked]:
+) -> Iterator[BatchOutput]:
     """Every keyframe of the sources once, in batches of one video each; ``progress`` is told batches done and all."""
     detector = network.card.config
     size = clips_at_once(detector, config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size)
     windows = make_windows(detector, config.bank, network.card.bank_digest, sources)
-    clips = ClipSet(sources, detector, None, config.cache_mb * MEGABYTE, view=view)
+    clips = ClipSet(sources, detector, None, config.cache_bytes, view=view)
     loader = make_loader(clips, batches, config.workers, device.type == "cuda")
     for done, batch in enumerate(loader, start=1):
         batch = batch.to(device)
         clip, sizes_wh = network_input(batch.frames, detector.preprocess)
-        yield Looked(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
+        yield BatchOutput(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
         if progress is not None:
             progress(done, len(batches))

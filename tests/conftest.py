@@ -23,7 +23,7 @@ OWN_CLIPS = TESTS / "clips"
 
 
 def shared_clips(pattern: str) -> list[Path]:
-    """Clips that may not be redistributed: none where `../shared` is absent."""
+    """Clips that may not be redistributed: none where the folder is absent."""
     return sorted(p for p in SHARED_CLIPS.glob(pattern) if p.is_file() and p.suffix != ".tsv")
 
 

@@ -7,10 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
@@ -20,11 +22,12 @@ START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 @dataclass
 class Server:
-    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs."""
+    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files."""
 
     url: str
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
+    temporary_folder: Path | None = None
 
     @property
     def ws_url(self) -> str:
@@ -55,12 +58,18 @@ def running_server(**settings: object) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
-    so that what it held can be looked for at once.
+    so that what it held can be looked for at once. Its temporary folder is its own: other services run beside it.
     """
+    with tempfile.TemporaryDirectory(prefix="service-") as folder:
+        yield from _running(Path(folder), settings)
+
+
+def _running(temporary_folder: Path, settings: dict[str, object]) -> Iterator[Server]:
     import os
 
-    environment = {**os.environ, "STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
-    environment["STMIXER_RESUME_TTL_S"] = "0"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
+    environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
+    environment |= {"STMIXER_RESUME_TTL_S": "0", "TMPDIR": str(temporary_folder)}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "stmixer.service.cli", "serve"], env=environment, text=True,
@@ -83,7 +92,7 @@ def running_server(**settings: object) -> Iterator[Server]:
     try:
         url = found.get(timeout=START_TIMEOUT_S)
         assert url is not None, "\n".join(lines)
-        yield Server(url, process, lines)
+        yield Server(url, process, lines, temporary_folder)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

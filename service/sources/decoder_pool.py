@@ -14,11 +14,13 @@ from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.decoder")
 
+DECODER_MODULE = "stmixer.service.decoder.process"
+
 
 class DecoderPool:
     """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
 
-    def __init__(self, settings: Settings, module: str = "stmixer.service.decoder.process") -> None:
+    def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
         """``module``: what each of them runs."""
         self._module = module
         self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb

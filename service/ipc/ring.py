@@ -73,6 +73,7 @@ class Ring:
     """A ring mapped into this process. Takes over ``fd`` and closes it."""
 
     def __init__(self, fd: int, shape: RingShape, *, writable: bool) -> None:
+        self.shape = shape
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         try:
             memory = mmap.mmap(fd, shape.total_bytes, access=access)

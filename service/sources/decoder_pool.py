@@ -9,7 +9,7 @@ import logging
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import FROM_DECODER
+from stmixer.service.ipc.messages import FROM_DECODER, DecoderReady
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.decoder")
@@ -21,6 +21,7 @@ class DecoderPool:
     """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
 
     def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
+        """``module``: what each of them runs."""
         self._module = module
         self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb
         self._idle: list[Child] = []
@@ -97,7 +98,7 @@ class DecoderPool:
         except BaseException:
             await child.kill()
             raise
-        if ready is None:
+        if ready is None or not isinstance(ready.message, DecoderReady):
             await child.kill()
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
         return child

@@ -30,12 +30,12 @@ FORCE_LOOK_S = 0.1
 def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError where that cannot begin.
 
-    ``worker_module``, ``decoder_module``: what its children run.
+    ``worker_module``, ``decoder_module``: what its child processes run.
     """
     listening = bind(settings)
     try:
         service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)
-        asyncio.run(_serve(settings, service, listening))
+        asyncio.run(serve(service, listening))
     finally:
         listening.close()
 
@@ -74,7 +74,9 @@ def check_certificate(settings: Settings) -> None:
         ) from None
 
 
-async def _serve(settings: Settings, service: Service, listening: socket.socket) -> None:
+async def serve(service: Service, listening: socket.socket) -> None:
+    """Start → serve → drain → stop, on a socket that listens."""
+    settings = service.settings
     check_certificate(settings)
     await service.start()
     try:

@@ -19,7 +19,7 @@ from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions
-from stmixer.service.sessions.resume import Resumable
+from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
@@ -44,7 +44,10 @@ def check_memory(model: ModelInfo, available: int | None) -> None:
 
 
 class Service:
-    """Engine, decoder pool and metrics behind the routes. ``worker_module``, ``decoder_module``: what children run."""
+    """Engine, decoder pool and metrics behind the routes.
+
+    ``worker_module``, ``decoder_module``: what its child processes run.
+    """
 
     def __init__(
         self, settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE
@@ -54,7 +57,7 @@ class Service:
         self.access = Access(settings.keys)
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
-        self.resumable = Resumable(settings.resume_ttl_s, self.metrics)
+        self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self._sessions: WeakSet[Session] = WeakSet()
         self._drained_by: float | None = None
 

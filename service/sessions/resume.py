@@ -10,16 +10,19 @@ from collections.abc import Hashable
 from stmixer.service.access import Caller
 from stmixer.service.metrics import Metrics
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources.source import LiveSource
 
 
 class ResumableStream:
     """A stream and the socket that has it now, if one has. ``terms``: what a client has to repeat to get it back.
 
+    ``source``: what its media goes to, once that is open.
     ``evicted`` tells that socket to let go; ``left`` says that it has. ``expiry`` runs while no socket has it.
     """
 
     def __init__(self, session: Session, terms: Hashable) -> None:
         self.session, self.terms = session, terms
+        self.source: LiveSource | None = None
         self.token = secrets.token_urlsafe(16)
         self.evicted, self.left = asyncio.Event(), asyncio.Event()
         self.expiry: asyncio.Task[None] | None = None
@@ -44,7 +47,12 @@ class ResumableStreams:
     def find(self, token: str, caller: Caller) -> ResumableStream | None:
         """The stream of this token, if it still is and is this caller's own."""
         found = self._by_token.get(token)
-        if self.ttl_s == 0 or found is None or found.session.stream.finished or not found.session.caller.is_same(caller):
+        if (
+            self.ttl_s == 0
+            or found is None
+            or found.session.stream.finished
+            or not found.session.caller.is_same(caller)
+        ):
             self._metrics.stream_reconnects.labels("expired").inc()
             return None
         return found

@@ -72,7 +72,13 @@ class Session:
         self._results = Results(engine.metrics)
         self._started = time.monotonic()
         self.context = SourceContext(
-            engine, pool, settings, self.stream, FrameCounts(self.stream, engine.metrics), self._fail, self._results.wake
+            engine,
+            pool,
+            settings,
+            self.stream,
+            FrameCounts(self.stream, engine.metrics),
+            self._fail,
+            self._results.wake,
         )
 
     # -- life

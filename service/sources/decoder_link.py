@@ -140,10 +140,8 @@ class DecoderLink:
                 await engine.opened(stream, message)
                 await self._give_ring()
             case RingFull(number):
-                if stream.ring is None:
-                    raise MessageError("a ring is full that there is not")
-                self._full_at = number
                 engine.ring_full(stream, number)
+                self._full_at = number
                 self.room.set()
             case FramesDropped():
                 context.counts.dropped_by_decoder(message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -43,7 +45,8 @@ class FileResults(Iterator[Result]):
         bounds = Limits.unlimited() if limits is None else limits
         self._reader = VideoReader(path, limits=bounds)
         self._engine = InProcessEngine(runner, options, limits=bounds, batch_size=batch_size, on_detected=on_detected)
-        self._results = self._run(progress)
+        self._results = _run(self._reader, self._engine, progress)
+        self._let_go = weakref.finalize(self, self._reader.close)  # where nobody iterates to the end
 
     def __iter__(self) -> FileResults:
         return self
@@ -54,7 +57,7 @@ class FileResults(Iterator[Result]):
     def close(self) -> None:
         """End here: the file and the decoder are let go. Ends by itself after the last result."""
         self._results.close()
-        self._reader.close()
+        self._let_go()
 
     @property
     def frame(self) -> FrameSize:
@@ -71,20 +74,22 @@ class FileResults(Iterator[Result]):
         """What was odd about the file, in words; complete after the last result."""
         return list(self._reader.warnings)
 
-    def _run(self, progress: Callable[[float, float | None], None] | None) -> Generator[Result]:
-        engine, info = self._engine, self._reader.info
-        with self._reader as reader:
-            try:
-                engine.sampling.open(info.width, info.height, info.average_rate)
-                asked_at = time.monotonic()  # of a file every frame is there as soon as it is asked for
-                for frame in reader:
-                    engine.sampling.frame(frame.pts_us, frame, asked_at)
-                    if progress is not None:
-                        progress(frame.pts_us / 1e6, info.duration_s)
-                    yield from engine.ready_results()
-                    asked_at = time.monotonic()
-                for reason, count in reader.dropped.items():
-                    engine.tell(FramesDropped(reason, count, told=False))
-                yield from engine.end()
-            finally:
-                engine.close()
+
+def _run(
+    reader: VideoReader, engine: InProcessEngine, progress: Callable[[float, float | None], None] | None
+) -> Generator[Result]:
+    sampling, info = engine.sampling(), reader.info
+    with reader, contextlib.closing(engine):
+        sampling.open(info.width, info.height, info.average_rate)
+        asked_at = time.monotonic()  # of a file every frame is there as soon as it is asked for
+        for frame in reader:
+            sampling.frame(frame.pts_us, frame, asked_at)
+            if progress is not None:
+                progress(frame.pts_us / 1e6, info.duration_s)
+            yield from engine.ready_results()
+            asked_at = time.monotonic()
+        sampling.commit()
+        sampling.tell_frames()
+        for reason, count in reader.dropped.items():
+            engine.tell(FramesDropped(reason, count, told=False))
+        yield from engine.end()

@@ -47,6 +47,7 @@ class FrameStream:
     def __init__(self, runner: Runner, options: DetectOptions) -> None:
         self._limits = Limits.unlimited()
         self._engine = InProcessEngine(runner, options, limits=self._limits)
+        self._sampling = self._engine.sampling()
         self._origin_us: int | None = None
         self._newest_us = 0
         self._frame: FrameSize | None = None
@@ -81,7 +82,7 @@ class FrameStream:
         self._limits.check_size(width, height)
         time_us = operator.index(pts_us)
         if self._origin_us is None:
-            self._engine.sampling.open(width, height, None)
+            self._sampling.open(width, height, None)
             self._frame, self._origin_us = FrameSize(width=width, height=height), time_us
         elif time_us <= self._newest_us:
             self._engine.tell(FramesDropped("out_of_order", 1, told=False))
@@ -89,13 +90,15 @@ class FrameStream:
         self._newest_us = time_us
         # the caller may write its next frame where this one lies
         picture = RgbPicture(np.array(frame, order="C"))
-        self._engine.sampling.frame(time_us - self._origin_us, picture, time.monotonic())
+        self._sampling.frame(time_us - self._origin_us, picture, time.monotonic())
         return self._engine.ready_results()
 
     def end(self) -> list[Result]:
         """No more frames will come: the results that are left; look-ahead that never came repeats the last frame."""
         self._check_open()
         self._ended = True
+        self._sampling.commit()
+        self._sampling.tell_frames()
         return self._engine.end()
 
     def close(self) -> None:
@@ -116,7 +119,7 @@ class FrameStream:
     @property
     def warnings(self) -> list[str]:
         """What was odd about the frames, in words."""
-        return list(self._engine.sampling.warnings)
+        return list(self._sampling.warnings)
 
     def _check_open(self) -> None:
         if self._ended:

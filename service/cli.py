@@ -166,14 +166,16 @@ def serve(
 
 
 def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> None:
-    from stmixer.service.decoder.render import render_video
+    from stmixer.media.annotated import write_annotated
 
     try:
         if path.suffix == ".json":
             path.write_text(json.dumps(response.model_dump(), indent=1) + "\n")
         else:
             with _progress("drawing") as advance:
-                render_video(clip, path, response.keyframes, trained=response.trained, limits=limits, progress=advance)
+                write_annotated(
+                    clip, path, response.keyframes, trained=response.trained, limits=limits, progress=advance
+                )
     except OSError as error:
         raise StartError("unwritable", f"{path} cannot be written: {error.strerror or error}") from None
     log.info(

@@ -8,23 +8,26 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
 
+WORKER_MODULE = "stmixer.service.worker.process"
 START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 
 @dataclass
 class Server:
-    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs."""
+    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs. ``worker_module``: what its workers run."""
 
     url: str
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
+    worker_module: str = WORKER_MODULE
 
     @property
     def ws_url(self) -> str:
@@ -38,7 +41,7 @@ class Server:
 
     def children_of(self, module: str) -> list[psutil.Process]:
         """Children by their module: ``stmixer.service.worker.process`` or ``stmixer.service.decoder.process``."""
-        found = []
+        found, module = [], self.worker_module if module == WORKER_MODULE else module
         for child in self.children:
             with suppress(psutil.NoSuchProcess):  # it ended while we looked
                 if module in child.cmdline():
@@ -51,19 +54,29 @@ class Server:
 
 
 @contextmanager
-def running_server(**settings: object) -> Iterator[Server]:
+def running_server(
+    *, worker_module: str = WORKER_MODULE, environment: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
+
+    ``worker_module``: another module in the worker's place, of this folder (``faulty_worker``); ``environment`` is set
+    besides.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
     so that what it held can be looked for at once.
     """
     import os
 
-    environment = {**os.environ, "STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
+    command = ["stmixer.service.cli", "serve"]
+    environment = {**os.environ, **(environment or {})}
+    if worker_module != WORKER_MODULE:
+        command = ["stmixer.service.bench.faulty_service", "--worker-module", worker_module]
+        environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
+    environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
     environment["STMIXER_RESUME_TTL_S"] = "0"
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "stmixer.service.cli", "serve"], env=environment, text=True,
+        [sys.executable, "-m", *command], env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     lines: list[str] = []
@@ -83,7 +96,7 @@ def running_server(**settings: object) -> Iterator[Server]:
     try:
         url = found.get(timeout=START_TIMEOUT_S)
         assert url is not None, "\n".join(lines)
-        yield Server(url, process, lines)
+        yield Server(url, process, lines, worker_module)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

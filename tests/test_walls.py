@@ -33,7 +33,7 @@ TORCH_FREE = (
     "stmixer.service.client",
     "stmixer.service.engine.keyframes",
     "stmixer.service.schemas",
-    "stmixer.service.decoder.render",
+    "stmixer.media.annotated",
 )
 
 

@@ -58,7 +58,7 @@ class SampleSink(Protocol):
 
 
 class Sampling:
-    """One source's frames. ``open``, or ``go_on`` where a ring exists already, then ``frame`` by frame, then ``commit``.
+    """One source's frames: ``open``, or ``go_on`` where a ring exists already, then each ``frame``, then ``commit``.
 
     Every frame is counted once: written (sampled), displaced by a later one that serves the same grid index (not
     sampled), or dropped. ``prompt``: somebody waits for results, so each frame is told of at once.
@@ -169,7 +169,7 @@ class Sampling:
 
 
 class AwaitedMoments:
-    """Live: each keyframe's look-ahead, at which the newest frame is wanted at once though a later one may displace it."""
+    """Live: the ends of keyframes' look-ahead, where the newest frame is wanted though a later one may displace it."""
 
     def __init__(self, instants: Instants) -> None:
         self._period_us, self._after_us = 1e6 / instants.keyframe_hz, instants.after_us

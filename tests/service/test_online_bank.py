@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import OWN_CLIPS
+from faulty_worker import MODULE, slowly
 from narrow import narrow
 from posting import NDJSON, WORKER, lines_of, metric, post, same_actors
 from serving import Server, running_server
@@ -121,7 +122,7 @@ def test_windows_go_over_the_wire_as_they_are(online: Path) -> None:
 
 @pytest.fixture(scope="module")
 def slow_server(online: Path) -> Iterator[Server]:
-    with running_server(weights=online, slow_inference_ms=200, max_batch=4) as server:
+    with running_server(weights=online, worker_module=MODULE, environment=slowly(200), max_batch=4) as server:
         yield server
 
 

@@ -50,8 +50,8 @@ class InProcessEngine:
     """Give frames to its ``sampling()``; take results from ``ready_results`` after each, the last ones from ``end``.
 
     It is the sink of that sampling, which holds it, not the other way round: a cycle would keep the ring. Not
-    thread-safe. ``batch_size``: keyframes a forward, at most; 1 for a model with a query bank, where a clip's bank holds
-    what the clip before it left. ``on_detected`` is told of every keyframe that ran, in order.
+    thread-safe. ``batch_size``: keyframes a forward, at most; 1 for a model with a query bank, where a clip's bank
+    holds what the clip before it left. ``on_detected`` is told of every keyframe that ran, in order.
     """
 
     def __init__(

@@ -164,9 +164,10 @@ def test_fed_frames_give_what_the_file_gives(detector: stmixer.ActionDetector, o
 def test_frames_that_go_back_are_left_out_and_counted(detector: stmixer.ActionDetector) -> None:
     picture = np.zeros((120, 160, 3), np.uint8)
     with detector.stream(score_threshold=0) as stream:
+        results = []
         for pts_us in (0, 400_000, 400_000, 100_000, 800_000, 1_200_000):
-            stream.feed(picture[::-1], pts_us)
-        results = stream.end()
+            results += stream.feed(picture[::-1], pts_us)
+        results += stream.end()
         summary = stream.summary
     assert [result.pts_us for result in results] == [0, 1_000_000]
     assert (summary.received, summary.dropped) == (6, {"out_of_order": 2})

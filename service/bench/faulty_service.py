@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from stmixer.service.api.server import run_server
 from stmixer.service.engine.worker import WORKER_MODULE
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="faulty_service")
     parser.add_argument("--worker-module", default=WORKER_MODULE)
     parser.add_argument("--decoder-module", default=DECODER_MODULE)
-    modules, settings = parser.parse_args(arguments), Settings()
+    modules, given = parser.parse_args(arguments), dict[str, Any]()
+    settings = Settings(**given)
     configure(settings)
     run_server(settings, worker_module=modules.worker_module, decoder_module=modules.decoder_module)
 

@@ -53,12 +53,12 @@ class FrameCounts:
     def told(self, message: Frames) -> None:
         """Frames that a decoder tells of, and what it found not to be kept. Raises MessageError for too many."""
         count, summary = len(message.pts_us), self._stream.summary
+        if self.at_socket and message.not_sampled > self._at_decoder + self._undecided:
+            raise MessageError(f"{message.not_sampled} pictures not kept, of fewer that it has")
         self._told += count
         summary.not_sampled += message.not_sampled
         if self.at_socket:
             self._at_decoder -= count
-            if self._at_decoder + self._undecided < 0:
-                raise MessageError("the decoder tells of more pictures than it was sent")
         else:
             self.received(count)
         for pts_us, at in zip(message.pts_us, message.at, strict=True):

@@ -27,12 +27,21 @@ class Camera:
     Live, the newest frame is written at once where a keyframe's look-ahead ends with it.
     """
 
-    def __init__(self, policy: Policy, hz: float = 1.0, lookahead_ms: float | None = None, deadline_s: float = 1.0):
+    def __init__(
+        self,
+        policy: Policy,
+        hz: float = 1.0,
+        lookahead_ms: float | None = None,
+        deadline_s: float = 1.0,
+        *,
+        opened: bool = True,
+    ):
         schedule = KeyframeSchedule(WINDOW, hz, lookahead_ms)
         options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
         self.delivered: list[Pending] = []
         self.stream = Stream(1, "ws", policy, schedule, options, deadline_s, self.delivered.append)
-        self.stream.open(640, 480, RingMemory(-1, RingShape(170, 128, CAPACITY)), 30.0)
+        if opened:
+            self.stream.open(640, 480, RingMemory(-1, RingShape(170, 128, CAPACITY)), 30.0)
         self.sampler: Sampler[int] = Sampler(schedule.grid)
         self.ring: dict[int, int] = {}  # slot -> generation
         self.now = 0.0

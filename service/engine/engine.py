@@ -242,14 +242,8 @@ class Engine:
         worker.batch = Batch(self._batch_ids, keyframes, now)
         jobs, banks = list[JobOrder](), list[bytes]()
         for pending in keyframes:
-            stream, wanted = pending.stream, pending.stream.options
-            lease = stream.take(pending, now)
-            jobs.append(
-                JobOrder(
-                    stream.id, lease.slots, lease.generations, stream.frame_width, stream.frame_height,
-                    wanted.score_threshold, wanted.top_k, wanted.action_threshold,
-                )
-            )  # fmt: skip
+            stream = pending.stream
+            jobs.append(stream.take(pending, now))
             if stream.bank is not None:
                 banks += [part.tobytes() for part in stream.bank.window(second_of(pending.keyframe.pts_us))]
         return RunBatch(self._batch_ids, tuple(jobs)), b"".join(banks)
@@ -298,7 +292,7 @@ class Engine:
         for pending, actors in zip(ran, [actors for actors in done.actors if actors is not None], strict=True):
             pending.done_at = now
             self.metrics.keyframe_done(pending.frame_at, pending.ready_at, now, done.seconds)
-            pending.stream.settle(pending, "ok", _result(pending, actors, now, done.seconds.postprocess))
+            pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
 
     def _fail(self, batch: Batch) -> None:
         """A batch did not run, and its worker goes on."""
@@ -325,7 +319,7 @@ def _remember(ran: list[Pending], payload: bytes) -> None:
         start += bank.entry_bytes
 
 
-def _result(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:
+def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:
     """A keyframe's result, but for what is known only when it is sent. Its values are ours and not checked again."""
     stream, keyframe = pending.stream, pending.keyframe
     timings = Timings.model_construct(

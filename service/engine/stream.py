@@ -21,6 +21,7 @@ import numpy as np
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
+from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary
 
@@ -73,14 +74,6 @@ class Pending:
     warming: bool = False
     outcome: Outcome | None = None
     result: Result | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What a worker is told of one keyframe: slots and the generations it must find in them."""
-
-    slots: tuple[int, ...]
-    generations: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -216,8 +209,8 @@ class Stream:
         busy = any(p.state in ("copying", "running") for p in self._in_order)
         return [] if busy else ready[:1]
 
-    def take(self, pending: Pending, now: float) -> Lease:
-        """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``."""
+    def take(self, pending: Pending, now: float) -> JobOrder:
+        """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``. What is to run."""
         assert self._timeline is not None
         assert self.ring is not None
         assert pending.state == "ready"
@@ -225,7 +218,11 @@ class Stream:
         keyframe = pending.keyframe
         pending.warming = not self._timeline.is_whole(keyframe.first, keyframe.last)
         slots, capacity = [s.frame for s in self._timeline.at(keyframe.indices)], self.ring.shape.capacity
-        return Lease(tuple([s.number % capacity for s in slots]), tuple([s.generation for s in slots]))
+        wanted = self.options
+        return JobOrder(
+            self.id, tuple([s.number % capacity for s in slots]), tuple([s.generation for s in slots]),
+            self.frame_width, self.frame_height, wanted.score_threshold, wanted.top_k, wanted.action_threshold,
+        )  # fmt: skip
 
     def copied(self, pending: Pending) -> None:
         """The worker has its own copy: a live stream's writer may have the slots if it needs them."""

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from stmixer.media.decode import Limits
 from stmixer.model.checkpoint import Model, untrained
 from stmixer.model.runtimes.choose import torch_runtime
 from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
@@ -32,8 +31,7 @@ def model() -> Model:
 
 def detect(runner: Runner, hz: float, batch_size: int = 1) -> list[Result]:
     options = DetectOptions(keyframe_hz=hz, score_threshold=0.0, top_k=3)
-    detector = FileDetector(runner, options, limits=Limits.unlimited(), batch_size=batch_size)
-    return list(itertools.islice(detector.run(WALK), 16))
+    return list(itertools.islice(FileResults(runner, WALK, options, batch_size=batch_size), 16))
 
 
 def numbers(results: list[Result]) -> np.ndarray:

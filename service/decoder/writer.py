@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stmixer.media.decode import Limits
 from stmixer.media.encode import decode_jpeg
 from stmixer.media.errors import MediaError
-from stmixer.media.grid import Sample, Sampler, TimeGrid
+from stmixer.media.grid import FrameSampler, Sample, TimeGrid
 from stmixer.media.resize import input_size, resize
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.service.ipc.channel import Channel, Header, Message
@@ -71,7 +71,7 @@ class Writer:
         self._channel = channel
         self._prompt = options["kind"] != "upload"
         self._grid = TimeGrid(Fraction(*options["grid"]))
-        self._sampler: Sampler[Picture] = Sampler(self._grid)
+        self._sampler: FrameSampler[Picture] = FrameSampler(self._grid)
         self._short_side, self._antialias = options["short_side"], options["antialias"]
         self._ring: Ring | None = None
         self._capacity, self._limit = 0, 0

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stmixer.media.grid import Sample, Timeline
+from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
 from stmixer.service.ipc.ring import RingShape
@@ -95,7 +95,7 @@ class Stream:
     undelivered: int = 0
     served_at: float = 0.0
     summary: Summary = field(default_factory=Summary)
-    _timeline: Timeline[Slot] | None = None
+    _timeline: SampleHistory[Slot] | None = None
     _next_seq: int = 0
     _next: Keyframe | None = None
     _in_order: deque[Pending] = field(default_factory=deque)
@@ -104,7 +104,7 @@ class Stream:
     def open(self, width: int, height: int, ring: RingShape, rate: float | None) -> None:
         """The first frame is known: its displayed size, the ring that was made for it, the container's rate."""
         self.frame_width, self.frame_height, self.ring = width, height, ring
-        self._timeline = Timeline(self.schedule.grid, 1e6 / rate if rate else None)
+        self._timeline = SampleHistory(self.schedule.grid, 1e6 / rate if rate else None)
         self._next = self.schedule.keyframe(self._next_seq)
 
     # -- frames in

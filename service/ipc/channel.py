@@ -1,14 +1,13 @@
-"""Messages between the API process and its children: a JSON header, an optional payload, optional descriptors.
+"""The way of messages between the API process and its children: a message, an optional payload, optional descriptors.
 
-On the wire: header length and payload length (two little-endian uint32), header, payload, over a Unix stream socket.
-JSON, not pickle: a decoder has met untrusted media, and nothing it says may run here.
+On the wire: length of the message and of the payload (two little-endian uint32), the message as ``ipc.messages`` has
+it, the payload, over a Unix stream socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import select
 import socket
 import struct
@@ -16,60 +15,57 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stmixer.service.ipc.messages import Corridor, MessageError, encode
+
 _LENGTHS = struct.Struct("<II")
-MAX_HEADER = 64 * 1024 * 1024
+MAX_MESSAGE = 64 * 1024 * 1024
 MAX_PAYLOAD = 64 * 1024 * 1024
 _MAX_FDS = 4
 
-Header = dict[str, Any]
-
 
 class ChannelError(Exception):
-    """The peer is gone or does not keep to the framing."""
+    """The peer is gone, or does not keep to the framing or to the messages of its corridor."""
 
 
 @dataclass(slots=True)
-class Message:
-    """One message. Whoever receives descriptors closes them."""
+class Received:
+    """One message, of the corridor's classes. Whoever receives descriptors closes them."""
 
-    header: Header
+    message: Any
     payload: bytes = b""
     fds: list[int] = field(default_factory=list)
 
 
 def _lengths(prefix: bytes) -> tuple[int, int]:
-    header, payload = _LENGTHS.unpack(prefix)
-    if header > MAX_HEADER or payload > MAX_PAYLOAD:
-        raise ChannelError(f"message of {header} + {payload} bytes is over the limit")
-    return header, payload
+    message, payload = _LENGTHS.unpack(prefix)
+    if message > MAX_MESSAGE or payload > MAX_PAYLOAD:
+        raise ChannelError(f"a message of {message} + {payload} bytes is over the limit")
+    return message, payload
 
 
-def _parse(raw: bytes) -> Header:
+def _decode(corridor: Corridor, raw: bytes) -> Any:
     try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise ChannelError(f"not JSON: {error}") from None
-    if not isinstance(header, dict):
-        raise ChannelError("not a JSON object")
-    return header
+        return corridor.decode(raw)
+    except MessageError as error:
+        raise ChannelError(str(error)) from None
 
 
-def _frame(header: Header, payload: bytes) -> bytes:
-    raw = json.dumps(header, separators=(",", ":")).encode()
+def _frame(message: object, payload: bytes) -> bytes:
+    raw = encode(message)
     return _LENGTHS.pack(len(raw), len(payload)) + raw
 
 
 class Channel:
-    """The child's end: blocking."""
+    """The child's end: blocking. ``incoming``: the messages that may arrive at it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, incoming: Corridor) -> None:
         sock.setblocking(True)
-        self._sock = sock
+        self._sock, self._incoming = sock, incoming
 
-    def send(self, header: Header, payload: bytes = b"") -> None:
+    def send(self, message: object, payload: bytes = b"") -> None:
         """Send one message. Raises ChannelError when the parent is gone."""
         try:
-            self._sock.sendall(_frame(header, payload))
+            self._sock.sendall(_frame(message, payload))
             if payload:
                 self._sock.sendall(payload)
         except OSError as error:
@@ -79,15 +75,16 @@ class Channel:
         """Whether a message (or the end) is there within ``timeout_s``."""
         return bool(select.select([self._sock], [], [], timeout_s)[0])
 
-    def receive(self) -> Message | None:
+    def receive(self) -> Received | None:
         """The next message; None once the parent has closed."""
         try:
             prefix, fds, _, _ = socket.recv_fds(self._sock, _LENGTHS.size, _MAX_FDS)
             if not prefix:
                 return None
             prefix += self._exactly(_LENGTHS.size - len(prefix))
-            header, payload = _lengths(prefix)
-            return Message(_parse(self._exactly(header)), self._exactly(payload), list(fds))
+            length, payload = _lengths(prefix)
+            raw = self._exactly(length)
+            return Received(_decode(self._incoming, raw), self._exactly(payload), list(fds))
         except OSError as error:
             raise ChannelError(str(error)) from None
 
@@ -103,19 +100,19 @@ class Channel:
 
 
 class AsyncChannel:
-    """The API process's end: never blocks the event loop."""
+    """The API process's end: never blocks the event loop. ``incoming``: the messages that may arrive at it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, incoming: Corridor) -> None:
         sock.setblocking(False)
-        self._sock = sock
+        self._sock, self._incoming = sock, incoming
         self._sending = asyncio.Lock()
 
-    async def send(self, header: Header, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+    async def send(self, message: object, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send one message. Raises ChannelError when the child is gone."""
         loop = asyncio.get_running_loop()
         try:
             async with self._sending:
-                data = _frame(header, payload)
+                data = _frame(message, payload)
                 if fds:
                     data = data[await self._send_with(fds, data) :]
                 await loop.sock_sendall(self._sock, data)
@@ -124,14 +121,15 @@ class AsyncChannel:
         except OSError as error:
             raise ChannelError(str(error)) from None
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> Received | None:
         """The next message; None once the child has closed."""
         try:
             prefix = await self._exactly(_LENGTHS.size, may_end=True)
             if not prefix:
                 return None
-            header, payload = _lengths(prefix)
-            return Message(_parse(await self._exactly(header)), await self._exactly(payload))
+            length, payload = _lengths(prefix)
+            raw = await self._exactly(length)
+            return Received(_decode(self._incoming, raw), await self._exactly(payload))
         except OSError as error:
             raise ChannelError(str(error)) from None
 

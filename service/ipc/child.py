@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from stmixer.service.ipc.channel import AsyncChannel
+from stmixer.service.ipc.messages import Corridor
 
 PR_SET_PDEATHSIG = 1
 
@@ -42,9 +43,15 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, module: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        cls,
+        module: str,
+        incoming: Corridor,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Child:
         """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD.
+
+        ``incoming``: the messages that may come from it.
 
         ``environment`` is set besides ours, but where ours has those variables already.
         """
@@ -60,7 +67,7 @@ class Child:
             raise
         finally:
             theirs.close()
-        return cls(process, AsyncChannel(ours))
+        return cls(process, AsyncChannel(ours, incoming))
 
     async def end(self, timeout_s: float = 5.0) -> int:
         """Close the channel, wait for the child to end by itself, kill it if it does not. Returns its exit status."""

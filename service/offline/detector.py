@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmixer.media.decode import Frame, Limits, VideoReader
-from stmixer.media.grid import Sample, Sampler, Timeline
+from stmixer.media.grid import FrameSampler, Sample, SampleHistory
 from stmixer.media.resize import input_size
 from stmixer.model.clip import MAX_ASPECT, window
 from stmixer.model.query_bank import new_bank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
 from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
 from stmixer.service.worker.features import FrameKey
-from stmixer.service.worker.runner import NO_STREAM, BankEntries, BatchResult, Job, Runner, Window
+from stmixer.service.worker.runner import NO_STREAM, BankEntries, BatchResult, FrameWindow, Job, Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Ready:
 
     keyframe: Keyframe
     frames: NDArray[np.uint8]
-    window: Window
+    window: FrameWindow
     warming: bool
     ready_at: float
 
@@ -92,8 +92,8 @@ class FileDetector:
         schedule = KeyframeSchedule(window(config.clip), hz, lookahead_ms, snap=config.backbone.per_frame)
         short_side = config.preprocess.short_side
         rate = reader.info.average_rate
-        timeline: Timeline[NDArray[np.uint8]] = Timeline(schedule.grid, 1e6 / rate if rate else None)
-        sampler: Sampler[Frame] = Sampler(schedule.grid)
+        timeline: SampleHistory[NDArray[np.uint8]] = SampleHistory(schedule.grid, 1e6 / rate if rate else None)
+        sampler: FrameSampler[Frame] = FrameSampler(schedule.grid)
         size: tuple[int, int] | None = None
         keyframe = schedule.keyframe(0)
         started = time.perf_counter()
@@ -126,19 +126,19 @@ class FileDetector:
             keyframe = schedule.keyframe(keyframe.seq + 1)
         self.summary.not_sampled = self.summary.received - self.summary.sampled
 
-    def _keep(self, timeline: Timeline[NDArray[np.uint8]], sample: Sample[Frame], size: tuple[int, int]) -> None:
+    def _keep(self, timeline: SampleHistory[NDArray[np.uint8]], sample: Sample[Frame], size: tuple[int, int]) -> None:
         antialias = self._runner.card.config.preprocess.antialias
         pixels = sample.frame.resized(*size, antialias=antialias)
         timeline.keep(Sample(sample.index, sample.pts_us, pixels))
         self.summary.sampled += 1
 
-    def _ready(self, timeline: Timeline[NDArray[np.uint8]], keyframe: Keyframe) -> _Ready:
+    def _ready(self, timeline: SampleHistory[NDArray[np.uint8]], keyframe: Keyframe) -> _Ready:
         self.summary.keyframes_due += 1
         samples = timeline.at(keyframe.indices)
         frames = np.stack([sample.frame for sample in samples])
         keys = tuple(FrameKey(NO_STREAM, sample.index) for sample in samples)
         warming = not timeline.is_whole(keyframe.first, keyframe.last)
-        return _Ready(keyframe, frames, Window(keys, keys), warming, time.perf_counter())
+        return _Ready(keyframe, frames, FrameWindow(keys, keys), warming, time.perf_counter())
 
     def _window_of(self, keyframe: Keyframe) -> BankEntries | None:
         return None if self._bank is None else self._bank.window(second_of(keyframe.pts_us))

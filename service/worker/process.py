@@ -27,7 +27,7 @@ from stmixer.service.ipc.channel import Channel, ChannelError, Header, Message
 from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.ring import Ring, RingShape
 from stmixer.service.worker.features import FrameKey
-from stmixer.service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
+from stmixer.service.worker.runner import NO_STREAM, BankEntries, FrameWindow, Job, Runner, pick_device, start_runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _run_nothing(runner: Runner, size: int, *, forget: bool = True) -> float:
     jobs = []
     for i in range(size):  # frames that no other job has, nor a run before: all of the work
         keys = tuple(FrameKey(NO_STREAM, i * config.clip.frames + j) for j in range(config.clip.frames))
-        jobs.append(Job(frames, width, height, 1.0, 1, 0.0, Window(keys, keys)))
+        jobs.append(Job(frames, width, height, 1.0, 1, 0.0, FrameWindow(keys, keys)))
     started = time.perf_counter()
     runner.run(jobs)
     seconds = time.perf_counter() - started
@@ -112,7 +112,7 @@ def read_job(runner: Runner, ring: Ring | None, wanted: Header, bank: BankEntrie
     if frames is None:
         return None
     (width, height), (score, top_k, action) = wanted["size"], wanted["options"]
-    return Job(frames, width, height, score, top_k, action, Window(keys, shown), bank)
+    return Job(frames, width, height, score, top_k, action, FrameWindow(keys, shown), bank)
 
 
 def poisoned(how: str | None) -> None:

@@ -1,0 +1,440 @@
+"""Every message between processes: a frozen dataclass, encoded here, and checked here once, where it arrives.
+
+``Corridor`` is what may come along one channel in one direction. What another process sent is never trusted: ranges,
+lengths and the steps of timestamps are checked before anyone sees the message, and what does not hold is a
+``MessageError``, which ends that stream or that worker and nothing else. What only a state can tell (frames of a source
+that never opened, results of a batch that was never given) is checked by who keeps the state, with the same error.
+
+On the wire a message is its class's name, a line feed, and its fields as JSON. JSON, not pickle: a decoder has met
+untrusted media, and nothing it says may run here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from stmixer.media.limits import Limits
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Size = Annotated[int, Field(gt=0, lt=2**16)]
+Microseconds = Annotated[int, Field(ge=0, lt=2**62)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Moment = Annotated[float, Field(allow_inf_nan=False)]
+"""Seconds of ``time.monotonic``, which all processes of a machine share."""
+Score = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=10_000)]
+
+MAX_FRAMES_TOLD = 4096
+MAX_BATCH = 64
+_STRICT = ConfigDict(extra="forbid")
+
+
+class MessageError(Exception):
+    """What arrived is not a message of this corridor, breaks a range or comes out of turn; says which and why."""
+
+
+# -- results, as they leave a worker and go over the wire to clients
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of one actor; ``id`` is the label's number in its data set, ``score`` 0..1."""
+
+    __pydantic_config__ = _STRICT
+
+    id: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A person: corners in px of the source and as fractions of it, person score 0..1, actions by falling score."""
+
+    __pydantic_config__ = _STRICT
+
+    box_px: tuple[float, float, float, float]
+    box: tuple[float, float, float, float]
+    person_score: float
+    actions: tuple[Action, ...]
+    track_id: int | None = None
+
+
+# -- API process → decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Instants:
+    """Live: moments at which the newest frame is wanted at once: each keyframe, k / keyframe_hz, and its look-ahead."""
+
+    keyframe_hz: Annotated[float, Field(gt=0, le=1000)]
+    after_us: Microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOrder:
+    """How frames become samples: the grid's step as a fraction of seconds, the size, what the source may cost.
+
+    ``short_side``: px of the model's input. ``instants``: None where nothing is wanted before it is final. ``threads``
+    are the decoder's; ``cpu_s``: seconds of computing from here on, None without a bound.
+    """
+
+    grid_step: tuple[Count, Annotated[int, Field(gt=0)]]
+    short_side: Size
+    antialias: bool
+    limits: Limits
+    instants: Instants | None = None
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    cpu_s: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewestSample:
+    """The newest written sample: its grid index, timestamp, and the generation its slot was written as."""
+
+    index: Count
+    pts_us: Microseconds
+    generation: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is known of a source whose decoder died, or whose client comes back: where the next one goes on.
+
+    ``frames``: told of so far; ``pts_us``: the newest one's, -1 before the first; ``width``, ``height``: px as shown;
+    ``origin``: monotonic seconds of t = 0, None before the first frame.
+    """
+
+    sampled: Count
+    not_sampled: Count
+    frames: Count
+    dropped: dict[str, Count]
+    pts_us: Annotated[int, Field(ge=-1, lt=2**62)]
+    width: Size
+    height: Size
+    origin: Moment | None
+    newest: NewestSample | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """Read a whole file [fd], waiting wherever the ring is full."""
+
+    sampling: SamplingOrder
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenContainer:
+    """Read a live container from a pipe [fd]."""
+
+    sampling: SamplingOrder
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPictures:
+    """Take ``JpegPicture`` messages, each answered with ``PictureWanted``."""
+
+    sampling: SamplingOrder
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UseRing:
+    """Write into this ring [fd]: ``capacity`` slots of ``width`` x ``height`` px; samples numbered below ``limit``."""
+
+    width: Size
+    height: Size
+    capacity: Size
+    limit: Count
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLimit:
+    """Samples with numbers below ``limit`` may be written from now on."""
+
+    limit: Count
+
+
+@dataclass(frozen=True, slots=True)
+class JpegPicture:
+    """A JPEG [payload] of time ``pts_us``, received at ``at``."""
+
+    pts_us: Microseconds
+    at: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class FlushSource:
+    """Write and tell of everything that has come so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfPictures:
+    """No more pictures will come."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnKeyframe:
+    """What is drawn from the moment ``pts_us`` on."""
+
+    pts_us: Microseconds
+    actors: tuple[Actor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    """Draw keyframes into a copy of a video [source fd, target fd]; ``trained`` False adds the banner that says so."""
+
+    keyframes: tuple[DrawnKeyframe, ...]
+    trained: bool
+    limits: Limits
+    cpu_s: Seconds
+
+
+# -- decoder → API process
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderReady:
+    """The process has started and waits for its first source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The first frame: px as shown, px at the model's input, frames a second by the container (None if it is mute)."""
+
+    width: Size
+    height: Size
+    input_width: Size
+    input_height: Size
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames that came: timestamps in µs, rising; when each was received; how many more were found not to be kept."""
+
+    pts_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_FRAMES_TOLD)]
+    at: Annotated[tuple[Moment, ...], Field(max_length=MAX_FRAMES_TOLD)]
+    not_sampled: Count
+
+    def __post_init__(self) -> None:
+        if len(self.pts_us) != len(self.at):
+            raise ValueError(f"{len(self.pts_us)} timestamps and {len(self.at)} times of arrival")
+        if any(later <= earlier for earlier, later in zip(self.pts_us, self.pts_us[1:], strict=False)):
+            raise ValueError("timestamps that do not rise")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWritten:
+    """A frame lies in the ring: the stream's n-th sample, its slot's generation, the first grid index it serves."""
+
+    number: Count
+    generation: Count
+    index: Count
+    pts_us: Microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class RingFull:
+    """The decoder waits: sample ``number`` is at the limit."""
+
+    number: Count
+
+
+@dataclass(frozen=True, slots=True)
+class FramesDropped:
+    """Frames lost by the decoder, with the reason; ``told``: they had been told of before."""
+
+    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    count: Annotated[int, Field(gt=0, lt=2**53)]
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PictureWanted:
+    """Ready for another ``JpegPicture``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """A ``FlushSource`` is carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEnded:
+    """No more frames; what was odd, in words."""
+
+    warnings: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFailed:
+    """The media cannot be read, or not on: a ``MediaError``'s code and sentence."""
+
+    code: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    message: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A ``Render`` is carried out."""
+
+
+# -- API process → worker
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRing:
+    """A stream's ring [fd], to be read."""
+
+    stream: Count
+    width: Size
+    height: Size
+    capacity: Size
+
+
+@dataclass(frozen=True, slots=True)
+class DetachRing:
+    """A stream is gone: forget its ring and what was kept of its frames."""
+
+    stream: Count
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """One keyframe of a batch: slots and the generations to be found there, px as shown, what is wanted of it."""
+
+    stream: Count
+    slots: tuple[Count, ...]
+    generations: tuple[Count, ...]
+    width: Size
+    height: Size
+    score_threshold: Score
+    top_k: Annotated[int, Field(ge=1)] | None
+    action_threshold: Score
+
+    def __post_init__(self) -> None:
+        if not self.slots or len(self.slots) != len(self.generations):
+            raise ValueError(f"{len(self.slots)} slots and {len(self.generations)} generations")
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """Run these. Payload: of each job whose stream has a query bank, its window: queries, then mask."""
+
+    id: Count
+    jobs: Annotated[tuple[JobOrder, ...], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+# -- worker → API process
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The model is loaded and warm. ``warmup_s``: (keyframes in a batch, seconds); ``card``: what the model says of
+    itself; ``saved``: the part of a keyframe's time that known features save, 0 to 1."""
+
+    device: Text
+    runtime: Text
+    warning: Text | None
+    warmup_s: Annotated[tuple[tuple[Size, Seconds], ...], Field(min_length=1)]
+    saved: Score
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBroken:
+    """The model cannot be served, with the reason in words."""
+
+    message: Text
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsCopied:
+    """A batch's frames are copied; ``stale``: the places of jobs whose slots held something else, which do not run."""
+
+    id: Count
+    stale: Annotated[tuple[Count, ...], Field(max_length=MAX_BATCH)]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """Where a batch's time went."""
+
+    preprocess: Seconds
+    inference: Seconds
+    postprocess: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """Actors per job, None for stale ones. Payload: what each job that ran leaves for its stream's query bank."""
+
+    id: Count
+    actors: Annotated[tuple[tuple[Actor, ...] | None, ...], Field(max_length=MAX_BATCH)]
+    seconds: StageSeconds
+    gpu_memory: Count
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    """A batch did not run. After ``oom`` and ``cuda`` the process cannot go on; after ``error`` it can."""
+
+    id: Count
+    message: Text
+    reason: Literal["oom", "cuda", "error"]
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def encode(message: object) -> bytes:
+    """A message's bytes; ``Corridor.decode`` reads them."""
+    kind = type(message)
+    return kind.__name__.encode() + b"\n" + _adapter(kind).dump_json(message)
+
+
+class Corridor:
+    """What may come along one channel in one direction; ``name`` is for errors."""
+
+    def __init__(self, name: str, *kinds: type[Any]) -> None:
+        self.name = name
+        self._kinds = {kind.__name__: kind for kind in kinds}
+
+    def decode(self, raw: bytes) -> Any:
+        """A message of this corridor from its bytes. Raises MessageError."""
+        name, _, fields = raw.partition(b"\n")
+        kind = self._kinds.get(name[:80].decode(errors="replace"))
+        if kind is None:
+            raise MessageError(f"{self.name}: there is no message {name[:80]!r}")
+        try:
+            return _adapter(kind).validate_json(fields, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, (kind.__name__, *first["loc"])))
+            raise MessageError(f"{self.name}: {where}: {first['msg']}") from None
+
+
+TO_DECODER = Corridor(
+    "to the decoder",
+    OpenUpload, OpenContainer, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures, Render,
+)  # fmt: skip
+FROM_DECODER = Corridor(
+    "from the decoder",
+    DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceEnded,
+    SourceFailed, Rendered,
+)  # fmt: skip
+TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)
+FROM_WORKER = Corridor("from the worker", WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)

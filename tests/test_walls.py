@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("model", "media", "service", "trainer")
 
 LEAVES = {
-    "model.backbone_config", "model.clip", "model.config", "model.config_reading", "model.labels",
+    "model.backbone_config", "model.boxes", "model.clip", "model.config", "model.config_reading", "model.labels",
     "model.linking", "model.query_bank", "model.runtimes", "model.zoo",
     "media.errors", "media.grid", "media.limits", "media.timeline",
 }  # fmt: skip
@@ -91,9 +91,12 @@ ONLY_IN = (
 )
 """Other people's packages and the rooms that may import them, anywhere in a file."""
 
-LIGHT = {"", "media", "service"} | LEAVES
+LIGHT = {"", "media", "service", "model.preprocess", "model.postprocess"} | LEAVES
 HEAVY = {"service.worker", "service.offline"}
 """Importing a module of ``LIGHT``, but not one of ``HEAVY``, imports no PyTorch by any way."""
+
+ARRAYS = ("stmixer.model.preprocess", "stmixer.model.postprocess", "stmixer.media.draw", "stmixer.media.encode")
+"""In numpy alone, so that a worker that runs ONNX needs no PyTorch."""
 
 BREACHES_LEFT: set[str] = set()
 """Imports that go the wrong way still. To be emptied, never to grow."""
@@ -364,10 +367,10 @@ def test_everything_is_imported_by_one_name(tree: Tree) -> None:
 @pytest.mark.parametrize(
     "module",
     ["stmixer", "stmixer.service.cli", "stmixer.service.client", "stmixer.service.api.app",
-     "stmixer.service.decoder.process", "leaves"],
+     "stmixer.service.decoder.process", "leaves", "arrays"],
 )  # fmt: skip
 def test_light_when_really_imported(module: str) -> None:
-    names = ["stmixer." + leaf for leaf in sorted(LEAVES)] if module == "leaves" else [module]
+    names = {"leaves": [f"stmixer.{leaf}" for leaf in sorted(LEAVES)], "arrays": list(ARRAYS)}.get(module, [module])
     heavy_ones = {"torch", "onnxruntime", *(PYAV if module == "leaves" else ())}
     code = f"import sys, {', '.join(names)}; print(sorted({heavy_ones} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -146,4 +146,4 @@ def test_it_detects_with_the_bundled_weights(installed: Path, tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["model"], found["trained"]) == ("stmixer-rt", True)
-    assert any(result["actors"] for result in found["results"])
+    assert any(result["actors"] for result in found["keyframes"])

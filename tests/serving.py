@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 WORKER_MODULE = "stmixer.service.worker.process"
+DECODER_MODULE = "stmixer.service.decoder.process"
 START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 
@@ -55,12 +56,16 @@ class Server:
 
 @contextmanager
 def running_server(
-    *, worker_module: str = WORKER_MODULE, environment: Mapping[str, str] | None = None, **settings: object
+    *,
+    worker_module: str = WORKER_MODULE,
+    decoder_module: str = DECODER_MODULE,
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
 
-    ``worker_module``: another module in the worker's place, of this folder (``faulty_worker``); ``environment`` is set
-    besides.
+    ``worker_module``, ``decoder_module``: another module in a child's place, of this folder (``faulty_worker``,
+    ``faulty_decoder``); ``environment`` is set besides.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
     so that what it held can be looked for at once.
@@ -69,8 +74,9 @@ def running_server(
 
     command = ["stmixer.service.cli", "serve"]
     environment = {**os.environ, **(environment or {})}
-    if worker_module != WORKER_MODULE:
-        command = ["stmixer.service.bench.faulty_service", "--worker-module", worker_module]
+    if (worker_module, decoder_module) != (WORKER_MODULE, DECODER_MODULE):
+        modules = ["--worker-module", worker_module, "--decoder-module", decoder_module]
+        command = ["stmixer.service.bench.faulty_service", *modules]
         environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
     environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
     environment["STMIXER_RESUME_TTL_S"] = "0"

@@ -53,6 +53,8 @@ class FrameCounts:
     def told(self, message: Frames) -> None:
         """Frames that a decoder tells of, and what it found not to be kept. Raises MessageError for too many."""
         count, summary = len(message.pts_us), self._stream.summary
+        if self.at_socket and count > self._at_decoder:
+            raise MessageError(f"the decoder tells of {count} pictures, of {self._at_decoder} that it was sent")
         if self.at_socket and message.not_sampled > self._at_decoder + self._undecided:
             raise MessageError(f"{message.not_sampled} pictures not kept, of fewer that it has")
         self._told += count
@@ -66,8 +68,10 @@ class FrameCounts:
             self._origin = origin if self._origin is None else min(self._origin, origin)
 
     def dropped_by_decoder(self, message: FramesDropped) -> None:
-        """Frames that a decoder lost, whether or not it had told of them before."""
+        """Frames that a decoder lost, whether or not it had told of them before. Raises MessageError for too many."""
         reason, count = message.reason, message.count
+        if self.at_socket and not message.told and count > self._at_decoder:
+            raise MessageError(f"the decoder drops {count} pictures, of {self._at_decoder} that it was sent")
         self._dropped_by_decoder[reason] = self._dropped_by_decoder.get(reason, 0) + count
         if message.told:
             self._told_and_dropped += count

@@ -93,8 +93,8 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
     runner = Runner(torch_runtime(model, CPU))
     t = model.card.config.clip.frames
     shape = RingShape(40, 32, t + 2)
-    memory = create_ring(shape)
-    writer, reader = Ring(os.dup(memory.fd), shape, writable=True), Ring(memory.fd, shape, writable=False)
+    fd = create_ring(shape).fd
+    writer, reader = Ring(os.dup(fd), shape, writable=True), Ring(fd, shape, writable=False)
     rng = np.random.default_rng(0)
 
     def write(number: int) -> None:
@@ -104,7 +104,7 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
     def wanted(first: int) -> JobOrder:
         numbers = range(first, first + t)
         slots, generations = tuple(n % shape.capacity for n in numbers), tuple(n + 1 for n in numbers)
-        return JobOrder(7, slots, generations, 80, 64, score_threshold=0.0, top_k=1, action_threshold=0.0)
+        return JobOrder(7, slots, generations, 80, 64, 0.0, 1, 0.0)
 
     for number in range(t + 1):
         write(number)

@@ -8,6 +8,7 @@ Everything else is said by the environment, as for ``stmixer serve``, which itse
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoder-module", default=DECODER_MODULE)
     modules, given = parser.parse_args(arguments), dict[str, Any]()
     settings = Settings(**given)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     configure(settings)
     run_server(settings, worker_module=modules.worker_module, decoder_module=modules.decoder_module)
 

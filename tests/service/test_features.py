@@ -13,6 +13,7 @@ import torch
 from stmixer.media.decode import Limits
 from stmixer.model.checkpoint import Model, untrained
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
 from stmixer.service.offline.detector import FileDetector
 from stmixer.service.schemas import DetectOptions, Result
@@ -94,7 +95,7 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
     runner = Runner(torch_runtime(model, CPU))
     t = model.card.config.clip.frames
     shape = RingShape(40, 32, t + 2)
-    fd = create_ring(shape)
+    fd = create_ring(shape).fd
     writer, reader = Ring(os.dup(fd), shape, writable=True), Ring(fd, shape, writable=False)
     rng = np.random.default_rng(0)
 
@@ -102,10 +103,10 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
         pixels = rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)
         writer.write(number % shape.capacity, number + 1, pixels)
 
-    def wanted(first: int) -> dict[str, object]:
+    def wanted(first: int) -> JobOrder:
         numbers = range(first, first + t)
-        slots, generations = [n % shape.capacity for n in numbers], [n + 1 for n in numbers]
-        return {"stream": 7, "slots": slots, "generations": generations, "size": (80, 64), "options": (0.0, 1, 0.0)}
+        slots, generations = tuple(n % shape.capacity for n in numbers), tuple(n + 1 for n in numbers)
+        return JobOrder(7, slots, generations, 80, 64, 0.0, 1, 0.0)
 
     for number in range(t + 1):
         write(number)

@@ -11,11 +11,10 @@ from typing import Any
 
 from stmixer.model.query_bank import new_bank
 from stmixer.service.access import Caller
-from stmixer.service.engine import stream as streams
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
-from stmixer.service.engine.stream import Pending, Policy, Stream
+from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import fields
 from stmixer.service.schemas import DetectOptions, Result, Summary
@@ -44,7 +43,7 @@ class Session:
         settings: Settings,
         caller: Caller,
         *,
-        source: streams.Source,
+        source: SourceKind,
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,

@@ -157,8 +157,6 @@ def training_plan(config: RunConfig, data: RunData, sizes: tuple[int, ...], worl
 def evaluation_loader(
     config: RunConfig, sources: Sequence[ClipSource], world: int = 1, rank: int = 0
 ) -> DataLoader[Any]:
-    config: RunConfig, sources: Sequence[ClipSource], world: int = 1, rank: int = 0
-) -> DataLoader[Any]:
     """Every evaluation keyframe once, over all processes."""
     size = clips_at_once(config.detector(), config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size, rank, world)

@@ -41,6 +41,11 @@ class OnlineBank:
         clips, best, dim = self._entries.shape
         return clips, best, dim
 
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry."""
+        return int(self._entries[0].nbytes)
+
     def add(self, second: int, entry: NDArray[np.float16]) -> bool:
         """Take the (k, 2D) entry of a second, if it is newer than all; whether it was taken.
 

@@ -7,11 +7,10 @@ birth of a series that ``increase()`` cannot see.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
+from stmixer.service.ipc.messages import StageSeconds
 from stmixer.service.schemas import OUTCOMES
 
 _FINE = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15)
@@ -19,13 +18,12 @@ LATENCY_BUCKETS = (*_FINE, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 SOURCES = ("ws", "upload")
 STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
-RESTART_REASONS = ("exit", "stuck", "oom", "cuda")
+RESTART_REASONS = ("exit", "stuck", "oom", "cuda", "protocol")
 REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder")
 RECONNECT_REASONS = ("resumed", "evicted", "expired")
 """A resume token that found its stream, its stream with another socket on it, or none any more."""
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 _OTHER_REASON = "other"
-_WORKER_STAGES = ("preprocess", "inference", "postprocess")
 
 
 class Metrics:
@@ -104,13 +102,14 @@ class Metrics:
             self.batches.labels(worker).inc()
             self.inferences.labels(worker).inc(size)
 
-    def keyframe_done(self, frame_at: float, ready_at: float, done_at: float, seconds: Mapping[str, float]) -> None:
+    def keyframe_done(self, frame_at: float, ready_at: float, done_at: float, seconds: StageSeconds) -> None:
         """A result is there. Each keyframe of a batch waited for all of it, so each counts its ``seconds``.
 
         ``queue`` is the rest between decoded and done: the wait for a worker, and the ways to it and back.
         """
-        for stage in _WORKER_STAGES:
-            self.stage.labels(stage).observe(seconds[stage])
+        worked = seconds.preprocess + seconds.inference + seconds.postprocess
         self.stage.labels("decode").observe(ready_at - frame_at)
-        worked = sum(seconds[stage] for stage in _WORKER_STAGES)
+        self.stage.labels("preprocess").observe(seconds.preprocess)
         self.stage.labels("queue").observe(max(0.0, done_at - ready_at - worked))
+        self.stage.labels("inference").observe(seconds.inference)
+        self.stage.labels("postprocess").observe(seconds.postprocess)

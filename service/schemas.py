@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stmixer.service.ipc.messages import Action as Action
+from stmixer.service.ipc.messages import Actor as Actor
+
 Outcome = Literal["ok", "superseded", "deadline", "error", "worker_lost", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
 
@@ -21,24 +24,6 @@ class FrameSize(Wire):
 
     width: int
     height: int
-
-
-class Action(Wire):
-    """One action of one actor; ``id`` is the label's number in its data set, ``score`` 0..1."""
-
-    id: int
-    name: str
-    score: float
-
-
-class Actor(Wire):
-    """A person: corners in px of the source and as fractions of it, person score 0..1, actions by falling score."""
-
-    track_id: int | None = None
-    box_px: tuple[float, float, float, float]
-    box: tuple[float, float, float, float]
-    person_score: float
-    actions: list[Action]
 
 
 class Timings(Wire):
@@ -66,7 +51,7 @@ class Result(Wire):
     timings_ms: Timings
     dropped_since_last: int
     frame: FrameSize
-    actors: list[Actor]
+    actors: tuple[Actor, ...]
 
 
 class Summary(Wire):

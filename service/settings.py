@@ -52,8 +52,6 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
-    slow_inference_ms: float = Field(0.0, ge=0, description="test hook: sleep this long in every batch")
-    poison: bool = Field(False, description="test hook: keyframes with top_k from 4242 end their worker")
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:

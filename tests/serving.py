@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +18,23 @@ from pathlib import Path
 import httpx
 import psutil
 
+WORKER_MODULE = "stmixer.service.worker.process"
+DECODER_MODULE = "stmixer.service.decoder.process"
 START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 
 @dataclass
 class Server:
-    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files."""
+    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files.
+
+    ``worker_module``: what its workers run.
+    """
 
     url: str
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
     temporary_folder: Path | None = None
+    worker_module: str = WORKER_MODULE
 
     @property
     def ws_url(self) -> str:
@@ -41,7 +48,7 @@ class Server:
 
     def children_of(self, module: str) -> list[psutil.Process]:
         """Children by their module: ``stmixer.service.worker.process`` or ``stmixer.service.decoder.process``."""
-        found = []
+        found, module = [], self.worker_module if module == WORKER_MODULE else module
         for child in self.children:
             with suppress(psutil.NoSuchProcess):  # it ended while we looked
                 if module in child.cmdline():
@@ -54,25 +61,38 @@ class Server:
 
 
 @contextmanager
-def running_server(**settings: object) -> Iterator[Server]:
+def running_server(
+    *,
+    worker_module: str = WORKER_MODULE,
+    decoder_module: str = DECODER_MODULE,
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
+
+    ``worker_module``, ``decoder_module``: another module in a child's place, of this folder (``faulty_worker``,
+    ``faulty_decoder``); ``environment`` is set besides.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
     so that what it held can be looked for at once. Its temporary folder is its own: other services run beside it.
     """
-    with tempfile.TemporaryDirectory(prefix="service-") as folder:
-        yield from _running(Path(folder), settings)
-
-
-def _running(temporary_folder: Path, settings: dict[str, object]) -> Iterator[Server]:
-    import os
-
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
+    command = ["stmixer.service.cli", "serve"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
+    environment = {**inherited, **(environment or {})}
+    if (worker_module, decoder_module) != (WORKER_MODULE, DECODER_MODULE):
+        modules = ["--worker-module", worker_module, "--decoder-module", decoder_module]
+        command = ["stmixer.service.bench.faulty_service", *modules]
+        environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
     environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
-    environment |= {"STMIXER_RESUME_TTL_S": "0", "TMPDIR": str(temporary_folder)}
+    environment |= {"STMIXER_RESUME_TTL_S": "0"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
+    with tempfile.TemporaryDirectory(prefix="service-") as folder:
+        yield from _running(command, environment | {"TMPDIR": folder}, worker_module)
+
+
+def _running(command: list[str], environment: dict[str, str], worker_module: str) -> Iterator[Server]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "stmixer.service.cli", "serve"], env=environment, text=True,
+        [sys.executable, "-m", *command], env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     lines: list[str] = []
@@ -92,7 +112,7 @@ def _running(temporary_folder: Path, settings: dict[str, object]) -> Iterator[Se
     try:
         url = found.get(timeout=START_TIMEOUT_S)
         assert url is not None, "\n".join(lines)
-        yield Server(url, process, lines, temporary_folder)
+        yield Server(url, process, lines, Path(environment["TMPDIR"]), worker_module)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

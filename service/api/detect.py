@@ -8,23 +8,23 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from stmixer.media.decode import Limits
+from stmixer.media.annotated import DRAWN_ACTIONS
 from stmixer.service.access import Caller
 from stmixer.service.api.problems import PROBLEMS
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file
-from stmixer.service.decoder.render import DRAWN_ACTIONS
-from stmixer.service.errors import InputError
-from stmixer.service.ipc.channel import ChannelError
-from stmixer.service.schemas import DetectOptions, DetectResponse
+from stmixer.service.ipc.messages import DrawnKeyframe
+from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources.rendering import render
+from stmixer.service.sources.upload import UploadSource
 
 router = APIRouter()
 
@@ -32,7 +32,6 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MP4 = "video/mp4"
 CHUNK = 256 * 1024
-Piece = dict[str, Any]
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI = {
     "requestBody": {
@@ -65,7 +64,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         with session.interruptible():
             file = await stack.enter_async_context(received_file(request, service.settings, caller))
         await stack.enter_async_context(_abort_on_disconnect(request, session))
-        await session.decoding.open("upload", file.fileno())
+        await session.open(UploadSource(session.context, file.fileno()))
         results = session.results()
         first = await anext(results, None)  # an unreadable file still gets its proper status
         _check_connected(session)
@@ -89,7 +88,7 @@ def preferred(accept: str, offered: Sequence[str]) -> str:
     return max(offered, key=lambda name: liked[name])
 
 
-async def _from(first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+async def _from(first: Result | None, rest: AsyncIterator[Result]) -> AsyncIterator[Result]:
     if first is not None:
         yield first
         async for result in rest:
@@ -101,17 +100,7 @@ def _check_connected(session: Session) -> None:
         raise ClientDisconnect
 
 
-def _tail(service: Service, session: Session) -> Piece:
-    model = service.engine.model
-    return {
-        "model": model.name,
-        "trained": model.trained,
-        "summary": session.summary().model_dump(),
-        "warnings": session.warnings,
-    }
-
-
-async def _as_json(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+async def _as_json(service: Service, session: Session, results: AsyncIterator[Result]) -> AsyncIterator[bytes]:
     """A ``DetectResponse``, written while it is made: it may be larger than memory should hold."""
     model, stream = service.engine.model, session.stream
     size = {"width": stream.frame_width, "height": stream.frame_height}
@@ -119,16 +108,18 @@ async def _as_json(service: Service, session: Session, results: AsyncIterator[Pi
     yield head[:-1] + b',"keyframes":['
     comma = b""
     async for result in results:
-        yield comma + _compact(result)
+        yield comma + result.model_dump_json().encode()
         comma = b","
     end = _compact({"summary": session.summary().model_dump(), "warnings": session.warnings})
     yield b"]," + end[1:]
 
 
-async def _as_lines(service: Service, session: Session, results: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+async def _as_lines(service: Service, session: Session, results: AsyncIterator[Result]) -> AsyncIterator[bytes]:
     async for result in results:
-        yield _compact(result) + b"\n"
-    yield _compact(_tail(service, session)) + b"\n"
+        yield result.model_dump_json().encode() + b"\n"
+    model, summary = service.engine.model, session.summary().model_dump()
+    tail = {"model": model.name, "trained": model.trained, "summary": summary, "warnings": session.warnings}
+    yield _compact(tail) + b"\n"
 
 
 class _OwningResponse(StreamingResponse):
@@ -149,7 +140,7 @@ class _OwningResponse(StreamingResponse):
             await self._owned.aclose()
 
 
-def _compact(value: Piece) -> bytes:
+def _compact(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -157,15 +148,19 @@ async def _mp4(
     service: Service,
     request: Request,
     session: Session,
-    results: AsyncIterator[Piece],
+    results: AsyncIterator[Result],
     file: BinaryIO,
     stack: AsyncExitStack,
 ) -> Response:
-    keyframes = [_slim(result) async for result in results]
+    keyframes = [_drawn(result) async for result in results]
     _check_connected(session)
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
-        await _until_disconnect(request, _render(service, keyframes, file, target))
+        drawing = render(
+            service.pool, service.settings, keyframes,
+            trained=service.engine.model.trained, source_fd=file.fileno(), target_fd=target.fileno(),
+        )  # fmt: skip
+        await _until_disconnect(request, drawing)
     size = target.seek(0, 2)
     target.seek(0)
 
@@ -176,37 +171,11 @@ async def _mp4(
     return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers={"Content-Length": str(size)})
 
 
-async def _render(service: Service, keyframes: list[Piece], source: BinaryIO, target: BinaryIO) -> None:
-    """Draw in a decoder process: the media is as untrusted the second time."""
-    settings = service.settings
-    limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
-    decoder = await service.pool.acquire()
-    clean = False
-    try:
-        order = {
-            "t": "render",
-            "results": keyframes,
-            "trained": service.engine.model.trained,
-            "limits": asdict(limits),
-            "cpu_s": 20 * settings.max_duration_s,
-        }
-        await decoder.channel.send(order, fds=[source.fileno(), target.fileno()])
-        message = await decoder.channel.receive()
-        if message is None:
-            raise ChannelError("it ended")
-        clean = True
-        if message.header["t"] == "failed":
-            raise InputError(message.header["code"], message.header["message"])
-    except ChannelError as error:
-        raise InputError("unreadable", f"drawing into this video failed ({error}); ask for JSON instead") from None
-    finally:
-        await service.pool.release(decoder, clean=clean)
-
-
-def _slim(keyframe: Piece) -> Piece:
+def _drawn(result: Result) -> DrawnKeyframe:
     """A result with only the actions that a picture can name."""
-    actors = [{**actor, "actions": actor["actions"][:DRAWN_ACTIONS]} for actor in keyframe["actors"]]
-    return {**keyframe, "actors": actors}
+    return DrawnKeyframe(
+        result.pts_us, tuple(replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in result.actors)
+    )
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.schemas import DetectOptions, Wire
-from stmixer.service.sessions.resume import Held
+from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
 
 SUBPROTOCOL = "stmixer.v1"
@@ -119,13 +119,13 @@ def parse(text: str) -> ClientMessage:
         raise ProtocolError("bad_message", reason) from None
 
 
-def ready(held: Held, model: ModelInfo, settings: Settings) -> dict[str, Any]:
+def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> dict[str, Any]:
     """The answer to ``start``: what stream this is now, and what will be said of it."""
-    schedule = held.session.stream.schedule
+    schedule = kept.session.stream.schedule
     return {
         "type": "ready",
-        "session_id": str(held.session.stream.id),
-        "resume_token": held.token,
+        "session_id": str(kept.session.stream.id),
+        "resume_token": kept.token,
         "resume_ttl_s": settings.resume_ttl_s,
         "max_frame_bytes": settings.max_frame_bytes,
         "lookahead_ms": schedule.lookahead_ms,

@@ -16,8 +16,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from stmixer.service.api.app import create_app
 from stmixer.service.api.service import Service
+from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
 from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DECODER_MODULE
 
 log = logging.getLogger("stmixer")
 
@@ -25,11 +27,15 @@ RECEIVE_BUFFER = 2**20
 FORCE_LOOK_S = 0.1
 
 
-def run_server(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StartError where that cannot begin."""
+def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartError where that cannot begin.
+
+    ``worker_module``, ``decoder_module``: what its child processes run.
+    """
     listening = bind(settings)
     try:
-        asyncio.run(_serve(settings, listening))
+        service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)
+        asyncio.run(serve(service, listening))
     finally:
         listening.close()
 
@@ -68,9 +74,10 @@ def check_certificate(settings: Settings) -> None:
         ) from None
 
 
-async def _serve(settings: Settings, listening: socket.socket) -> None:
+async def serve(service: Service, listening: socket.socket) -> None:
+    """Start → serve → drain → stop, on a socket that listens."""
+    settings = service.settings
     check_certificate(settings)
-    service = Service(settings)
     await service.start()
     try:
         server = Server(

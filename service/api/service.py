@@ -13,15 +13,16 @@ from stmixer.service.access import Access, Caller
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, Source
+from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import CapacityError, StartError
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions
-from stmixer.service.sessions.resume import Resumable
+from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
-from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
 
 GOAWAY_S = 5.0
 """How long live streams go on at most once they know that we are going away."""
@@ -43,15 +44,20 @@ def check_memory(model: ModelInfo, available: int | None) -> None:
 
 
 class Service:
-    """Engine, decoder pool and metrics behind the routes."""
+    """Engine, decoder pool and metrics behind the routes.
 
-    def __init__(self, settings: Settings) -> None:
+    ``worker_module``, ``decoder_module``: what its child processes run.
+    """
+
+    def __init__(
+        self, settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.access = Access(settings.keys)
-        self.engine = Engine(settings, self.metrics)
-        self.pool = DecoderPool(settings)
-        self.resumable = Resumable(settings.resume_ttl_s, self.metrics)
+        self.engine = Engine(settings, self.metrics, worker_module)
+        self.pool = DecoderPool(settings, decoder_module)
+        self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self._sessions: WeakSet[Session] = WeakSet()
         self._drained_by: float | None = None
 

@@ -1,6 +1,6 @@
 """``GET /v1/streams/ws``: a camera in, results out, live (protocol ``stmixer.v1``).
 
-One task reads the socket, one feeds the decoder (``media_in``), one writes results, one watches the time.
+One task reads the socket, one writes results, one watches the time; the stream's source feeds its decoder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Coroutine
+from enum import Enum, auto
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
@@ -19,13 +20,15 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from stmixer.service.access import Caller, bearer
 from stmixer.service.api import protocol
-from stmixer.service.api.media_in import MediaIn
 from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
 from stmixer.service.api.service import Service
-from stmixer.service.errors import AccessError, CapacityError, StmixerError
+from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 from stmixer.service.schemas import DetectOptions
-from stmixer.service.sessions.resume import Held
+from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources.container import ContainerSource
+from stmixer.service.sources.pictures import PictureSource
+from stmixer.service.sources.source import FlushMark, LiveSource
 
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")
@@ -55,14 +58,31 @@ async def stream_ws(socket: WebSocket) -> None:
         pass  # the session is closed by now
 
 
+class Phase(Enum):
+    """Where a connection is."""
+
+    WAITING = auto()
+    """For the client's next media."""
+    TAKING = auto()
+    """Media, which may have to wait for room."""
+    STOPPED = auto()
+    """By its client: no more media comes."""
+    LEAVING = auto()
+    """Stopped by us, because the service ends."""
+
+
 class Connection:
     """One socket."""
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service, self._socket, self._settings = service, socket, service.settings
         self._sending = asyncio.Lock()
-        self._last_media = time.monotonic()
-        self._taking = self._stopped = self._told_to_go = self._going = False
+        self._phase, self._last_media = Phase.WAITING, time.monotonic()
+        self._flushes: asyncio.Queue[FlushMark] = asyncio.Queue()
+
+    @property
+    def _stopped(self) -> bool:
+        return self._phase in (Phase.STOPPED, Phase.LEAVING)
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
@@ -71,15 +91,15 @@ class Connection:
             self._service.access.caller(secret)
         start = await self._start()
         caller = self._caller(secret if start.api_key is None else start.api_key)
-        held = await self._resumed(start, caller)
-        resumed = held is not None
-        if held is None:
+        kept = await self._resumed(start, caller)
+        resumed = kept is not None
+        if kept is None:
             session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
-            held = self._service.resumable.add(session, start.terms())
+            kept = self._service.resumable.add(session, start.terms())
         keep = False
         ended_by: BaseException | None = None
         try:
-            await self._stream(held, start, resumed=resumed)
+            await self._stream(kept, start, resumed=resumed)
         except (WebSocketDisconnect, Evicted) as error:
             keep, ended_by = not self._stopped and _may_come_back(error), error
             raise
@@ -87,48 +107,54 @@ class Connection:
             ended_by = error
             raise
         finally:
-            await self._service.resumable.let_go(held, keep=keep, error=ended_by)
-        if self._going:
-            await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
-            return
-        if not self._stopped:
-            raise _early_end(held.session)
-        await self._close(protocol.CLOSE_NORMAL, "stopped")
+            await self._service.resumable.let_go(kept, keep=keep, error=ended_by)
+        match self._phase:
+            case Phase.LEAVING:
+                await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
+            case Phase.STOPPED:
+                await self._close(protocol.CLOSE_NORMAL, "stopped")
+            case _:
+                raise _early_end(kept.session)
 
-    async def _resumed(self, start: Start, caller: Caller) -> Held | None:
+    async def _resumed(self, start: Start, caller: Caller) -> ResumableStream | None:
         """The stream of the client's token. Raises ProtocolError where it asks for something else of it."""
         if start.resume_token is None:
             return None
         if self._service.engine.draining:
             raise CapacityError("draining", "the service is shutting down; try another instance")
-        held = self._service.resumable.find(start.resume_token, caller)
-        if held is None:
+        kept = self._service.resumable.find(start.resume_token, caller)
+        if kept is None:
             return None
-        if held.terms != start.terms():
+        if kept.terms != start.terms():
             names = ", ".join(protocol.TERMS)
             raise ProtocolError(
                 "bad_message", f"a resumed stream keeps its {names}; without resume_token it is a new one"
             )
-        if not await self._service.resumable.take(held):
+        if not await self._service.resumable.take(kept):
             return None
-        await held.session.update(start.options())
-        return held
+        kept.session.update(start.options())
+        return kept
 
-    async def _stream(self, held: Held, start: Start, *, resumed: bool) -> None:
-        session = held.session
-        await self._send(protocol.ready(held, self._service.engine.model, self._settings))
+    async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
+        session = kept.session
+        await self._send(protocol.ready(kept, self._service.engine.model, self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
         self._last_media = time.monotonic()
-        media = MediaIn(session, start, self._settings.max_frame_bytes)
-        async with media.source(self._send_status, resumed=resumed) as feed:
-            try:
-                await _until(
-                    self._write(session), self._read(session, media), feed, self._watch(session, media), _evicted(held)
-                )
-            except (WebSocketDisconnect, Evicted):
-                session.decoding.interrupt()  # before its end of the pipe is closed
-                raise
+        source = kept.source
+        if resumed and source is not None:
+            await source.resume()
+        else:
+            kept.source = source = _source(session, start)
+            await session.open(source)
+        try:
+            await _until(
+                self._write(session), self._read(session, source), self._answer_flushes(session),
+                self._watch(session, source), _evicted(kept),
+            )  # fmt: skip
+        except (WebSocketDisconnect, Evicted):
+            source.interrupt()
+            raise
         await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
 
     def _caller(self, secret: str | None) -> Caller:
@@ -166,66 +192,86 @@ class Connection:
 
     # -- media in
 
-    async def _read(self, session: Session, media: MediaIn) -> None:
-        """Media to the mailbox or queue, orders to the session; after ``stop`` only the socket's end matters."""
-        while True:
-            received = await self._socket.receive()
-            _check_connected(received)
-            if self._stopped:
-                continue
-            data = received.get("bytes")
-            if data is not None:
-                self._taking = True
-                await media.take(data)
-                self._taking, self._last_media = False, time.monotonic()
-                continue
-            match protocol.parse(received["text"]):
-                case Stop():
-                    self._stopped = True
-                    await media.close()
-                case Flush() as flush:
-                    await media.flush(flush)
-                case Update() as update:
-                    options = session.stream.options.model_dump() | update.changes()
-                    await session.update(DetectOptions.model_validate(options))
-                case Start():
-                    raise ProtocolError("bad_message", "start was sent already")
+    async def _read(self, session: Session, source: LiveSource) -> None:
+        """Media to the source, orders to the session; after ``stop`` only the socket's end matters.
+
+        Raises ProtocolError for media that is too large, malformed, or too much for too long.
+        """
+        limit = self._settings.max_frame_bytes
+        try:
+            while True:
+                received = await self._socket.receive()
+                if received["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(received.get("code", 1006))
+                if self._stopped:
+                    continue
+                data = received.get("bytes")
+                if data is None:
+                    await self._obey(protocol.parse(received["text"]), session, source)
+                    continue
+                if len(data) > limit:
+                    raise ProtocolError("too_large", f"a message may have {limit} bytes", protocol.CLOSE_TOO_LARGE)
+                self._phase = Phase.TAKING
+                session.caller.spend_bytes(len(data))
+                await source.take(data)
+                self._last_media = time.monotonic()
+                if self._phase is Phase.TAKING:
+                    self._phase = Phase.WAITING
+        except CapacityError as error:
+            raise ProtocolError(error.code, str(error), protocol.CLOSE_OVERLOADED, retryable=True) from None
+        except InputError as error:
+            raise ProtocolError(error.code, str(error)) from None
+
+    async def _obey(self, message: protocol.ClientMessage, session: Session, source: LiveSource) -> None:
+        """What a running stream's client says besides its media."""
+        match message:
+            case Stop():
+                self._phase = Phase.STOPPED
+                await source.ended()
+            case Flush():
+                self._flushes.put_nowait(await source.flush())
+            case Update() as update:
+                options = session.stream.options.model_dump() | update.changes()
+                session.update(DetectOptions.model_validate(options))
+            case Start():
+                raise ProtocolError("bad_message", "start was sent already")
 
     # -- results out
 
     async def _write(self, session: Session) -> None:
         async for result in session.results():
-            await self._send({"type": "result", **result})
+            await self._send_text('{"type":"result",' + result.model_dump_json()[1:])
 
-    async def _watch(self, session: Session, media: MediaIn) -> None:
+    async def _answer_flushes(self, session: Session) -> None:
+        while True:
+            await (await self._flushes.get())
+            await self._send_status(session)
+
+    async def _watch(self, session: Session, source: LiveSource) -> None:
         """Status now and then; the end of a stream whose media has stopped, or of a draining service."""
-        last_status = time.monotonic()
+        last_status, told_to_go = time.monotonic(), False
         while not session.stream.finished:
             await asyncio.sleep(min(0.25, self._settings.idle_timeout_s / 4))
             now = time.monotonic()
             if now - last_status >= STATUS_PERIOD_S:
                 last_status = now
                 await self._send_status(session)
-            notices = session.decoding.notices
+            notices = session.context.notices
             while notices:
                 await self._warn("decoder_lost", notices.pop(0))
-            await self._leave(media)
-            waits = not (self._taking or self._stopped or session.stream.ended)  # for the client, not it for us
+            left_s = self._service.live_time_left_s
+            if math.isfinite(left_s) and not told_to_go:
+                told_to_go = True
+                await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
+            if left_s <= 0 and not self._stopped:  # in time, as if the client had
+                self._phase = Phase.LEAVING
+                await source.ended()
+            waits = self._phase is Phase.WAITING and not session.stream.ended  # for the client, not it for us
             if waits and now - self._last_media > self._settings.idle_timeout_s:
                 seconds = self._settings.idle_timeout_s
                 raise ProtocolError(
                     "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
                 )
-
-    async def _leave(self, media: MediaIn) -> None:
-        """Of a draining service: say so, and in time stop as if the client had."""
-        left_s = self._service.live_time_left_s
-        if math.isfinite(left_s) and not self._told_to_go:
-            self._told_to_go = True
-            await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
-        if left_s <= 0 and not self._stopped:
-            self._going = self._stopped = True
-            await media.close()
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})
@@ -234,8 +280,10 @@ class Connection:
         await self._send({"type": "warning", "code": code, "message": message})
 
     async def _send(self, message: dict[str, Any]) -> None:
+        await self._send_text(json.dumps(message, separators=(",", ":")))
+
+    async def _send_text(self, text: str) -> None:
         """Send one text message; a client that does not read for long is closed."""
-        text = json.dumps(message, separators=(",", ":"))
         try:
             async with self._sending, asyncio.timeout(self._settings.write_timeout_s):
                 await self._socket.send_text(text)  # no task of its own: results of one batch would queue behind them
@@ -252,8 +300,15 @@ class Connection:
                     await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
 
 
-async def _evicted(held: Held) -> None:
-    await held.evicted.wait()
+def _source(session: Session, start: Start) -> LiveSource:
+    """The source of this kind of media."""
+    if start.codec == "jpeg":
+        return PictureSource(session.context, stamped=start.timestamps == "prefix")
+    return ContainerSource(session.context)
+
+
+async def _evicted(kept: ResumableStream) -> None:
+    await kept.evicted.wait()
     raise Evicted
 
 

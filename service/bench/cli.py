@@ -43,6 +43,12 @@ def streams(
     lookahead_ms: Annotated[float | None, typer.Option(min=0)] = None,
     fault: Annotated[list[str] | None, typer.Option(help="what goes wrong; repeat, or 'all'")] = None,
     fault_every_s: Annotated[float, typer.Option(min=0.5, help="mean time between faults, of each camera")] = 30.0,
+    worker_module: Annotated[
+        str | None, typer.Option(help="a Python module that runs in the worker's place, and fails as it likes")
+    ] = None,
+    oom_top_k: Annotated[
+        int | None, typer.Option(min=1, help="of the fault oom_worker: the top_k for which that one has no memory")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the figures, JSON")] = None,
 ) -> None:
     """Cameras and uploaders at work: p50, p95, p99 of latency and freshness, drops by reason, CPU, memory, the knee."""
@@ -57,7 +63,7 @@ def streams(
     from stmixer.service.bench.streams import PROCESS_FAULTS, Load, knee, measure, mixed
 
     counts = _counts(cameras)
-    faults = _faults(fault or [], (*CAMERA_FAULTS, *PROCESS_FAULTS))
+    faults = _faults(fault or [], (*CAMERA_FAULTS, *PROCESS_FAULTS), oom_top_k)
     of_cameras = tuple(f for f in faults if f in CAMERA_FAULTS)
     of_processes = tuple(f for f in faults if f in PROCESS_FAULTS)
     if of_processes and url is not None and pid is None:
@@ -70,16 +76,15 @@ def streams(
     loads = [
         Load(
             mixed(camera, count) if codec == "mix" else (camera,) * count, uploads, film, seconds, of_processes,
-            fault_every_s if of_processes else 0.0,
+            fault_every_s if of_processes else 0.0, worker_module, oom_top_k,
         )
         for count in counts
     ]  # fmt: skip
     with ExitStack() as stack:
         if url is None:
             settings = {"model": model, "weights": weights, "max_streams": max(counts) + uploads + 8}
-            settings |= {"poison": True} if "oom_worker" in faults else {}
             given = {name: value for name, value in settings.items() if value is not None}
-            url, pid = stack.enter_context(own_service(given))
+            url, pid = stack.enter_context(own_service(given, worker_module))
         steps = measure(loads, url, api_key, pid)
     said = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     said["api_key"] = None if api_key is None else "given"
@@ -101,9 +106,15 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _faults(given: list[str], known: tuple[str, ...]) -> list[str]:
+def _faults(given: list[str], known: tuple[str, ...], oom_top_k: int | None) -> list[str]:
     if given == ["all"]:
-        return list(known)
+        return [name for name in known if name != "oom_worker" or oom_top_k is not None]
+    if "oom_worker" in given and oom_top_k is None:
+        raise InputError(
+            "bad_option",
+            "--fault oom_worker needs a worker that can be told to have no memory: --worker-module names it "
+            "(tests/faulty_worker.py is one), --oom-top-k the top_k that tells it",
+        )
     for name in given:
         if name not in known:
             raise InputError("bad_option", f"--fault {name}: one of {', '.join(known)}, all")

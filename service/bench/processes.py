@@ -19,16 +19,22 @@ import psutil
 
 from stmixer.service.errors import StartError
 
-ROLES = {"stmixer.service.worker.process": "worker", "stmixer.service.decoder.process": "decoder"}
+WORKER_MODULE = "stmixer.service.worker.process"
+DECODER_MODULE = "stmixer.service.decoder.process"
 START_S = 180.0
 
 
 @contextmanager
-def own_service(settings: Mapping[str, object]) -> Iterator[tuple[str, int]]:
-    """A `stmixer serve` of our own on a free port; its address and process id. Raises StartError."""
+def own_service(settings: Mapping[str, object], worker_module: str | None = None) -> Iterator[tuple[str, int]]:
+    """A `stmixer serve` of our own on a free port; its address and process id. Raises StartError.
+
+    ``worker_module``: a module that fails as a drill wants it, in the worker's place.
+    """
     environment = {**os.environ, "STMIXER_PORT": "0"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "stmixer.service.cli", "serve"]
+    if worker_module is not None:
+        command = [sys.executable, "-m", "stmixer.service.bench.faulty_service", "--worker-module", worker_module]
     process = subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
     found: Queue[str] = Queue()
 
@@ -68,9 +74,10 @@ class Usage:
 
 
 class Processes:
-    """A service's processes by the id of its API process."""
+    """A service's processes by the id of its API process, told apart by the module that each runs."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, worker_module: str | None = None) -> None:
+        self._roles = {worker_module or WORKER_MODULE: "worker", DECODER_MODULE: "decoder"}
         self._api = psutil.Process(pid)
         self._ended: dict[str, float] = defaultdict(float)
         self._known: dict[int, tuple[str, float]] = {}
@@ -82,8 +89,8 @@ class Processes:
         for child in self._api.children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended while we looked
                 for argument in child.cmdline():
-                    if argument in ROLES:
-                        found[ROLES[argument]].append(child)
+                    if argument in self._roles:
+                        found[self._roles[argument]].append(child)
         found["worker"].sort(key=lambda worker: worker.create_time())
         return found
 

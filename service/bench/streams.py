@@ -25,7 +25,6 @@ log = logging.getLogger("stmixer")
 
 SAMPLE_S = 1.0
 KNEE_OK_SHARE = 0.95
-POISON_OOM = 4244
 PROCESS_FAULTS = ("kill_worker", "kill_spare", "kill_decoder", "oom_worker")
 MIX: tuple[tuple[Codec, Policy], ...] = (
     ("jpeg", "latest"), ("webm", "latest"), ("jpeg", "all"), ("mpegts", "latest"),
@@ -35,7 +34,11 @@ MIX: tuple[tuple[Codec, Policy], ...] = (
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of a service at once. ``process_fault_every_s``: 0 for none."""
+    """What is asked of a service at once. ``process_fault_every_s``: 0 for none.
+
+    ``worker_module``: what its workers run, where that is not the real one; ``oom_top_k``: the ``top_k`` for which that
+    one runs out of memory, which the fault ``oom_worker`` asks for.
+    """
 
     cameras: tuple[Camera, ...]
     uploads: int
@@ -43,6 +46,8 @@ class Load:
     seconds: float
     process_faults: Sequence[str] = ()
     process_fault_every_s: float = 0.0
+    worker_module: str | None = None
+    oom_top_k: int | None = None
 
 
 def mixed(base: Camera, count: int) -> tuple[Camera, ...]:
@@ -55,7 +60,8 @@ def measure(loads: Sequence[Load], url: str, key: str | None, pid: int | None) -
     """One load after another; what came of each, in figures. ``usage`` is None of a service elsewhere."""
     steps = []
     for load in loads:
-        processes, started = None if pid is None else Processes(pid), time.monotonic()
+        processes = None if pid is None else Processes(pid, load.worker_module)
+        started = time.monotonic()
         tally = asyncio.run(run_load(url, key, load, processes))
         usage = None if processes is None or len(processes.usage.at) < 2 else usage_report(processes.usage)
         report = {"cameras": len(load.cameras), "uploaders": load.uploads, **tally.report()}
@@ -105,7 +111,7 @@ async def _break(url: str, key: str | None, processes: Processes, load: Load, ta
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120) as client:
                 clip = await asyncio.to_thread(load.film.clip.read_bytes)
-                await client.post("/v1/detect", content=clip, params={"top_k": POISON_OOM, "keyframe_hz": 0.001})
+                await client.post("/v1/detect", content=clip, params={"top_k": load.oom_top_k, "keyframe_hz": 0.001})
         elif await asyncio.to_thread(processes.kill, kind.removeprefix("kill_")):
             note(kind)
 

@@ -1,158 +1,174 @@
 """A decoder process: the only place where untrusted media meets FFmpeg.
 
 Reads one source at a time, samples it on the time grid, resizes, writes ring slots, and tells the API process of every
-frame. Its memory is bounded, an upload's CPU time too; when the parent is gone it ends.
-
-    parent → child   open {kind, done?, …} [fd], ring {…} [fd], limit {number}, jpeg {pts_us, at} + bytes, flush, end,
-                     render {…} [source fd, target fd]
-    child → parent   opened, frames {pts_us, at, not_sampled}, sample {…}, full {number}, dropped {reason, count, told},
-                     next (ready for another jpeg), flushed, ended {warnings}, failed {code, message}, rendered
+frame (``ipc.messages``, TO_DECODER and FROM_DECODER). Its memory is bounded, an upload's CPU time too; when the parent
+is gone it ends.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import signal
 import socket
 import sys
 import time
-from typing import BinaryIO
 
-from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.annotated import write_annotated
+from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
-from stmixer.service.decoder.render import render_video
-from stmixer.service.decoder.writer import Jpeg, ParentGone, Writer
-from stmixer.service.ipc.channel import Channel, ChannelError, Header, Message
+from stmixer.service.decoder.jpeg import CompressedPicture
+from stmixer.service.decoder.sampling import Sampling
+from stmixer.service.decoder.writer import ParentGone, Writer
+from stmixer.service.ipc.channel import Channel, ChannelError, Received
 from stmixer.service.ipc.child import die_with_parent
-from stmixer.service.schemas import Result
+from stmixer.service.ipc.messages import (
+    TO_DECODER,
+    DecoderReady,
+    EndOfPictures,
+    Flushed,
+    FlushSource,
+    FramesDropped,
+    JpegPicture,
+    OpenContainer,
+    OpenPictures,
+    OpenUpload,
+    PictureWanted,
+    Progress,
+    Render,
+    Rendered,
+    SourceEnded,
+    SourceFailed,
+)
 
-log = logging.getLogger("stmixer.decoder")
+_ENDS_A_STREAM = ("aspect_unsupported", "too_large")
+"""What is wrong with all of a camera's pictures, not with one."""
 
 
-def decode_video(channel: Channel, source: BinaryIO, options: Header) -> None:
-    """An upload or a live container, until its end."""
-    limits = Limits(**options["limits"])
-    writer = Writer(channel, options)
-    live, done = options["kind"] == "live", options.get("done")
-    with VideoReader(source, limits=limits, low_latency=live, threads=options["threads"]) as reader:
-        if done is None:
-            writer.open(reader.info.width, reader.info.height, reader.info.average_rate)
+def decode_video(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -> None:
+    """An upload or a live container, until its end. Takes over ``fd``."""
+    writer, live, progress = Writer(channel), isinstance(order, OpenContainer), order.progress
+    sampling = Sampling(order.sampling, writer, prompt=live)
+    limits, threads = order.sampling.limits, order.sampling.threads
+    with (
+        os.fdopen(fd, "rb", buffering=0) as source,
+        VideoReader(source, limits=limits, low_latency=live, threads=threads) as reader,
+    ):
+        shift_us: int | None = 0
+        told: dict[str, int] = {}
+        if progress is None:
+            sampling.open(reader.info.width, reader.info.height, reader.info.average_rate)
         else:
-            writer.go_on(done)
+            sampling.go_on(progress, writer.ring())
+            shift_us, told = (None, {}) if live else (0, dict(progress.dropped))
         started = time.thread_time()
-        told: dict[str, int] = dict(done["dropped"]) if done and not live else {}
-        shift_us: int | None = None if done and live else 0
         try:
             for frame in reader:
                 # when its bytes were there: now, less the work since the frame before it
                 at = time.monotonic() - (time.thread_time() - started)
-                if shift_us is None:
-                    shift_us = _goes_on_at(done or {}, at) - frame.pts_us
-                writer.frame(frame.pts_us + shift_us, frame, at)
-                _tell_dropped(channel, reader.dropped, told)
-                writer.obey()
-                if writer.flush_asked:
-                    _flush(channel, writer)
+                if shift_us is None and progress is not None:
+                    shift_us = _goes_on_at(progress, at) - frame.pts_us
+                sampling.frame(frame.pts_us + (shift_us or 0), frame, at)
+                _tell_dropped(writer, reader.dropped, told)
+                while (received := writer.waiting()) is not None:
+                    if isinstance(received.message, FlushSource):
+                        _flush(channel, sampling)
                 started = time.thread_time()
         finally:  # a failure on the way too leaves every frame before it told of, and written
-            writer.commit()
-            writer.tell_frames()
-            _tell_dropped(channel, reader.dropped, told)
-        channel.send({"t": "ended", "warnings": reader.warnings})
+            sampling.commit()
+            sampling.tell_frames()
+            _tell_dropped(writer, reader.dropped, told)
+        channel.send(SourceEnded(tuple(reader.warnings)))
 
 
-def _goes_on_at(done: Header, at: float) -> int:
+def _goes_on_at(progress: Progress, at: float) -> int:
     """The timestamp, µs, of a frame received at monotonic time ``at``, the first of another container of a stream."""
-    since = 0 if done["origin"] is None else round((at - done["origin"]) * 1e6)
-    return max(int(done["pts_us"]) + 1, since)
+    since_us = 0 if progress.origin is None else round((at - progress.origin) * 1e6)
+    return max(progress.pts_us + 1, since_us)
 
 
-def _tell_dropped(channel: Channel, dropped: dict[str, int], told: dict[str, int]) -> None:
+def _tell_dropped(writer: Writer, dropped: dict[str, int], told: dict[str, int]) -> None:
     for reason, count in dropped.items():
         if count > told.get(reason, 0):
-            channel.send({"t": "dropped", "reason": reason, "count": count - told.get(reason, 0), "told": False})
+            writer.tell(FramesDropped(reason, count - told.get(reason, 0), told=False))
             told[reason] = count
 
 
-def _flush(channel: Channel, writer: Writer) -> None:
-    writer.flush_asked = False
-    writer.commit()
-    writer.tell_frames()
-    channel.send({"t": "flushed"})
+def _flush(channel: Channel, sampling: Sampling) -> None:
+    sampling.commit()
+    sampling.tell_frames()
+    channel.send(Flushed())
 
 
-def decode_jpegs(channel: Channel, options: Header) -> None:
-    """Pictures one by one as messages, each answered with ``next``."""
-    limits = Limits(**options["limits"])
-    writer = Writer(channel, options)
-    opened, last_us = "done" in options, -1
-    if opened:
-        writer.go_on(options["done"])
-        last_us = options["done"]["pts_us"]
+def decode_pictures(channel: Channel, order: OpenPictures) -> None:
+    """Pictures one by one as messages, each answered with ``PictureWanted``."""
+    writer = Writer(channel)
+    sampling = Sampling(order.sampling, writer, prompt=True)
+    opened, newest_us = False, -1
+    if order.progress is not None:
+        sampling.go_on(order.progress, writer.ring())
+        opened, newest_us = True, order.progress.pts_us
     while True:
-        message = writer.next()
-        if message.header["t"] == "flush":
-            _flush(channel, writer)
+        received = writer.next()
+        if isinstance(received.message, FlushSource):
+            _flush(channel, sampling)
             continue
-        if message.header["t"] == "end":
-            writer.commit()
-            writer.tell_frames()
-            channel.send({"t": "ended", "warnings": writer.warnings})
+        if isinstance(received.message, EndOfPictures):
+            sampling.commit()
+            sampling.tell_frames()
+            channel.send(SourceEnded(sampling.warnings))
             return
-        picture = Jpeg(message.payload, limits)
+        arrived: JpegPicture = received.message
+        picture = CompressedPicture(received.payload, order.sampling.limits)
         try:
-            pts_us = message.header["pts_us"]
-            if pts_us <= last_us:
-                channel.send({"t": "dropped", "reason": "out_of_order", "count": 1, "told": False})
+            if arrived.pts_us <= newest_us:
+                channel.send(FramesDropped("out_of_order", 1, told=False))
                 continue
             if not opened:
-                picture.decode()
-                writer.open(picture.width, picture.height, None)
+                height, width = picture.decoded().shape[:2]
+                sampling.open(width, height, None)
                 opened = True
-            last_us = pts_us
-            writer.frame(pts_us, picture, message.header["at"])
+            newest_us = arrived.pts_us
+            sampling.frame(arrived.pts_us, picture, arrived.at)
         except MediaError as error:
-            if error.code in ("aspect_unsupported", "too_large"):
+            if error.code in _ENDS_A_STREAM:
                 raise
-            channel.send({"t": "dropped", "reason": "corrupt", "count": 1, "told": False})
+            channel.send(FramesDropped("corrupt", 1, told=False))
         finally:
-            channel.send({"t": "next"})
+            channel.send(PictureWanted())
 
 
-def render(channel: Channel, message: Message) -> None:
-    """Draw results into a copy of the video: source and target by descriptor."""
-    options = message.header
-    results = [Result.model_validate(r) for r in options["results"]]
-    with os.fdopen(message.fds[0], "rb") as source, os.fdopen(message.fds[1], "w+b") as target:
+def render(channel: Channel, received: Received) -> None:
+    """Draw keyframes into a copy of the video: source and target by descriptor."""
+    order: Render = received.message
+    with os.fdopen(received.fds[0], "rb") as source, os.fdopen(received.fds[1], "w+b") as target:
         source.seek(0)
-        render_video(source, target, results, trained=options["trained"], limits=Limits(**options["limits"]))
-    channel.send({"t": "rendered"})
+        write_annotated(source, target, order.keyframes, trained=order.trained, limits=order.limits)
+    channel.send(Rendered())
 
 
 def serve(channel: Channel) -> None:
-    """Jobs one after another until the parent closes."""
-    while (message := channel.receive()) is not None:
-        header = message.header
+    """Sources one after another until the parent closes."""
+    while (received := channel.receive()) is not None:
+        order = received.message
         try:
-            match header["t"]:
-                case "open":
-                    _limit_cpu(header.get("cpu_s"))
-                    if header["kind"] == "jpeg":
-                        decode_jpegs(channel, header)
-                    else:
-                        with os.fdopen(message.fds[0], "rb", buffering=0) as source:
-                            decode_video(channel, source, header)
-                case "render":
-                    _limit_cpu(header.get("cpu_s"))
-                    render(channel, message)
-                case _:  # an order that crossed with the end of its stream
-                    continue
+            match order:
+                case OpenUpload() | OpenContainer():
+                    _limit_cpu(order.sampling.cpu_s)
+                    decode_video(channel, received.fds[0], order)
+                case OpenPictures():
+                    _limit_cpu(order.sampling.cpu_s)
+                    decode_pictures(channel, order)
+                case Render():
+                    _limit_cpu(order.cpu_s)
+                    render(channel, received)
+                case _:  # it crossed with the end of its stream
+                    for fd in received.fds:
+                        os.close(fd)
         except MediaError as error:
-            channel.send({"t": "failed", "code": error.code, "message": str(error)})
+            channel.send(SourceFailed(error.code, str(error)))
         except MemoryError:
-            channel.send({"t": "failed", "code": "too_large", "message": "decoding it needs more memory than allowed"})
+            channel.send(SourceFailed("too_large", "decoding it needs more memory than allowed"))
 
 
 def _limit_cpu(seconds: float | None) -> None:
@@ -169,9 +185,9 @@ def main() -> None:
     die_with_parent()
     memory = int(sys.argv[2]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_DECODER)
     try:
-        channel.send({"t": "ready"})
+        channel.send(DecoderReady())
         serve(channel)
     except (ParentGone, ChannelError):
         pass

@@ -1,6 +1,7 @@
-"""The engine: all streams, the scheduler and the workers. ``step`` is the whole of one round.
+"""The engine: all streams, the scheduler and the seats. Every change of a keyframe's state begins here.
 
-Runs on the API process's event loop and never blocks it: pixels stay in rings, decoding and inference in children.
+``step`` is the whole of one round, ``finish`` what a batch comes back to. Runs on the API process's event loop and
+never blocks it: pixels stay in rings, decoding and inference in children.
 """
 
 from __future__ import annotations
@@ -9,49 +10,66 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Any
 
-from stmixer.service.engine.admission import capacity_of, fits, weight
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.query_bank import second_of
+from stmixer.service.engine.admission import fits, weight
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.scheduler import Scheduler
+from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Pending, Policy, Stream
 from stmixer.service.engine.supervisor import Supervisor
-from stmixer.service.engine.worker import Worker
+from stmixer.service.engine.worker import WORKER_MODULE, Batch, Worker
 from stmixer.service.errors import CapacityError
-from stmixer.service.ipc.channel import ChannelError, Header
+from stmixer.service.ipc.channel import ChannelError, Received
+from stmixer.service.ipc.messages import (
+    Actor,
+    BatchDone,
+    BatchFailed,
+    Frames,
+    JobOrder,
+    MessageError,
+    Opened,
+    RunBatch,
+    SampleWritten,
+    WindowsCopied,
+)
+from stmixer.service.ipc.ring import create_ring, ring_shape
 from stmixer.service.metrics import Metrics
+from stmixer.service.schemas import FrameSize, Result, Timings
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.engine")
 
 
 class Engine:
-    """Streams in, settled keyframes out."""
+    """Streams in, settled keyframes out. ``worker_module``: what a worker process runs."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, worker_module: str = WORKER_MODULE) -> None:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
         self.draining = False
         self._scheduler = Scheduler(settings.max_batch, settings.batch_wait_ms / 1000)
-        self.workers = Supervisor(settings, metrics, self._on_message, self.wake)
-        self._stream_ids = 0
+        self.seat = Seat("0")
+        self._workers = Supervisor(
+            settings, metrics, self.seat, on_message=self._on_message, on_death=self._on_death, on_change=self.wake,
+            worker_module=worker_module,
+        )  # fmt: skip
+        self._stream_ids = self._batch_ids = 0
         self.empty = asyncio.Event()
         self.empty.set()
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
-        self.capacity = settings.max_streams or 1
-        self._saved = 0.0
-        metrics.keyframes_waiting.set_function(self._waiting)
-        metrics.ring_bytes.set_function(lambda: sum(s.ring.total_bytes for s in self.streams.values() if s.ring))
+        metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.seat.streams.values()))
+        metrics.ring_bytes.set_function(
+            lambda: sum(s.ring.shape.total_bytes for s in self.seat.streams.values() if s.ring)
+        )
 
     # -- life
 
     async def start(self) -> None:
         """Start the worker. Raises StartError when it cannot serve the model."""
-        await self.workers.start()
-        worker = self.workers.worker
-        if self.settings.max_streams is None and worker is not None:
-            self.capacity, self._saved = capacity_of(worker.warmup_s), worker.saved
+        await self._workers.start()
         self.metrics.streams_capacity.set(self.capacity)
         self._round = asyncio.create_task(self._run())
 
@@ -61,18 +79,25 @@ class Engine:
         if self._round is not None:
             self._round.cancel()
             await asyncio.gather(self._round, return_exceptions=True)
-        await self.workers.stop()
+        await self._workers.stop()
+        for stream in self.streams.values():
+            stream.close_ring()
 
     @property
     def model(self) -> ModelInfo:
         """The served model."""
-        assert self.workers.model is not None, "the engine has not started"
-        return self.workers.model
+        assert self.seat.model is not None, "the engine has not started"
+        return self.seat.model
 
     @property
     def ready(self) -> bool:
         """Whether a worker has warmed up, we are not draining, and workers do not keep dying."""
-        return self.workers.ready and not self.draining
+        return self._workers.ready and not self.draining
+
+    @property
+    def capacity(self) -> int:
+        """Streams at a time: the operator's word, else streams of one keyframe a second as they were measured."""
+        return self.seat.capacity if self.settings.max_streams is None else self.settings.max_streams
 
     # -- streams
 
@@ -91,10 +116,10 @@ class Engine:
         return self._stream_ids
 
     def _weight(self, policy: Policy, keyframe_hz: float) -> float:
-        if not self._saved:
+        if not self.seat.saved:
             return weight(policy, keyframe_hz)
         window = self.model.window
-        return weight(policy, keyframe_hz, self._saved, float(window.span * window.grid_s))
+        return weight(policy, keyframe_hz, self.seat.saved, float(window.span * window.grid_s))
 
     def add(self, stream: Stream) -> None:
         """Take up a stream."""
@@ -103,14 +128,81 @@ class Engine:
         self.metrics.streams_active.labels(stream.source).inc()
 
     def remove(self, stream: Stream) -> None:
-        """Forget a stream; whatever of it is still running is dropped when it comes back."""
+        """Forget a stream and give up its ring; whatever of it is still running is dropped when it comes back."""
         if self.streams.pop(stream.id, None) is None:
             return
         stream.cancel()
+        self.seat.detach(stream)
+        stream.close_ring()
         if not self.streams:
             self.empty.set()
         self.metrics.streams_active.labels(stream.source).dec()
-        self.workers.detach(stream.id)
+
+    # -- what comes of a stream's source
+
+    async def opened(self, stream: Stream, message: Opened) -> None:
+        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError."""
+        longest = MAX_ASPECT * self.model.config.preprocess.short_side
+        width, height = message.input_width, message.input_height
+        if stream.ring is not None:
+            raise MessageError("a source opened twice")
+        if width > longest or height > longest:  # its word is not to be trusted
+            raise MessageError(f"an input size of {width} x {height} px, where {longest} is the longest")
+        stream.clip_size = self.model.padded(width, height)
+        ring = create_ring(ring_shape(self.model.window, width, height))
+        stream.open(message.width, message.height, ring, message.rate)
+        await self.seat.attach(stream)
+
+    def frames(self, stream: Stream, message: Frames, now: float) -> None:
+        """Frames arrived, kept or not. Raises MessageError before the source has opened, and if time goes back."""
+        if stream.ring is None:
+            raise MessageError("frames of a source that has not opened")
+        if message.pts_us and message.pts_us[0] <= stream.newest_pts_us:
+            raise MessageError(f"a frame at {message.pts_us[0]} µs after one at {stream.newest_pts_us} µs")
+        if stream.ended:  # cancelled meanwhile: they bring no keyframes
+            return
+        for pts_us, received_at in zip(message.pts_us, message.at, strict=True):
+            if skipped := stream.note_frame(pts_us, received_at, now):
+                self.metrics.keyframes.labels(stream.source, "superseded").inc(skipped)
+        self._wake.set()
+
+    def sample(self, stream: Stream, message: SampleWritten) -> None:
+        """A frame was written to the ring. Raises MessageError unless it is the next sample, or the newest anew."""
+        if stream.ring is None:
+            raise MessageError("a sample of a source that has not opened")
+        number, newest = stream.summary.sampled, stream.newest
+        if newest is None or message.number == number:
+            follows = message.number == number < stream.write_limit()
+            follows &= newest is None or (message.index >= newest.index and message.pts_us > newest.pts_us)
+        else:
+            follows = message.number == number - 1 and message.index == newest.index
+            follows &= message.pts_us >= newest.pts_us and message.generation > newest.frame.generation
+        if not follows:
+            raise MessageError(f"{message} follows sample {number - 1}, {newest}")
+        stream.note_sample(message.number, message.generation, message.index, message.pts_us)
+        self._wake.set()
+
+    def ring_full(self, stream: Stream, number: int) -> None:
+        """A source waits for room for sample ``number``: a live one gives up keyframes until there is some."""
+        if stream.ring is None:
+            raise MessageError("a ring is full that does not exist")
+        stream.make_room(number)
+        self._wake.set()
+
+    def flush(self, stream: Stream, now: float) -> None:
+        """Run what is pending with what is there."""
+        stream.flush(now)
+        self._wake.set()
+
+    def end(self, stream: Stream, now: float) -> None:
+        """No more frames will come; what is pending runs."""
+        stream.end(now)
+        self._wake.set()
+
+    def cancel(self, stream: Stream) -> None:
+        """The stream ends now."""
+        stream.cancel()
+        self._wake.set()
 
     def wake(self) -> None:
         """Something changed: look again at once."""
@@ -128,90 +220,123 @@ class Engine:
             self._wake.clear()
 
     async def step(self, now: float) -> float | None:
-        """Expire, choose, dispatch. Returns when there is something to do next, if nothing else happens."""
-        for stream in self.streams.values():
-            stream.expire(now)
-        times = [t for s in self.streams.values() if (t := s.next_deadline()) is not None]
-        if (stuck_at := self.workers.end_stuck(now)) is not None:
-            times.append(stuck_at)
-        worker = self.workers.worker
-        if worker is not None and worker.idle:
-            sized = [(s, self.model.padded(s.ring.width, s.ring.height)) for s in self.streams.values() if s.ring]
-            choice = self._scheduler.choose(sized, now, may_risk=self.workers.may_risk)
+        """Expire, choose, lease, send. Returns when there is something to do next, if nothing else happens."""
+        worker = self.seat.worker
+        moments = [stream.expire(now) for stream in self.streams.values()]
+        if worker is not None and (stuck_at := worker.stuck_at) is not None:
+            moments.append(stuck_at if now < stuck_at else None)
+            if now >= stuck_at:
+                worker.give_up("stuck")
+        elif worker is not None and worker.idle:
+            choice = self._scheduler.choose(self.seat.streams.values(), now, with_suspects=self._workers.is_safe)
+            moments.append(choice.wait_until)
             if choice.batch:
-                message = worker.assign(choice.batch, now)
+                message, banks = self._lease(worker, choice.batch, now)
                 with contextlib.suppress(ChannelError):  # its death is noticed by whoever listens
-                    await worker.send(message)
-            elif choice.wait_until is not None:
-                times.append(choice.wait_until)
-        return min(times, default=None)
+                    await worker.run(message, banks)
+        return min([moment for moment in moments if moment is not None], default=None)
 
-    def _on_message(self, worker: Worker, header: Header, payload: bytes = b"") -> None:
-        batch = worker.batch
-        if batch is None or header.get("id") != batch.id:
-            log.error("worker %s speaks of batch %s, which it was not given", worker.name, header.get("id"))
-            return
-        match header["t"]:
-            case "copied":
-                for place, pending in enumerate(batch.keyframes):
-                    if place in header["stale"]:
-                        pending.stream.release(pending, blame=False)
-                    else:
-                        pending.stream.copied(pending)
-            case "done":
-                worker.batch = None
-                self._finish(worker, batch.keyframes, header, payload)
-            case "failed" if header["reason"] in ("oom", "cuda"):
-                log.error("worker %s: %s", worker.name, header["message"])
-                worker.give_up(header["reason"])  # such a process is not trusted with another batch
-            case "failed":
-                worker.batch = None
-                self._fail(worker, batch.keyframes, header)
-        self.wake()
-
-    def _finish(self, worker: Worker, keyframes: tuple[Pending, ...], header: Header, payload: bytes) -> None:
-        now, seconds = time.monotonic(), header["seconds"]
-        ran = [(p, r) for p, r in zip(keyframes, header["results"], strict=True) if r is not None]
-        self.metrics.batch_done(worker.name, len(ran), header["gpu_memory"])
-        for place, (pending, _) in enumerate(ran):
-            if pending.stream.bank is not None:
-                size = len(payload) // len(ran)
-                pending.stream.remember(pending, payload[place * size : (place + 1) * size])
-        for pending, actors in ran:
-            pending.done_at = now
-            self.metrics.keyframe_done(pending.frame_at, pending.ready_at, now, seconds)
-            pending.stream.settle(pending, "ok", _result(pending, actors, now, seconds["postprocess"]))
-
-    def _fail(self, worker: Worker, keyframes: tuple[Pending, ...], header: Header) -> None:
-        log.error("worker %s: a batch of %d failed: %s", worker.name, len(keyframes), header["message"])
+    def _lease(self, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
+        """Lease keyframes for a worker: its order, and of those with a query bank the windows, queries, then mask."""
+        self._batch_ids += 1
+        worker.batch = Batch(self._batch_ids, keyframes, now)
+        jobs, banks = list[JobOrder](), list[bytes]()
         for pending in keyframes:
-            if len(keyframes) > 1:  # together they were too much, or one of them is to blame: each alone
+            stream = pending.stream
+            jobs.append(stream.take(pending, now))
+            if stream.bank is not None:
+                banks += [part.tobytes() for part in stream.bank.window(second_of(pending.keyframe.pts_us))]
+        return RunBatch(self._batch_ids, tuple(jobs)), b"".join(banks)
+
+    # -- what workers say
+
+    def _on_message(self, worker: Worker, received: Received) -> None:
+        """A worker's word on its batch. Raises MessageError where it speaks of anything else."""
+        message, batch = received.message, worker.batch
+        if batch is None or getattr(message, "id", None) != batch.id:
+            raise MessageError(f"{type(message).__name__} of a batch that it was not given")
+        match message:
+            case WindowsCopied():
+                self._copied(batch, message)
+            case BatchDone():
+                self.finish(worker, batch, message, received.payload)
+            case BatchFailed(reason="error"):
+                log.error("worker %s: a batch of %d failed: %s", worker.name, len(batch.keyframes), message.message)
+                worker.batch = None
+                self._fail(batch)
+            case BatchFailed():
+                log.error("worker %s: %s", worker.name, message.message)
+                worker.give_up(message.reason)  # such a process is not trusted with another batch
+        self._wake.set()
+
+    def _copied(self, batch: Batch, message: WindowsCopied) -> None:
+        """Frames are copied, their slots free; keyframes that found another frame in one are ready again."""
+        if batch.stale is not None or any(place >= len(batch.keyframes) for place in message.stale):
+            raise MessageError(f"{message} does not fit a batch of {len(batch.keyframes)}")
+        batch.stale = set(message.stale)
+        for place, pending in enumerate(batch.keyframes):
+            if place in batch.stale:
+                pending.stream.release(pending, blame=False)
+            else:
+                pending.stream.copied(pending)
+
+    def finish(self, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
+        """A batch is back: keep what it leaves for banks, settle its keyframes. Raises MessageError if parts miss."""
+        missing = {place for place, actors in enumerate(done.actors) if actors is None}
+        if len(done.actors) != len(batch.keyframes) or missing != batch.stale:
+            raise MessageError(f"{len(done.actors)} results, {len(missing)} of them none, do not fit its batch")
+        ran, now = batch.running, time.monotonic()
+        _remember(ran, payload)
+        worker.batch = None
+        self.metrics.batch_done(worker.name, len(ran), done.gpu_memory)
+        for pending, actors in zip(ran, [actors for actors in done.actors if actors is not None], strict=True):
+            pending.done_at = now
+            self.metrics.keyframe_done(pending.frame_at, pending.ready_at, now, done.seconds)
+            pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
+
+    def _fail(self, batch: Batch) -> None:
+        """A batch did not run, and its worker goes on."""
+        for pending in batch.running:
+            if len(batch.keyframes) > 1:  # together they were too much, or one of them is to blame: each alone
                 pending.stream.release(pending)
             else:
                 pending.stream.settle(pending, "error")
 
-    def _waiting(self) -> float:
-        return sum(len(s.ready()) for s in self.streams.values())
+    def _on_death(self, _: Worker, batch: Batch | None) -> None:
+        """A worker has died: what it was busy with runs again, alone, on the next one."""
+        for pending in batch.running if batch else ():
+            pending.stream.release(pending)
 
 
-def _result(pending: Pending, actors: list[Any], now: float, postprocess_s: float) -> dict[str, Any]:
-    """A keyframe's result as it goes over the wire, but for what is known only when it is sent."""
+def _remember(ran: list[Pending], payload: bytes) -> None:
+    """Hand each stream's query bank its keyframe's entry. Raises MessageError, before any, for a wrong length."""
+    banks = [(pending, bank) for pending in ran if (bank := pending.stream.bank) is not None]
+    if len(payload) != sum([bank.entry_bytes for _, bank in banks]):
+        raise MessageError(f"{len(payload)} bytes for the query banks of {len(banks)} keyframes")
+    start = 0
+    for pending, bank in banks:
+        pending.stream.remember(pending, payload[start : start + bank.entry_bytes])
+        start += bank.entry_bytes
+
+
+def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:
+    """A keyframe's result, but for what is known only when it is sent. Its values are ours and not checked again."""
     stream, keyframe = pending.stream, pending.keyframe
-    milliseconds = {
-        "lookahead": pending.frame_at - pending.seen_at,
-        "decode": pending.ready_at - pending.frame_at,
-        "queue": pending.started_at - pending.ready_at,
-        "inference": now - pending.started_at - postprocess_s,
-        "postprocess": postprocess_s,
-    }
-    return {
-        "seq": keyframe.seq,
-        "pts_us": keyframe.pts_us,
-        "received_at_us": time.time_ns() // 1000 - round((now - pending.seen_at) * 1e6),
-        "sent_at_us": 0,
-        "warming": pending.warming,
-        "timings_ms": {stage: seconds * 1000 for stage, seconds in milliseconds.items()},
-        "dropped_since_last": 0,
-        "frame": {"width": stream.frame_width, "height": stream.frame_height},
-        "actors": actors,
-    }
+    timings = Timings.model_construct(
+        lookahead=(pending.frame_at - pending.seen_at) * 1000,
+        decode=(pending.ready_at - pending.frame_at) * 1000,
+        queue=(pending.started_at - pending.ready_at) * 1000,
+        inference=(now - pending.started_at - postprocess_s) * 1000,
+        postprocess=postprocess_s * 1000,
+    )
+    return Result.model_construct(
+        seq=keyframe.seq,
+        pts_us=keyframe.pts_us,
+        received_at_us=time.time_ns() // 1000 - round((now - pending.seen_at) * 1e6),
+        sent_at_us=0,
+        warming=pending.warming,
+        timings_ms=timings,
+        dropped_since_last=0,
+        frame=FrameSize.model_construct(width=stream.frame_width, height=stream.frame_height),
+        actors=actors,
+    )

@@ -1,22 +1,31 @@
-"""Every frame of a stream, counted once: received, and then sampled, not sampled, or dropped with the reason."""
+"""Every frame of a stream, counted once: received, and then sampled, not sampled, or dropped with the reason.
+
+Counts are added where things happen. What is on its way has a running number for each place it may be at, so that a cut
+knows how many frames it costs.
+"""
 
 from __future__ import annotations
 
 from stmixer.service.engine.stream import Stream
-from stmixer.service.ipc.channel import Header
+from stmixer.service.ipc.messages import Frames, FramesDropped, MessageError, NewestSample, Progress
 from stmixer.service.metrics import Metrics
 
 
 class FrameCounts:
     """What came to a stream and what its decoders have told of it, so that another one can go on there.
 
-    ``at_socket``: pictures are counted as they come in; frames of a container as its decoder tells of them.
+    ``at_socket``: pictures are counted as they come in, and each goes to the decoder by itself; frames of a container
+    are counted as its decoder tells of them.
     """
 
     def __init__(self, stream: Stream, metrics: Metrics) -> None:
         self._stream, self._metrics = stream, metrics
         self.at_socket = False
-        self._sent = self._told = 0
+        self._before_decoder = 0
+        """Pictures received and neither sent to the decoder nor dropped."""
+        self._at_decoder = 0
+        """Pictures sent to the decoder, which has told of them in no way yet."""
+        self._told = self._told_and_dropped = 0
         self._dropped_by_decoder: dict[str, int] = {}
         self._origin: float | None = None
 
@@ -26,63 +35,98 @@ class FrameCounts:
         """Frames that reached us."""
         self._stream.summary.received += count
         self._metrics.frames_received.labels(self._stream.source).inc(count)
+        if self.at_socket:
+            self._before_decoder += count
 
     def sent(self) -> None:
         """A picture that goes to the decoder."""
-        self._sent += 1
+        self._before_decoder -= 1
+        self._at_decoder += 1
 
     def dropped(self, reason: str, count: int = 1) -> None:
-        """Frames lost, with the reason."""
-        dropped = self._stream.summary.dropped
-        dropped[reason] = dropped.get(reason, 0) + count
-        self._metrics.dropped(self._stream.source, reason, count)
+        """Pictures that the decoder never gets, with the reason."""
+        self._before_decoder -= count
+        self._drop(reason, count)
 
     # -- what decoders tell
 
-    def told(self, pts_us: int, at: float) -> None:
-        """A frame that its decoder tells of, received at monotonic time ``at``."""
-        self._told += 1
-        if not self.at_socket:
-            self.received()
-        origin = at - pts_us / 1e6
-        self._origin = origin if self._origin is None else min(self._origin, origin)
-
-    def dropped_by_decoder(self, reason: str, count: int, *, told: bool) -> None:
-        """Frames that a decoder lost, whether or not it had told of them before."""
-        self._dropped_by_decoder[reason] = self._dropped_by_decoder.get(reason, 0) + count
-        self.dropped(reason, count)
-        if not told and not self.at_socket:
+    def told(self, message: Frames) -> None:
+        """Frames that a decoder tells of, and what it found not to be kept. Raises MessageError for too many."""
+        count, summary = len(message.pts_us), self._stream.summary
+        if self.at_socket and count > self._at_decoder:
+            raise MessageError(f"the decoder tells of {count} pictures, of {self._at_decoder} that it was sent")
+        if self.at_socket and message.not_sampled > self._at_decoder + self._undecided:
+            raise MessageError(f"{message.not_sampled} pictures not kept, of fewer that it has")
+        self._told += count
+        summary.not_sampled += message.not_sampled
+        if self.at_socket:
+            self._at_decoder -= count
+        else:
             self.received(count)
+        for pts_us, at in zip(message.pts_us, message.at, strict=True):
+            origin = at - pts_us / 1e6
+            self._origin = origin if self._origin is None else min(self._origin, origin)
+
+    def dropped_by_decoder(self, message: FramesDropped) -> None:
+        """Frames that a decoder lost, whether or not it had told of them before. Raises MessageError for too many."""
+        reason, count = message.reason, message.count
+        if self.at_socket and not message.told and count > self._at_decoder:
+            raise MessageError(f"the decoder drops {count} pictures, of {self._at_decoder} that it was sent")
+        self._dropped_by_decoder[reason] = self._dropped_by_decoder.get(reason, 0) + count
+        if message.told:
+            self._told_and_dropped += count
+        elif self.at_socket:
+            self._at_decoder -= count
+        else:
+            self.received(count)
+        self._drop(reason, count)
+
+    def progress(self) -> Progress:
+        """Where the next decoder goes on; of a stream that has opened."""
+        stream, newest = self._stream, self._stream.newest
+        return Progress(
+            sampled=stream.summary.sampled,
+            not_sampled=stream.summary.not_sampled,
+            frames=self._told,
+            dropped=dict(self._dropped_by_decoder),
+            pts_us=stream.newest_pts_us,
+            width=stream.frame_width,
+            height=stream.frame_height,
+            origin=self._origin,
+            newest=None if newest is None else NewestSample(newest.index, newest.pts_us, newest.frame.generation),
+        )
+
+    # -- cuts
 
     def lose_pictures(self) -> None:
-        """Their decoder died: what it had been sent and had not told of is lost."""
+        """Their decoder died: pictures that it had been sent and not settled are lost. What it never got is not."""
+        self._lose("decoder", self._at_decoder + self._undecided)
+
+    def cut(self, reason: str) -> None:
+        """No decoder goes on: whatever is on its way is lost, for this reason."""
+        if not self.at_socket and self._undecided < 0:  # written by a decoder that died before it told of them
+            untold = -self._undecided
+            self._told += untold
+            self.received(untold)
+        self._lose(reason, self._before_decoder + self._at_decoder + self._undecided)
+        self._before_decoder = 0
+
+    @property
+    def _undecided(self) -> int:
+        """Frames told of, and neither sampled, nor found not to be kept, nor dropped since.
+
+        A sample is told before its frame: the number is negative for as long as the frame itself is not told of.
+        """
         summary = self._stream.summary
-        known = summary.sampled + summary.not_sampled + sum(self._dropped_by_decoder.values())
-        if (lost := self._sent - known) > 0:
-            self.dropped("decoder", lost)
-            self._sent -= lost
+        return self._told - self._told_and_dropped - summary.sampled - summary.not_sampled
 
-    def done(self) -> Header:
-        """Where the next decoder goes on (``Writer.go_on``)."""
-        stream, newest = self._stream, self._stream.newest
-        return {
-            "sampled": stream.summary.sampled,
-            "not_sampled": stream.summary.not_sampled,
-            "frames": self._told,
-            "dropped": self._dropped_by_decoder,
-            "pts_us": stream.newest_pts_us,
-            "shown": (stream.frame_width, stream.frame_height),
-            "origin": self._origin,
-            "newest": None if newest is None else (newest.index, newest.pts_us, newest.frame.generation),
-        }
+    def _lose(self, reason: str, count: int) -> None:
+        self._told_and_dropped += self._undecided
+        self._at_decoder = 0
+        if count > 0:
+            self._drop(reason, count)
 
-    # -- at the end
-
-    def balance(self, reason: str) -> None:
-        """Frames that were on their way at a cut: told of and never written are lost, written and never told came."""
-        summary = self._stream.summary
-        missing = summary.received - summary.sampled - summary.not_sampled - sum(summary.dropped.values())
-        if missing > 0:
-            self.dropped(reason, missing)
-        elif missing < 0 and not self.at_socket:
-            self.received(-missing)
+    def _drop(self, reason: str, count: int) -> None:
+        dropped = self._stream.summary.dropped
+        dropped[reason] = dropped.get(reason, 0) + count
+        self._metrics.dropped(self._stream.source, reason, count)

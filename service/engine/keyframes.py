@@ -41,21 +41,24 @@ class KeyframeSchedule:
         self._window = window
         own_ms = float(window.lookahead_s * 1000)
         self.lookahead_ms = own_ms if lookahead_ms is None else min(float(lookahead_ms), own_ms)
+        self.lookahead_us = round(self.lookahead_ms * 1000)
+        self.period_us = 1_000_000 / self.hz
+        """Time between keyframes."""
         self._steps_after = int(self.lookahead_ms / 1000 / window.grid_s + 1e-9)
         self.grid = TimeGrid(window.grid_s)
 
-    @property
-    def period_us(self) -> float:
-        """Time between keyframes."""
-        return 1_000_000 / self.hz
-
-    def pts_us(self, seq: int) -> int:
-        """The moment of keyframe ``seq``."""
-        return round(seq * self.period_us)
+    def last_at(self, pts_us: int) -> int:
+        """The last keyframe whose moment is not after ``pts_us``; -1 where that is before the first. Constant cost."""
+        seq = int(pts_us // self.period_us)
+        while round((seq + 1) * self.period_us) <= pts_us:  # moments are rounded to µs: off by one at most
+            seq += 1
+        while seq >= 0 and round(seq * self.period_us) > pts_us:
+            seq -= 1
+        return max(seq, -1)
 
     def keyframe(self, seq: int) -> Keyframe:
         """Keyframe ``seq`` with its window centred on the nearest grid index."""
-        pts_us = self.pts_us(seq)
+        pts_us = round(seq * self.period_us)
         centre = self.grid.nearest(pts_us)
         indices = tuple(centre + min(offset, self._steps_after) for offset in self._window.offsets)
-        return Keyframe(seq, pts_us, indices, pts_us + round(self.lookahead_ms * 1000))
+        return Keyframe(seq, pts_us, indices, pts_us + self.lookahead_us)

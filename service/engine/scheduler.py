@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from stmixer.service.engine.stream import Pending, Stream
 
-PaddedSize = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -24,23 +22,30 @@ class Scheduler:
     def __init__(self, max_batch: int, batch_wait_s: float) -> None:
         self.max_batch, self.batch_wait_s = max_batch, batch_wait_s
 
-    def choose(self, streams: Iterable[tuple[Stream, PaddedSize]], now: float, *, may_risk: bool = True) -> Choice:
+    def choose(self, streams: Iterable[Stream], now: float, *, with_suspects: bool = True) -> Choice:
         """The next batch. The stream served longest ago decides the shape; streams take turns for the other places.
 
-        A keyframe that has died with a batch before runs alone, so that it can take no other with it; and only with
-        ``may_risk``, so that it does not take all streams' only worker.
+        A suspect, a keyframe that has died with a batch before, runs alone, so that it can take no other with it; and
+        only ``with_suspects``, so that it does not take all streams' only worker.
         """
-        ready = [([p for p in stream.ready() if may_risk or not p.attempts], size) for stream, size in streams]
-        queues = [(queue, size) for queue, size in ready if queue]
+        queues = list[tuple[float, float, int, list[Pending]]]()
+        for number, stream in enumerate(streams):
+            queue = [p for p in stream.ready() if with_suspects or not p.attempts]
+            if queue:
+                queues.append((stream.served_at, queue[0].ready_at, number, queue))
         if not queues:
             return Choice()
-        queues.sort(key=lambda item: (item[0][0].stream.served_at, item[0][0].ready_at))
-        first, shape = queues[0][0][0], queues[0][1]
+        queues.sort()
+        first = queues[0][3][0]
         if first.attempts:
             return Choice((first,))
-        same = [[p for p in queue if not p.attempts] for queue, size in queues if size == shape]
+        same = [
+            [p for p in queue if not p.attempts]
+            for *_, queue in queues
+            if queue[0].stream.clip_size == first.stream.clip_size
+        ]
         batch: list[Pending] = []
-        for turn in range(max(len(queue) for queue in same)):
+        for turn in range(max([len(queue) for queue in same])):
             batch += [queue[turn] for queue in same if turn < len(queue)]
         batch = batch[: self.max_batch]
         deadline = first.ready_at + self.batch_wait_s

@@ -1,8 +1,10 @@
 """One stream's state: frames on the grid, keyframes from due to settled, and the counts that must add up.
 
 Pure: told what happened and what time it is, asked what to do. No sockets, tasks or torch, so a fake clock tests it.
+Whoever drives it, the engine or the offline detector, calls what changes it; everyone else only reads.
 
-    arriving frame → note_frame(): keyframes come into being, "early" until their look-ahead is there, then "ready"
+    arriving frame → note_frame(): keyframes come into being, "early" until their look-ahead is there, then "ready";
+    those that a gap jumped over are counted as superseded and never come into being
     → take() by the scheduler: "copying", its slots may not be written → copied(): "running"
     → settle(outcome): "settled", delivered in order; or release(): "ready" again
 """
@@ -12,15 +14,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.ipc.ring import RingShape
-from stmixer.service.schemas import DetectOptions, Outcome, Summary
+from stmixer.service.ipc.messages import JobOrder
+from stmixer.service.ipc.ring import RingMemory
+from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary
 
 Policy = Literal["latest", "all"]
 Source = Literal["ws", "pull", "upload"]
@@ -28,6 +31,12 @@ State = Literal["early", "ready", "copying", "running", "settled"]
 
 MAX_UNDELIVERED = 32
 """Results that may wait for a subscriber of a stream that loses nothing, before no more keyframes are run for it."""
+
+GAP_TAIL_US = 1_000_000
+"""Policy ``all``: keyframes that fall this long after the last frame before a gap still run, on that frame."""
+
+LONGEST_STILL_US = 10_000_000
+"""Policy ``all``: two frames further apart have a gap between them, however slow the stream."""
 
 MAX_ATTEMPTS = 2
 """How often a keyframe of a dead batch runs again."""
@@ -47,12 +56,14 @@ class Pending:
 
     ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that
     one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
-    so it cannot run again.
+    so it cannot run again. ``skipped_before``: keyframes right before it that a gap jumped over; they are in the
+    summary as superseded, and nobody is told of them but by this number.
     """
 
     keyframe: Keyframe
     seen_at: float
     stream: Stream
+    skipped_before: int = 0
     state: State = "early"
     frame_at: float = 0.0
     ready_at: float = 0.0
@@ -62,22 +73,16 @@ class Pending:
     reclaimed: bool = False
     warming: bool = False
     outcome: Outcome | None = None
-    result: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What a worker is told of one keyframe: slots and the generations it must find in them."""
-
-    slots: tuple[int, ...]
-    generations: tuple[int, ...]
+    result: Result | None = None
 
 
 @dataclass(slots=True)
 class Stream:
     """See the module. ``deliver`` is called with every settled keyframe, in order.
 
-    ``bank`` is what an online long-term model has seen of the stream. It lives here, so that no worker's end ends it.
+    ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
+    clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
+    model has seen of the stream. It lives here, so that no worker's end ends it.
     """
 
     id: int
@@ -88,7 +93,8 @@ class Stream:
     deadline_s: float
     deliver: Callable[[Pending], None]
     bank: OnlineBank | None = None
-    ring: RingShape | None = None
+    ring: RingMemory | None = None
+    clip_size: tuple[int, int] = (0, 0)
     frame_width: int = 0
     frame_height: int = 0
     ended: bool = False
@@ -96,35 +102,78 @@ class Stream:
     served_at: float = 0.0
     summary: Summary = field(default_factory=Summary)
     _timeline: SampleHistory[Slot] | None = None
-    _next_seq: int = 0
     _next: Keyframe | None = None
+    _skipped: int = 0
     _in_order: deque[Pending] = field(default_factory=deque)
     _newest_index: int = -1
 
-    def open(self, width: int, height: int, ring: RingShape, rate: float | None) -> None:
+    def open(self, width: int, height: int, ring: RingMemory, rate: float | None) -> None:
         """The first frame is known: its displayed size, the ring that was made for it, the container's rate."""
         self.frame_width, self.frame_height, self.ring = width, height, ring
         self._timeline = SampleHistory(self.schedule.grid, 1e6 / rate if rate else None)
-        self._next = self.schedule.keyframe(self._next_seq)
+        self._next = self.schedule.keyframe(0)
+
+    def close_ring(self) -> None:
+        """Give up the ring's memory; nothing runs any more."""
+        if self.ring is not None:
+            self.ring.close()
 
     # -- frames in
 
-    def note_frame(self, pts_us: int, received_at: float, now: float) -> None:
-        """A frame arrived, kept or not. Keyframes up to its timestamp come into being."""
-        assert self._timeline is not None
-        assert self._next is not None
-        self._timeline.observe(pts_us)
+    def note_frame(self, pts_us: int, received_at: float, now: float) -> int:
+        """A frame arrived, kept or not: its keyframes come into being. Returns how many a gap jumped over instead."""
+        timeline, keyframe = self._timeline, self._next
+        assert timeline is not None
+        assert keyframe is not None
+        before_us = timeline.newest_pts_us
+        is_gap = timeline.observe(pts_us)
         self._newest_index = self.schedule.grid.first_served(pts_us)
-        while self._next.pts_us <= pts_us:
-            self._in_order.append(Pending(self._next, received_at, self))
-            self.summary.keyframes_due += 1
-            self._next_seq += 1
-            self._next = self.schedule.keyframe(self._next_seq)
-        complete = [p for p in self._in_order if p.state == "early" and self._is_complete(p.keyframe, pts_us)]
-        for pending in complete:
+        skipped = 0
+        if keyframe.pts_us <= pts_us:
+            first, behind = self._jumped_over(keyframe.seq, before_us, pts_us, is_gap=is_gap)
+            while keyframe.pts_us <= pts_us:
+                if first <= keyframe.seq < behind:
+                    skipped = behind - keyframe.seq
+                    self._skipped += skipped
+                    keyframe = self.schedule.keyframe(behind)
+                    continue
+                self._in_order.append(Pending(keyframe, received_at, self, self._skipped))
+                self._skipped = 0
+                self.summary.keyframes_due += 1
+                keyframe = self.schedule.keyframe(keyframe.seq + 1)
+            self._next = keyframe
+            self.summary.keyframes_due += skipped
+            self.summary.superseded += skipped
+        self._complete(pts_us, received_at, now)
+        return skipped
+
+    def _jumped_over(self, first: int, before_us: int | None, pts_us: int, *, is_gap: bool) -> tuple[int, int]:
+        """Of the keyframes from ``first`` to a frame those that it jumps over: from the one number up to the other.
+
+        Live the newest complete one wins, so all complete ones before it. Where nothing is skipped, those in a gap but
+        for the first second of it. Constant cost, however far the clock leapt.
+        """
+        if self.policy == "latest":
+            return first, self.schedule.last_at(pts_us - self.schedule.lookahead_us)
+        if before_us is None or not (is_gap or pts_us - before_us > LONGEST_STILL_US):
+            return first, first
+        return self.schedule.last_at(before_us + GAP_TAIL_US) + 1, self.schedule.last_at(pts_us - 1) + 1
+
+    def _complete(self, pts_us: int, received_at: float, now: float) -> None:
+        """Keyframes whose look-ahead ends with this frame are ready; live, the newest of them wins."""
+        newest: Pending | None = None
+        live = self.policy == "latest"
+        for pending in self._in_order:
+            if pending.state != "early":
+                continue
+            keyframe = pending.keyframe
+            if pts_us < keyframe.due_pts_us if live else self._newest_index <= keyframe.indices[-1]:
+                break  # where nothing is skipped: a later frame may still change the window
+            newest = pending
             pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
-        if complete and self.policy == "latest":  # newest wins
-            self._supersede_before(complete[-1])
+        if newest is not None and live:
+            for older in [p for p in self._in_order if p.state == "ready" and p.attempts == 0 and p is not newest]:
+                self.settle(older, "superseded")
 
     def note_sample(self, number: int, generation: int, index: int, pts_us: int) -> None:
         """A frame was written to the ring, or its slot was written again by a later one that serves the same index."""
@@ -147,16 +196,6 @@ class Stream:
                 self.settle(pending, "error")
         self.flush(now)
 
-    def _is_complete(self, keyframe: Keyframe, pts_us: int) -> bool:
-        if self.policy == "all":  # no later frame may still change the window
-            return self._newest_index > keyframe.last
-        return pts_us >= keyframe.due_pts_us
-
-    def _supersede_before(self, newest: Pending) -> None:
-        for older in list(self._in_order):
-            if older.state == "ready" and older.attempts == 0 and older.keyframe.seq < newest.keyframe.seq:
-                self.settle(older, "superseded")
-
     # -- keyframes out
 
     def ready(self) -> list[Pending]:
@@ -170,16 +209,20 @@ class Stream:
         busy = any(p.state in ("copying", "running") for p in self._in_order)
         return [] if busy else ready[:1]
 
-    def take(self, pending: Pending, now: float) -> Lease:
-        """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``."""
+    def take(self, pending: Pending, now: float) -> JobOrder:
+        """Lease a ready keyframe's slots: they are not written to until ``copied`` or ``release``. What is to run."""
         assert self._timeline is not None
         assert self.ring is not None
         assert pending.state == "ready"
         pending.state, pending.started_at, self.served_at = "copying", now, now
         keyframe = pending.keyframe
         pending.warming = not self._timeline.is_whole(keyframe.first, keyframe.last)
-        slots = [s.frame for s in self._timeline.at(keyframe.indices)]
-        return Lease(tuple(s.number % self.ring.capacity for s in slots), tuple(s.generation for s in slots))
+        slots, capacity = [s.frame for s in self._timeline.at(keyframe.indices)], self.ring.shape.capacity
+        wanted = self.options
+        return JobOrder(
+            self.id, tuple([s.number % capacity for s in slots]), tuple([s.generation for s in slots]),
+            self.frame_width, self.frame_height, wanted.score_threshold, wanted.top_k, wanted.action_threshold,
+        )  # fmt: skip
 
     def copied(self, pending: Pending) -> None:
         """The worker has its own copy: a live stream's writer may have the slots if it needs them."""
@@ -205,7 +248,7 @@ class Stream:
             queries = np.frombuffer(entry, np.float16).reshape(self.bank.shape[1:])
             self.bank.add(second_of(pending.keyframe.pts_us), queries)
 
-    def settle(self, pending: Pending, outcome: Outcome, result: dict[str, Any] | None = None) -> None:
+    def settle(self, pending: Pending, outcome: Outcome, result: Result | None = None) -> None:
         """A keyframe's end, whichever it is; delivers all settled ones at the head of the line."""
         if pending.state == "settled":
             return
@@ -215,24 +258,20 @@ class Stream:
             self.deliver(self._in_order.popleft())
         self._forget()
 
-    def expire(self, now: float) -> None:
-        """Live: settle what has waited past its deadline."""
-        for pending in self._expirable():
-            if now >= self.deadline_at(pending):
-                self.settle(pending, "deadline")
+    def expire(self, now: float) -> float | None:
+        """Live: settle what has waited past its deadline. Returns the next moment at which there is something to do.
 
-    def deadline_at(self, pending: Pending) -> float:
-        """When a keyframe is no longer worth starting, counted from when its look-ahead should have come."""
-        return pending.seen_at + self.schedule.lookahead_ms / 1000 + self.deadline_s
-
-    def next_deadline(self) -> float | None:
-        """The next moment at which ``expire`` has something to do."""
-        return min(map(self.deadline_at, self._expirable()), default=None)
-
-    def _expirable(self) -> list[Pending]:
+        A keyframe is worth starting until ``deadline_s`` after its look-ahead should have come.
+        """
         if self.policy == "all" or self.ended:
-            return []
-        return [p for p in self._in_order if p.state in ("early", "ready")]
+            return None
+        patience_s = self.schedule.lookahead_ms / 1000 + self.deadline_s
+        for pending in list(self._in_order):
+            if pending.state in ("early", "ready"):
+                if now < pending.seen_at + patience_s:  # later ones were seen later
+                    return pending.seen_at + patience_s
+                self.settle(pending, "deadline")
+        return None
 
     def cancel(self) -> None:
         """The stream ends now: everything on its way counts as cancelled."""
@@ -268,9 +307,9 @@ class Stream:
         assert self._timeline is not None
         assert self.ring is not None
         if not len(self._timeline):
-            return self.ring.capacity
+            return self.ring.shape.capacity
         oldest = self._timeline.at((-1,))[0]
-        return oldest.frame.number + self.ring.capacity
+        return oldest.frame.number + self.ring.shape.capacity
 
     def make_room(self, number: int) -> None:
         """Live: give up keyframes, oldest first, until sample ``number`` may be written; never one being copied."""
@@ -289,5 +328,9 @@ class Stream:
         if self._timeline is None or self._next is None or not len(self._timeline):
             return
         # keyframes are in order, so the first that is still needed reaches back furthest
-        needed = (p.keyframe.first for p in self._in_order if p.state != "settled" and not p.reclaimed)
-        self._timeline.forget_before(next(needed, self._next.first))
+        needed = self._next
+        for pending in self._in_order:
+            if pending.state != "settled" and not pending.reclaimed:
+                needed = pending.keyframe
+                break
+        self._timeline.forget_before(needed.first)

@@ -1,29 +1,35 @@
-"""A worker as the API process sees it: started, spoken to, noticed when it dies."""
+"""A worker as the API process sees it: started, spoken to, noticed when it dies. It carries messages, no more."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from stmixer.model.query_bank import second_of
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.stream import Lease, Pending
+from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.errors import StartError
-from stmixer.service.ipc.channel import ChannelError, Header, Message
+from stmixer.service.ipc.channel import ChannelError, Received
 from stmixer.service.ipc.child import KEEPS_FREED_MEMORY, Child, describe_exit
 from stmixer.service.ipc.memory import oom_kills
-from stmixer.service.ipc.ring import RingShape
+from stmixer.service.ipc.messages import (
+    FROM_WORKER,
+    AttachRing,
+    DetachRing,
+    MessageError,
+    RunBatch,
+    WorkerBroken,
+    WorkerOptions,
+    WorkerReady,
+)
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.worker")
 
+WORKER_MODULE = "stmixer.service.worker.process"
 MIN_STUCK_S = 10.0
 STUCK_FACTOR = 10
 LAST_WORDS_S = 1.0
@@ -32,18 +38,27 @@ LAST_WORDS_S = 1.0
 
 @dataclass(slots=True)
 class Batch:
-    """What a worker is busy with."""
+    """What a worker is busy with. ``stale``: the places of keyframes whose frames it did not find, which are its
+    business no more; None until it has copied all the others'."""
 
     id: int
     keyframes: tuple[Pending, ...]
     started_at: float
+    stale: set[int] | None = None
+
+    @property
+    def running(self) -> list[Pending]:
+        """The keyframes that are still its business."""
+        stale = self.stale or ()
+        return [pending for place, pending in enumerate(self.keyframes) if place not in stale]
 
 
 class Worker:
     """One worker process. ``warmup_s`` are seconds of a batch by its size, as measured at its start; ``saved`` is the
     part of that which a keyframe does not take where the features of all its frames are known already.
 
-    ``reason`` is why it ended, or is about to: exit, stuck, oom or cuda.
+    ``batch`` is the engine's note of what it is busy with. ``reason`` is why it ended, or is about to: exit, stuck,
+    oom, cuda or protocol.
     """
 
     def __init__(
@@ -54,34 +69,34 @@ class Worker:
         self.reason = "exit"
         self._oom_kills = oom_kills()
         self._child = child
-        self._ids = 0
 
     @classmethod
-    async def start(cls, name: str, options: dict[str, Any]) -> Worker:
+    async def start(cls, name: str, module: str, options: WorkerOptions) -> Worker:
         """Spawn it and wait for its warm-up. Raises StartError with the reason it gives."""
-        child = await Child.spawn("stmixer.service.worker.process", [json.dumps(options)], KEEPS_FREED_MEMORY)
+        child = await Child.spawn(module, FROM_WORKER, [json.dumps(asdict(options))], KEEPS_FREED_MEMORY)
         try:
-            message = await child.channel.receive()
+            received = await child.channel.receive()
         except ChannelError:
-            message = None
+            received = None
         except BaseException:
             await child.kill()
             raise
-        if message is None:
+        if received is None:
             kills, end = oom_kills(), describe_exit(await child.wait())
             why = ", for want of memory: take a smaller model" if oom_kills() > kills else ""
             raise StartError("worker_failed", f"the worker {end} before it was ready{why}")
-        header = message.header
-        if header["t"] != "ready":
+        ready = received.message
+        if not isinstance(ready, WorkerReady):
             await child.end()
-            raise StartError("worker_failed", header["message"])
-        if header["warning"]:
-            log.warning(header["warning"])
-        model = ModelInfo.from_card(header["card"], header["device"])
-        where, warmup_s = f"{model.device} ({header['runtime']})", {int(n): s for n, s in header["warmup_s"]}
+            why = ready.message if isinstance(ready, WorkerBroken) else f"the worker begins with {ready}"
+            raise StartError("worker_failed", why)
+        if ready.warning:
+            log.warning(ready.warning)
+        model = ModelInfo.from_card(ready.card, ready.device)
+        where, warmup_s = f"{model.device} ({ready.runtime})", dict(ready.warmup_s)
         speed = ", ".join(f"{n}: {seconds * 1e3:.0f} ms" for n, seconds in warmup_s.items())
         log.info("worker %s: %s on %s, batches of %s", name, model.name, where, speed)
-        return cls(name, child, model, warmup_s, header["saved"])
+        return cls(name, child, model, warmup_s, ready.saved)
 
     @property
     def pid(self) -> int:
@@ -93,22 +108,32 @@ class Worker:
         """Whether it can take a batch."""
         return self.batch is None and self._child.alive
 
-    def stuck_after_s(self, keyframes: int) -> float:
-        """How long a batch may take: many times what one of its size took in the warm-up."""
-        measured = max((n for n in self.warmup_s if n <= keyframes), default=min(self.warmup_s))
-        seconds = self.warmup_s[measured] * max(1.0, keyframes / measured)
-        return max(MIN_STUCK_S, STUCK_FACTOR * seconds)
+    @property
+    def stuck_at(self) -> float | None:
+        """When its batch will have taken far too long: many times what one of its size took in the warm-up."""
+        if self.batch is None:
+            return None
+        size = len(self.batch.keyframes)
+        measured = max((n for n in self.warmup_s if n <= size), default=min(self.warmup_s))
+        seconds = self.warmup_s[measured] * max(1.0, size / measured)
+        return self.batch.started_at + max(MIN_STUCK_S, STUCK_FACTOR * seconds)
 
     def give_up(self, reason: str) -> None:
         """Kill it, for this reason; ``listen`` ends with that."""
         self.reason = reason
         self._child.end_now()
 
-    async def listen(self, on_message: Callable[[Worker, Header, bytes], None]) -> str:
-        """Hand over its messages until it ends; how it ended, in words."""
+    async def listen(self, on_message: Callable[[Worker, Received], None]) -> str:
+        """Hand over what it says until it ends; how it ended, in words.
+
+        A worker that says what it should not is ended: by ``on_message`` with a MessageError, or by the channel.
+        """
         try:
-            while (message := await self._child.channel.receive()) is not None:
-                on_message(self, message.header, message.payload)
+            while (received := await self._child.channel.receive()) is not None:
+                on_message(self, received)
+        except MessageError as error:
+            log.error("worker %s: %s", self.name, error)
+            self.give_up("protocol")
         except ChannelError as error:
             log.error("worker %s: %s", self.name, error)
         status = await self._child.end(LAST_WORDS_S)
@@ -116,74 +141,36 @@ class Worker:
             self.reason = "oom"
         return describe_exit(status)
 
-    async def attach(self, stream: int, fd: int, ring: RingShape) -> None:
-        """Give it a stream's ring; ``fd`` stays the caller's, who may close it before this is sent."""
-        header = {"t": "ring", "stream": stream, "width": ring.width, "height": ring.height, "capacity": ring.capacity}
-        own = os.dup(fd)
+    async def attach(self, stream: Stream) -> None:
+        """Give it a stream's ring, which stays the stream's, who may close it before this is sent."""
+        assert stream.ring is not None
+        shape, own = stream.ring.shape, os.dup(stream.ring.fd)
         try:
-            await self._child.channel.send(header, fds=[own])
+            await self._child.channel.send(AttachRing(stream.id, shape.width, shape.height, shape.capacity), fds=[own])
         finally:
             os.close(own)
 
-    async def detach(self, stream: int) -> None:
+    async def detach(self, stream_id: int) -> None:
         """Let it forget a stream's ring."""
-        await self._child.channel.send({"t": "drop", "stream": stream})
+        await self._child.channel.send(DetachRing(stream_id))
 
-    def assign(self, keyframes: tuple[Pending, ...], now: float) -> Message:
-        """Mark it busy with leased keyframes; the message to ``send``.
-
-        Its payload is the banks' windows, job after job, of streams that have one: queries, then mask.
-        """
-        self._ids += 1
-        self.batch = Batch(self._ids, keyframes, now)
-        leases = [(p, p.stream.take(p, now)) for p in keyframes]
-        jobs = [_job(pending, lease) for pending, lease in leases]
-        return Message({"t": "batch", "id": self._ids, "jobs": jobs}, b"".join(map(_bank_window, keyframes)))
-
-    async def send(self, message: Message) -> None:
-        """Send a message of ``assign``."""
-        await self._child.channel.send(message.header, message.payload)
+    async def run(self, batch: RunBatch, banks: bytes) -> None:
+        """Have it run a batch. ``banks``: the windows of the jobs' query banks, job after job."""
+        await self._child.channel.send(batch, banks)
 
     async def stop(self, timeout_s: float) -> None:
         """Let it end by itself, or end it."""
         await self._child.end(timeout_s)
 
 
-def _bank_window(pending: Pending) -> bytes:
-    bank = pending.stream.bank
-    if bank is None:
-        return b""
-    queries, mask = bank.window(second_of(pending.keyframe.pts_us))
-    return queries.tobytes() + mask.tobytes()
-
-
-def _job(pending: Pending, lease: Lease) -> Header:
-    stream, options = pending.stream, pending.stream.options
-    return {
-        "stream": stream.id,
-        "slots": lease.slots,
-        "generations": lease.generations,
-        "size": (stream.frame_width, stream.frame_height),
-        "options": (options.score_threshold, options.top_k, options.action_threshold),
-    }
-
-
-def worker_options(settings: Settings) -> dict[str, Any]:
-    """The options a worker process is started with (``service.worker.process.WorkerOptions``)."""
-    return {
-        "model": settings.model,
-        "weights": str(settings.weights) if settings.weights else None,
-        "device": settings.device,
-        "runtime": settings.runtime,
-        "precision": settings.precision,
-        "threads": len(os.sched_getaffinity(0)),
-        "max_batch": settings.max_batch,
-        "slow_s": settings.slow_inference_ms / 1000,
-        "poison": settings.poison,
-    }
-
-
-async def restart_delay(deaths: list[float]) -> None:
-    """Wait before another start, longer the more workers died in the last minute."""
-    recent = [t for t in deaths if time.monotonic() - t < 60]
-    await asyncio.sleep(min(5.0, 0.1 * 2 ** len(recent)))
+def worker_options(settings: Settings) -> WorkerOptions:
+    """What a worker process is started with."""
+    return WorkerOptions(
+        model=settings.model,
+        weights=str(settings.weights) if settings.weights else None,
+        device=settings.device,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        threads=len(os.sched_getaffinity(0)),
+        max_batch=settings.max_batch,
+    )

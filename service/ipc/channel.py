@@ -24,7 +24,11 @@ _MAX_FDS = 4
 
 
 class ChannelError(Exception):
-    """The peer is gone, or does not keep to the framing or to the messages of its corridor."""
+    """The peer is gone, or cannot be understood."""
+
+
+class GarbledError(ChannelError):
+    """The peer is there, and does not keep to the framing or to the messages of its corridor."""
 
 
 @dataclass(slots=True)
@@ -39,7 +43,7 @@ class Received:
 def _lengths(prefix: bytes) -> tuple[int, int]:
     message, payload = _LENGTHS.unpack(prefix)
     if message > MAX_MESSAGE or payload > MAX_PAYLOAD:
-        raise ChannelError(f"a message of {message} + {payload} bytes is over the limit")
+        raise GarbledError(f"a message of {message} + {payload} bytes is over the limit")
     return message, payload
 
 
@@ -47,7 +51,7 @@ def _decode(corridor: Corridor, raw: bytes) -> Any:
     try:
         return corridor.decode(raw)
     except MessageError as error:
-        raise ChannelError(str(error)) from None
+        raise GarbledError(str(error)) from None
 
 
 def _frame(message: object, payload: bytes) -> bytes:

@@ -25,7 +25,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Moment = Annotated[float, Field(allow_inf_nan=False)]
 """Seconds of ``time.monotonic``, which all processes of a machine share."""
 Score = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(max_length=10_000)]
+MAX_TEXT = 10_000
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 MAX_FRAMES_TOLD = 4096
 MAX_BATCH = 64
@@ -287,6 +288,19 @@ class Rendered:
 
 
 # -- API process → worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is started with, as JSON on its command line: which model, and where and how it runs."""
+
+    model: str | None
+    weights: str | None
+    device: str
+    runtime: str
+    precision: str
+    threads: int
+    max_batch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,17 +45,35 @@ def ring_shape(window: Window, width: int, height: int) -> RingShape:
     return RingShape(width, height, window.span + math.ceil(RING_SLACK_S / window.grid_s) + 2)
 
 
-def create_ring(shape: RingShape) -> int:
-    """A new ring's descriptor. Its memory lives until the last process has closed it."""
+@dataclass(slots=True)
+class RingMemory:
+    """A ring as its owner, the stream, has it: a descriptor to pass on, and what lies behind it.
+
+    The memory lives until the last process has closed it; ours is closed by ``close``, once, after which ``fd`` is -1.
+    """
+
+    fd: int
+    shape: RingShape
+
+    def close(self) -> None:
+        """Give up our descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def create_ring(shape: RingShape) -> RingMemory:
+    """A new ring, zeroed: no slot holds a frame yet."""
     fd = os.memfd_create("stmixer-ring", os.MFD_CLOEXEC)
     os.ftruncate(fd, shape.total_bytes)
-    return fd
+    return RingMemory(fd, shape)
 
 
 class Ring:
     """A ring mapped into this process. Takes over ``fd`` and closes it."""
 
     def __init__(self, fd: int, shape: RingShape, *, writable: bool) -> None:
+        self.shape = shape
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         try:
             memory = mmap.mmap(fd, shape.total_bytes, access=access)

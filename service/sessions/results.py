@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Any
 
 from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.metrics import Metrics
-from stmixer.service.sources.clock import PictureClock
+from stmixer.service.schemas import Result
 
 
 class Results:
@@ -22,9 +21,10 @@ class Results:
         self._changed = asyncio.Event()
 
     def add(self, stream: Stream, pending: Pending) -> None:
-        """A settled keyframe: a result, or one more that was skipped."""
+        """A settled keyframe: a result, or one more that was skipped; before it those that a gap jumped over."""
         assert pending.outcome is not None
         self._metrics.keyframes.labels(stream.source, pending.outcome).inc()
+        self._skipped += pending.skipped_before
         if pending.outcome != "ok":
             self._skipped += 1
         else:
@@ -34,22 +34,27 @@ class Results:
             self._waiting.append((pending, self._skipped))
             self._skipped = 0
             stream.undelivered = len(self._waiting)
-        self.wake()
+        self._changed.set()
 
-    def take(self, stream: Stream, clock: PictureClock) -> dict[str, Any] | None:
-        """The next result as it goes out now; None while there is none."""
+    def take(self, stream: Stream, origin: float | None) -> Result | None:
+        """The next result as it goes out now; None while there is none.
+
+        ``origin``: monotonic seconds of t = 0 by the source's own clock, where it has one.
+        """
         if not self._waiting:
             return None
         pending, skipped = self._waiting.popleft()
         stream.undelivered = len(self._waiting)
-        assert pending.result is not None
+        result = pending.result
+        assert result is not None
         now, source = time.monotonic(), stream.source
-        captured_at = pending.seen_at if clock.origin is None else clock.origin + pending.keyframe.pts_us / 1e6
+        captured_at = pending.seen_at if origin is None else origin + result.pts_us / 1e6
         self._metrics.e2e_latency.labels(source).observe(now - pending.frame_at)
         self._metrics.keyframe_age.labels(source).observe(now - captured_at)
         self._metrics.stage.labels("send").observe(now - pending.done_at)
-        self._metrics.actors.inc(len(pending.result["actors"]))
-        return {**pending.result, "dropped_since_last": skipped, "sent_at_us": time.time_ns() // 1000}
+        self._metrics.actors.inc(len(result.actors))
+        result.dropped_since_last, result.sent_at_us = skipped, time.time_ns() // 1000
+        return result
 
     def wake(self) -> None:
         """Let whoever waits look again."""

@@ -1,4 +1,4 @@
-"""One stream from source to subscriber: its decoder, its place in the engine, its results."""
+"""One stream from source to subscriber: its source, its place in the engine, its results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 from stmixer.model.query_bank import new_bank
 from stmixer.service.access import Caller
+from stmixer.service.engine import stream as streams
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
-from stmixer.service.engine.stream import Pending, Policy, Source, Stream
+from stmixer.service.engine.stream import Pending, Policy, Stream
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import fields
-from stmixer.service.schemas import DetectOptions, Summary
+from stmixer.service.schemas import DetectOptions, Result, Summary
 from stmixer.service.sessions.results import Results
 from stmixer.service.settings import Settings
-from stmixer.service.sources.clock import PictureClock
-from stmixer.service.sources.decoder_link import Decoding
+from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.source import Source
 
 log = logging.getLogger("stmixer.session")
 
@@ -32,7 +33,8 @@ MIN_DEADLINE_S = 1.0
 class Session:
     """An open stream. Use as ``async with``, or ``close`` it: that frees everything, whatever happened.
 
-    Results come from ``results()``: all of them with policy ``all``, the newest one with ``latest``.
+    ``open`` gives it its source, made from ``context``; results come from ``results()``: all of them with policy
+    ``all``, the newest one with ``latest``.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Session:
         settings: Settings,
         caller: Caller,
         *,
-        source: Source,
+        source: streams.Source,
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,
@@ -62,15 +64,21 @@ class Session:
             engine.metrics.streams_rejected.labels("key_limit").inc()
             raise
         engine.add(self.stream)
-        self.clock = PictureClock()
         self.aborted = False
-        self._error: StmixerError | None = None
+        self.error: StmixerError | None = None
+        """What ended the source, if it did not end well."""
+        self.source: Source | None = None
         self._interruptible: asyncio.Task[Any] | None = None
         self._results = Results(engine.metrics)
         self._started = time.monotonic()
-        self.counts = FrameCounts(self.stream, engine.metrics)
-        self.decoding = Decoding(
-            engine, pool, settings, self.stream, self.counts, on_failed=self._fail, on_change=self._results.wake
+        self.context = SourceContext(
+            engine,
+            pool,
+            settings,
+            self.stream,
+            FrameCounts(self.stream, engine.metrics),
+            self._fail,
+            self._results.wake,
         )
 
     # -- life
@@ -81,62 +89,65 @@ class Session:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self.close(error)
 
+    async def open(self, source: Source) -> None:
+        """Begin to take frames. Raises CapacityError where no decoder can be had."""
+        self.source = source
+        await source.open()
+
     async def close(self, error: BaseException | None = None) -> None:
         """Free everything; ``error`` is what ended it, for the log."""
         try:
-            await self.decoding.close()
+            if self.source is not None:
+                await self.source.close()
         finally:  # cancelled here, at a shutdown for one, it still frees all
             self._engine.remove(self.stream)
             self.caller.close_stream()
-            self.counts.balance("cancelled")
+            self.context.counts.cut("cancelled")
             self._log_end(error)
 
-    async def flush(self) -> None:
-        """Run what is pending with what is there."""
-        await self.decoding.flush()
-        self.stream.flush(time.monotonic())
-        self._engine.wake()
-
-    async def update(self, options: DetectOptions) -> None:
+    def update(self, options: DetectOptions) -> None:
         """Change options of a running stream. ``keyframe_hz`` and look-ahead cannot change: keyframes are numbered."""
         self.stream.options = options
 
     # -- results out
 
-    async def results(self) -> AsyncIterator[dict[str, Any]]:
+    async def results(self) -> AsyncIterator[Result]:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
-            while (result := self._results.take(self.stream, self.clock)) is not None:
+            origin = None if self.source is None else self.source.origin
+            while (result := self._results.take(self.stream, origin)) is not None:
                 self._engine.wake()
                 yield result
             if self.stream.finished:
                 break
             await self._results.wait()
-        if self._error is not None and self.stream.summary.ok == 0:
-            raise self._error
-        if self._error is not None:
-            self.warnings.append(str(self._error))
+        if self.error is not None and self.stream.summary.ok == 0:
+            raise self.error
+        if self.error is not None:
+            self.warnings.append(str(self.error))
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
         self._results.add(self.stream, pending)
         if pending.outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
-        self.decoding.room_changed.set()
+        if self.source is not None:
+            self.source.room_changed()
 
     def abort(self) -> None:
         """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""
         self.aborted = True
-        self.stream.cancel()
+        self._engine.cancel(self.stream)
         self._results.wake()
 
     def cut(self, error: StmixerError) -> None:
         """The service ends before this stream: what is not done is cancelled, and ``results`` says why."""
         if self.stream.finished and self._interruptible is None:
             return
-        self._error = self._error or error
-        self.decoding.stop()  # no more frames, which would bring new keyframes
-        self.stream.cancel()
+        self.error = self.error or error
+        if self.source is not None:
+            self.source.stop()  # no more frames, which would bring new keyframes
+        self._engine.cancel(self.stream)
         self._results.wake()
         if self._interruptible is not None:
             self._interruptible.cancel()
@@ -148,37 +159,32 @@ class Session:
         try:
             yield
         except asyncio.CancelledError:
-            if self._error is None or task is None:
+            if self.error is None or task is None:
                 raise
             task.uncancel()
-            raise self._error from None
+            raise self.error from None
         finally:
             self._interruptible = None
 
     @property
     def warnings(self) -> list[str]:
         """What was odd, in words; grows."""
-        return self.decoding.warnings
-
-    @property
-    def error(self) -> StmixerError | None:
-        """What ended the source, if it did not end well."""
-        return self._error
+        return self.context.warnings
 
     def summary(self) -> Summary:
         """The counts so far; the last ones, which add up, once the stream has finished and nothing more is sent."""
         if self.stream.finished:
-            self.counts.balance("cancelled")
+            self.context.counts.cut("cancelled")
         return self.stream.snapshot()
 
     def _fail(self, error: StmixerError) -> None:
         """The source cannot go on. What is complete still runs."""
-        self._error = error
-        self.stream.end(time.monotonic())
+        self.error = error
+        self._engine.end(self.stream, time.monotonic())
 
     def _log_end(self, error: BaseException | None) -> None:
         """The stream's line: how it ended (finished, disconnected, or the code of what ended it), and every count."""
-        cause = error or self._error
+        cause = error or self.error
         ended = "finished" if cause is None else str(getattr(cause, "code", type(cause).__name__))
         seconds, stream = round(time.monotonic() - self._started, 3), self.stream
         told = fields(

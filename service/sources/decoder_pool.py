@@ -9,15 +9,20 @@ import logging
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.messages import FROM_DECODER, DecoderReady
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.decoder")
+
+DECODER_MODULE = "stmixer.service.decoder.process"
 
 
 class DecoderPool:
     """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
+        """``module``: what each of them runs."""
+        self._module = module
         self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
@@ -83,7 +88,7 @@ class DecoderPool:
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn("stmixer.service.decoder.process", [str(self._memory_mb)])
+            child = await Child.spawn(self._module, FROM_DECODER, [str(self._memory_mb)])
         except OSError as error:
             raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
         try:
@@ -93,7 +98,7 @@ class DecoderPool:
         except BaseException:
             await child.kill()
             raise
-        if ready is None:
+        if ready is None or not isinstance(ready.message, DecoderReady):
             await child.kill()
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
         return child

@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+QUEUE_BYTES = 4 * 2**20
+"""Media of one stream that may wait for its decoder before no more is read."""
+
 
 class Closed(Exception):
     """The other side has closed the mailbox."""

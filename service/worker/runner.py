@@ -23,7 +23,7 @@ from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 from stmixer.model.stage import best_queries
 from stmixer.service.errors import StartError
-from stmixer.service.schemas import Action, Actor
+from stmixer.service.ipc.messages import Action, Actor
 from stmixer.service.worker.features import FeatureRing, FrameKey
 
 BankEntries = tuple[NDArray[np.float16], NDArray[np.bool_]]
@@ -235,18 +235,18 @@ class Runner:
 def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:
     """Detections of one clip as they go over the wire, boxes in the source's px and as fractions of it."""
     order = np.argsort(-kept.action_scores, axis=-1, kind="stable").tolist()
-    scale = (job.width, job.height, job.width, job.height)
+    width, height = job.width, job.height
     actors = []
-    for box, person, actions, ranking in zip(
+    for (left, top, right, bottom), person, actions, ranking in zip(
         kept.boxes_xyxy.tolist(), kept.person_scores.tolist(), kept.action_scores.tolist(), order, strict=True
     ):
         best = [c for c in ranking[: job.top_k] if actions[c] >= job.action_threshold]
         actors.append(
             Actor(
-                box=tuple(box),
-                box_px=tuple(v * s for v, s in zip(box, scale, strict=True)),
+                box_px=(left * width, top * height, right * width, bottom * height),
+                box=(left, top, right, bottom),
                 person_score=person,
-                actions=[Action(id=labels[c].id, name=labels[c].name, score=actions[c]) for c in best],
+                actions=tuple([Action(labels[c].id, labels[c].name, actions[c]) for c in best]),
             )
         )
     return actors

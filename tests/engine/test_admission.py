@@ -46,7 +46,8 @@ def test_who_fits() -> None:
 def test_the_engine_says_when_to_come_again(max_streams: int | None) -> None:
     metrics = Metrics()
     engine = Engine(Settings(max_streams=max_streams), metrics)
-    engine.capacity = 2 if max_streams else 8
+    engine.seat.capacity = 8
+    assert engine.capacity == (max_streams or 8)
     for _ in range(2):
         stream = Camera("latest", hz=4.0).stream
         stream.id = engine.admit("latest", 4.0)

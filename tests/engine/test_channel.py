@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
+from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, DetachRing
 
 BIG = b"x" * 2**22
 
@@ -17,16 +18,16 @@ BIG = b"x" * 2**22
 def test_descriptors_arrive_with_their_message_though_the_pipe_was_full() -> None:
     async def talk(ours: AsyncChannel, theirs: Channel) -> None:
         loop = asyncio.get_running_loop()
-        first = asyncio.create_task(ours.send({"t": "first"}, BIG))
-        second = asyncio.create_task(ours.send({"t": "second"}, fds=[0]))
+        first = asyncio.create_task(ours.send(DetachRing(1), BIG))
+        second = asyncio.create_task(ours.send(DetachRing(2), fds=[0]))
         await asyncio.sleep(0.05)
         assert not first.done()
         one, two = [await loop.run_in_executor(None, theirs.receive) for _ in range(2)]
         await asyncio.gather(first, second)
         assert one is not None
         assert two is not None
-        assert (one.header["t"], one.payload, one.fds) == ("first", BIG, [])
-        assert two.header["t"] == "second"
+        assert (one.message, one.payload, one.fds) == (DetachRing(1), BIG, [])
+        assert two.message == DetachRing(2)
         (fd,) = two.fds
         os.close(fd)
 
@@ -41,7 +42,7 @@ def test_a_channel_that_is_closed_says_so(fds: list[int], closed: str) -> None:
     async def talk(ours: AsyncChannel, theirs: Channel) -> None:
         ours.close() if closed == "ours" else theirs._sock.close()
         with pytest.raises(ChannelError):
-            await ours.send({"t": "attach"}, fds=fds)
+            await ours.send(DetachRing(1), fds=fds)
 
     over_a_pair(talk)
 
@@ -49,4 +50,4 @@ def test_a_channel_that_is_closed_says_so(fds: list[int], closed: str) -> None:
 def over_a_pair(talk: Callable[[AsyncChannel, Channel], Awaitable[None]]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        asyncio.run(asyncio.wait_for(talk(AsyncChannel(ours), Channel(theirs)), 20))
+        asyncio.run(asyncio.wait_for(talk(AsyncChannel(ours, FROM_WORKER), Channel(theirs, TO_WORKER)), 20))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
+from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, BatchFailed, Corridor, DetachRing, WorkerBroken
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
 from stmixer.service.sources.mailbox import BoundedQueue, Closed, Mailbox
 
@@ -25,7 +26,7 @@ def frame(value: int) -> np.ndarray:
 
 
 def test_what_one_side_writes_the_other_reads() -> None:
-    fd = create_ring(SHAPE)
+    fd = create_ring(SHAPE).fd
     writer = Ring(os.dup(fd), SHAPE, writable=True)
     reader = Ring(fd, SHAPE, writable=False)
     for slot in range(5):
@@ -37,7 +38,7 @@ def test_what_one_side_writes_the_other_reads() -> None:
 
 
 def test_a_slot_rewritten_meanwhile_is_refused() -> None:
-    fd = create_ring(SHAPE)
+    fd = create_ring(SHAPE).fd
     writer = Ring(os.dup(fd), SHAPE, writable=True)
     reader = Ring(fd, SHAPE, writable=False)
     writer.write(0, 1, frame(1))
@@ -48,13 +49,13 @@ def test_a_slot_rewritten_meanwhile_is_refused() -> None:
 
 
 def test_a_reader_cannot_write() -> None:
-    reader = Ring(create_ring(SHAPE), SHAPE, writable=False)
+    reader = Ring(create_ring(SHAPE).fd, SHAPE, writable=False)
     with pytest.raises(ValueError, match="read-only"):
         reader.write(0, 1, frame(1))
 
 
 def test_memory_outlives_the_process_that_wrote_it() -> None:
-    fd = create_ring(SHAPE)
+    fd = create_ring(SHAPE).fd
     code = (
         "import sys, numpy as np; from stmixer.service.ipc.ring import Ring, RingShape;"
         "Ring(int(sys.argv[1]), RingShape(6, 4, 5), writable=True).write(3, 42, np.full((4, 6, 3), 7, np.uint8))"
@@ -71,47 +72,68 @@ def test_messages_keep_their_payload_and_descriptors() -> None:
     reading, writing = os.pipe()
 
     async def parent() -> object:
-        channel = AsyncChannel(ours)
-        await channel.send({"t": "open", "text": "é"}, payload, [writing])
+        channel = AsyncChannel(ours, FROM_WORKER)
+        await channel.send(WorkerBroken("é"), payload, [writing])
         answer = await channel.receive()
         end = await channel.receive()
         channel.close()
         assert answer is not None
-        return answer.header, answer.payload == payload, end
+        return answer.message, answer.payload == payload, end
 
     def child() -> None:
-        channel = Channel(theirs)
-        message = channel.receive()
-        assert message is not None
-        os.write(message.fds[0], message.header["text"].encode())
-        os.close(message.fds[0])
-        channel.send({"t": "got", "bytes": len(message.payload)}, message.payload)
+        channel = Channel(theirs, Corridor("both ways", WorkerBroken))
+        received = channel.receive()
+        assert received is not None
+        os.write(received.fds[0], received.message.message.encode())
+        os.close(received.fds[0])
+        channel.send(BatchFailed(len(received.payload), "none", "error"), received.payload)
         theirs.close()
 
     async def both() -> object:
         answer, _ = await asyncio.gather(parent(), asyncio.to_thread(child))
         return answer
 
-    assert asyncio.run(both()) == ({"t": "got", "bytes": len(payload)}, True, None)
+    assert asyncio.run(both()) == (BatchFailed(len(payload), "none", "error"), True, None)
     assert os.read(reading, 10) == "é".encode()
     os.close(reading)
     os.close(writing)
 
 
-def test_broken_framing_is_an_error_not_a_hang() -> None:
-    async def read(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff\0\0\0\0",
+        b"\x04\0\0\0\0\0\0\0[12]",
+        b"\x04\0\0\0\0\0\0\0{",
+        b"\x04\0",
+        b"\x0d\0\0\0\0\0\0\0DetachRing\n[]",
+        b'\x1b\0\0\0\0\0\0\0DetachRing\n{"stream": -10}',
+    ],
+)
+def test_broken_framing_or_a_message_out_of_place_is_an_error_not_a_hang(data: bytes) -> None:
+    async def read() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.sendall(data)
-        channel = AsyncChannel(ours)
+        channel = AsyncChannel(ours, TO_WORKER)
         try:
             await channel.receive()
         finally:
             channel.close()
 
-    for data in (b"\xff\xff\xff\xff\0\0\0\0", b"\x04\0\0\0\0\0\0\0[12]", b"\x04\0\0\0\0\0\0\0{", b"\x04\0"):
-        with pytest.raises(ChannelError):
-            asyncio.run(read(data))
+    with pytest.raises(ChannelError):
+        asyncio.run(read())
+
+
+def test_a_message_of_another_corridor_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+
+    async def read() -> None:
+        Channel(theirs, TO_WORKER).send(DetachRing(1))
+        await AsyncChannel(ours, FROM_WORKER).receive()
+
+    with ours, theirs, pytest.raises(ChannelError, match="DetachRing"):
+        asyncio.run(read())
 
 
 def test_newest_wins_in_a_mailbox() -> None:

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 from conftest import OWN_CLIPS
+from faulty_worker import MODULE, POISON, slowly
 from posting import NDJSON, connected, conserved, eventually, lines_of, made_video, metric, post, problem, request_head
 from serving import Server, running_server
 from ws_client import check_conservation, jpeg, paced, stream
@@ -23,7 +24,9 @@ FALL = OWN_CLIPS / "fall.mp4"
 @contextmanager
 def ending(weights: Path, **settings: object) -> Iterator[Server]:
     """A slow service that is told to end within; it has to end with 0, which ``running_server`` checks."""
-    with running_server(weights=weights, slow_inference_ms=300, max_batch=1, **settings) as server:
+    with running_server(
+        weights=weights, worker_module=MODULE, environment=slowly(300), max_batch=1, **settings
+    ) as server:
         yield server
         assert server.process.wait(20) == 0
 
@@ -98,10 +101,12 @@ def test_a_second_signal_forces_the_end(tiny_weights: Path) -> None:
 
 
 def test_kill_9_leaves_no_process(tiny_weights: Path) -> None:
-    with running_server(weights=tiny_weights, poison=True) as server, ThreadPoolExecutor(1) as pool:
+    with running_server(weights=tiny_weights, worker_module=MODULE) as server, ThreadPoolExecutor(1) as pool:
         children = server.children
         assert len(children) == 3
-        pool.submit(post, server, made_video(320, 240, 300), keyframe_hz=4, top_k=4243)  # a worker that never looks up
+        pool.submit(
+            post, server, made_video(320, 240, 300), keyframe_hz=4, top_k=POISON["stuck"]
+        )  # a worker that never looks up
         eventually(lambda: any("stmixer-ring" in Path(f"/proc/{c.pid}/maps").read_text() for c in children))
         server.process.kill()
         gone, alive = psutil.wait_procs(children, timeout=10)

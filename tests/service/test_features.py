@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from stmixer.media.decode import Limits
 from stmixer.model.checkpoint import Model, untrained
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
@@ -31,8 +31,7 @@ def model() -> Model:
 
 def detect(runner: Runner, hz: float, batch_size: int = 1) -> list[Result]:
     options = DetectOptions(keyframe_hz=hz, score_threshold=0.0, top_k=3)
-    detector = FileDetector(runner, options, limits=Limits.unlimited(), batch_size=batch_size)
-    return list(itertools.islice(detector.run(WALK), 16))
+    return list(itertools.islice(FileResults(runner, WALK, options, batch_size=batch_size), 16))
 
 
 def numbers(results: list[Result]) -> np.ndarray:
@@ -94,7 +93,7 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
     runner = Runner(torch_runtime(model, CPU))
     t = model.card.config.clip.frames
     shape = RingShape(40, 32, t + 2)
-    fd = create_ring(shape)
+    fd = create_ring(shape).fd
     writer, reader = Ring(os.dup(fd), shape, writable=True), Ring(fd, shape, writable=False)
     rng = np.random.default_rng(0)
 
@@ -102,10 +101,10 @@ def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:
         pixels = rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)
         writer.write(number % shape.capacity, number + 1, pixels)
 
-    def wanted(first: int) -> dict[str, object]:
+    def wanted(first: int) -> JobOrder:
         numbers = range(first, first + t)
-        slots, generations = [n % shape.capacity for n in numbers], [n + 1 for n in numbers]
-        return {"stream": 7, "slots": slots, "generations": generations, "size": (80, 64), "options": (0.0, 1, 0.0)}
+        slots, generations = tuple(n % shape.capacity for n in numbers), tuple(n + 1 for n in numbers)
+        return JobOrder(7, slots, generations, 80, 64, 0.0, 1, 0.0)
 
     for number in range(t + 1):
         write(number)

@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
-from stmixer.service.api.media_in import QUEUE_BYTES, MediaIn
-from stmixer.service.api.protocol import Start
+from stmixer.service.sources.container import ContainerSource
+from stmixer.service.sources.mailbox import QUEUE_BYTES
 
 
 @pytest.mark.parametrize("steps", range(6))
 def test_a_reader_that_is_told_to_end_just_when_there_is_room_ends(steps: int) -> None:
     """As where its decoder dies: that makes room, and ends the stream. ``wait_for`` of Python 3.11 forgot the end."""
-    session: Any = SimpleNamespace(caller=SimpleNamespace(spend_bytes=lambda count: None))
+    context: Any = SimpleNamespace(stream=SimpleNamespace(policy="latest"))
 
     async def talk() -> None:
-        media = MediaIn(session, Start(type="start", codec="webm"), QUEUE_BYTES)
-        await media.take(bytes(QUEUE_BYTES))
-        reader = asyncio.create_task(media.take(b"more"))
+        source = ContainerSource(context)
+        await source.take(bytes(QUEUE_BYTES))
+        reader = asyncio.create_task(source.take(b"more"))
         await asyncio.sleep(0.01)
         assert not reader.done()
-        await media._queue.get()
+        await source._queue.get()
         for _ in range(steps):
             await asyncio.sleep(0)
         had_ended = reader.done()

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import OWN_CLIPS
+from faulty_worker import MODULE, slowly
 from posting import (
     DECODER,
     MP4,
@@ -43,7 +44,9 @@ WALK, FALL = OWN_CLIPS / "walk.mp4", OWN_CLIPS / "fall.mp4"
 @pytest.fixture(scope="module")
 def slow_server(tiny_weights: Path) -> Iterator[Server]:
     """A worker that takes 300 ms for every keyframe."""
-    with running_server(weights=tiny_weights, slow_inference_ms=300, max_batch=1, max_streams=2) as server:
+    with running_server(
+        weights=tiny_weights, worker_module=MODULE, environment=slowly(300), max_batch=1, max_streams=2
+    ) as server:
         yield server
 
 

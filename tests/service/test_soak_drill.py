@@ -11,6 +11,7 @@ import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
+from faulty_worker import MODULE, POISON
 from posting import DECODER, both_warm, eventually, metric
 from serving import running_server
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ EXPLAINED = {"mailbox", "corrupt", "out_of_order", "decoder", "cancelled"}
 @pytest.mark.timeout(0)
 def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    with running_server(weights=tiny_weights, spare_workers=1, resume_ttl_s=15, poison=True) as server:
+    with running_server(weights=tiny_weights, spare_workers=1, resume_ttl_s=15, worker_module=MODULE) as server:
         both_warm(server)
         process = psutil.Process(server.process.pid)
         descriptors = process.num_fds()
@@ -34,6 +35,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
             ["bench", "streams", str(OWN_CLIPS / "fall.mp4"), "--url", server.url, "--pid", str(server.process.pid),
              "--cameras", "16", "--codec", "mix", "--fps", "10", "--keyframe-hz", "1", "--lookahead-ms", "0",
              "--uploads", "1", "--seconds", str(SECONDS), "--fault", "all", "--fault-every-s", "60",
+             "--worker-module", MODULE, "--oom-top-k", str(POISON["oom"]),
              "--jitter-ms", "30", "-o", str(output)],
         )  # fmt: skip
         assert told.exit_code == 0, told.output + str(told.exception)

@@ -11,6 +11,7 @@ from typing import cast
 
 import httpx
 import pytest
+from faulty_worker import MODULE, POISON
 from posting import WORKER, both_warm, conserved, eventually, made_video, metric, post
 from serving import Server, running_server
 from ws_client import jpeg, paced, stream
@@ -19,18 +20,18 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.zoo import variant
 from stmixer.service.api.service import check_memory
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.worker import Worker
+from stmixer.service.engine.stream import Pending
+from stmixer.service.engine.worker import Batch, Worker
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.memory import available_bytes, oom_kills
 
-POISON = {"exit": 4242, "stuck": 4243, "oom": 4244, "cuda": 4245}
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
 
 
 @pytest.fixture(scope="module")
 def guarded(tiny_weights: Path) -> Iterator[Server]:
-    with running_server(weights=tiny_weights, spare_workers=1, poison=True) as server:
+    with running_server(weights=tiny_weights, spare_workers=1, worker_module=MODULE) as server:
         yield server
 
 
@@ -80,7 +81,7 @@ def test_a_spare_that_dies_waiting_costs_nothing(guarded: Server) -> None:
     ],
 )
 def test_a_poison_keyframe_costs_one_worker_lost_and_nothing_else(tiny_weights: Path, how: str) -> None:
-    with running_server(weights=tiny_weights, spare_workers=1, poison=True, batch_wait_ms=50) as server:
+    with running_server(weights=tiny_weights, spare_workers=1, worker_module=MODULE, batch_wait_ms=50) as server:
         both_warm(server)
         clip = made_video(128, 96, 8)
         healthy = post(server, clip).json()
@@ -122,12 +123,17 @@ def test_a_slow_batch_of_the_largest_variant_is_let_live() -> None:
         assert restarts(server) == dict.fromkeys(POISON, 0.0)
 
 
+def stuck_after_s(worker: Worker, keyframes: int) -> float | None:
+    worker.batch = Batch(1, (cast(Pending, None),) * keyframes, 0.0)
+    return worker.stuck_at
+
+
 def test_a_slow_batch_is_not_taken_for_a_stuck_one() -> None:
     slow = Worker("0", cast(Child, None), TINY, {1: 30.0})
-    assert slow.stuck_after_s(1) == 300
-    assert slow.stuck_after_s(8) == 2400
+    assert stuck_after_s(slow, 1) == 300
+    assert stuck_after_s(slow, 8) == 2400
     fast = Worker("0", cast(Child, None), TINY, {1: 0.01, 2: 0.015, 4: 4.0})
-    assert [fast.stuck_after_s(n) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
+    assert [stuck_after_s(fast, n) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
 
 
 def test_memory_as_the_kernel_tells_of_it(tmp_path: Path) -> None:

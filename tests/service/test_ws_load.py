@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from faulty_worker import MODULE, slowly
 from serving import Server, running_server
 from ws_client import Client, jpeg, metric, noise, paced, prefixed, stream
 
@@ -21,7 +22,7 @@ CAMERAS = 4
 @pytest.fixture(scope="module")
 def slow(tiny_weights: Path) -> Iterator[Server]:
     """Every batch takes 700 ms longer: two keyframes a batch, under 3 a second, where 16 fall due."""
-    with running_server(weights=tiny_weights, slow_inference_ms=700, max_batch=2) as server:
+    with running_server(weights=tiny_weights, worker_module=MODULE, environment=slowly(700), max_batch=2) as server:
         yield server
 
 

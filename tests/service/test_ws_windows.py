@@ -1,38 +1,28 @@
 """Cameras of many rates: which frames a model really sees, against a brute-force reading of docs/protocol.md, Time.
 
-Session, engine, scheduler and decoder processes are the real ones. In the worker's place stands a child that reads the
-ring as a worker does and notes the numbers that the pictures carry.
+Session, engine, scheduler and decoder processes are the real ones; see ``in_process`` for what stands in the worker's
+place.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from ws_client import jpeg, read_number
+from in_process import hand_over, running_engine
+from ws_client import jpeg, prefixed, read_number
 
 from stmixer.model.clip import window
-from stmixer.model.labels import AVA_LABELS
 from stmixer.model.zoo import variant
-from stmixer.service.access import Caller
-from stmixer.service.engine.engine import Engine
-from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy
-from stmixer.service.engine.worker import Worker
-from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.ring import Ring, RingShape
-from stmixer.service.metrics import Metrics
-from stmixer.service.schemas import DetectOptions
-from stmixer.service.sessions.session import Session
-from stmixer.service.settings import Settings
-from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.schemas import DetectOptions, Result
+from stmixer.service.sources.pictures import PictureSource
 
 HALF_RAW = Fraction(1, 60)
 FRAMES = 120
@@ -91,43 +81,6 @@ def wanted(times: list[Fraction], model: str, hz: Fraction, lookahead_ms: float 
 
 
 @dataclass
-class Reader:
-    """Stands where a worker's process would: takes rings and batches, answers at once, notes the numbers it saw."""
-
-    seen: dict[int, list[int]] = field(default_factory=dict)
-    alive: bool = True
-    engine: Engine | None = None
-    worker: Worker | None = None
-
-    @property
-    def channel(self) -> Reader:
-        return self
-
-    async def send(self, header: dict[str, Any], payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        match header["t"]:
-            case "ring":
-                shape = RingShape(header["width"], header["height"], header["capacity"])
-                self._ring = Ring(os.dup(fds[0]), shape, writable=False)
-            case "batch":
-                asyncio.get_running_loop().call_soon(self._run, header)
-
-    def _run(self, header: dict[str, Any]) -> None:
-        assert self.engine is not None
-        assert self.worker is not None
-        assert self.worker.batch is not None
-        for pending, job in zip(self.worker.batch.keyframes, header["jobs"], strict=True):
-            frames = self._ring.read(job["slots"], job["generations"])
-            assert frames is not None
-            self.seen[pending.keyframe.seq] = [read_number(frame) for frame in frames]
-        ids = {"id": header["id"]}
-        self.engine._on_message(self.worker, {"t": "copied", "stale": [], **ids})
-        seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
-        results: list[list[Any]] = [[] for _ in header["jobs"]]
-        done = {"t": "done", "results": results, "seconds": seconds, "gpu_memory": 0, **ids}
-        self.engine._on_message(self.worker, done)
-
-
-@dataclass
 class Seen:
     """What one run saw: window numbers and ``warming`` per keyframe, and the last counts."""
 
@@ -137,41 +90,31 @@ class Seen:
 
 
 async def run(times: list[Fraction], model: str, policy: Policy, options: DetectOptions) -> Seen:
-    settings = Settings(idle_decoders=1)
-    engine, pool, reader = Engine(settings, Metrics()), DecoderPool(settings), Reader()
-    config = variant(model)
-    info = ModelInfo(config, AVA_LABELS, False, None, None, None, None, "cpu")
-    worker = Worker("0", cast(Child, reader), info, {1: 0.1})
-    reader.engine, reader.worker = engine, worker
-    engine.workers.model, engine.workers.worker = info, worker
-    engine._round = asyncio.create_task(engine._run())
-    results: list[dict[str, Any]] = []
-    try:
-        async with Session(
-            engine, pool, settings, Caller(None), source="ws", policy=policy, options=options
-        ) as session:
+    results: list[Result] = []
+    async with running_engine(model) as running, running.session(policy, options) as session:
 
-            async def collect() -> None:
-                results.extend([r async for r in session.results()])
+        async def collect() -> None:
+            results.extend([r async for r in session.results()])
 
-            collecting = asyncio.create_task(collect())
-            await session.decoding.open("jpeg")
-            for number, pts in enumerate(times):
-                pts_us = round(pts * 1_000_000)
-                session.counts.received()
-                await session.decoding.send_jpeg(jpeg(number), pts_us, time.monotonic())
-                if policy == "latest":  # let what has fallen due run before the next frame is known
-                    await session.decoding.jpeg_wanted.wait()
-                    while any(p.state != "early" for p in session.stream._in_order):  # noqa: ASYNC110
-                        await asyncio.sleep(0.001)
-            await session.decoding.end_jpegs()
-            await asyncio.wait_for(collecting, 60)
-            summary = session.summary().model_dump()
-    finally:
-        engine.workers.worker = None
-        await engine.stop()
-        await pool.stop()
-    return Seen(reader.seen, {r["seq"]: r["warming"] for r in results}, summary)
+        collecting = asyncio.create_task(collect())
+        source = PictureSource(session.context, stamped=True)
+        await session.open(source)
+        for number, pts in enumerate(times):
+            await hand_over(source, prefixed(round(pts * 1_000_000), jpeg(number)))
+            if policy == "latest":  # let what has fallen due run before the next frame is known
+                while any(p.state != "early" for p in session.stream._in_order):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        await source.ended()
+        await asyncio.wait_for(collecting, 60)
+        summary = session.summary().model_dump()
+        numbers = running.worker.seen[session.stream.id]
+    return Seen(numbers, {r.seq: r.warming for r in results}, summary)
+
+
+def jumped_over(times: list[Fraction], hz: Fraction) -> set[int]:
+    """Keyframes in the camera's pause of two seconds that come more than one after the frame before it."""
+    pause = next(((a, b) for a, b in pairwise(times) if b - a > 1), None)
+    return {k for k in range(int(times[-1] * hz) + 1) if pause is not None and pause[0] + 1 < k / hz < pause[1]}
 
 
 def check_summary(seen: Seen, times: list[Fraction]) -> None:
@@ -203,11 +146,15 @@ def test_a_stream_that_loses_nothing_sees_exactly_the_frames_of_the_time_section
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
     seen = asyncio.run(run(times, model, "all", options))
     count = int(times[-1] * hz) + 1
-    expected = [wanted(times, model, Fraction(hz), lookahead_ms, k, len(times) - 1) for k in range(count)]
-    assert sorted(seen.numbers) == list(range(count))
-    assert [seen.numbers[k] for k in range(count)] == [w.numbers for w in expected]
-    assert [seen.warming[k] for k in range(count)] == [w.warming for w in expected]
-    assert seen.summary["ok"] == count
+    jumped = jumped_over(times, Fraction(hz))
+    there = [k for k in range(count) if k not in jumped]
+    expected = [wanted(times, model, Fraction(hz), lookahead_ms, k, len(times) - 1) for k in there]
+    assert sorted(seen.numbers) == there
+    assert [seen.numbers[k] for k in there] == [w.numbers for w in expected]
+    assert [seen.warming[k] for k in there] == [w.warming for w in expected]
+    assert seen.summary["ok"] == len(there)
+    assert seen.summary["superseded"] == len(jumped)
+    assert bool(jumped) is (kind == "gap")
     check_summary(seen, times)
     # so that the comparison says something: windows differ from one another, and are cold at the start and the gap
     assert len({tuple(w.numbers) for w in expected}) > count // 2

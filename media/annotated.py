@@ -1,20 +1,51 @@
-"""Pictures of results: a video with boxes and labels drawn, and what ``--explain`` shows. Imports no torch."""
+"""A copy of a video with boxes and labels on every frame: decode, draw, encode."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from stmixer.media.decode import Limits, VideoReader
-from stmixer.media.draw import DrawnActor, draw_actors
+from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
-from stmixer.service.schemas import Actor, Result
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTIONS = 3
+"""Actions of one actor that a picture names at most."""
 DRAWN_ACTION_SCORE = 0.3
+
+
+class NamedAction(Protocol):
+    """An action with its score, 0 to 1."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+
+
+class FoundActor(Protocol):
+    """A person: x1, y1, x2, y2 in px of the picture, score 0 to 1, actions by falling score."""
+
+    @property
+    def box_px(self) -> Box: ...
+    @property
+    def person_score(self) -> float: ...
+    @property
+    def track_id(self) -> int | None: ...
+    @property
+    def actions(self) -> Sequence[NamedAction]: ...
+
+
+class FoundKeyframe(Protocol):
+    """Who was found at a moment, µs from the first frame."""
+
+    @property
+    def pts_us(self) -> int: ...
+    @property
+    def actors(self) -> Sequence[FoundActor]: ...
 
 
 def banner(trained: bool) -> str | None:
@@ -22,7 +53,7 @@ def banner(trained: bool) -> str | None:
     return None if trained else UNTRAINED_BANNER
 
 
-def drawn(actors: Sequence[Actor]) -> list[DrawnActor]:
+def drawn(actors: Sequence[FoundActor]) -> list[DrawnActor]:
     """Actors as a picture names them: the best few actions that are likely enough to say."""
     return [
         DrawnActor(
@@ -35,17 +66,21 @@ def drawn(actors: Sequence[Actor]) -> list[DrawnActor]:
     ]
 
 
-def render_video(
+def write_annotated(
     source: str | Path | BinaryIO,
     target: Path | BinaryIO,
-    results: Sequence[Result],
+    keyframes: Sequence[FoundKeyframe],
     *,
     trained: bool,
     limits: Limits,
     progress: Callable[[float, float | None], None] | None = None,
 ) -> None:
-    """Decode ``source`` again and write it as H.264 with the nearest keyframe's actors drawn on every frame."""
-    times = [result.pts_us for result in results]
+    """Decode ``source`` again and write it as H.264 with the nearest keyframe's actors drawn on every frame.
+
+    ``keyframes``: by rising time. ``progress`` is told seconds of video done and in all (None if unknown). Raises
+    MediaError.
+    """
+    times = [keyframe.pts_us for keyframe in keyframes]
     with VideoReader(source, limits=limits) as reader:
         info = reader.info
         with Mp4Writer(target, info.width, info.height, info.average_rate or 30.0) as writer:
@@ -53,7 +88,7 @@ def render_video(
                 picture = frame.rgb()
                 if picture.shape[:2] != (info.height, info.width):
                     picture = frame.resized(info.width, info.height)
-                actors = drawn(results[nearest(times, frame.pts_us)].actors) if times else []
+                actors = drawn(keyframes[nearest(times, frame.pts_us)].actors) if times else []
                 writer.write(draw_actors(picture, actors, banner=banner(trained)), frame.pts_us)
                 if progress is not None:
                     progress(frame.pts_us / 1e6, info.duration_s)

@@ -1,0 +1,230 @@
+"""From frames to ring slots: which frames the time grid keeps, resized and written, and what is told of all of them.
+
+Knows no channel and no process. ``decoder.writer`` puts it between FFmpeg and the API process, ``offline`` runs it
+beside the engine's streams in one process.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stmixer.media.errors import MediaError
+from stmixer.media.grid import FrameSampler, Sample, TimeGrid
+from stmixer.media.resize import input_size
+from stmixer.model.clip import MAX_ASPECT
+from stmixer.service.ipc.messages import Frames, FramesDropped, Instants, Opened, Progress, SampleWritten, SamplingOrder
+from stmixer.service.ipc.ring import Ring
+
+FRAMES_TOLD_AT_ONCE = 32
+"""Of a source that nobody waits for."""
+REWRITES_BITS = 20
+"""A slot's generation is the sample's number with this many bits behind it for how often it was written, from 1."""
+
+
+class Resizable(Protocol):
+    """A frame as it came: px as shown, and pixels at any size. Raises MediaError where it turns out to be broken."""
+
+    width: int
+    height: int
+
+    def resized(self, width: int, height: int, antialias: bool = False) -> NDArray[np.uint8]:
+        """Pixels (height, width, 3), uint8 RGB."""
+        ...
+
+
+class SampleSink(Protocol):
+    """What sampling tells of its frames, and where their samples go."""
+
+    @property
+    def limit(self) -> int:
+        """Samples numbered below it may be written now."""
+        ...
+
+    def open(self, message: Opened) -> Ring:
+        """Announce the first frame; the ring to write to, once it is there."""
+        ...
+
+    def tell(self, message: Frames | SampleWritten | FramesDropped) -> None:
+        """Pass on what happened, in order."""
+        ...
+
+    def room(self, number: int) -> None:
+        """Sample ``number`` is at the limit: returns once it may be written, having waited or made room."""
+        ...
+
+
+class Sampling:
+    """One source's frames: ``open``, or ``go_on`` where a ring exists already, then each ``frame``, then ``commit``.
+
+    Every frame is counted once: written (sampled), displaced by a later one that serves the same grid index (not
+    sampled), or dropped. ``prompt``: somebody waits for results, so each frame is told of at once.
+    """
+
+    def __init__(self, order: SamplingOrder, sink: SampleSink, *, prompt: bool) -> None:
+        self._order, self._sink, self._prompt = order, sink, prompt
+        self._sampler: FrameSampler[Resizable] = FrameSampler(TimeGrid(Fraction(*order.grid_step)))
+        self._awaited = None if order.instants is None else AwaitedMoments(order.instants)
+        self._reports = FrameReports()
+        self._ring: Ring | None = None
+        self._shown, self._size_changes = (0, 0), 0
+        self._number = -1
+        self._written: SampleWritten | None = None
+        self._decided_us = -1
+        self._known_samples = 0
+
+    def open(self, width: int, height: int, rate: float | None) -> None:
+        """The first frame's size as shown, px, and the container's frames a second, None if it does not say.
+
+        Raises MediaError ``aspect_unsupported`` for a picture too long and thin for the model.
+        """
+        short_side = self._order.short_side
+        input_width, input_height = input_size(width, height, short_side, MAX_ASPECT * short_side)
+        self._shown = width, height
+        self._ring = self._sink.open(Opened(width, height, input_width, input_height, rate))
+
+    def go_on(self, progress: Progress, ring: Ring) -> None:
+        """Take over from another one, with its ring: a prompt source behind its last sample.
+
+        Any other is read again from its beginning: what is known of it is neither told nor written again.
+        """
+        if self._prompt:
+            self._number = progress.sampled - 1
+            self._reports.fed = progress.sampled + progress.not_sampled
+        else:
+            self._known_samples, self._reports.known = progress.sampled, progress.frames
+        self._reports.not_sampled = progress.not_sampled
+        self._shown, self._ring = (progress.width, progress.height), ring
+        newest = progress.newest
+        if not self._prompt or newest is None:
+            return
+        # it may have been rewritten, whole or half, without a word: let it stand as it is
+        slot = self._number % ring.shape.capacity
+        if ring.generation(slot) != newest.generation:
+            ring.stamp(slot, newest.generation + 1)
+            self._sink.tell(SampleWritten(self._number, newest.generation + 1, newest.index, newest.pts_us))
+
+    def frame(self, pts_us: int, picture: Resizable, at: float) -> None:
+        """Take one frame, received at monotonic time ``at``; write what it makes final, and itself if it is awaited.
+
+        ``pts_us`` is later than the frame's before it.
+        """
+        is_new = self._reports.add(pts_us, at)
+        if (final := self._sampler.feed(pts_us, picture)) is not None:
+            self._write(final)
+        if self._awaited is not None and self._awaited.reached(pts_us):
+            self.commit()
+        if is_new and (self._prompt or self._reports.many):
+            self.tell_frames()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was odd about the pictures."""
+        return (f"changes of the picture size: {self._size_changes}",) if self._size_changes else ()
+
+    def commit(self) -> None:
+        """Write the newest frame although a later one may displace it."""
+        if (newest := self._sampler.newest) is not None:
+            self._write(newest)
+
+    def tell_frames(self) -> None:
+        """Tell of the frames seen since the last time."""
+        newest = self._sampler.newest
+        is_open = newest is not None and newest.pts_us > self._decided_us
+        message = self._reports.take(decided=self._number + 1, is_open=is_open)
+        if message is not None:
+            self._sink.tell(message)
+
+    def _write(self, sample: Sample[Resizable]) -> None:
+        """Write a sample, unless it was tried or written already, when it was awaited."""
+        if sample.pts_us <= self._decided_us:
+            return
+        assert self._ring is not None
+        shape, picture, self._decided_us = self._ring.shape, sample.frame, sample.pts_us
+        try:
+            pixels = picture.resized(shape.width, shape.height, antialias=self._order.antialias)
+        except MediaError:
+            if self._reports.lost_one():
+                self._sink.tell(FramesDropped("corrupt", 1, told=True))
+            return
+        if (picture.width, picture.height) != self._shown:
+            self._shown, self._size_changes = (picture.width, picture.height), self._size_changes + 1
+        if self._written is not None and self._written.index == sample.index:
+            generation = self._written.generation + 1
+        else:
+            self._number += 1
+            generation = (self._number << REWRITES_BITS) + 1
+        self._written = SampleWritten(self._number, generation, sample.index, sample.pts_us)
+        if self._number < self._known_samples:
+            return
+        if self._number >= self._sink.limit:
+            self.tell_frames()
+            self._sink.room(self._number)
+        self._ring.write(self._number % shape.capacity, generation, pixels)
+        # told before the frame itself is, so that no keyframe runs without it
+        self._sink.tell(self._written)
+
+
+class AwaitedMoments:
+    """Live: the ends of keyframes' look-ahead, where the newest frame is wanted though a later one may displace it."""
+
+    def __init__(self, instants: Instants) -> None:
+        self._period_us, self._after_us = 1e6 / instants.keyframe_hz, instants.after_us
+        self._next = 0
+
+    def reached(self, pts_us: int) -> bool:
+        """Whether a frame has come to the next of them, or past it; then those up to it are over."""
+        if pts_us < self._moment(self._next):
+            return False
+        self._next = max(self._next, int((pts_us - self._after_us) / self._period_us))
+        while self._moment(self._next) <= pts_us:
+            self._next += 1
+        return True
+
+    def _moment(self, number: int) -> int:
+        return round(number * self._period_us) + self._after_us
+
+
+class FrameReports:
+    """Frames not yet told of, and how many have not been kept.
+
+    ``fed``: frames that came in all; ``known``: of a source that is read again, so many were told of before;
+    ``not_sampled``: told of as not kept.
+    """
+
+    def __init__(self) -> None:
+        self.fed = self.known = self.not_sampled = 0
+        self._corrupt = 0
+        self._pts_us: list[int] = []
+        self._at: list[float] = []
+
+    @property
+    def many(self) -> bool:
+        """Whether it is time to tell of them."""
+        return len(self._pts_us) >= FRAMES_TOLD_AT_ONCE
+
+    def add(self, pts_us: int, at: float) -> bool:
+        """Count a frame; whether it was not known already."""
+        self.fed += 1
+        if self.fed <= self.known:
+            return False
+        self._pts_us.append(pts_us)
+        self._at.append(at)
+        return True
+
+    def lost_one(self) -> bool:
+        """A frame that was counted turned out broken; whether that was not known already."""
+        self._corrupt += 1
+        return self.fed > self.known
+
+    def take(self, *, decided: int, is_open: bool) -> Frames | None:
+        """What there is to tell: another frame stands for all but the written, the corrupt, and one that is open."""
+        not_sampled = self.fed - decided - self._corrupt - is_open
+        if not self._pts_us and not_sampled == self.not_sampled:
+            return None
+        message = Frames(tuple(self._pts_us), tuple(self._at), not_sampled - self.not_sampled)
+        self._pts_us, self._at, self.not_sampled = [], [], not_sampled
+        return message

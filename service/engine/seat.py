@@ -1,0 +1,63 @@
+"""What one device offers: the worker in service, a warm one behind it, and the streams whose rings they read."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from stmixer.service.engine.admission import capacity_of
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Stream
+from stmixer.service.engine.worker import Worker
+from stmixer.service.ipc.channel import ChannelError
+
+
+class Seat:
+    """A device's place in the engine. A stream keeps its seat; workers come and go.
+
+    ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the
+    worker in service measured them at its start.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.worker: Worker | None = None
+        self.spare: Worker | None = None
+        self.model: ModelInfo | None = None
+        self.capacity, self.saved = 1, 0.0
+        self.streams: dict[int, Stream] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def attach(self, stream: Stream) -> None:
+        """A stream has a ring: the worker in service reads it from now on, and so will each that follows."""
+        self.streams[stream.id] = stream
+        if self.worker is not None:
+            with suppress(ChannelError):  # a dying worker's successor gets all rings
+                await self.worker.attach(stream)
+
+    def detach(self, stream: Stream) -> None:
+        """A stream is gone, and with it its ring: no worker gets it any more, and the one in service is told so."""
+        if self.streams.pop(stream.id, None) is not None and self.worker is not None:
+            telling = asyncio.get_running_loop().create_task(_detach(self.worker, stream.id))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    async def promote(self) -> None:
+        """The spare goes into service, once it has all rings. If it dies meanwhile nothing happens."""
+        worker = self.spare
+        assert worker is not None
+        attached: set[int] = set()
+        with suppress(ChannelError):  # it has died: its watcher says so
+            while missing := self.streams.keys() - attached:  # streams may come while we attach
+                for stream_id in missing:
+                    attached.add(stream_id)
+                    if (stream := self.streams.get(stream_id)) is not None:  # not gone while we attached
+                        await worker.attach(stream)
+        if self.spare is worker:
+            self.worker, self.model, self.spare = worker, worker.model, None
+            self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
+
+
+async def _detach(worker: Worker, stream_id: int) -> None:
+    with suppress(ChannelError):
+        await worker.detach(stream_id)

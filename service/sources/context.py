@@ -1,0 +1,53 @@
+"""What a source works with and for: its stream, the engine, decoders, and whom it tells how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stmixer.media.limits import Limits
+from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.frame_counts import FrameCounts
+from stmixer.service.engine.stream import Stream
+from stmixer.service.errors import StmixerError
+from stmixer.service.ipc.messages import Instants, SamplingOrder
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
+
+ENDLESS_S = 1e9
+"""Of a source that may last as long as it likes."""
+
+
+@dataclass(slots=True)
+class SourceContext:
+    """``fail`` is told what ends the source badly, ``changed`` that there is something new.
+
+    ``warnings``: what was odd, in words, for the end; ``notices``: what a live client is to know at once.
+    """
+
+    engine: Engine
+    pool: DecoderPool
+    settings: Settings
+    stream: Stream
+    counts: FrameCounts
+    fail: Callable[[StmixerError], None]
+    changed: Callable[[], None]
+    warnings: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def sampling(self, *, longest_s: float = ENDLESS_S, threads: int = 1, cpu_s: float | None = None) -> SamplingOrder:
+        """How a decoder samples this stream, and what the source may cost it."""
+        config, settings, schedule = self.engine.model.config, self.settings, self.stream.schedule
+        width, height = settings.max_width, settings.max_height
+        instants = None
+        if self.stream.policy == "latest":
+            instants = Instants(schedule.hz, round(schedule.lookahead_ms * 1000))
+        return SamplingOrder(
+            grid_step=(config.clip.grid_s.numerator, config.clip.grid_s.denominator),
+            short_side=config.preprocess.short_side,
+            antialias=config.preprocess.antialias,
+            limits=Limits(width, height, longest_s, width * height),
+            instants=instants,
+            threads=threads,
+            cpu_s=cpu_s,
+        )

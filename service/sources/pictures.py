@@ -1,0 +1,131 @@
+"""A camera's JPEGs, one message each: placed in time as they come, handed to the decoder one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from stmixer.service.errors import InputError
+from stmixer.service.ipc.messages import EndOfPictures, JpegPicture, OpenPictures, Progress
+from stmixer.service.sources.clock import PictureClock
+from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.decoder_link import DecoderDied
+from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed, Mailbox
+from stmixer.service.sources.source import DecodedSource, FlushMark
+
+PREFIX_BYTES = 8
+DEATHS_COUNTED_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPicture:
+    """A JPEG with its time since the first one received, and when it arrived (monotonic seconds)."""
+
+    data: bytes
+    pts_us: int
+    received_at: float
+
+
+class PictureSource(DecodedSource):
+    """A lost socket costs no picture that has come. A decoder that dies costs those on their way in it.
+
+    With policy ``latest`` the newest picture wins; else up to 4 MiB wait. ``stamped``: each begins with its time, 8
+    bytes of little-endian microseconds; else it is the moment of its arrival.
+    """
+
+    def __init__(self, context: SourceContext, *, stamped: bool) -> None:
+        super().__init__(context)
+        context.counts.at_socket = True
+        self._stamped, self._clock = stamped, PictureClock()
+        self._newest: Mailbox[TimedPicture | FlushMark] | None = None
+        self._queue: BoundedQueue[TimedPicture | FlushMark] = BoundedQueue(QUEUE_BYTES)
+        if context.stream.policy == "latest":
+            self._newest = Mailbox()
+        self._no_more = False
+
+    @property
+    def origin(self) -> float | None:
+        """Monotonic seconds of t = 0 by the camera's clock; None before the first picture."""
+        return self._clock.origin
+
+    async def open(self) -> None:
+        """Begin. Raises CapacityError where no decoder can be had."""
+        await super().open()
+        self._feeding = asyncio.create_task(self._guarded(self._feed()))
+
+    async def take(self, data: bytes) -> None:
+        """One picture, waiting for room where none may be lost. Raises InputError for a malformed one."""
+        now, counts = time.monotonic(), self._context.counts
+        stamp_us = round(now * 1e6)
+        if self._stamped:
+            if len(data) < PREFIX_BYTES:
+                raise InputError("bad_message", "a picture with prefix begins with 8 bytes of microseconds", 400)
+            stamp_us, data = int.from_bytes(data[:PREFIX_BYTES], "little"), data[PREFIX_BYTES:]
+            if stamp_us >= 2**62:
+                raise InputError("bad_message", "the prefix is out of range; it is little-endian microseconds", 400)
+        pts_us = self._clock.place(stamp_us, now)
+        counts.received()
+        if pts_us is None:
+            counts.dropped("out_of_order")
+            return
+        picture = TimedPicture(data, pts_us, now)
+        if self._newest is None:
+            await self._queue.put(picture, len(data))
+        elif isinstance(self._newest.put(picture), TimedPicture):
+            counts.dropped("mailbox")
+
+    async def flush(self) -> FlushMark:
+        """Have run what is pending, after the pictures that came before; gives what is done then."""
+        mark: FlushMark = asyncio.get_running_loop().create_future()
+        if self._newest is None:
+            await self._queue.put(mark, 0)
+        else:
+            await self._newest.taken()
+            self._newest.put(mark)
+            await self._newest.taken()
+        return mark
+
+    def interrupt(self) -> None:
+        """The socket is gone: what has come of it still goes to the decoder."""
+
+    async def resume(self) -> None:
+        """Go on with the pictures of another socket."""
+
+    async def ended(self) -> None:
+        """No more pictures."""
+        if self._newest is not None:
+            self._newest.close()
+        await self._queue.close()
+
+    # -- to the decoder
+
+    def _order(self, progress: Progress | None) -> tuple[OpenPictures, list[int]]:
+        return OpenPictures(self._context.sampling(), progress), []
+
+    async def _died(self, death: DecoderDied) -> bool:
+        self._context.counts.lose_pictures()
+        replaced = await self._replaced(death, counted_s=DEATHS_COUNTED_S)
+        if replaced and self._no_more and self._link is not None:
+            await self._link.send(EndOfPictures())
+        return replaced
+
+    async def _feed(self) -> None:
+        """Hand pictures over, each once the decoder is done with the one before, until the last."""
+        box = self._newest or self._queue
+        try:
+            while True:
+                item = await box.get()
+                if isinstance(item, asyncio.Future):
+                    await self._flush(item)
+                    continue
+                while not self._picture_wanted.is_set():
+                    await self._picture_wanted.wait()
+                self._picture_wanted.clear()
+                if self._link is not None:
+                    self._context.counts.sent()
+                    await self._link.send(JpegPicture(item.pts_us, item.received_at), item.data)
+        except Closed:
+            self._no_more = True
+            if self._link is not None:
+                await self._link.send(EndOfPictures())

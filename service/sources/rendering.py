@@ -1,0 +1,52 @@
+"""A video drawn into a copy, in a decoder process: the media is as untrusted the second time.
+
+It is no stream: nothing is sampled. A decoder that dies ends it in words; a lost socket cancels it, and ends the
+decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stmixer.media.limits import Limits
+from stmixer.service.errors import InputError
+from stmixer.service.ipc.channel import ChannelError
+from stmixer.service.ipc.messages import DrawnKeyframe, Render, Rendered, SourceFailed
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
+
+CPU_PER_SECOND = 20
+"""CPU seconds that drawing may take per second that a video may play."""
+
+
+async def render(
+    pool: DecoderPool,
+    settings: Settings,
+    keyframes: Sequence[DrawnKeyframe],
+    *,
+    trained: bool,
+    source_fd: int,
+    target_fd: int,
+) -> None:
+    """Draw keyframes, by rising time, into a copy of a video file. Raises InputError, CapacityError."""
+    limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
+    order = Render(tuple(keyframes), trained, limits, CPU_PER_SECOND * settings.max_duration_s)
+    decoder = await pool.acquire()
+    clean = False
+    try:
+        await decoder.channel.send(order, fds=[source_fd, target_fd])
+        received = await decoder.channel.receive()
+        if received is None:
+            raise ChannelError("it ended")
+        match received.message:
+            case Rendered():
+                clean = True
+            case SourceFailed(code, message):
+                clean = True
+                raise InputError(code, message)
+            case other:
+                raise ChannelError(f"{type(other).__name__} is no answer to Render")
+    except ChannelError as error:
+        raise InputError("unreadable", f"drawing into this video failed ({error}); ask for JSON instead") from None
+    finally:
+        await pool.release(decoder, clean=clean)

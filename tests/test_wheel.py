@@ -133,9 +133,9 @@ def test_it_is_the_installed_one_that_runs_and_it_is_light(installed: Path, tmp_
     assert ran.stdout.strip() == str(installed / "stmixer" / "__init__.py")
 
 
-@pytest.mark.parametrize("module", ["service.cli", "model.cli", "trainer.cli"])
+@pytest.mark.parametrize("module", ["stmixer.service.cli", "stmixer.model.cli", "stmixer.trainer.cli"])
 def test_its_commands_start(installed: Path, tmp_path: Path, module: str) -> None:
-    ran = run(installed, tmp_path, "-m", f"stmixer.{module}", "--help")
+    ran = run(installed, tmp_path, "-m", module, "--help")
     assert ran.returncode == 0, ran.stderr
     assert "Usage" in ran.stdout
 

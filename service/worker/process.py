@@ -111,7 +111,7 @@ def read_job(runner: Runner, ring: Ring | None, wanted: JobOrder, bank: BankEntr
 def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: RunBatch, payload: bytes) -> None:
     """Copy the windows, say so, run, answer. What the answer's jobs leave for their streams' banks is its payload."""
     started = time.perf_counter()
-    banks = split_banks(runner, payload, len(batch.jobs))
+    banks = split_banks(runner, payload, len(batch.jobs)) if payload else [None] * len(batch.jobs)
     read = [
         read_job(runner, rings.get(order.stream), order, bank) for order, bank in zip(batch.jobs, banks, strict=True)
     ]

@@ -47,18 +47,6 @@ def _lengths(prefix: bytes) -> tuple[int, int]:
     return message, payload
 
 
-def _decode(corridor: Corridor, raw: bytes) -> Any:
-    try:
-        return corridor.decode(raw)
-    except MessageError as error:
-        raise GarbledError(str(error)) from None
-
-
-def _frame(message: object, payload: bytes) -> bytes:
-    raw = encode(message)
-    return _LENGTHS.pack(len(raw), len(payload)) + raw
-
-
 class Channel:
     """The child's end: blocking. ``incoming``: the messages that may arrive at it."""
 
@@ -69,7 +57,8 @@ class Channel:
     def send(self, message: object, payload: bytes = b"") -> None:
         """Send one message. Raises ChannelError when the parent is gone."""
         try:
-            self._sock.sendall(_frame(message, payload))
+            raw = encode(message)
+            self._sock.sendall(_LENGTHS.pack(len(raw), len(payload)) + raw)
             if payload:
                 self._sock.sendall(payload)
         except OSError as error:
@@ -87,8 +76,10 @@ class Channel:
                 return None
             prefix += self._exactly(_LENGTHS.size - len(prefix))
             length, payload = _lengths(prefix)
-            raw = self._exactly(length)
-            return Received(_decode(self._incoming, raw), self._exactly(payload), list(fds))
+            message = self._incoming.decode(self._exactly(length))
+            return Received(message, self._exactly(payload), list(fds))
+        except MessageError as error:
+            raise GarbledError(str(error)) from None
         except OSError as error:
             raise ChannelError(str(error)) from None
 
@@ -116,7 +107,8 @@ class AsyncChannel:
         loop = asyncio.get_running_loop()
         try:
             async with self._sending:
-                data = _frame(message, payload)
+                raw = encode(message)
+                data = _LENGTHS.pack(len(raw), len(payload)) + raw
                 if fds:
                     data = data[await self._send_with(fds, data) :]
                 await loop.sock_sendall(self._sock, data)
@@ -132,8 +124,10 @@ class AsyncChannel:
             if not prefix:
                 return None
             length, payload = _lengths(prefix)
-            raw = await self._exactly(length)
-            return Received(_decode(self._incoming, raw), await self._exactly(payload))
+            message = self._incoming.decode(await self._exactly(length))
+            return Received(message, await self._exactly(payload) if payload else b"")
+        except MessageError as error:
+            raise GarbledError(str(error)) from None
         except OSError as error:
             raise ChannelError(str(error)) from None
 

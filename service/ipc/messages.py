@@ -417,7 +417,8 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 def encode(message: object) -> bytes:
     """A message's bytes; ``Corridor.decode`` reads them."""
     kind = type(message)
-    return kind.__name__.encode() + b"\n" + _adapter(kind).dump_json(message)
+    adapter = _ADAPTERS.get(kind) or _adapter(kind)
+    return kind.__name__.encode() + b"\n" + adapter.dump_json(message)
 
 
 class Corridor:
@@ -434,7 +435,7 @@ class Corridor:
         if kind is None:
             raise MessageError(f"{self.name}: there is no message {name[:80]!r}")
         try:
-            return _adapter(kind).validate_json(fields, strict=True)
+            return (_ADAPTERS.get(kind) or _adapter(kind)).validate_json(fields, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, (kind.__name__, *first["loc"])))

@@ -21,6 +21,7 @@ from stmixer.trainer.cli import main
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.errors import TrainError

@@ -15,7 +15,7 @@ from conftest import OWN_CLIPS, shared_clips
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.model.config import DetectorConfig
 from stmixer.model.zoo import variant
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions
 from stmixer.trainer.data.check import frame_times
 from stmixer.trainer.data.clips import ClipReader
@@ -34,11 +34,13 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
 
     def run(jobs: list[Any]) -> Any:
         windows.extend(job.frames for job in jobs)
-        return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=[[] for _ in jobs])
+        actors: list[tuple[()]] = [() for _ in jobs]
+        return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, entries=None)
 
-    runner = SimpleNamespace(card=SimpleNamespace(config=config), run=run, forget=lambda stream: None)
+    card = SimpleNamespace(config=config)
+    runner = SimpleNamespace(card=card, run=run, forget=lambda stream: None, missing=tuple, bank_bytes=(0, 0))
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
-    results = list(FileDetector(runner, options, limits=LIMITS).run(path))  # type: ignore[arg-type]
+    results = list(FileResults(runner, path, options))  # type: ignore[arg-type]
     return [(result.pts_us, frames) for result, frames in zip(results, windows, strict=True)]
 
 

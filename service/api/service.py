@@ -12,7 +12,7 @@ from stmixer.model.clip import MAX_ASPECT
 from stmixer.service.access import Access, Caller
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.stream import Policy, Source
+from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import CapacityError, StartError
 from stmixer.service.ipc.memory import available_bytes
@@ -108,7 +108,12 @@ class Service:
         await self.pool.stop()
 
     def session(
-        self, caller: Caller, source: Source, policy: Policy, options: DetectOptions, deadline_ms: float | None = None
+        self,
+        caller: Caller,
+        source: SourceKind,
+        policy: Policy,
+        options: DetectOptions,
+        deadline_ms: float | None = None,
     ) -> Session:
         """A new stream's session. Raises CapacityError, for the service or for the caller."""
         session = Session(

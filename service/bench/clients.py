@@ -15,7 +15,7 @@ import httpx
 
 from stmixer.service.bench.film import Film
 from stmixer.service.bench.tally import Sent, Tally
-from stmixer.service.client import AsyncClient, AsyncStream, ServiceError, StreamOptions
+from stmixer.service.client import AsyncClient, AsyncLiveStream, ServiceError, StreamOptions
 
 Codec = Literal["jpeg", "webm", "mpegts"]
 Policy = Literal["latest", "all"]
@@ -114,13 +114,13 @@ class Filming:
             self._tally.ends["finished"] += 1
             self._token = None
 
-    async def _receive(self, stream: AsyncStream) -> None:
+    async def _receive(self, stream: AsyncLiveStream) -> None:
         lookahead_us = round(stream.ready.lookahead_ms * 1000)
         async for result in stream:
             self._tally.results.append(self._sent.seen(result, lookahead_us, time.monotonic()))
             await self._reads.wait()
 
-    async def _send(self, stream: AsyncStream, end: float) -> None:
+    async def _send(self, stream: AsyncLiveStream, end: float) -> None:
         """Pictures in real time; ``stop`` at the end, or where a container's round is over."""
         camera, film = self._camera, self._camera.film
         data, ends = film.containers[camera.codec] if camera.codec != "jpeg" else (b"", [])
@@ -146,7 +146,7 @@ class Filming:
     def _fault_time(self) -> float:
         return time.monotonic() + self._chance.uniform(0.5, 1.5) * self._camera.fault_every_s
 
-    async def _fault(self, stream: AsyncStream) -> None:
+    async def _fault(self, stream: AsyncLiveStream) -> None:
         kind = self._chance.choice(self._camera.faults)
         if self._camera.codec != "jpeg" and kind in ("jump", "half_open", "corrupt"):
             kind = "stall"

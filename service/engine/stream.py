@@ -26,7 +26,7 @@ from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary
 
 Policy = Literal["latest", "all"]
-Source = Literal["ws", "pull", "upload"]
+SourceKind = Literal["ws", "pull", "upload"]
 State = Literal["early", "ready", "copying", "running", "settled"]
 
 MAX_UNDELIVERED = 32
@@ -87,7 +87,7 @@ class Stream:
     """
 
     id: int
-    source: Source
+    source: SourceKind
     policy: Policy
     schedule: KeyframeSchedule
     options: DetectOptions

@@ -11,11 +11,10 @@ from typing import Any
 
 from stmixer.model.query_bank import new_bank
 from stmixer.service.access import Caller
-from stmixer.service.engine import stream as streams
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
-from stmixer.service.engine.stream import Pending, Policy, Stream
+from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import fields
 from stmixer.service.schemas import DetectOptions, Result, Summary
@@ -44,7 +43,7 @@ class Session:
         settings: Settings,
         caller: Caller,
         *,
-        source: streams.Source,
+        source: SourceKind,
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,
@@ -114,8 +113,7 @@ class Session:
     async def results(self) -> AsyncIterator[Result]:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
-            origin = None if self.source is None else self.source.origin
-            while (result := self._results.take(self.stream, origin)) is not None:
+            while (result := self._results.take(self.stream, self.context.origin)) is not None:
                 self._engine.wake()
                 yield result
             if self.stream.finished:
@@ -131,8 +129,7 @@ class Session:
         self._results.add(self.stream, pending)
         if pending.outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
-        if self.source is not None:
-            self.source.room_changed()
+        self.context.room.set()
 
     def abort(self) -> None:
         """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""

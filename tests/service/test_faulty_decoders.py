@@ -42,7 +42,9 @@ async def begin(session: Session, kind: str) -> None:
             await container.take(b"\x1a\x45\xdf\xa3")
 
 
-CASES = [(kind, fault) for kind in ("upload", "pictures", "container") for fault in FAULTS]
+EVERYWHERE = ("frames before opened", "sample out of turn", "no message")
+CASES = [("upload", fault) for fault in FAULTS]
+CASES += [(kind, fault) for kind in ("pictures", "container") for fault in EVERYWHERE]
 CASES += [("pictures", fault) for fault in PICTURES_FAULTS]
 
 

@@ -124,7 +124,7 @@ class Worker:
                 on_message(self, received)
         except (MessageError, GarbledError) as error:
             log.error("worker %s breaks the protocol: %s", self.name, error)
-            self.give_up("protocol")
+            self.reason = "protocol"
         except ChannelError as error:
             log.error("worker %s: %s", self.name, error)
         self.alive = False

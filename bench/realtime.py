@@ -28,9 +28,8 @@ import torch
 import typer
 
 from bench.hardware import processor
-from stmixer.media.decode import Limits
 from stmixer.model.runtimes.choose import open_runtime
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.worker.runner import Runner
 
@@ -51,9 +50,8 @@ def make_clip(source: Path, target: Path, seconds: float) -> None:
 
 def measure(runner: Runner, clip: Path, hz: float) -> tuple[float, int]:
     """Seconds for the clip, and its keyframes."""
-    detector = FileDetector(runner, DetectOptions(keyframe_hz=hz), limits=Limits.unlimited())
     started = time.perf_counter()
-    keyframes = sum(1 for _ in detector.run(clip))
+    keyframes = sum(1 for _ in FileResults(runner, clip, DetectOptions(keyframe_hz=hz)))
     return time.perf_counter() - started, keyframes
 
 

@@ -27,7 +27,8 @@ from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 
 if TYPE_CHECKING:
     from stmixer.model.runtimes.runtime import Runtime
-    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.offline.engine import DetectedKeyframe
+    from stmixer.service.offline.file import FileResults
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
@@ -98,7 +99,7 @@ def detect(
     _check_outputs(clip, outputs, explain)
     # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.offline.file import FileResults
     from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
     chosen, warning = pick_device(device)
@@ -111,11 +112,12 @@ def detect(
         )
     if not loaded.card.trained:
         log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)
-    limits = Limits.unlimited()
-    run = FileDetector(Runner(loaded), options, limits=limits, batch_size=batch_size)
+    limits, drawer = Limits.unlimited(), _explainer(explain)
     with _progress("detecting") as advance:
-        results = list(run.run(clip, progress=advance, explain=_explainer(explain)))
-    response = _response(run, loaded, results)
+        results = FileResults(
+            Runner(loaded), clip, options, limits=limits, batch_size=batch_size, progress=advance, on_detected=drawer
+        )
+        response = _response(loaded, list(results), results)
     for warning in response.warnings:
         log.warning(warning)
     if not outputs:
@@ -200,24 +202,23 @@ def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> Non
             raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
 
 
-def _response(run: FileDetector, loaded: Runtime, results: list[Result]) -> DetectResponse:
-    assert run.frame_size is not None
-    return DetectResponse(
+def _response(loaded: Runtime, keyframes: list[Result], results: FileResults) -> DetectResponse:
+    return DetectResponse.model_construct(
         model=loaded.card.name,
         trained=loaded.card.trained,
-        frame=run.frame_size,
-        keyframes=results,
-        summary=run.summary,
-        warnings=run.warnings,
+        frame=results.frame,
+        keyframes=keyframes,
+        summary=results.summary,
+        warnings=results.warnings,
     )
 
 
-def _explainer(folder: Path | None) -> Callable[..., None] | None:
+def _explainer(folder: Path | None) -> Callable[[DetectedKeyframe], None] | None:
     if folder is None:
         return None
     from stmixer.service.offline.explain import write_explanation
 
-    return lambda explained: log.info("→ %s", write_explanation(explained, folder))
+    return lambda keyframe: log.info("→ %s", write_explanation(keyframe, folder))
 
 
 @contextmanager

@@ -1,1 +1,111 @@
-"""STMixer, served: spatio-temporal action detection in video."""
+"""STMixer, served: who does what, where and when in video.
+
+    import stmixer
+
+    detector = stmixer.load()
+    for result in detector.detect("clip.mp4", keyframe_hz=2):
+        print(result.pts_us / 1e6, [(actor.box_px, actor.actions[0].name) for actor in result.actors])
+
+Frames of one's own go into ``detector.stream()``. Importing this is cheap: PyTorch comes with ``load``.
+What is wrong is a ``StmixerError`` (an option, weights, a device) or a ``MediaError`` (a video), in one sentence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stmixer.media.errors import MediaError
+    from stmixer.model.labels import Label
+    from stmixer.model.runtimes import PrecisionName, RuntimeName
+    from stmixer.service.errors import StmixerError
+    from stmixer.service.offline.detector import ActionDetector
+    from stmixer.service.offline.file import FileResults
+    from stmixer.service.offline.stream import FrameStream
+    from stmixer.service.schemas import Action, Actor, FrameSize, Result, Summary
+
+    __version__: str
+
+__all__ = [
+    "Action", "ActionDetector", "Actor", "FileResults", "FrameSize", "FrameStream", "Label", "MediaError", "Result",
+    "StmixerError", "Summary", "__version__", "load",
+]  # fmt: skip
+
+_HOMES = {
+    "Action": "stmixer.service.schemas",
+    "ActionDetector": "stmixer.service.offline.detector",
+    "Actor": "stmixer.service.schemas",
+    "FileResults": "stmixer.service.offline.file",
+    "FrameSize": "stmixer.service.schemas",
+    "FrameStream": "stmixer.service.offline.stream",
+    "Label": "stmixer.model.labels",
+    "MediaError": "stmixer.media.errors",
+    "Result": "stmixer.service.schemas",
+    "StmixerError": "stmixer.service.errors",
+    "Summary": "stmixer.service.schemas",
+}
+"""Where a name is made; it is imported when it is first used."""
+
+_WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+def load(
+    path_or_name: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    *,
+    runtime: RuntimeName = "auto",
+    precision: PrecisionName = "auto",
+) -> ActionDetector:
+    """A model, ready to detect.
+
+    Args:
+        path_or_name: a ``.safetensors`` or ``.onnx`` file of ``stmixer-weights``, or the name of bundled weights
+            (``"stmixer-rt"``); None for the bundled ones.
+        device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        runtime: ``auto`` (ONNX Runtime for ``.onnx`` files, else eager), ``eager``, ``compile``, ``cudagraph``,
+            ``onnx``.
+        precision: of its products: ``auto`` (bf16 where a GPU has it, else fp32), ``fp32``, ``bf16``, ``fp16``.
+
+    Raises:
+        StmixerError: there is no such file or name, it is no model of ours, or the device, runtime or precision
+            cannot be had; the message says what can.
+    """
+    weights = None if path_or_name is None else _weights_file(path_or_name)
+    from stmixer.service.offline.detector import ActionDetector
+
+    return ActionDetector.open(weights, device, runtime=runtime, precision=precision)
+
+
+def _weights_file(path_or_name: str | os.PathLike[str]) -> Path:
+    from stmixer.service.errors import StartError
+
+    path = Path(path_or_name)
+    if path.suffix in (".safetensors", ".onnx"):
+        if not path.is_file():
+            raise StartError("bad_weights", f"there is no file {path}; leave it out for the bundled weights")
+        return path
+    bundled = {file.stem: file for file in sorted(_WEIGHTS.glob("*.safetensors"))}
+    if str(path) in bundled:
+        return bundled[str(path)]
+    raise StartError(
+        "bad_weights",
+        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(bundled)}; "
+        "`stmixer-weights convert` makes a file of a published checkpoint",
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("stmixer")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stmixer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""``stmixer detect``: a file from start to end in this process, without a service."""
+"""Detection in one's own process: ``stmixer detect`` and ``import stmixer``. The same Stream and sampling as served."""

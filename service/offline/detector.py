@@ -1,180 +1,127 @@
-"""``stmixer detect``: a video file through decoder, grid, windows and model in one process, nothing skipped.
-
-The rules of a posted clip (docs/protocol.md, Time), without rings or sockets: memory holds one window of small frames.
-"""
+"""A loaded model, ready for files and frames: what ``stmixer.load`` gives."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import logging
+import os
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from stmixer.media.decode import Frame, Limits, VideoReader
-from stmixer.media.grid import Sample, Sampler, Timeline
-from stmixer.media.resize import input_size
-from stmixer.model.clip import MAX_ASPECT, window
-from stmixer.model.query_bank import new_bank, second_of
-from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, Timings
-from stmixer.service.worker.features import FrameKey
-from stmixer.service.worker.runner import NO_STREAM, BankEntries, BatchResult, Job, Runner, Window
+from stmixer.model.labels import Label
+from stmixer.model.runtimes import PrecisionName, RuntimeName
+from stmixer.service.errors import InputError
+from stmixer.service.offline.file import FileResults
+from stmixer.service.offline.stream import FrameStream
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """What ``--explain`` draws from: the batch's raw output, the clip's place in it, its keyframe picture."""
-
-    result: Result
-    batch: BatchResult
-    position: int
-    frame: NDArray[np.uint8]
+log = logging.getLogger("stmixer")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A keyframe whose window is complete, with its frames stacked."""
+class ActionDetector:
+    """Who does what, where and when: people with boxes and actions, keyframe by keyframe.
 
-    keyframe: Keyframe
-    frames: NDArray[np.uint8]
-    window: Window
-    warming: bool
-    ready_at: float
+    The options of ``detect`` and ``stream`` are those of the service:
 
+    ``keyframe_hz``: keyframes per second of video, 0.001 to 30 (models of the realtime family take the nearest rate
+    that their sampling grid has). ``score_threshold``: least person score, 0 to 1. ``top_k``: most actions per person,
+    None for all. ``action_threshold``: least action score, 0 to 1. ``lookahead_ms``: see at most this far past a
+    keyframe, 0 to 10 000; None for as far as the model wants. What is out of range is an InputError ``bad_option``.
 
-class FileDetector:
-    """One run over one video file. ``summary``, ``warnings`` and ``frame_size`` are complete once ``run`` ends."""
+    Several runs of one detector may be under way at a time, in one thread.
+    """
 
-    def __init__(self, runner: Runner, options: DetectOptions, *, limits: Limits, batch_size: int = 1) -> None:
-        self._runner, self._options = runner, options
-        self._bank = new_bank(runner.card.config)
-        # a clip's bank holds what the clip before it left
-        self._batch_size = batch_size if self._bank is None else 1
-        self._limits = limits
-        self.summary = Summary()
-        self.warnings: list[str] = []
-        self.frame_size: FrameSize | None = None
-        self._decode_s = 0.0
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
 
-    def run(
-        self,
-        path: Path,
+    @classmethod
+    def open(
+        cls,
+        weights: Path | None,
+        device: str = "auto",
         *,
-        progress: Callable[[float, float | None], None] | None = None,
-        explain: Callable[[Explained], None] | None = None,
-    ) -> Iterator[Result]:
-        """Yield one result per keyframe, in order.
+        runtime: RuntimeName = "auto",
+        precision: PrecisionName = "auto",
+    ) -> ActionDetector:
+        """Load a model file, None for the bundled one. Raises StartError for what cannot be had."""
+        chosen, warning = pick_device(device)
+        if warning:
+            log.warning(warning)
+        return cls(Runner(start_runtime(None, weights, chosen, runtime, precision)))
 
-        ``progress`` is told seconds of video done and in all (None if the container does not say). Raises MediaError
-        for a file that gives no frame or whose picture is too long and thin for the model.
+    def __repr__(self) -> str:
+        return f"ActionDetector({self.name}, {len(self.labels)} actions, on {self.device})"
+
+    @property
+    def name(self) -> str:
+        """The model's variant."""
+        return self._runner.card.name
+
+    @property
+    def trained(self) -> bool:
+        """False for initial weights, whose boxes and names mean nothing."""
+        return self._runner.card.trained
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The actions it names: each label's number in its data set, and its name."""
+        return self._runner.card.labels
+
+    @property
+    def device(self) -> str:
+        """Where it runs: ``cpu``, ``cuda`` or ``cuda:N``."""
+        return str(self._runner.runtime.device)
+
+    def detect(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keyframe_hz: float = 1.0,
+        score_threshold: float = 0.6,
+        top_k: int | None = None,
+        action_threshold: float = 0.0,
+        lookahead_ms: float | None = None,
+        batch_size: int = 1,
+    ) -> FileResults:
+        """An iterator over a video file's results, made as they are asked for; it has ``summary`` and ``warnings``.
+
+        ``batch_size``: keyframes a forward, which a GPU wants more of. Raises MediaError for a file that cannot be
+        read, here or on the way, and InputError for an option.
         """
-        waiting: deque[_Ready] = deque()
-        self._runner.forget(NO_STREAM)  # of another file
-        self._bank = new_bank(self._runner.card.config)
-        with VideoReader(path, limits=self._limits) as reader:
-            for ready in self._windows(reader, progress):
-                waiting.append(ready)
-                if len(waiting) == self._batch_size:
-                    yield from self._run_batch(waiting, explain)
-            yield from self._run_batch(waiting, explain)
-            self.warnings += reader.warnings
-            self.summary.dropped = dict(reader.dropped)
-            self.summary.received += sum(reader.dropped.values())
+        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms)
+        if batch_size < 1:
+            raise InputError("bad_option", "batch_size: must be 1 or more")
+        return FileResults(self._runner, Path(path), options, batch_size=batch_size)
 
-    def _windows(self, reader: VideoReader, progress: Callable[[float, float | None], None] | None) -> Iterator[_Ready]:
-        """Decode, sample and resize; yield each keyframe as soon as no later frame can change its window."""
-        config = self._runner.card.config
-        hz, lookahead_ms = self._options.keyframe_hz, self._options.lookahead_ms
-        schedule = KeyframeSchedule(window(config.clip), hz, lookahead_ms, snap=config.backbone.per_frame)
-        short_side = config.preprocess.short_side
-        rate = reader.info.average_rate
-        timeline: Timeline[NDArray[np.uint8]] = Timeline(schedule.grid, 1e6 / rate if rate else None)
-        sampler: Sampler[Frame] = Sampler(schedule.grid)
-        size: tuple[int, int] | None = None
-        keyframe = schedule.keyframe(0)
-        started = time.perf_counter()
-        for frame in reader:
-            if size is None:
-                self.frame_size = FrameSize(width=frame.width, height=frame.height)
-                size = input_size(frame.width, frame.height, short_side, MAX_ASPECT * short_side)
-            self.summary.received += 1
-            timeline.observe(frame.pts_us)
-            settled = sampler.feed(frame.pts_us, frame)
-            if settled is not None:
-                self._keep(timeline, settled, size)
-                timeline.forget_before(keyframe.first)
-            if progress is not None:
-                progress(frame.pts_us / 1e6, reader.info.duration_s)
-            newest = sampler.newest
-            assert newest is not None
-            # complete once a frame has come that serves only later grid times
-            while keyframe.last < newest.index and keyframe.pts_us <= frame.pts_us:
-                self._decode_s += time.perf_counter() - started
-                yield self._ready(timeline, keyframe)
-                started = time.perf_counter()
-                keyframe = schedule.keyframe(keyframe.seq + 1)
-        newest = sampler.newest
-        if newest is None or size is None:
-            return
-        self._keep(timeline, newest, size)
-        while keyframe.pts_us <= newest.pts_us:
-            yield self._ready(timeline, keyframe)
-            keyframe = schedule.keyframe(keyframe.seq + 1)
-        self.summary.not_sampled = self.summary.received - self.summary.sampled
+    def stream(
+        self,
+        *,
+        keyframe_hz: float = 1.0,
+        score_threshold: float = 0.6,
+        top_k: int | None = None,
+        action_threshold: float = 0.0,
+        lookahead_ms: float | None = None,
+    ) -> FrameStream:
+        """A stream to ``feed`` with frames and their times, in a ``with`` block. Raises InputError for an option."""
+        return FrameStream(self._runner, _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms))
 
-    def _keep(self, timeline: Timeline[NDArray[np.uint8]], sample: Sample[Frame], size: tuple[int, int]) -> None:
-        antialias = self._runner.card.config.preprocess.antialias
-        pixels = sample.frame.resized(*size, antialias=antialias)
-        timeline.keep(Sample(sample.index, sample.pts_us, pixels))
-        self.summary.sampled += 1
 
-    def _ready(self, timeline: Timeline[NDArray[np.uint8]], keyframe: Keyframe) -> _Ready:
-        self.summary.keyframes_due += 1
-        samples = timeline.at(keyframe.indices)
-        frames = np.stack([sample.frame for sample in samples])
-        keys = tuple(FrameKey(NO_STREAM, sample.index) for sample in samples)
-        warming = not timeline.is_whole(keyframe.first, keyframe.last)
-        return _Ready(keyframe, frames, Window(keys, keys), warming, time.perf_counter())
-
-    def _window_of(self, keyframe: Keyframe) -> BankEntries | None:
-        return None if self._bank is None else self._bank.window(second_of(keyframe.pts_us))
-
-    def _run_batch(self, waiting: deque[_Ready], explain: Callable[[Explained], None] | None) -> Iterator[Result]:
-        if not waiting or self.frame_size is None:
-            return
-        size, options = self.frame_size, self._options
-        batch = list(waiting)
-        waiting.clear()
-        wanted = (options.score_threshold, options.top_k, options.action_threshold)
-        jobs = [Job(r.frames, size.width, size.height, *wanted, r.window, self._window_of(r.keyframe)) for r in batch]
-        started, received_at_us = time.perf_counter(), time.time_ns() // 1000
-        done = self._runner.run(jobs)
-        if self._bank is not None and done.entries is not None:
-            self._bank.add(second_of(batch[0].keyframe.pts_us), done.entries[0])
-        decode_ms, self._decode_s = self._decode_s * 1000 / len(batch), 0.0
-        for position, ready in enumerate(batch):
-            self.summary.ok += 1
-            result = Result(
-                seq=ready.keyframe.seq,
-                pts_us=ready.keyframe.pts_us,
-                received_at_us=received_at_us,
-                sent_at_us=time.time_ns() // 1000,
-                warming=ready.warming,
-                timings_ms=Timings(
-                    lookahead=0.0,
-                    decode=decode_ms,
-                    queue=(started - ready.ready_at) * 1000,
-                    inference=(done.preprocess_s + done.inference_s) * 1000,
-                    postprocess=done.postprocess_s * 1000,
-                ),
-                dropped_since_last=0,
-                frame=size,
-                actors=done.actors[position],
-            )
-            if explain is not None:
-                explain(Explained(result, done, position, ready.frames[len(ready.frames) // 2]))
-            yield result
+def _options(
+    keyframe_hz: float,
+    score_threshold: float,
+    top_k: int | None,
+    action_threshold: float,
+    lookahead_ms: float | None,
+) -> DetectOptions:
+    try:
+        return DetectOptions(
+            keyframe_hz=keyframe_hz,
+            score_threshold=score_threshold,
+            top_k=top_k,
+            action_threshold=action_threshold,
+            lookahead_ms=lookahead_ms,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError("bad_option", f"{first['loc'][0]}: {first['msg']}") from None

@@ -58,23 +58,22 @@ def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
     """The same pipeline as the command, without a new process for each clip."""
     import torch
 
-    from stmixer.media.decode import Limits
     from stmixer.model.checkpoint import load
     from stmixer.model.runtimes.choose import torch_runtime
-    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.offline.file import FileResults
     from stmixer.service.schemas import DetectOptions
     from stmixer.service.worker.runner import Runner
 
     runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
 
     def run(clip: Path, **options: object):  # type: ignore[no-untyped-def]
-        detector = FileDetector(runner, DetectOptions(**options), limits=Limits.unlimited())
-        return list(detector.run(clip)), detector
+        detected = FileResults(runner, clip, DetectOptions(**options))
+        return list(detected), detected
 
     return run
 
 
-@pytest.mark.skipif(not shared_clips("*"), reason="../shared/clips is not here")
+@pytest.mark.skipif(not shared_clips("*"), reason="the shared clips are not here")
 def test_the_shared_clips_are_all_there() -> None:
     assert len(shared_clips("*")) == 14
     assert len(ODD) >= 50
@@ -83,15 +82,15 @@ def test_the_shared_clips_are_all_there() -> None:
 @pytest.mark.parametrize("clip", GOOD, ids=lambda p: p.name)
 @pytest.mark.parametrize("hz", [1.0, pytest.param(2.5, marks=pytest.mark.slow)])
 def test_keyframes_fall_where_the_time_section_says(in_process, clip: Path, hz: float) -> None:  # type: ignore[no-untyped-def]
-    results, detector = in_process(clip, keyframe_hz=hz, score_threshold=0.0, top_k=1)
+    results, detected = in_process(clip, keyframe_hz=hz, score_threshold=0.0, top_k=1)
     times = container_times(clip)
     length, step = times[-1] - times[0], 1 / Fraction(hz)
     expected = [round(k * step * 1_000_000) for k in range(int(length / step) + 1)]
     assert [r.pts_us for r in results] == expected
     assert [r.seq for r in results] == list(range(len(expected)))
-    assert (detector.frame_size.width, detector.frame_size.height) == displayed_size(clip)
+    assert (detected.frame.width, detected.frame.height) == displayed_size(clip)
     assert all(len(r.actors) >= 1 for r in results)
-    summary = detector.summary
+    summary = detected.summary
     assert summary.received == len(times)
     assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
     assert summary.keyframes_due == summary.ok == len(expected)
@@ -104,16 +103,16 @@ def test_odd_files_give_detections_or_one_cause(in_process, clip: Path) -> None:
     from stmixer.media.errors import MediaError
 
     try:
-        results, detector = in_process(clip, score_threshold=0.0, top_k=1)
+        results, detected = in_process(clip, score_threshold=0.0, top_k=1)
     except MediaError as error:
-        results, detector, cause = [], None, error
-    if detector is None:
+        results, detected, cause = [], None, error
+    if detected is None:
         assert "\n" not in str(cause)
         assert cause.code in CODES
         return
     assert results
     assert all(r.actors for r in results)
-    summary = detector.summary
+    summary = detected.summary
     assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
 
 
@@ -152,10 +151,9 @@ def test_the_command_writes_json_and_video(tiny_weights: Path, tmp_path: Path) -
 def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     import torch
 
-    from stmixer.media.decode import Limits
     from stmixer.model.checkpoint import load
     from stmixer.model.runtimes.choose import torch_runtime
-    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.offline.file import FileResults
     from stmixer.service.schemas import DetectOptions
     from stmixer.service.worker.runner import Runner
 
@@ -163,7 +161,7 @@ def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_
     alone, _ = in_process(clip, keyframe_hz=2, score_threshold=0.0)
     runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
     options = DetectOptions(keyframe_hz=2, score_threshold=0.0)
-    batched = list(FileDetector(runner, options, limits=Limits.unlimited(), batch_size=5).run(clip))
+    batched = list(FileResults(runner, clip, options, batch_size=5))
     assert len(alone) == len(batched) == 14
     for a, b in zip(alone, batched, strict=True):
         for actor, other in zip(a.actors, b.actors, strict=True):

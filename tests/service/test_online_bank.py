@@ -17,7 +17,6 @@ from narrow import narrow
 from posting import NDJSON, WORKER, lines_of, metric, post, same_actors
 from serving import Server, running_server
 
-from stmixer.media.decode import Limits
 from stmixer.model.checkpoint import ModelCard, load, save
 from stmixer.model.detector import skeleton
 from stmixer.model.foreign.published_names import published_name
@@ -25,7 +24,7 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.query_bank import OnlineBank, new_bank
 from stmixer.model.runtimes.choose import torch_runtime
 from stmixer.service.errors import StartError
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.worker.process import split_banks
 from stmixer.service.worker.runner import Job, Runner
@@ -49,22 +48,19 @@ def online(tmp_path_factory, fill) -> Path:
     return write_model(tmp_path_factory.mktemp("online") / "online.safetensors", "online", fill)
 
 
-def detected(weights: Path, options: DetectOptions) -> tuple[FileDetector, list[list[dict[str, object]]]]:
-    run = FileDetector(Runner(torch_runtime(load(weights), CPU)), options, limits=Limits.unlimited(), batch_size=4)
-    return run, [[actor.model_dump() for actor in result.actors] for result in run.run(FALL)]
+def detected(weights: Path, options: DetectOptions) -> list[list[dict[str, object]]]:
+    results = FileResults(Runner(torch_runtime(load(weights), CPU)), FALL, options, batch_size=4)
+    return [result.model_dump(mode="json")["actors"] for result in results]
 
 
 def test_a_clip_knows_the_ones_before(online: Path) -> None:
     """The first clip's actions are those of an empty bank; a later one's are not."""
     options = DetectOptions(score_threshold=0, keyframe_hz=1)
-    _, found = detected(online, options)
+    found = detected(online, options)
     runner = Runner(torch_runtime(load(online), CPU))
     own = runner._banks
     runner._banks = lambda jobs: own([replace(job, bank=None) for job in jobs])
-    blind = [
-        [actor.model_dump() for actor in result.actors]
-        for result in FileDetector(runner, options, limits=Limits.unlimited()).run(FALL)
-    ]
+    blind = [result.model_dump(mode="json")["actors"] for result in FileResults(runner, FALL, options)]
     assert len(found) == len(blind) == 6
     assert found[0] == blind[0]
     for ours, theirs in zip(found[1:], blind[1:], strict=True):
@@ -88,7 +84,7 @@ def test_the_online_bank_is_the_offline_one_without_the_future(
     runner = Runner(torch_runtime(load(online), CPU))
     own, entries = runner.run, []
     runner.run = lambda jobs: entries.append(done := own(jobs)) or done
-    assert len(list(FileDetector(runner, DetectOptions(keyframe_hz=1), limits=Limits.unlimited()).run(FALL))) == 6
+    assert len(list(FileResults(runner, FALL, DetectOptions(keyframe_hz=1)))) == 6
     bank = OnlineBank(clips, k, dim)
     for t, done in enumerate(entries):
         queries, mask = bank.window(t)
@@ -134,7 +130,7 @@ def slow_server(online: Path) -> Iterator[Server]:
 def test_served_as_from_a_file_and_across_a_workers_death(slow_server: Server, online: Path) -> None:
     """Four keyframes a second, an entry a second; a worker killed in the middle changes no number."""
     wanted = {"score_threshold": 0, "keyframe_hz": 4}
-    _, expected = detected(online, DetectOptions(**wanted))
+    expected = detected(online, DetectOptions(**wanted))
     calm = lines_of(post(slow_server, FALL, accept=NDJSON, **wanted))
     restarts, old = (
         metric(slow_server, "worker_restarts_total", worker="0", reason="exit"),

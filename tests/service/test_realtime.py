@@ -15,9 +15,8 @@ from posting import eventually, post, same_actors
 from serving import Server, running_server
 from ws_client import jpeg, stream
 
-from stmixer.media.decode import Limits
 from stmixer.model.runtimes.choose import open_runtime
-from stmixer.service.offline.detector import FileDetector
+from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.worker.runner import Runner
 
@@ -35,8 +34,7 @@ def realtime() -> Iterator[Server]:
 def computed_anew(clip: Path, **options: Any) -> list[dict[str, Any]]:
     """In this process, every window from its pixels."""
     runner = Runner(open_runtime("rt_lite0", None, torch.device("cpu")), keep_features=False)
-    detector = FileDetector(runner, DetectOptions(**options), limits=Limits.unlimited())
-    return [result.model_dump(mode="json") for result in detector.run(clip)]
+    return [result.model_dump(mode="json") for result in FileResults(runner, clip, DetectOptions(**options))]
 
 
 def same_keyframes(answer: dict[str, Any], expected: list[dict[str, Any]]) -> None:

@@ -29,9 +29,8 @@ def direct_call(model: Any) -> Direct:
     """The pipeline of `stmixer detect` in this process: what the service must answer."""
     import torch
 
-    from stmixer.media.decode import Limits
     from stmixer.model.runtimes.choose import torch_runtime
-    from stmixer.service.offline.detector import FileDetector
+    from stmixer.service.offline.file import FileResults
     from stmixer.service.schemas import DetectOptions
     from stmixer.service.worker.runner import Runner
 
@@ -41,9 +40,9 @@ def direct_call(model: Any) -> Direct:
         path = clip if isinstance(clip, Path) else folder / "clip.mp4"
         if isinstance(clip, bytes):
             path.write_bytes(clip)
-        detector = FileDetector(runner, DetectOptions(**options), limits=Limits.unlimited())
-        keyframes = [result.model_dump(mode="json") for result in detector.run(path)]
-        return {"keyframes": keyframes, "summary": detector.summary.model_dump()}
+        results = FileResults(runner, path, DetectOptions(**options))
+        keyframes = [result.model_dump(mode="json") for result in results]
+        return {"keyframes": keyframes, "summary": results.summary.model_dump()}
 
     return run
 

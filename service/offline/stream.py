@@ -1,0 +1,126 @@
+"""Frames with timestamps in, results out, in one process: what ``stmixer.load().stream()`` gives."""
+
+from __future__ import annotations
+
+import operator
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stmixer.media.limits import Limits
+from stmixer.media.resize import resize
+from stmixer.service.errors import InputError
+from stmixer.service.ipc.messages import FramesDropped
+from stmixer.service.offline.engine import InProcessEngine
+from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary
+from stmixer.service.worker.runner import Runner
+
+
+@dataclass(slots=True)
+class RgbPicture:
+    """Pixels (height, width, 3), uint8 RGB, as sampling takes a frame."""
+
+    pixels: NDArray[np.uint8]
+    width: int = field(init=False)
+    height: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.height, self.width = self.pixels.shape[:2]
+
+    def resized(self, width: int, height: int, antialias: bool = False) -> NDArray[np.uint8]:
+        """(height, width, 3)."""
+        return resize(self.pixels, width, height, antialias)
+
+
+class FrameStream:
+    """A stream of frames. Use it in a ``with`` block; ``feed`` every frame, and ``end`` for the last results.
+
+    Nothing is skipped: a keyframe's result comes with the ``feed`` that completes its clip, look-ahead included
+    (``lookahead_ms=0`` for results at once), and until it is computed ``feed`` does not return. Times in results are
+    microseconds after the first frame. Not thread-safe.
+    """
+
+    def __init__(self, runner: Runner, options: DetectOptions) -> None:
+        self._limits = Limits.unlimited()
+        self._engine = InProcessEngine(runner, options, limits=self._limits)
+        self._sampling = self._engine.sampling()
+        self._origin_us: int | None = None
+        self._newest_us = 0
+        self._frame: FrameSize | None = None
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def feed(self, frame: NDArray[np.uint8], pts_us: int) -> list[Result]:
+        """Take the next frame; the results that it makes ready, mostly none.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB, of any size; it is copied. Boxes are in px of the first frame's size.
+            pts_us: its time, microseconds on any clock. A frame that is no later than the one before it is left out
+                and counted (``summary.dropped["out_of_order"]``).
+
+        Raises:
+            InputError: ``bad_frame`` for another type or shape.
+            MediaError: ``aspect_unsupported`` for a picture too long and thin for the model.
+            RuntimeError: after ``end`` or ``close``.
+        """
+        self._check_open()
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise InputError("bad_frame", f"a frame is an array (height, width, 3) of uint8, RGB; this is {what}")
+        height, width = frame.shape[:2]
+        self._limits.check_size(width, height)
+        time_us = operator.index(pts_us)
+        if self._origin_us is None:
+            self._sampling.open(width, height, None)
+            self._frame, self._origin_us = FrameSize(width=width, height=height), time_us
+        elif time_us <= self._newest_us:
+            self._engine.tell(FramesDropped("out_of_order", 1, told=False))
+            return []
+        self._newest_us = time_us
+        # the caller may write its next frame where this one lies
+        picture = RgbPicture(np.array(frame, order="C"))
+        self._sampling.frame(time_us - self._origin_us, picture, time.monotonic())
+        return self._engine.ready_results()
+
+    def end(self) -> list[Result]:
+        """No more frames will come: the results that are left; look-ahead that never came repeats the last frame."""
+        self._check_open()
+        self._ended = True
+        self._sampling.commit()
+        self._sampling.tell_frames()
+        return self._engine.end()
+
+    def close(self) -> None:
+        """Let go of everything. Keyframes that have not run count as cancelled. May be called twice."""
+        self._ended = True
+        self._engine.close()
+
+    @property
+    def frame(self) -> FrameSize | None:
+        """The first frame's size, px; None before it."""
+        return self._frame
+
+    @property
+    def summary(self) -> Summary:
+        """Frames and keyframes counted so far."""
+        return self._engine.summary
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd about the frames, in words."""
+        return list(self._sampling.warnings)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise RuntimeError("this stream has ended; take a new one from `stream()`")

@@ -203,7 +203,7 @@ def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> Non
 
 
 def _response(loaded: Runtime, keyframes: list[Result], results: FileResults) -> DetectResponse:
-    return DetectResponse.model_construct(
+    return DetectResponse(
         model=loaded.card.name,
         trained=loaded.card.trained,
         frame=results.frame,

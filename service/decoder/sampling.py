@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.errors import MediaError
 from stmixer.media.grid import FrameSampler, Sample, TimeGrid
-from stmixer.media.resize import input_size
-from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.clip import MAX_ASPECT, input_size
 from stmixer.service.ipc.messages import Frames, FramesDropped, Instants, Opened, Progress, SampleWritten, SamplingOrder
 from stmixer.service.ipc.ring import Ring
 

@@ -70,6 +70,8 @@ class InProcessEngine:
         self._settled: deque[Pending] = deque()
         self._skipped = 0
         self._ring: Ring | None = None
+        self._undecided = 0
+        """Frames told of, and neither sampled, nor found not to be kept, nor dropped since."""
         self.limit = 0
         self._stream = Stream(
             id=next(_STREAM_IDS),
@@ -108,7 +110,10 @@ class InProcessEngine:
         return self._delivered()
 
     def close(self) -> None:
-        """Let go of ring and features; what is on its way counts as cancelled. May be called twice."""
+        """Let go of ring and features; frames and keyframes on their way are cancelled. May be called twice."""
+        if self._undecided > 0:
+            self._drop("cancelled", self._undecided)
+            self._undecided = 0
         self._stream.cancel()
         self._runner.forget(self._stream.id)
         self._ring = None
@@ -135,22 +140,32 @@ class InProcessEngine:
         summary = self._stream.summary
         match message:
             case SampleWritten():
+                sampled = summary.sampled
                 self._stream.note_sample(message.number, message.generation, message.index, message.pts_us)
+                self._undecided -= summary.sampled - sampled
             case Frames():
                 summary.received += len(message.pts_us)
                 summary.not_sampled += message.not_sampled
+                self._undecided += len(message.pts_us) - message.not_sampled
                 now = time.monotonic()
                 for pts_us, at in zip(message.pts_us, message.at, strict=True):
                     self._stream.note_frame(pts_us, at, now)
+            case FramesDropped(told=True):
+                self._undecided -= message.count
+                self._drop(message.reason, message.count)
             case FramesDropped():
-                summary.received += 0 if message.told else message.count
-                summary.dropped[message.reason] = summary.dropped.get(message.reason, 0) + message.count
+                summary.received += message.count
+                self._drop(message.reason, message.count)
 
     def room(self, number: int) -> None:
         """Run keyframes until sample ``number`` may be written without touching what one still needs."""
         while number >= (limit := self._stream.write_limit()):
             self._run_batch()
         self.limit = limit
+
+    def _drop(self, reason: str, count: int) -> None:
+        dropped = self._stream.summary.dropped
+        dropped[reason] = dropped.get(reason, 0) + count
 
     def _ring_shape(self, width: int, height: int) -> RingShape:
         """Room for a stream's window and slack, and for the keyframes of a batch that wait for each other.

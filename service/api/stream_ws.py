@@ -258,13 +258,14 @@ class Connection:
             notices = session.context.notices
             while notices:
                 await self._warn("decoder_lost", notices.pop(0))
-            left_s = self._service.live_time_left_s
-            if math.isfinite(left_s) and not told_to_go:
-                told_to_go = True
-                await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
-            if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
-                self._phase = Phase.LEAVING
-                await source.ended()
+            if self._service.engine.draining:
+                left_s = self._service.live_time_left_s
+                if math.isfinite(left_s) and not told_to_go:
+                    told_to_go = True
+                    await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
+                if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
+                    self._phase = Phase.LEAVING
+                    await source.ended()
             waits = self._phase is Phase.WAITING and not session.stream.ended  # for the client, not it for us
             if waits and now - self._last_media > self._settings.idle_timeout_s:
                 seconds = self._settings.idle_timeout_s

@@ -22,7 +22,7 @@ from stmixer.service.sessions.results import Results
 from stmixer.service.settings import Settings
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_pool import DecoderPool
-from stmixer.service.sources.source import Source
+from stmixer.service.sources.source import FrameSource
 
 log = logging.getLogger("stmixer.session")
 
@@ -66,7 +66,7 @@ class Session:
         self.aborted = False
         self.error: StmixerError | None = None
         """What ended the source, if it did not end well."""
-        self.source: Source | None = None
+        self.source: FrameSource | None = None
         self._interruptible: asyncio.Task[Any] | None = None
         self._results = Results(engine.metrics)
         self._started = time.monotonic()
@@ -88,7 +88,7 @@ class Session:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self.close(error)
 
-    async def open(self, source: Source) -> None:
+    async def open(self, source: FrameSource) -> None:
         """Begin to take frames. Raises CapacityError where no decoder can be had."""
         self.source = source
         await source.open()

@@ -37,7 +37,7 @@ MAX_REPLACED = 2
 """Decoders that may die of one source, within the time that it counts, and be replaced."""
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """A stream's source. A kind is a class, in a file of its own, that says what these verbs mean for it.
 
     Over ``DecodedSource`` a new one (a camera that is pulled from its address, say) has to add what its decoder is told
@@ -69,7 +69,7 @@ class Source(Protocol):
         ...
 
 
-class LiveSource(Source, Protocol):
+class LiveSource(FrameSource, Protocol):
     """One whose media comes message by message."""
 
     async def take(self, data: bytes) -> None:

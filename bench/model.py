@@ -34,6 +34,7 @@ from stmixer.model.checkpoint import untrained
 from stmixer.model.config import DetectorConfig
 from stmixer.model.cost import multiply_adds
 from stmixer.model.export import export
+from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.runtimes.choose import open_runtime, torch_runtime
 from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
@@ -83,8 +84,7 @@ def parts(runtime: EagerRuntime, clip: Tensor, sizes: Tensor) -> dict[str, Calla
     detector, device = runtime.detector, runtime.device
     if runtime.card.config.backbone.per_frame:
         frame = clip[:1, :, 0].contiguous()
-        every = runtime.frame_stage(clip.transpose(1, 2).flatten(0, 1))
-        maps = [x.view(len(clip), -1, *x.shape[1:]) for x in every]
+        maps = clips_of(runtime.frame_stage(frames_of(clip)), len(clip))
         return {"frame_ms": lambda: runtime.frame_stage(frame), "clip_ms": lambda: runtime.clip_stage(maps, sizes)}
 
     def inferred(run: Callable[[], object]) -> Callable[[], object]:

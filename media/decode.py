@@ -57,7 +57,7 @@ class VideoInfo:
     sample_aspect_ratio: float
 
 
-def _nothing() -> Generator[Frame]:
+def _no_frames() -> Generator[Frame]:
     yield from ()
 
 
@@ -100,7 +100,7 @@ class VideoReader:
         self._resizes = 0
         self._encrypted = False
         self._first_failure: av.error.FFmpegError | None = None
-        self._frames: Generator[Frame] = _nothing()
+        self._frames: Generator[Frame] = _no_frames()
         self._first: Frame | None = None
         self._container: InputContainer | None = None
         self._source = open_source(source)
@@ -169,7 +169,7 @@ class VideoReader:
                 self._limits.check_size(*shown)
                 pts_us = timeline.place(picture.pts, picture.dts)
                 if pts_us is None:
-                    self._drop("out_of_order")
+                    self._count_dropped("out_of_order")
                     continue
                 self._limits.check_duration(pts_us / 1_000_000)
                 if index and shown != size:
@@ -181,7 +181,7 @@ class VideoReader:
         except ResourceRefused as error:
             raise explain(self._source, error) from error
         finally:
-            self._conclude(timeline, rate)
+            self._add_warnings(timeline, rate)
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Generator[av.VideoFrame]:
         """Decodes until the end, past packets that fail."""
@@ -191,7 +191,7 @@ class VideoReader:
                 pictures = stream.codec_context.decode(packet)
             except av.error.FFmpegError as error:
                 failures += 1
-                self._drop("corrupt")
+                self._count_dropped("corrupt")
                 self._first_failure = self._first_failure or error
                 if failures >= MAX_FAILURES:
                     self.warnings.append(f"reading stopped after {failures} packets in a row that could not be decoded")
@@ -219,10 +219,10 @@ class VideoReader:
             self.warnings.append(f"the file could be read only in part: {error.strerror}")
         yield None
 
-    def _drop(self, reason: str) -> None:
+    def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def _conclude(self, timeline: Timeline, rate: Fraction) -> None:
+    def _add_warnings(self, timeline: Timeline, rate: Fraction) -> None:
         """Sums up in warnings what was met on the way."""
         if corrupt := self.dropped.get("corrupt"):
             reason = self._first_failure.strerror if self._first_failure else "unknown"

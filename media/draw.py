@@ -88,20 +88,20 @@ def draw_actors(rgb: np.ndarray, actors: Sequence[DrawnActor], *, banner: str | 
     scale = _Scale.of(width, height)
     top = scale.row + 2 * scale.pad if banner else 0
     for number, actor in enumerate(actors):
-        _outline(canvas, _clip(actor.box_px, width, height), _colour(actor, number), scale)
+        _draw_outline(canvas, _clipped_to_picture(actor.box_px, width, height), _colour(actor, number), scale)
     taken: list[Box] = []
     # From the top down: a plate then evades those above it, and the order is the same from frame to frame.
     for number, actor in sorted(enumerate(actors), key=lambda item: item[1].box_px[1]):
-        rows = _rows(actor, scale, width)
+        rows = _label_lines(actor, scale, width)
         size = max(canvas.textlength(row, _font(scale.text)) for row in rows) + 2 * scale.pad, len(rows) * scale.row
-        plate = _place(_clip(actor.box_px, width, height), size, (0, top, width, height), taken)
+        plate = _label_place(_clipped_to_picture(actor.box_px, width, height), size, (0, top, width, height), taken)
         taken.append(plate)
-        canvas.rectangle(_whole(plate), fill=_colour(actor, number))
+        canvas.rectangle(_covered_pixels(plate), fill=_colour(actor, number))
         for at, row in enumerate(rows):
             canvas.text((plate[0] + scale.pad, plate[1] + at * scale.row), row, _BLACK, _font(scale.text))
     if banner:
         canvas.rectangle((0, 0, width - 1, top - 1), fill=_WARNING)
-        text = _fit(banner, scale, width - 2 * scale.pad)
+        text = _shortened(banner, scale, width - 2 * scale.pad)
         left = (width - canvas.textlength(text, _font(scale.text))) / 2
         canvas.text((left, scale.pad), text, _WHITE, _font(scale.text))
     return np.array(image)
@@ -128,16 +128,16 @@ def draw_points(
     width, height = image.size
     scale = _Scale.of(width, height)
     if box_px is not None:
-        _outline(canvas, _clip(box_px, width, height), _WHITE, scale)
+        _draw_outline(canvas, _clipped_to_picture(box_px, width, height), _WHITE, scale)
     whole = np.clip(np.rint(levels), min(LEVEL_COLOURS), max(LEVEL_COLOURS)).astype(int)
     # Coarse levels first: their large dots must not hide the small ones.
     for index in np.argsort(-whole, kind="stable"):
         x, y = (float(v) for v in points_xy[index])
         if 0 <= x < width and 0 <= y < height:
-            _dot(canvas, x, y, int(whole[index]), scale)
-    _legend(canvas, scale, width, height)
+            _draw_dot(canvas, x, y, int(whole[index]), scale)
+    _draw_legend(canvas, scale, width, height)
     if title:
-        text = _fit(title, scale, width - 2 * scale.pad)
+        text = _shortened(title, scale, width - 2 * scale.pad)
         length = canvas.textlength(text, _font(scale.text))
         canvas.rectangle((0, 0, length + 2 * scale.pad, scale.row + scale.pad), fill=_BLACK)
         canvas.text((scale.pad, scale.pad / 2), text, _WHITE, _font(scale.text))
@@ -165,17 +165,17 @@ def _colour(actor: DrawnActor, number: int) -> Colour:
     return PALETTE[(number if actor.track_id is None else actor.track_id) % len(PALETTE)]
 
 
-def _clip(box: Box, width: int, height: int) -> Box:
+def _clipped_to_picture(box: Box, width: int, height: int) -> Box:
     x1, y1, x2, y2 = (min(max(v, 0.0), limit - 1.0) for v, limit in zip(box, (width, height) * 2, strict=True))
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def _whole(box: Box) -> tuple[int, int, int, int]:
+def _covered_pixels(box: Box) -> tuple[int, int, int, int]:
     x1, y1, x2, y2 = (round(v) for v in box)
     return x1, y1, x2 - 1, y2 - 1
 
 
-def _outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: _Scale) -> None:
+def _draw_outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: _Scale) -> None:
     """A coloured line with a dark rim on both sides, seen on bright ground as on dark."""
     x1, y1, x2, y2 = (round(v) for v in box)
     rim = max(1, scale.line // 3)
@@ -185,7 +185,7 @@ def _outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: _Scal
         canvas.rectangle(inner, outline=colour, width=scale.line)
 
 
-def _rows(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
+def _label_lines(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
     """The plate's lines: who (and how surely), then an action each; as wide as the picture at most."""
     name = (
         f"person  {actor.person_score:.2f}"
@@ -193,10 +193,10 @@ def _rows(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
         else f"#{actor.track_id}  {actor.person_score:.2f}"
     )
     rows = [name, *(f"{label}  {score:.2f}" for label, score in actor.labels)]
-    return [_fit(row, scale, width - 2 * scale.pad) for row in rows]
+    return [_shortened(row, scale, width - 2 * scale.pad) for row in rows]
 
 
-def _fit(text: str, scale: _Scale, width: float) -> str:
+def _shortened(text: str, scale: _Scale, width: float) -> str:
     font = _font(scale.text)
     if font.getlength(text) <= width:
         return text
@@ -205,7 +205,7 @@ def _fit(text: str, scale: _Scale, width: float) -> str:
     return text + "…"
 
 
-def _place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box]) -> Box:
+def _label_place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box]) -> Box:
     """Where the plate goes: the first free place around the box, else the one that covers least of other plates."""
     x1, y1, x2, y2 = box
     wide, high = size
@@ -217,7 +217,7 @@ def _place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box
         left = max(min(wish_x, bounds[2] - wide), bounds[0])
         above = max(min(wish_y, bounds[3] - high), bounds[1])
         plate = (left, above, left + wide, above + high)
-        covered = sum(_overlap(plate, other) for other in taken)
+        covered = sum(_shared_area(plate, other) for other in taken)
         if covered < least:
             best, least = plate, covered
         if covered == 0:
@@ -226,30 +226,30 @@ def _place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box
     return best
 
 
-def _overlap(a: Box, b: Box) -> float:
+def _shared_area(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _dot(canvas: ImageDraw.ImageDraw, x: float, y: float, level: int, scale: _Scale) -> None:
-    radius = _radius(level, scale)
+def _draw_dot(canvas: ImageDraw.ImageDraw, x: float, y: float, level: int, scale: _Scale) -> None:
+    radius = _dot_radius(level, scale)
     canvas.ellipse(
         (x - radius, y - radius, x + radius, y + radius), LEVEL_COLOURS[level], _BLACK, max(1, scale.line // 3)
     )
 
 
-def _radius(level: int, scale: _Scale) -> float:
+def _dot_radius(level: int, scale: _Scale) -> float:
     return scale.line * (1.1 + 0.6 * (level - min(LEVEL_COLOURS))) + 0.5
 
 
-def _legend(canvas: ImageDraw.ImageDraw, scale: _Scale, width: int, height: int) -> None:
+def _draw_legend(canvas: ImageDraw.ImageDraw, scale: _Scale, width: int, height: int) -> None:
     """One line at the bottom right: a dot and a name per level."""
     entries = [(level, f"z={level}") for level in sorted(LEVEL_COLOURS)]
-    dot = 2 * _radius(max(LEVEL_COLOURS), scale) + 2 * scale.pad
+    dot = 2 * _dot_radius(max(LEVEL_COLOURS), scale) + 2 * scale.pad
     lengths = [dot + canvas.textlength(name, _font(scale.text)) + 2 * scale.pad for _, name in entries]
     left, top = width - sum(lengths) - scale.pad, height - scale.row - scale.pad
     canvas.rectangle((left, top, width, height), fill=_BLACK)
     left += scale.pad
     for (level, name), length in zip(entries, lengths, strict=True):
-        _dot(canvas, left + dot / 2, top + (scale.row + scale.pad) / 2, level, scale)
+        _draw_dot(canvas, left + dot / 2, top + (scale.row + scale.pad) / 2, level, scale)
         canvas.text((left + dot, top + scale.pad / 2), name, _WHITE, _font(scale.text))
         left += length

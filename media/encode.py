@@ -49,7 +49,7 @@ class _ReadBack:
         return self._at
 
 
-class _Target:
+class _NamelessFile:
     """The file object without its name, and without ``seek`` where it cannot."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -80,7 +80,7 @@ class Mp4Writer:
         self._last_us = -1
         self._closed = False
         self._container = av.open(
-            _Target(self._file), "w", format="mp4", options={"movflags": self._layout()}, io_open=self._read_back
+            _NamelessFile(self._file), "w", format="mp4", options={"movflags": self._layout()}, io_open=self._read_back
         )
         codec = "libx264" if "libx264" in av.codec.codecs_available else "mpeg4"
         # Half a thousandth is finer than any nominal rate; the times themselves are in microseconds.

@@ -55,7 +55,7 @@ class Sample(Generic[T]):
     frame: T
 
 
-class Sampler(Generic[T]):
+class FrameSampler(Generic[T]):
     """Chooses, frame by frame, those that the grid keeps."""
 
     def __init__(self, grid: TimeGrid) -> None:
@@ -74,7 +74,7 @@ class Sampler(Generic[T]):
         return self._pending
 
 
-class Timeline(Generic[T]):
+class SampleHistory(Generic[T]):
     """The kept samples of a stream, oldest first, and its discontinuities."""
 
     def __init__(self, grid: TimeGrid, typical_interval_us: float | None = None) -> None:

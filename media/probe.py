@@ -10,7 +10,7 @@ from av.video.stream import VideoStream
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.source import ResourceRefused, Source
+from stmixer.media.source import ByteSource, ResourceRefused
 
 # Containers and raw streams that hold their own media. Anything that can name other files (hls, dash, concat, sdp,
 # image2, imf, ...) or a device (lavfi, v4l2, ...) stays out, and what FFmpeg adds in future stays out too.
@@ -23,7 +23,7 @@ _GENPTS = 0x0001  # AVFMT_FLAG_GENPTS; PyAV's own constant is mistyped
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def open_container(source: Source, limits: Limits, low_latency: bool) -> InputContainer:
+def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> InputContainer:
     """Opens a container, reading as far as its streams are known.
 
     Raises:
@@ -100,7 +100,7 @@ def stream_duration_s(container: InputContainer, stream: VideoStream) -> float |
     return container.duration / 1_000_000 if container.duration is not None else None
 
 
-def explain(source: Source, error: BaseException | None, encrypted: bool = False) -> MediaError:
+def explain(source: ByteSource, error: BaseException | None, encrypted: bool = False) -> MediaError:
     """The MediaError for a file of which nothing could be read, by what was seen of it."""
     reason = getattr(error, "strerror", None) or ("no picture could be decoded" if error is None else str(error))
     if source.refused or isinstance(error, ResourceRefused) or source.looks_like_playlist():

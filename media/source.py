@@ -2,7 +2,7 @@
 
 FFmpeg given a *name* interprets it (protocols, image sequences) and resolves what a file refers to against it. An
 object that has only ``read`` leaves nothing to interpret; what a file then still asks for goes through
-:meth:`Source.refuse`, which notes it and opens nothing.
+:meth:`ByteSource.refuse`, which notes it and opens nothing.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ class ResourceRefused(Exception):
     """Raised into FFmpeg when a file wants a further resource opened."""
 
 
-class Source:
+class ByteSource:
     """Sequential bytes for FFmpeg; also remembers the beginning, which tells why a file could not be read."""
 
     def __init__(self, file: BinaryIO, owned: bool) -> None:
@@ -60,7 +60,7 @@ class Source:
             self._file.close()
 
 
-class SeekableSource(Source):
+class SeekableByteSource(ByteSource):
     """A source that FFmpeg may also move about in. A class of its own: PyAV asks which methods there are."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -70,7 +70,7 @@ class SeekableSource(Source):
         return self._file.tell()
 
 
-def open_source(source: str | Path | BinaryIO) -> Source:
+def open_source(source: str | Path | BinaryIO) -> ByteSource:
     """Wraps a path, opened here, or a binary file object, seekable or not.
 
     Raises:
@@ -79,9 +79,9 @@ def open_source(source: str | Path | BinaryIO) -> Source:
     if not isinstance(source, str | Path):
         seekable = getattr(source, "seekable", None)
         can_seek = seekable() if seekable is not None else hasattr(source, "seek") and hasattr(source, "tell")
-        return (SeekableSource if can_seek else Source)(source, owned=False)
+        return (SeekableByteSource if can_seek else ByteSource)(source, owned=False)
     try:
-        file = open(source, "rb")  # noqa: SIM115 - closed by Source.close
+        file = open(source, "rb")  # noqa: SIM115 - closed by ByteSource.close
     except OSError as error:
         raise MediaError("unreadable", f"{source} cannot be opened: {error.strerror}; check the path") from error
-    return (SeekableSource if file.seekable() else Source)(file, owned=True)
+    return (SeekableByteSource if file.seekable() else ByteSource)(file, owned=True)

@@ -1,6 +1,7 @@
-"""The other rows of Table 1: stages and a decoder that the paper compares itself with, chosen by configuration.
+"""The other rows of Table 1: decoders and stages that the paper compares its own with; ``model.detector`` chooses.
 
-``model.stage`` has the paper's own stage, ``model.sampling`` and ``model.mixing`` the other points and weights. What a
+``model.decoder`` and ``model.stage`` have the paper's own, ``model.sampling`` and ``model.mixing`` the other points and
+weights. What a
 row leaves open is decided by its cost (docs/detector.md, Cost); docs/paper.md says how.
 """
 
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.boxes import cxcyzr_to_xyxy, whole_frame_cxcyzr
+from stmixer.model.box_tensors import cxcyzr_to_xyxy, whole_frame_cxcyzr
 from stmixer.model.classifiers import BankWindow
-from stmixer.model.config import DecoderConfig, LongTermConfig
+from stmixer.model.config import DecoderConfig
+from stmixer.model.decoder import run_stages
 from stmixer.model.mixing import AdaptiveMixing
 from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
 from stmixer.model.stage import (
@@ -26,19 +28,6 @@ from stmixer.model.stage import (
     at_keyframe,
     starting_queries,
 )
-
-
-def make_stage(config: DecoderConfig, long_term: LongTermConfig | None) -> StageBase:
-    """The stage that ``config.mixing`` names."""
-    match config.mixing:
-        case "dual" | "fixed":
-            return Stage(config, long_term=long_term)
-        case "spatial" | "temporal":
-            return OneBranchStage(config)
-        case "sequential":
-            return SequentialStage(config)
-        case "coupled":
-            return CoupledStage(config)
 
 
 class OneBranchStage(StageBase):
@@ -115,6 +104,43 @@ class CoupledStage(StageBase):
         return self.output(boxes_cxcyzr, query, query, at_keyframe(points_xyz), bank), query, query
 
 
+class OneStreamDecoder(nn.Module):
+    """N queries for box, person and action alike (Table 1d), through M stages; they stand for both in the output.
+
+    Of ``spatial_queries`` and ``temporal_queries`` the one is there that the mixing is called after, else the former.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        queries = nn.Parameter(torch.empty(config.queries, config.dim))
+        temporal = config.mixing == "temporal"
+        self.spatial_queries = None if temporal else queries
+        self.temporal_queries = queries if temporal else None
+        self.stages = nn.ModuleList(_one_stream_stage(config) for _ in range(config.stages))
+
+    def forward(
+        self, space: Sequence[Tensor], strides: Sequence[int], sizes_wh: Tensor, bank: BankWindow | None = None
+    ) -> DecoderOutput:
+        """As ``Decoder``."""
+        embeddings = self.temporal_queries if self.spatial_queries is None else self.spatial_queries
+        assert embeddings is not None
+        query = starting_queries(embeddings, sizes_wh.shape[0])
+        return run_stages(self.stages, make_sampler(self.config, space, strides), query, query, sizes_wh, bank)
+
+
+def _one_stream_stage(config: DecoderConfig) -> StageBase:
+    match config.mixing:
+        case "spatial" | "temporal":
+            return OneBranchStage(config)
+        case "sequential":
+            return SequentialStage(config)
+        case "coupled":
+            return CoupledStage(config)
+        case "dual" | "fixed":
+            raise AssertionError(f"{config.mixing} mixing has two streams: model.decoder")
+
+
 class KeyframeDecoder(nn.Module):
     """Two decoders (Table 1a): people on the keyframe's four maps, then their actions on all frames of res5.
 
@@ -125,7 +151,7 @@ class KeyframeDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.groups = config.groups
+        self.config = config
         self.spatial_queries = nn.Parameter(torch.empty(config.queries, config.dim))
         self.temporal_queries = nn.Parameter(torch.empty(config.queries, config.dim))
         self.people = nn.ModuleList(OneBranchStage(config, actions=False) for _ in range(config.stages))
@@ -142,14 +168,14 @@ class KeyframeDecoder(nn.Module):
             starting_queries(self.temporal_queries, batch),
         )
         boxes = whole_frame_cxcyzr(sizes_wh).unsqueeze(1).expand(batch, spatial.shape[1], 4)
-        keyframe = make_sampler(space[:4], strides, self.groups)
+        keyframe = make_sampler(self.config, space[:4], strides)
         found = []
         for stage in self.people:
             assert isinstance(stage, OneBranchStage)
             spatial, points_xyz = stage.mix(keyframe, boxes, spatial)
             human_logits, boxes = stage.people(boxes, spatial)
             found.append((human_logits, boxes, points_xyz))
-        coarse = make_sampler(space[4:], strides[3:], self.groups)
+        coarse = make_sampler(self.config, space[4:], strides[3:])
         outputs = []
         for stage, (human_logits, their_boxes, points_xyz) in zip(self.actions, found, strict=True):
             assert isinstance(stage, Stage)

@@ -1,43 +1,44 @@
-"""Box formats. The format and the unit stand in every name.
+"""Boxes that the network gave, as numpy arrays. Imports no torch. The format and the unit stand in every name.
 
-``cxcyzr``: centre in pixels, z = log2 sqrt(w h), r = log2(h / w) (paper §3.3). ``xyxy_px``: corners in pixels.
+``xyxy_px``: corners x1 y1 x2 y2 in pixels. ``xyxy``: the same as fractions of the frame's width and height, 0..1.
+``model.box_tensors`` has the network's own format.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.floating[Any]]
 
 
-def whole_frame_cxcyzr(sizes_wh: Tensor) -> Tensor:
-    """(B, 2) frame sizes (width, height) px -> (B, 4) cxcyzr of the whole frame."""
-    w, h = sizes_wh.unbind(-1)
-    return torch.stack((w / 2, h / 2, torch.log2(w * h) / 2, torch.log2(h / w)), -1)
+def xyxy_px_to_xyxy(boxes_xyxy_px: Boxes, sizes_wh: Boxes) -> Boxes:
+    """Corners in px, cut to the frame's pixels, as fractions of the frame.
+
+    As published: x is cut to [0, w - 1] and y to [0, h - 1], then they are divided by w and h.
+
+    Args:
+        boxes_xyxy_px: (..., N, 4).
+        sizes_wh: (..., 2) width and height, px.
+
+    Returns:
+        (..., N, 4), in [0, 1).
+    """
+    sizes = np.concatenate((sizes_wh, sizes_wh), -1)[..., None, :]
+    return np.asarray(np.minimum(np.maximum(boxes_xyxy_px, 0), sizes - 1) / sizes)
 
 
-def box_sizes(boxes_cxcyzr: Tensor) -> Tensor:
-    """(..., 4) cxcyzr -> (..., 2) width and height in px: w = 2^(z - r/2), h = 2^(z + r/2)."""
-    z, r = boxes_cxcyzr[..., 2], boxes_cxcyzr[..., 3]
-    return torch.stack((torch.exp2(z - r / 2), torch.exp2(z + r / 2)), -1)
+def pairwise_iou(boxes_xyxy: Boxes, others_xyxy: Boxes) -> Boxes:
+    """(N, 4) and (M, 4) corners, both in the same unit -> (N, M) intersection over union, 0..1."""
+    top_left = np.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
+    bottom_right = np.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    overlap = np.maximum(bottom_right - top_left, 0).prod(-1)
+    union = areas(boxes_xyxy)[:, None] + areas(others_xyxy) - overlap
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
 
 
-def cxcyzr_to_xyxy(boxes_cxcyzr: Tensor) -> Tensor:
-    """(..., 4) cxcyzr -> (..., 4) corners x1 y1 x2 y2 in px."""
-    centre, half = boxes_cxcyzr[..., :2], box_sizes(boxes_cxcyzr) / 2
-    return torch.cat((centre - half, centre + half), -1)
-
-
-def refine_cxcyzr(boxes_cxcyzr: Tensor, deltas: Tensor) -> Tensor:
-    """One refinement (paper §3.3): the centre moves by deltas x 2^z (z before the update), then z and r add."""
-    z = boxes_cxcyzr[..., 2:3]
-    centre = boxes_cxcyzr[..., :2] + deltas[..., :2] * torch.exp2(z)
-    return torch.cat((centre, boxes_cxcyzr[..., 2:] + deltas[..., 2:]), -1)
-
-
-def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
-    """(B, N, 4) corners -> (B, N, N): overlap of row and column over the area of the row's box."""
-    top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
-    bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)
-    return overlap / area.unsqueeze(-1)
+def areas(boxes_xyxy: Boxes) -> Boxes:
+    """(..., 4) corners -> (...,) areas, in the unit squared."""
+    return np.asarray((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1))

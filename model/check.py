@@ -28,15 +28,15 @@ def check_file(path: Path) -> Iterator[str]:
     if bad := [name for name, t in tensors.items() if not bool(t.isfinite().all())]:
         raise CheckpointError("\n  ".join([f"{path} holds infinities or numbers that are none:", *bad]))
     yield "all numbers finite"
-    if not _runs(detector):
+    if not _gives_finite_numbers(detector):
         raise CheckpointError(f"{path}: a small clip gives infinities or numbers that are none")
     yield "one forward, its output finite"
 
 
-def _runs(detector: Detector) -> bool:
+def _gives_finite_numbers(detector: Detector) -> bool:
     """Whether a forward on a small deterministic clip gives finite boxes and logits in every stage."""
     with torch.inference_mode():
-        output = detector.eval()(_clip(detector, 1, 64, 64), torch.tensor([[64.0, 64.0]]))
+        output = detector.eval()(_example_clip(detector, 1, 64, 64), torch.tensor([[64.0, 64.0]]))
     return all(
         bool(values.isfinite().all())
         for stage in output.stages
@@ -44,7 +44,7 @@ def _runs(detector: Detector) -> bool:
     )
 
 
-def _clip(detector: Detector, batch: int, height: int, width: int) -> torch.Tensor:
+def _example_clip(detector: Detector, batch: int, height: int, width: int) -> torch.Tensor:
     shape = (batch, 3, detector.config.clip.frames, height, width)
     return torch.linspace(-40, 40, torch.Size(shape).numel()).sin().mul(2).view(shape)
 
@@ -54,7 +54,7 @@ def check_runtime(model: Model, device: torch.device, runtime: str, precision: s
 
     Raises RuntimeUnavailable.
     """
-    clip, sizes = _clip(model.detector, 2, 96, 128), torch.tensor([[128.0, 96.0], [121.0, 90.0]])
+    clip, sizes = _example_clip(model.detector, 2, 96, 128), torch.tensor([[128.0, 96.0], [121.0, 90.0]])
     with torch.inference_mode():
         expected = last_stage(model.detector.eval()(clip, sizes))
     if runtime != "onnx":

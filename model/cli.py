@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from stmixer.model.cli_tables import described, flat, print_cost, print_pairs, print_variants, printable
+from stmixer.model.clip import padded_size, window
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.labels import AVA_LABELS, Label, default_labels
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -62,7 +66,7 @@ def _user_errors() -> Iterator[None]:
     else:
         return
     for line in message.splitlines():
-        typer.echo(printable(line), err=True)
+        typer.echo(_printable(line), err=True)
     raise typer.Exit(EXIT_USAGE)
 
 
@@ -100,7 +104,7 @@ def convert(
         )
         save(output, tensors, card)
         read = {"read": src, "names used": len(published), "types": _types(published), "wrote": output}
-        print_pairs(read | described(card))
+        _print_pairs(read | _described(card))
         if names is None and classes != len(AVA_LABELS):
             typer.echo(f"labels are placeholders (class 1 ... class {classes}); --labels names them")
 
@@ -169,14 +173,14 @@ def info(
         if target is None:
             if cost:
                 raise UsageError(f"--cost wants a file or a variant: {', '.join(VARIANTS)}")
-            print_variants()
+            _print_variants()
         elif cost:
-            print_cost(_config_of(target), COST_SIZE if size is None else _parse_size(size))
+            _print_cost(_config_of(target), COST_SIZE if size is None else _parse_size(size))
         elif target in VARIANTS:
-            print_pairs(flat(VARIANTS[target].to_dict()))
+            _print_pairs(_flat(VARIANTS[target].to_dict()))
         else:
             card, digest = _card_of(target)
-            print_pairs(described(card) | {"digest": digest} | flat(card.config.to_dict()))
+            _print_pairs(_described(card) | {"digest": digest} | _flat(card.config.to_dict()))
 
 
 def _card_of(target: str) -> tuple[ModelCard, str]:
@@ -264,7 +268,7 @@ def pack(
         if name is not None:
             card = replace(card, config=replace(card.config, name=name))
         save(output, halved(read_tensors(src)), card)
-        print_pairs({"read": src, "wrote": output, "bytes": f"{output.stat().st_size:,}"} | described(card))
+        _print_pairs({"read": src, "wrote": output, "bytes": f"{output.stat().st_size:,}"} | _described(card))
 
 
 def _read_metrics(path: Path | None) -> Any:
@@ -274,6 +278,76 @@ def _read_metrics(path: Path | None) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _print_cost(config: DetectorConfig, size: tuple[int, int]) -> None:
+    """Multiply-adds by part, of one clip of this width and height, px."""
+    from stmixer.model.cost import multiply_adds
+
+    width, height = padded_size(*size, config.preprocess)
+    parts = multiply_adds(config, width, height)
+    table = Table("part", title=f"{config.name}, one clip of {width} x {height}", title_justify="left")
+    table.add_column("10^9 multiply-adds", justify="right")
+    for part, value in parts.items():
+        table.add_row(part, f"{value:.2f}")
+    _console().print(table)
+    typer.echo(f"total {sum(parts.values()):.1f}")
+
+
+def _print_variants() -> None:
+    """The zoo, a row each."""
+    table = Table("variant", "backbone", "clip, frames x stride", "needs after the keyframe", "queries", "classes")
+    for name, config in VARIANTS.items():
+        clip, decoder = config.clip, config.decoder
+        row = (f"{clip.frames} x {clip.stride}", f"{float(window(clip).lookahead_s):.2f} s")
+        table.add_row(name, config.backbone.kind, *row, str(decoder.queries), str(decoder.classes))
+    _console().print(table)
+
+
+def _described(card: ModelCard) -> dict[str, object]:
+    """What a user should know of a file first."""
+    from stmixer.model.detector import skeleton
+
+    return {
+        "model": card.name,
+        "parameters": f"{sum(p.numel() for p in skeleton(card.config).parameters()):,}",
+        "trained": "yes" if card.trained else "NO: initial weights, its results mean nothing",
+        "trained on": card.trained_on or "not stated",
+        "licence": card.licence or "not stated",
+        "source": card.source or "not stated",
+        "labels": f"{len(card.labels)}: {card.labels[0].name} ... {card.labels[-1].name}",
+    }
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, keys joined by dots; sequences as their items."""
+    pairs: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            pairs |= _flat(value, f"{prefix}{key}.")
+        else:
+            pairs[prefix + key] = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return pairs
+
+
+def _print_pairs(pairs: Mapping[str, object]) -> None:
+    """A line each, values wrapped under themselves."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in pairs.items():
+        table.add_row(key, Text(_printable(str(value))))
+    _console().print(table)
+
+
+def _console() -> Console:
+    # piped, lines are for programs: wide enough that a digest stays whole
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _printable(text: str) -> str:
+    """What a file says, without the control characters that would reach the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 if __name__ == "__main__":

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.ablations import make_stage
-from stmixer.model.boxes import whole_frame_cxcyzr
+from stmixer.model.box_tensors import whole_frame_cxcyzr
 from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig, LongTermConfig
-from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
-from stmixer.model.stage import PERSON, DecoderOutput, StageOutput, starting_queries
+from stmixer.model.labels import PERSON
+from stmixer.model.sampling import Sampler, make_sampler
+from stmixer.model.stage import DecoderOutput, Stage, StageOutput, last_arrays, starting_queries
 
-__all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput"]
+__all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput", "last_arrays", "run_stages"]
 
 
 class Decoder(nn.Module):
-    """N spatial and N temporal queries, each starting with the whole frame as its box, through M stages.
-
-    Ablations with one stream of queries have embeddings for that one alone; it stands for both in the output.
-    """
+    """N spatial and N temporal queries, each starting with the whole frame as its box, through M stages."""
 
     def __init__(self, config: DecoderConfig, long_term: LongTermConfig | None = None) -> None:
         super().__init__()
-        self.groups = config.groups
-        # a mean over frames or points is not enough where points differ between frames, or all are mixed at once
-        self.whole = config.sampling == "moving" or config.mixing == "coupled"
-        embeddings = (config.queries, config.dim)
-        two = config.mixing in ("dual", "fixed")
-        self.spatial_queries = nn.Parameter(torch.empty(embeddings)) if two or config.mixing != "temporal" else None
-        self.temporal_queries = nn.Parameter(torch.empty(embeddings)) if two or config.mixing == "temporal" else None
+        self.config = config
+        self.spatial_queries = nn.Parameter(torch.empty(config.queries, config.dim))
+        self.temporal_queries = nn.Parameter(torch.empty(config.queries, config.dim))
         last = config.stages - 1
-        self.stages = nn.ModuleList(make_stage(config, long_term if i == last else None) for i in range(config.stages))
+        self.stages = nn.ModuleList(
+            Stage(config, long_term=long_term if i == last else None) for i in range(config.stages)
+        )
 
     def forward(
         self, space: Sequence[Tensor], strides: Sequence[int], sizes_wh: Tensor, bank: BankWindow | None = None
@@ -50,21 +45,25 @@ class Decoder(nn.Module):
             Every stage's output.
         """
         batch = sizes_wh.shape[0]
-        spatial, temporal = (
-            None if e is None else starting_queries(e, batch) for e in (self.spatial_queries, self.temporal_queries)
-        )
-        spatial, temporal = temporal if spatial is None else spatial, spatial if temporal is None else temporal
-        assert spatial is not None
-        boxes = whole_frame_cxcyzr(sizes_wh).unsqueeze(1).expand(batch, spatial.shape[1], 4)
-        sampler = self._sampler(space, strides)
-        outputs = []
-        for stage in self.stages:
-            output, spatial, temporal = stage(sampler, boxes, spatial, temporal, bank)
-            boxes = output.boxes_cxcyzr
-            outputs.append(output)
-        assert spatial is not None
-        assert temporal is not None
-        return DecoderOutput(tuple(outputs), spatial, temporal)
+        spatial = starting_queries(self.spatial_queries, batch)
+        temporal = starting_queries(self.temporal_queries, batch)
+        return run_stages(self.stages, make_sampler(self.config, space, strides), spatial, temporal, sizes_wh, bank)
 
-    def _sampler(self, space: Sequence[Tensor], strides: Sequence[int]) -> Sampler:
-        return WholeSampler(space, strides) if self.whole else make_sampler(space, strides, self.groups)
+
+def run_stages(
+    stages: Iterable[nn.Module],
+    sampler: Sampler,
+    spatial: Tensor,
+    temporal: Tensor,
+    sizes_wh: Tensor,
+    bank: BankWindow | None,
+) -> DecoderOutput:
+    """Starting queries (B, N, D) and whole-frame boxes through the stages, each taking what the last one gave."""
+    batch, queries = spatial.shape[:2]
+    boxes = whole_frame_cxcyzr(sizes_wh).unsqueeze(1).expand(batch, queries, 4)
+    outputs: list[StageOutput] = []
+    for stage in stages:
+        output, spatial, temporal = stage(sampler, boxes, spatial, temporal, bank)
+        boxes = output.boxes_cxcyzr
+        outputs.append(output)
+    return DecoderOutput(tuple(outputs), spatial, temporal)

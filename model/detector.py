@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.ablations import KeyframeDecoder
+from stmixer.model.ablations import KeyframeDecoder, OneStreamDecoder
 from stmixer.model.backbones import STRIDES, build_backbone
 from stmixer.model.classifiers import BankWindow, Head
 from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import Decoder
 from stmixer.model.feature_space import build_feature_space
+from stmixer.model.frame_then_clip import detect_by_frame
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
 from stmixer.model.sampling import PointGenerator
 from stmixer.model.stage import DecoderOutput, StageBase
@@ -29,11 +30,7 @@ class Detector(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone)
         self.feature_space = build_feature_space(config)
-        self.decoder: Decoder | KeyframeDecoder
-        if config.feature_space == "keyframe_res5":
-            self.decoder = KeyframeDecoder(config.decoder)
-        else:
-            self.decoder = Decoder(config.decoder, config.long_term)
+        self.decoder = build_decoder(config)
 
     def forward(
         self, clip: Tensor, sizes_wh: Tensor, bank_queries: Tensor | None = None, bank_mask: Tensor | None = None
@@ -53,10 +50,7 @@ class Detector(nn.Module):
             ValueError: a long-term model without a bank, or a bank for another.
         """
         if self.config.backbone.per_frame:
-            maps = self.frame_stage(clip.transpose(1, 2).flatten(0, 1))
-            return self.clip_stage(
-                [x.reshape(clip.shape[0], -1, *x.shape[1:]) for x in maps], sizes_wh, bank_queries, bank_mask
-            )
+            return detect_by_frame(self.frame_stage, self.clip_stage, clip, sizes_wh, bank_queries, bank_mask)
         space, bank = self.feature_space(self.backbone(clip)), self._bank(bank_queries, bank_mask)
         output: DecoderOutput = self.decoder(space, STRIDES, sizes_wh, bank)
         return output
@@ -124,6 +118,15 @@ class Detector(nn.Module):
                     if module.action_head is not None:
                         bias = module.action_head.last.bias
                         nn.init.constant_(bias, -math.log((1 - ACTION_PRIOR) / ACTION_PRIOR))
+
+
+def build_decoder(config: DetectorConfig) -> Decoder | OneStreamDecoder | KeyframeDecoder:
+    """The paper's decoder, or the row of Table 1 that the configuration names."""
+    if config.feature_space == "keyframe_res5":
+        return KeyframeDecoder(config.decoder)
+    if config.decoder.mixing in ("dual", "fixed"):
+        return Decoder(config.decoder, config.long_term)
+    return OneStreamDecoder(config.decoder)
 
 
 def _zero(head: Head) -> None:

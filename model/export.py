@@ -63,7 +63,7 @@ class Whole(nn.Module):
     def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
         """Inputs of this shape, the same every time."""
         shape = (batch, 3, self.detector.config.clip.frames, height, width)
-        return _waves(shape), _sizes(batch, height, width)
+        return _example_values(shape), _example_sizes(batch, height, width)
 
     def dynamic(self) -> tuple[Any, ...]:
         """The free dimensions of the inputs."""
@@ -90,7 +90,7 @@ class FrameStage(nn.Module):
 
     def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
         """Inputs of this shape, the same every time."""
-        return (_waves((batch, 3, height, width)),)
+        return (_example_values((batch, 3, height, width)),)
 
     def dynamic(self) -> tuple[Any, ...]:
         """The free dimensions of the inputs."""
@@ -117,8 +117,8 @@ class ClipStage(nn.Module):
     def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
         """Inputs of this shape, the same every time."""
         t, dim = self.detector.config.decoder.frames, self.detector.config.decoder.dim
-        maps = [_waves((batch, t, dim, height // s, width // s)) for s in STRIDES]
-        return maps, _sizes(batch, height, width)
+        maps = [_example_values((batch, t, dim, height // s, width // s)) for s in STRIDES]
+        return maps, _example_sizes(batch, height, width)
 
     def dynamic(self) -> tuple[Any, ...]:
         """The free dimensions of the inputs."""
@@ -194,12 +194,12 @@ def _write(graph: Graph, path: Path, header: str) -> None:
             optimize=False,
         )
         assert program is not None
-        _tidy(program.model)
+        _simplify(program.model)
     program.model.metadata_props["stmixer"] = header
     onnx_ir.save(program.model, path)  # the program itself would move what is over 1.5 GiB into a second file
 
 
-def _tidy(graph: onnx_ir.Model) -> None:
+def _simplify(graph: onnx_ir.Model) -> None:
     """What the exporter's own optimiser does, but for its rewriting rules: those look at every node once for every
     other, minutes for a hundred layers, and runtimes fuse by themselves."""
     optimizer.fold_constants(graph)
@@ -230,10 +230,10 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _waves(shape: tuple[int, ...]) -> Tensor:
+def _example_values(shape: tuple[int, ...]) -> Tensor:
     """A smooth deterministic picture, within what normalised frames reach."""
     return torch.linspace(-40, 40, torch.Size(shape).numel()).sin().mul(2).view(shape)
 
 
-def _sizes(batch: int, height: int, width: int) -> Tensor:
+def _example_sizes(batch: int, height: int, width: int) -> Tensor:
     return torch.tensor([[width - 7.0 * i, height - 3.0 * i] for i in range(batch)])

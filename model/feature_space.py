@@ -112,11 +112,15 @@ class PyramidFeatureSpace(nn.Module):
         self.lateral = nn.ModuleList(
             (
                 nn.Sequential(
-                    _doubled(channels, half), ChannelNorm(half), nn.GELU(), _doubled(half, quarter), *_out(quarter, dim)
+                    _double_resolution(channels, half),
+                    ChannelNorm(half),
+                    nn.GELU(),
+                    _double_resolution(half, quarter),
+                    *_output_layers(quarter, dim),
                 ),
-                nn.Sequential(_doubled(channels, half), *_out(half, dim)),
-                nn.Sequential(*_out(channels, dim)),
-                nn.Sequential(nn.MaxPool3d((1, 2, 2)), *_out(channels, dim)),
+                nn.Sequential(_double_resolution(channels, half), *_output_layers(half, dim)),
+                nn.Sequential(*_output_layers(channels, dim)),
+                nn.Sequential(nn.MaxPool3d((1, 2, 2)), *_output_layers(channels, dim)),
             )
         )
 
@@ -124,11 +128,11 @@ class PyramidFeatureSpace(nn.Module):
         return tuple(level(x) for level, x in zip(self.lateral, maps, strict=True))
 
 
-def _doubled(channels_in: int, channels_out: int) -> nn.ConvTranspose3d:
+def _double_resolution(channels_in: int, channels_out: int) -> nn.ConvTranspose3d:
     return nn.ConvTranspose3d(channels_in, channels_out, (1, 2, 2), (1, 2, 2))
 
 
-def _out(channels: int, dim: int) -> tuple[nn.Module, ...]:
+def _output_layers(channels: int, dim: int) -> tuple[nn.Module, ...]:
     return (
         nn.Conv3d(channels, dim, 1, bias=False),
         ChannelNorm(dim),

@@ -1,8 +1,12 @@
-"""Action labels: numbers as in the data sets' own files (AVA counts from 1), names as AVA's list spells them."""
+"""What logits stand for. Actions are numbered as in the data sets' own files (AVA counts from 1) and named as in AVA's
+list."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+PERSON = 0
+"""Index of the person in the two human logits; 1 is the background."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,33 @@
-"""Queries to actors (paper §3.3, inference): threshold on the person score; no NMS, no product of the scores."""
+"""Queries to actors (paper §3.3, inference): threshold on the person score; no NMS, no product of the scores.
+
+On numpy arrays of the last stage's output, whatever ran the network. Imports no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from stmixer.model.decoder import PERSON, DecoderOutput
+from stmixer.model.boxes import xyxy_px_to_xyxy
+from stmixer.model.labels import PERSON
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Detections:
+class ClipDetections:
     """The kept queries of one clip, in query order.
 
-    ``queries`` (K,) indices, ``boxes_xyxy`` (K, 4) as fractions of width and height, ``person_scores`` (K,),
-    ``action_scores`` (K, C).
+    ``queries`` (K,) int64 indices, ``boxes_xyxy`` (K, 4) as fractions of width and height, ``person_scores`` (K,),
+    ``action_scores`` (K, C), all float32 in 0..1.
     """
 
-    queries: Tensor
-    boxes_xyxy: Tensor
-    person_scores: Tensor
-    action_scores: Tensor
+    queries: NDArray[np.int64]
+    boxes_xyxy: Floats
+    person_scores: Floats
+    action_scores: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +41,38 @@ class PostProcess:
     score_threshold: float = 0.6
     keep_top3: bool = False
 
-    @torch.no_grad()
-    def __call__(self, output: DecoderOutput, sizes_wh: Tensor) -> list[Detections]:
-        """Decoder output and (B, 2) unpadded sizes in px -> B detections."""
-        last = output.stages[-1]
-        person = last.human_logits.softmax(-1)[..., PERSON]
-        action = last.action_logits.sigmoid()
-        # as published: x to [0, w - 1] and y to [0, h - 1], then divided by w and h
-        limits = (sizes_wh - 1).repeat(1, 2).unsqueeze(1)
-        boxes = last.boxes_xyxy_px.clamp(min=0).minimum(limits) / sizes_wh.repeat(1, 2).unsqueeze(1)
+    def __call__(
+        self, human_logits: Floats, action_logits: Floats, boxes_xyxy_px: Floats, sizes_wh: Floats
+    ) -> list[ClipDetections]:
+        """Detections of every clip.
+
+        Args:
+            human_logits: (B, N, 2).
+            action_logits: (B, N, C).
+            boxes_xyxy_px: (B, N, 4) corners in px of the unpadded clip.
+            sizes_wh: (B, 2) unpadded sizes, px.
+
+        Returns:
+            B detections.
+        """
+        person, action = person_scores(human_logits), sigmoid(action_logits)
+        boxes = xyxy_px_to_xyxy(boxes_xyxy_px, sizes_wh)
         results = []
-        for b in range(person.shape[0]):
-            kept = (person[b] >= self.score_threshold).nonzero().flatten()
-            if self.keep_top3 and kept.numel() == 0:
-                kept = person[b].topk(min(3, person.shape[1])).indices
-            results.append(Detections(kept, boxes[b, kept], person[b, kept], action[b, kept]))
+        for b in range(len(person)):
+            kept = np.flatnonzero(person[b] >= self.score_threshold)
+            if self.keep_top3 and not len(kept):
+                kept = np.argsort(-person[b], kind="stable")[:3]
+            results.append(ClipDetections(kept, boxes[b, kept], person[b, kept], action[b, kept]))
         return results
+
+
+def person_scores(human_logits: Floats) -> Floats:
+    """(..., 2) human logits -> (...,) the person's share of their softmax."""
+    powers = np.exp(human_logits - human_logits.max(-1, keepdims=True))
+    return np.asarray(powers[..., PERSON] / powers.sum(-1))
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + e^-x), without an overflow for large -x."""
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))

@@ -1,52 +1,54 @@
-"""uint8 RGB frames at input size -> the network's clip tensor, normalised and padded on the device."""
+"""uint8 RGB frames at input size -> the network's clip, normalised and padded, in numpy. Imports no torch.
+
+``model.device_preprocess`` does the same on an accelerator, where that is cheaper, and for training.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 
 
 def make_clip(
-    windows: Sequence[NDArray[np.uint8]], config: PreprocessConfig, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+    windows: Sequence[NDArray[np.uint8]], config: PreprocessConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Stack windows of frames into one batch.
 
     Args:
-        windows: B arrays (frames, H, W, 3), RGB; their padded sizes must agree, their sizes need not.
+        windows: B arrays (frames, H, W, 3), RGB; their padded sizes must agree, their sizes need not. They may be
+            read-only or of any strides.
         config: mean, std and divisor.
-        device: where to normalise and pad.
 
     Returns:
-        The clip (B, 3, frames, H32, W32) float32, zero-padded right and bottom after normalising, and the unpadded
-        sizes (B, 2) as float (width, height) px.
+        The clip (B, 3, frames, H32, W32), (value / 255 - mean) / std, then zero-padded right and bottom; and the
+        unpadded sizes (B, 2), width and height in px.
 
     Raises:
-        ValueError: windows of different padded sizes.
+        ValueError: windows of different padded sizes, or none.
     """
-    shapes = {padded_size(w.shape[2], w.shape[1], config) for w in windows}
+    width, height = common_padded_size(windows, config)
+    clip = np.zeros((len(windows), 3, len(windows[0]), height, width), np.float32)
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    for window, target in zip(windows, clip, strict=True):
+        h, w = window.shape[1:3]
+        # plane by plane in place: three passes over what fits into the cache, and nothing else is allocated
+        for t, frame in enumerate(window):
+            for c in range(3):
+                plane = target[c, t, :h, :w]
+                np.divide(frame[..., c], np.float32(255), out=plane)
+                plane -= mean[c]
+                plane /= std[c]
+    return clip, np.array([window.shape[2:0:-1] for window in windows], np.float32)
+
+
+def common_padded_size(windows: Sequence[NDArray[np.uint8]], config: PreprocessConfig) -> tuple[int, int]:
+    """Padded width and height, px, of windows (frames, H, W, 3). Raises ValueError where they have not just one."""
+    shapes = {padded_size(window.shape[2], window.shape[1], config) for window in windows}
     if len(shapes) != 1:
         raise ValueError(f"one batch takes one padded size, got {sorted(shapes)}")
-    ((width, height),) = shapes
-    mean = torch.tensor(config.mean, device=device).view(3, 1, 1, 1)
-    std = torch.tensor(config.std, device=device).view(3, 1, 1, 1)
-    clips, sizes = [], []
-    for frames in windows:
-        # a copy of what torch cannot view: read-only frames (a ring's slots) and flipped ones
-        pixels = (
-            torch.from_numpy(np.require(frames, requirements=("C", "W")))
-            .to(device, non_blocking=True)
-            .permute(3, 0, 1, 2)
-        )
-        normalised = (pixels.float() / 255 - mean) / std
-        h, w = frames.shape[1:3]
-        clips.append(F.pad(normalised, (0, width - w, 0, height - h)))
-        sizes.append((w, h))
-    return torch.stack(clips), torch.tensor(sizes, dtype=torch.float32, device=device)
+    return shapes.pop()

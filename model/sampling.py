@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stmixer.model.boxes import box_sizes
+from stmixer.model.box_tensors import box_sizes
 from stmixer.model.config import DecoderConfig
 from stmixer.model.float32 import in_float32
 
@@ -155,10 +155,13 @@ class Sampler(Protocol):
         ...
 
 
-def make_sampler(space: Sequence[Tensor], strides: Sequence[int], groups: int) -> Sampler:
-    """The sampler for the device that the maps (B, D, T, H_k, W_k) are on."""
+def make_sampler(config: DecoderConfig, space: Sequence[Tensor], strides: Sequence[int]) -> Sampler:
+    """The sampler for a decoder and the device that the maps (B, D, T, H_k, W_k) are on."""
+    if config.sampling == "moving" or config.mixing == "coupled":
+        # a mean over frames or points is not enough where points differ between frames, or all are mixed at once
+        return WholeSampler(space, strides)
     if space[0].device.type == "cpu" and not torch.compiler.is_exporting():
-        return BagSampler(space, strides, groups)
+        return BagSampler(space, strides, config.groups)
     return GridSampler(space, strides)
 
 

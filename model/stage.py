@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stmixer.model.boxes import cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr
+from stmixer.model.box_tensors import cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr
 from stmixer.model.classifiers import BankWindow, Head, LongTermClassifier
 from stmixer.model.config import DecoderConfig, LongTermConfig
 from stmixer.model.float32 import in_float32
+from stmixer.model.labels import PERSON
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
 from stmixer.model.sampling import GridPoints, PointGenerator, Sampler, make_points
-
-PERSON = 0
-"""Index of the person in the two human logits; 1 is the background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,17 @@ class DecoderOutput:
     stages: tuple[StageOutput, ...]
     spatial_queries: Tensor
     temporal_queries: Tensor
+
+
+def last_arrays(output: DecoderOutput, sizes_wh: Tensor) -> tuple[NDArray[np.float32], ...]:
+    """What ``model.postprocess.PostProcess`` is called with, as float32 arrays in the host's memory.
+
+    ``sizes_wh`` (B, 2) are unpadded sizes, px. Returns the last stage's human logits (B, N, 2), action logits
+    (B, N, C) and boxes_xyxy_px (B, N, 4), and the sizes.
+    """
+    last = output.stages[-1]
+    tensors = (last.human_logits, last.action_logits, last.boxes_xyxy_px, sizes_wh)
+    return tuple(tensor.detach().to("cpu", torch.float32).numpy() for tensor in tensors)
 
 
 def best_queries(output: DecoderOutput, k: int) -> tuple[Tensor, Tensor]:

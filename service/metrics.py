@@ -7,10 +7,12 @@ birth of a series that ``increase()`` cannot see.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
-from stmixer.service.ipc.messages import StageSeconds
+from stmixer.service.ipc.messages import BatchDone
 from stmixer.service.schemas import OUTCOMES
 
 _FINE = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15)
@@ -94,22 +96,22 @@ class Metrics:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""
         self.frames_dropped.labels(source, reason if reason in DROP_REASONS else _OTHER_REASON).inc(count)
 
-    def batch_done(self, worker: str, size: int, gpu_memory: float) -> None:
-        """A batch of ``size`` keyframes came back; none if all their frames had been overwritten."""
-        self.gpu_memory.labels(worker).set(gpu_memory)
-        if size:
-            self.batch_size.labels(worker).observe(size)
-            self.batches.labels(worker).inc()
-            self.inferences.labels(worker).inc(size)
+    def batch_done(self, worker: str, done: BatchDone, at: float, keyframes: Sequence[tuple[float, float]]) -> None:
+        """A batch came back: of each keyframe that ran, when its last needed frame came and when that was decoded.
 
-    def keyframe_done(self, frame_at: float, ready_at: float, done_at: float, seconds: StageSeconds) -> None:
-        """A result is there. Each keyframe of a batch waited for all of it, so each counts its ``seconds``.
-
-        ``queue`` is the rest between decoded and done: the wait for a worker, and the ways to it and back.
+        Each waited for all of the batch, so each counts its seconds. ``queue`` is the rest between decoded and done:
+        the wait for a worker, and the ways to it and back. None ran if all their frames had been overwritten.
         """
+        self.gpu_memory.labels(worker).set(done.gpu_memory)
+        if keyframes:
+            self.batch_size.labels(worker).observe(len(keyframes))
+            self.batches.labels(worker).inc()
+            self.inferences.labels(worker).inc(len(keyframes))
+        seconds = done.seconds
         worked = seconds.preprocess + seconds.inference + seconds.postprocess
-        self.stage.labels("decode").observe(ready_at - frame_at)
-        self.stage.labels("preprocess").observe(seconds.preprocess)
-        self.stage.labels("queue").observe(max(0.0, done_at - ready_at - worked))
-        self.stage.labels("inference").observe(seconds.inference)
-        self.stage.labels("postprocess").observe(seconds.postprocess)
+        for frame_at, ready_at in keyframes:
+            self.stage.labels("decode").observe(ready_at - frame_at)
+            self.stage.labels("preprocess").observe(seconds.preprocess)
+            self.stage.labels("queue").observe(max(0.0, at - ready_at - worked))
+            self.stage.labels("inference").observe(seconds.inference)
+            self.stage.labels("postprocess").observe(seconds.postprocess)

@@ -16,12 +16,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"
-SHARED_CLIPS = TESTS.parent.parent / "shared" / "clips"
+SHARED = Path(os.environ.get("STMIXER_SHARED", TESTS.parent.parent / "shared"))
+"""Where optional clips and data lie; the environment variable moves it."""
+SHARED_CLIPS = SHARED / "clips"
 OWN_CLIPS = TESTS / "clips"
 
 
 def shared_clips(pattern: str) -> list[Path]:
-    """Clips that may not be redistributed: none where `../shared` is absent."""
+    """Clips that may not be redistributed: none where the folder is absent."""
     return sorted(p for p in SHARED_CLIPS.glob(pattern) if p.is_file() and p.suffix != ".tsv")
 
 

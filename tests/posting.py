@@ -7,7 +7,6 @@ import io
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,11 +163,12 @@ def at_rest(server: Server, idle_decoders: int = 2) -> Holding:
 
 @contextlib.contextmanager
 def frees_everything(server: Server, idle_decoders: int = 2) -> Iterator[Holding]:
-    """Whatever is done within: afterwards the server holds what it held before, to the descriptor."""
+    """Whatever is done within: afterwards the server holds what it held before, to the descriptor, and no file."""
     before = at_rest(server, idle_decoders)
     yield before
     eventually(lambda: at_rest(server, idle_decoders), lambda now: now == before)
-    assert not list(Path(tempfile.gettempdir()).glob("stmixer-*"))
+    assert server.temporary_folder is not None
+    assert not list(server.temporary_folder.iterdir())
 
 
 def both_warm(server: Server) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,11 +25,15 @@ START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 @dataclass
 class Server:
-    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs. ``worker_module``: what its workers run."""
+    """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files.
+
+    ``worker_module``: what its workers run.
+    """
 
     url: str
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
+    temporary_folder: Path | None = None
     worker_module: str = WORKER_MODULE
 
     @property
@@ -68,19 +74,23 @@ def running_server(
     ``faulty_decoder``); ``environment`` is set besides.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
-    so that what it held can be looked for at once.
+    so that what it held can be looked for at once. Its temporary folder is its own: other services run beside it.
     """
-    import os
-
     command = ["stmixer.service.cli", "serve"]
-    environment = {**os.environ, **(environment or {})}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
+    environment = {**inherited, **(environment or {})}
     if (worker_module, decoder_module) != (WORKER_MODULE, DECODER_MODULE):
         modules = ["--worker-module", worker_module, "--decoder-module", decoder_module]
         command = ["stmixer.service.bench.faulty_service", *modules]
         environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
     environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
-    environment["STMIXER_RESUME_TTL_S"] = "0"
+    environment |= {"STMIXER_RESUME_TTL_S": "0"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
+    with tempfile.TemporaryDirectory(prefix="service-") as folder:
+        yield from _running(command, environment | {"TMPDIR": folder}, worker_module)
+
+
+def _running(command: list[str], environment: dict[str, str], worker_module: str) -> Iterator[Server]:
     process = subprocess.Popen(
         [sys.executable, "-m", *command], env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -102,7 +112,7 @@ def running_server(
     try:
         url = found.get(timeout=START_TIMEOUT_S)
         assert url is not None, "\n".join(lines)
-        yield Server(url, process, lines, worker_module)
+        yield Server(url, process, lines, Path(environment["TMPDIR"]), worker_module)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,8 @@ from stmixer.model.foreign.published_names import published_name
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.clipset import ClipItem, ClipSet
+from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.targets import Target, fully_annotated
 
 TESTS = Path(__file__).resolve().parent
@@ -126,6 +129,16 @@ def distributed_case(fill: ModuleType) -> tuple[Tensor, Tensor, list[Target]]:
     (boxes, actions), *_ = fill.targets([(96, 64)], 3, 0)
     targets = [fully_annotated(torch.from_numpy(boxes[:n]), torch.from_numpy(actions[:n])) for n in (3, 0, 1, 0)]
     return clip, torch.tensor([[96.0, 64.0]] * 4), targets
+
+
+def same_in_any_order(one: ClipSet, other: ClipSet, draws: Sequence[Draw]) -> list[ClipItem]:
+    """The draws' items, which are the same of an equal set that reads them backwards."""
+    forwards = [one[draw] for draw in draws]
+    backwards = [other[draw] for draw in reversed(draws)][::-1]
+    for a, b in zip(forwards, backwards, strict=True):
+        assert torch.equal(a.frames, b.frames)
+        assert torch.equal(a.target.boxes_xyxy_px, b.target.boxes_xyxy_px)
+    return forwards
 
 
 def write_ava(root: Path) -> None:

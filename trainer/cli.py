@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,8 +40,9 @@ ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="the run's YAML
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="over the YAML, for example --set epochs=3")
 ]
-
-
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="where the YAML's sets lie, over its data_root")
+]
 EmptySets = Annotated[list[Path] | None, typer.Option("--empty", help="a set without people, as of `empties`")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")]
 
@@ -55,15 +57,23 @@ def _user_errors() -> Iterator[None]:
         raise typer.Exit(EXIT_USAGE) from None
 
 
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr while there is a terminal; gives what moves it on: ``completed``, ``total``, ``description``."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield partial(bar.update, bar.add_task(doing, total=None))
+
+
 @main.command()
 def fit(
     config: ConfigPath,
+    data_root: DataRoot = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in run_dir")] = False,
 ) -> None:
     """Train, phase by phase where the YAML has phases. Under torchrun, on all of its processes."""
     with _user_errors():
-        runs = load_phases(config, _overrides(settings))
+        runs = load_phases(config, _overrides(settings, data_root))
         _log_to_stderr()
         from stmixer.trainer.training.fit import fit_phases
 
@@ -75,6 +85,7 @@ def evaluate(
     weights: Annotated[Path, typer.Argument(help="a .safetensors file")],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
@@ -90,18 +101,17 @@ def evaluate(
 ) -> None:
     """Evaluate weights on sets: JSON, a page with pictures, detections as csv, and a summary of all sets."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
         from stmixer.trainer.data.clips import View
-        from stmixer.trainer.evaluate.evaluation import Evaluation, Mode
+        from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
-        mode = Mode(View(lookahead_ms, single_frame), precision)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("detecting", total=None)
+        mode = EvaluationMode(View(lookahead_ms, single_frame), precision)
+        with _progress("detecting") as update:
             evaluation = Evaluation(
                 *(run, weights, part, _device(device)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
                 mode=mode,
             )
             done = evaluation.run(output)
@@ -116,19 +126,19 @@ def calibrate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
     empty: EmptySets = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
     """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings)
         from stmixer.trainer.calibrate.run import Calibrator
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("detecting", total=None)
+        with _progress("detecting") as update:
             calibrator = Calibrator(
                 *(run, weights, _device(device)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
             )
             done = calibrator.run(output)
         Console(width=None if sys.stdout.isatty() else 160).print(done.table())
@@ -154,11 +164,10 @@ def label(
         from stmixer.trainer.annotate.person_detector import PersonDetector
 
         options = LabelOptions(every, min_length, max_gap, copy, force)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
+        with _progress("looking") as update:
             done = draft(
                 *(sources, PersonDetector(detector, score), output, options),
-                lambda name, read, total: bar.update(task, description=name, completed=read, total=total),
+                lambda name, read, total: update(description=name, completed=read, total=total),
             )
         for path, reason in done.skipped:
             typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
@@ -184,15 +193,14 @@ def empties(
 ) -> None:
     """Make a set of clips without people out of annotated sets: fixed cameras' backgrounds, and corners left free."""
     with _user_errors():
-        from stmixer.trainer.annotate.empties import EmptiesOptions, make_empties
+        from stmixer.trainer.annotate.empty_set import EmptySetOptions, make_empty_set
         from stmixer.trainer.annotate.person_detector import PersonDetector
 
-        options = EmptiesOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
-            done = make_empties(
+        options = EmptySetOptions(train, val, tuple(leave_out or ()), tuple(medians_only or ()), force=force)
+        with _progress("looking") as update:
+            done = make_empty_set(
                 *(sets, PersonDetector(detector, score), output, options),
-                progress=lambda name: bar.update(task, description=name),
+                progress=lambda name: update(description=name),
             )
         for path, reason in done.skipped:
             typer.echo(f"stmixer-train: {path} is skipped: {reason}", err=True)
@@ -208,6 +216,7 @@ def bank(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its set")] = None,
     custom: Annotated[Path | None, typer.Option("--custom", help="a custom set's folder")] = None,
     name: Annotated[str | None, typer.Option("--name", help="which of several sets")] = None,
+    data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
@@ -215,15 +224,13 @@ def bank(
     with _user_errors():
         if (config is None) == (custom is None):
             raise TrainError("bank wants --config or --custom")
-        overrides = _overrides(settings)
-        run = load_config(config, overrides) if config is not None else _custom_run([custom or Path()], overrides)
+        run = _read_run(config, [] if custom is None else [custom], data_root, settings)
         from stmixer.trainer.long_term.bank import BankMaker
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("looking", total=None)
+        with _progress("looking") as update:
             maker = BankMaker(
                 *(run, weights, _device(device), name),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: update(completed=done, total=total),
             )
             card = maker.run(output)
         typer.echo(f"wrote {output}: {card.set}, {len(card.videos)} videos, of {card.model} {card.digest[:12]}")
@@ -239,15 +246,29 @@ def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json..
 
 
 def _evaluated_run(
-    config: Path | None, custom: list[Path] | None, empty: list[Path] | None, settings: list[str] | None
+    config: Path | None,
+    custom: list[Path] | None,
+    empty: list[Path] | None,
+    data_root: Path | None,
+    settings: list[str] | None,
 ) -> RunConfig:
     """The sets of a YAML or of the command line, and those without people beside them. Raises TrainError."""
     if (config is None) == (not custom):
         raise TrainError("give --config, or --custom (once or more)")
-    overrides = _overrides(settings)
-    run = load_config(config, overrides) if config is not None else _custom_run(custom or [], overrides)
+    run = _read_run(config, custom or [], data_root, settings)
     bare = tuple(CustomSet(kind="custom", root=folder.resolve(), empty=True) for folder in empty or [])
     return run.model_copy(update={"sets": (*run.sets, *bare)})
+
+
+def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, settings: list[str] | None) -> RunConfig:
+    """A YAML's run, or one of these custom sets where there is no YAML. Raises TrainError."""
+    overrides = _overrides(settings, data_root)
+    if config is not None:
+        return load_config(config, overrides)
+    if data_root is not None:
+        raise TrainError("--data-root says where a YAML's sets lie; --custom names its folder itself")
+    sets = [{"kind": "custom", "root": str(folder.resolve()), "parts": ["train", "val"]} for folder in custom]
+    return parse_config({"run_dir": ".", "sets": sets} | overrides, "--set")
 
 
 def _device(name: str | None) -> torch.device:
@@ -256,13 +277,10 @@ def _device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _custom_run(folders: list[Path], overrides: dict[str, Any]) -> RunConfig:
-    sets = [{"kind": "custom", "root": str(folder.resolve()), "parts": ["train", "val"]} for folder in folders]
-    return parse_config({"run_dir": ".", "sets": sets} | overrides, "--set")
-
-
-def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    """``a.b=value`` pairs as nested keys; values are YAML. Raises TrainError."""
+def _overrides(settings: list[str] | None, data_root: Path | None) -> dict[str, Any]:
+    """``a.b=value`` pairs as nested keys; values are YAML. ``data_root`` is relative to the folder that the command
+    runs in, not to the YAML's. Raises TrainError.
+    """
     merged: dict[str, Any] = {}
     for setting in settings or []:
         key, separator, text = setting.partition("=")
@@ -277,6 +295,10 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
+    if data_root is not None:
+        if "data_root" in merged:
+            raise TrainError("give --data-root or --set data_root, not both")
+        merged["data_root"] = str(data_root.resolve())
     return merged
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 SHOWN = 20
 """Lines of one error that are shown; the rest are counted."""
@@ -25,3 +27,21 @@ class TrainError(ValueError):
 
 class DivergedError(ArithmeticError):
     """The network's output is no longer made of numbers."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises TrainError where the disk does not give what is read inside."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def writing(path: Path, what: str = "") -> Iterator[None]:
+    """Raises TrainError where the disk does not take what is written inside. ``what`` stands before the path."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(f"{what}{path} cannot be written: {error.strerror or error}") from None

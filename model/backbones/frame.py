@@ -39,7 +39,7 @@ class FrameBackbone(nn.Module):
 
     def __init__(self, config: FrameConfig) -> None:
         super().__init__()
-        # no download here: weights come from a file (model.imagenet) or a checkpoint
+        # no download here: weights come from a file (model.foreign.image_pretrained) or a checkpoint
         self.network = timm.create_model(config.network, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
         _fix_padding(self.network)
 

@@ -41,8 +41,8 @@ def take_backbone(
     path: Path,
     config: DetectorConfig,
     given: Mapping[str, Tensor],
-    theirs: Callable[[str], str],
-    left: Callable[[str], bool],
+    name_in_file: Callable[[str], str],
+    is_unused: Callable[[str], bool],
     adapted: Mapping[str, str] | None = None,
 ) -> Pretrained:
     """Take a backbone's tensors, strictly.
@@ -51,22 +51,22 @@ def take_backbone(
         path: the file, for messages.
         config: the variant.
         given: the file's tensors, its prefixes taken off.
-        theirs: a name of the backbone, without ``backbone.``, to the file's.
-        left: whether a name of the file is none of the backbone's by its layout.
+        name_in_file: a name of the backbone, without ``backbone.``, to the file's.
+        is_unused: whether a name of the file is none of the backbone's by its layout.
         adapted: what has been done already to tensors in ``given``, by their names there.
 
     Raises:
         CheckpointError: names that are missing, not used or of another shape or kind, a line each.
     """
     full = {k: v for k, v in skeleton(config).state_dict().items() if k.startswith(PREFIX)}
-    names = {ours: theirs(ours.removeprefix(PREFIX)) for ours in full}
+    names = {ours: name_in_file(ours.removeprefix(PREFIX)) for ours in full}
     assert len(set(names.values())) == len(names), "two of our names share one of the file's"
     given, notes = dict(given), dict(adapted or {})
     if not any(name.endswith(COUNTER) for name in given):  # counts batches of a training that is over
         for name in names.values():
             if name.endswith(COUNTER):
                 given[name], notes[name] = torch.zeros((), dtype=torch.int64), "not in the file: 0"
-    kept = {name: tensor for name, tensor in given.items() if not left(name)}
+    kept = {name: tensor for name, tensor in given.items() if not is_unused(name)}
     problems = name_differences(
         {names[ours]: tuple(tensor.shape) for ours, tensor in full.items()},
         {name: tuple(tensor.shape) for name, tensor in kept.items()},

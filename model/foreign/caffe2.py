@@ -6,21 +6,18 @@ as Latin-1 text.
 
 from __future__ import annotations
 
-import functools
 import math
-import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stmixer.model.checkpoint import CheckpointError
-from stmixer.model.foreign.unpickling import READ_ERRORS, Inert
-
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+from stmixer.model.foreign.unpickling import READ_ERRORS, Inert, InertUnpickler
 
 
 class _Type:
@@ -67,19 +64,16 @@ def _encode(text: object, codec: object) -> bytes:
     return text.encode("latin-1")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Arrays as descriptions; everything else that has a name is inert."""
+class _ArrayUnpickler(InertUnpickler):
+    """Arrays as descriptions."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module in _ARRAY_MODULES and name == "_reconstruct":
-            return _Array
-        if (module, name) == ("numpy", "ndarray"):
-            return Inert  # the array's own class, as an argument
-        if (module, name) == ("numpy", "dtype"):
-            return _Type
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in protocol 2
-            return functools.partial(_encode)  # a fresh one: a pickle may set attributes of what it names
-        return Inert
+    allowed: ClassVar[Mapping[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): Inert,  # the array's own class, as an argument
+        ("numpy", "dtype"): _Type,
+        ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in protocol 2
+    }
 
 
 def is_plain_pickle(path: Path) -> bool:
@@ -96,7 +90,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     """The arrays of a caffe2 pickle by name. Nothing in it is executed. Raises CheckpointError."""
     try:
         with path.open("rb") as file:
-            content = _Unpickler(file, encoding="latin1").load()
+            content = _ArrayUnpickler(file, encoding="latin1").load()
         blobs = content.get("blobs", content) if isinstance(content, dict) else None
         if not isinstance(blobs, dict):
             raise CheckpointError(f"{path} holds no table of arrays (looked under blobs and at the top)")

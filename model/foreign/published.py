@@ -6,10 +6,13 @@ Every name of a published file is used exactly once: as a tensor of ours, or as 
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 import tarfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +21,7 @@ from stmixer.model.checkpoint import CheckpointError, name_differences
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import skeleton
 from stmixer.model.foreign.published_names import published_name
-from stmixer.model.foreign.unpickling import READ_ERRORS, RestrictedPickle
+from stmixer.model.foreign.unpickling import READ_ERRORS, InertUnpickler
 from stmixer.model.zoo import VARIANTS, variant
 
 LOSS_BUFFER = "stm_head.criterion.empty_weight"
@@ -41,7 +44,7 @@ def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dic
     problems += [
         f"{name}: {tensor.dtype} instead of {'integers' if name.endswith(_COUNTER) else 'real numbers'}"
         for name, tensor in tensors.items()
-        if name != LOSS_BUFFER and not _fits(name, tensor)
+        if name != LOSS_BUFFER and not _is_of_its_kind(name, tensor)
     ]
     if problems:
         listed = "\n  ".join(problems)
@@ -52,7 +55,7 @@ def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dic
     }
 
 
-def _fits(name: str, tensor: Tensor) -> bool:
+def _is_of_its_kind(name: str, tensor: Tensor) -> bool:
     if name.endswith(_COUNTER):
         return not tensor.is_floating_point() and not tensor.is_complex()
     return tensor.is_floating_point()
@@ -85,6 +88,39 @@ def _layout(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
     return frozenset((published_name(ours), tuple(tensor.shape)) for ours, tensor in state.items())
 
 
+def _rebuild_tensor(*args: Any) -> Any:
+    # wrapped, so that a pickle never holds torch's own function, whose attributes it could set
+    return torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
+
+
+def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
+    return data
+
+
+class _TensorUnpickler(InertUnpickler):
+    """Knows what rebuilds tensors. Storages never get here: torch.load maps their names to descriptions itself."""
+
+    allowed: ClassVar[Mapping[tuple[str, str], Any]] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch", "Size"): torch.Size,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
+    }
+
+
+class _TensorPickle:
+    """What torch.load wants of a pickle module."""
+
+    Unpickler = _TensorUnpickler
+    PickleError = pickle.PickleError
+    UnpicklingError = pickle.UnpicklingError
+
+    @staticmethod
+    def load(file: io.BufferedIOBase, **kwargs: Any) -> Any:
+        return _TensorUnpickler(file, **kwargs).load()
+
+
 def read_published(path: Path) -> dict[str, Tensor]:
     """The tensors of a published ``.pth`` under their published names, with ``module.`` and wrappers taken off.
 
@@ -92,7 +128,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """
     try:
         _refuse_programs(path)
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RestrictedPickle)
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorPickle)
         return _table_of_tensors(path, content)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None

@@ -1,20 +1,41 @@
-"""Unpickling without executing anything: known names rebuild tensors, every other one becomes an inert stand-in."""
+"""Unpickling without executing anything. A pickle is a program that may call whatever it names: here it names nothing
+but what its reader allows. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import functools
-import io
 import pickle
 import struct
-from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Refuses every name that is not ``allowed``: pickle.UnpicklingError says which.
+
+    Attributes:
+        allowed: (module, name) in the pickle -> what stands for it. Each reader brings its own.
+    """
+
+    allowed: ClassVar[Mapping[tuple[str, str], Any]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Pickle's own hook."""
+        if (module, name) not in self.allowed:
+            return self.unknown(module, name)
+        found = self.allowed[module, name]
+        # a fresh one each time: a pickle may set attributes of the functions that it names
+        return functools.partial(found) if isinstance(found, (FunctionType, BuiltinFunctionType)) else found
+
+    def unknown(self, module: str, name: str) -> Any:
+        """What stands for a name that is not allowed."""
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not loaded")
 
 
 class Inert:
-    """Stands in for any class or function of a pickle that we do not know. Takes everything, does nothing."""
+    """Stands in for any class or function of a pickle that is not allowed. Takes everything, does nothing."""
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Inert:
         return super().__new__(cls)
@@ -44,55 +65,15 @@ class Inert:
         return id(self)
 
 
-def _rebuild_tensor(*args: Any) -> Any:
-    # wrapped, so that a pickle never holds torch's own function, whose attributes it could set
-    return torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
+class InertUnpickler(RestrictedUnpickler):
+    """Instead of refusing, puts ``Inert`` in the place of what is not allowed: what lies beside it can be read."""
 
-
-def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
-    return data
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-}
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Knows what rebuilds tensors; every other name becomes an inert stand-in, so nothing foreign can run.
-
-    Storages never get here: torch.load maps their names to plain descriptions itself.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
-        if found is _rebuild_tensor or found is _rebuild_parameter:
-            # a fresh one each time: a pickle may set attributes of what it names
-            return functools.partial(found)
-        if found is not None:
-            return found
-        if module == "torch" and isinstance(value := getattr(torch, name, None), torch.dtype):
-            return value
+    def unknown(self, module: str, name: str) -> Any:
         return Inert
-
-
-class RestrictedPickle:
-    """What torch.load wants of a pickle module."""
-
-    Unpickler = RestrictedUnpickler
-    PickleError = pickle.PickleError
-    UnpicklingError = pickle.UnpicklingError
-
-    @staticmethod
-    def load(file: io.BufferedIOBase, **kwargs: Any) -> Any:
-        return RestrictedUnpickler(file, **kwargs).load()
 
 
 READ_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, AssertionError),
     *(ArithmeticError, MemoryError, NameError, struct.error, pickle.PickleError),
 )
-"""What damaged or hostile bytes raise inside pickle and torch.load."""
+"""What damaged or hostile bytes raise inside pickle and what reads files with it."""

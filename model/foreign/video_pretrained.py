@@ -22,7 +22,7 @@ from stmixer.model.foreign.published_names import published_backbone_name
 _SLOWFAST_HEAD = "head."
 _CSN_HEADS = ("fc.", "out_fc.", "cls_head.")
 _VIT_HEADS = ("head.", "decoder.", "encoder_to_decoder.", "mask_token", "pos_embed")
-_CAFFE2_LEFT = re.compile(r".*_momentum$|^pred_|^lr$|^model_iter$")
+_CAFFE2_UNUSED = re.compile(r".*_momentum$|^pred_|^lr$|^model_iter$")
 _CAFFE2_NORM = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
 
 
@@ -33,7 +33,7 @@ def read_video_pretrained(path: Path, config: DetectorConfig) -> Pretrained:
             return _vit(path, config)
         case CsnConfig():
             tensors = read_published(path)
-            return take_backbone(path, config, tensors, published_backbone_name, _starts(_CSN_HEADS))
+            return take_backbone(path, config, tensors, published_backbone_name, _starts_with(_CSN_HEADS))
         case ResNetConfig():
             return _resnet(path, config, config.backbone.depths)
         case _:
@@ -48,12 +48,12 @@ def _resnet(path: Path, config: DetectorConfig, depths: Sequence[int]) -> Pretra
             config,
             read_caffe2(path),
             lambda name: caffe2_name(published_backbone_name(name), depths),
-            lambda name: _CAFFE2_LEFT.match(name) is not None,
+            lambda name: _CAFFE2_UNUSED.match(name) is not None,
         )
-    return take_backbone(path, config, read_published(path), published_backbone_name, _starts((_SLOWFAST_HEAD,)))
+    return take_backbone(path, config, read_published(path), published_backbone_name, _starts_with((_SLOWFAST_HEAD,)))
 
 
-def _starts(prefixes: Sequence[str]) -> Callable[[str], bool]:
+def _starts_with(prefixes: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: name.startswith(tuple(prefixes))
 
 
@@ -66,7 +66,7 @@ def _vit(path: Path, config: DetectorConfig) -> Pretrained:
             if f"fc_norm.{part}" in given:
                 given[f"norm.{part}"] = given.pop(f"fc_norm.{part}")
                 adapted[f"norm.{part}"] = f"fc_norm.{part}, the norm of the mean token"
-    return take_backbone(path, config, given, published_backbone_name, _starts(_VIT_HEADS), adapted)
+    return take_backbone(path, config, given, published_backbone_name, _starts_with(_VIT_HEADS), adapted)
 
 
 def caffe2_name(name: str, depths: Sequence[int]) -> str:
@@ -75,27 +75,27 @@ def caffe2_name(name: str, depths: Sequence[int]) -> str:
     layer = ".".join(place)
     if match := re.fullmatch(r"s1\.pathway(\d)_stem\.(conv|bn)", layer):
         stem = {"conv": "conv1", "bn": "res_conv1_bn"}[match[2]]
-        return _fast(match[1]) + stem + _suffix(kind, norm=match[2] == "bn")
+        return _fast_prefix(match[1]) + stem + _caffe2_suffix(kind, norm=match[2] == "bn")
     if match := re.fullmatch(r"s(\d)_fuse\.(conv_f2s|bn)", layer):
         number = int(match[1])
         after = "pool1" if number == 1 else f"res{number}_{depths[number - 2] - 1}_branch2c_bn"
         norm = match[2] == "bn"
-        return f"t_{after}_subsample{'_bn' if norm else ''}" + _suffix(kind, norm)
+        return f"t_{after}_subsample{'_bn' if norm else ''}" + _caffe2_suffix(kind, norm)
     if match := re.fullmatch(r"s(\d)\.pathway(\d)_res(\d+)\.branch(1|2\.[abc])(_bn)?", layer):
         stage, pathway, block, branch, norm_ = match.groups()
-        word = f"{_fast(pathway)}res{stage}_{block}_branch{branch.replace('.', '')}{norm_ or ''}"
-        return word + _suffix(kind, norm=bool(norm_))
+        word = f"{_fast_prefix(pathway)}res{stage}_{block}_branch{branch.replace('.', '')}{norm_ or ''}"
+        return word + _caffe2_suffix(kind, norm=bool(norm_))
     if match := re.fullmatch(r"s(\d)\.pathway0_nonlocal(\d+)\.(?:conv_)?(theta|phi|g|out|bn)", layer):
         stage, block, part = match.groups()
-        return f"nonlocal_conv{stage}_{block}_{part}" + _suffix(kind, norm=part == "bn")
+        return f"nonlocal_conv{stage}_{block}_{part}" + _caffe2_suffix(kind, norm=part == "bn")
     raise AssertionError(f"{name} has no name in caffe2")
 
 
-def _fast(pathway: str) -> str:
+def _fast_prefix(pathway: str) -> str:
     return "t_" if pathway == "1" else ""
 
 
-def _suffix(kind: str, norm: bool) -> str:
+def _caffe2_suffix(kind: str, norm: bool) -> str:
     if kind == "num_batches_tracked":
         return f".{kind}"  # caffe2 counts none
     return "_" + (_CAFFE2_NORM[kind] if norm else kind[0])

@@ -69,10 +69,10 @@ class CudaGraphRuntime(EagerRuntime):
         bucket = 1 << (batch - 1).bit_length()
         with torch.cuda.device(self.device):
             graph = self._graph_for(stage, forward, inputs, bucket)
-            for held, given in zip(graph.inputs, inputs, strict=True):
-                held[:batch].copy_(given)
+            for fixed, given in zip(graph.inputs, inputs, strict=True):
+                fixed[:batch].copy_(given)
                 if batch < bucket:
-                    held[batch:].copy_(given[:1].expand(bucket - batch, *given.shape[1:]))
+                    fixed[batch:].copy_(given[:1].expand(bucket - batch, *given.shape[1:]))
             graph.graph.replay()
             return tuple(x[:batch].clone() for x in graph.outputs)
 
@@ -88,18 +88,18 @@ class CudaGraphRuntime(EagerRuntime):
         return self._graphs[key]
 
     def _capture(self, forward: Forward, inputs: tuple[Tensor, ...], bucket: int) -> _Graph:
-        held = tuple(x[:1].expand(bucket, *x.shape[1:]).clone() for x in inputs)
+        graph_inputs = tuple(x[:1].expand(bucket, *x.shape[1:]).clone() for x in inputs)
         # first runs choose algorithms and allocate workspaces, which a capture must not
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
-                forward(*held)
+                forward(*graph_inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # other threads of the process may use CUDA meanwhile; memory is shared among graphs of one stream alone
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            outputs = forward(*held)
-        return _Graph(graph, held, outputs)
+            outputs = forward(*graph_inputs)
+        return _Graph(graph, graph_inputs, outputs)
 
 
 def _flat(output: DecoderOutput) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ def prepared(detector: Detector, precision: str = "fp32", *, pack: bool = True) 
     ready = copy.deepcopy(detector, shared).eval()
     _fold_norms(ready)
     if precision != "fp32":
-        _shorten(ready, DTYPES[precision])
+        _convert_to_16_bits(ready, DTYPES[precision])
     elif pack and next(ready.parameters()).device.type == "cpu" and _has_onednn():
         _pack_linears(ready.decoder, rows=ready.config.decoder.queries)
     return ready
@@ -78,7 +78,7 @@ def _convolutions_with_norms(detector: Detector) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def _shorten(detector: Detector, dtype: torch.dtype) -> None:
+def _convert_to_16_bits(detector: Detector, dtype: torch.dtype) -> None:
     """Weights of products in 16 bits: autocast would shorten them anew in every forward."""
     wide = {part for module in detector.modules() if stays_in_float32(module) for part in module.modules()}
     for module in detector.modules():

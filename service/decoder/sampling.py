@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmixer.media.errors import MediaError
-from stmixer.media.grid import Sample, Sampler, TimeGrid
+from stmixer.media.grid import FrameSampler, Sample, TimeGrid
 from stmixer.media.resize import input_size
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.service.ipc.messages import Frames, FramesDropped, Instants, Opened, Progress, SampleWritten, SamplingOrder
@@ -66,7 +66,7 @@ class Sampling:
 
     def __init__(self, order: SamplingOrder, sink: SampleSink, *, prompt: bool) -> None:
         self._order, self._sink, self._prompt = order, sink, prompt
-        self._sampler: Sampler[Resizable] = Sampler(TimeGrid(Fraction(*order.grid_step)))
+        self._sampler: FrameSampler[Resizable] = FrameSampler(TimeGrid(Fraction(*order.grid_step)))
         self._awaited = None if order.instants is None else AwaitedMoments(order.instants)
         self._reports = FrameReports()
         self._ring: Ring | None = None

@@ -9,13 +9,13 @@ from stmixer.service.engine.stream import Policy
 
 USABLE = 0.8
 """Of what was measured with nothing else going on: decoding and bursts take their part."""
-ALWAYS = 2
+STREAMS_ALWAYS_TAKEN = 2
 """Streams that are taken however slow the machine: a laptop's camera, and a clip beside it."""
 
 
 def capacity_of(warmup_s: Mapping[int, float]) -> int:
-    """Streams of one keyframe a second, from seconds of a batch by its size; ``ALWAYS`` at least."""
-    return max(ALWAYS, int(USABLE * max(size / seconds for size, seconds in warmup_s.items())))
+    """Streams of one keyframe a second, from seconds of a batch by its size; ``STREAMS_ALWAYS_TAKEN`` at least."""
+    return max(STREAMS_ALWAYS_TAKEN, int(USABLE * max(size / seconds for size, seconds in warmup_s.items())))
 
 
 def weight(policy: Policy, keyframe_hz: float, saved: float = 0.0, span_s: float = math.inf) -> float:
@@ -35,4 +35,4 @@ def fits(running: Iterable[float], wanted: float, capacity: int, *, weighed: boo
     weights = list(running)
     if not weighed:
         return len(weights) < capacity
-    return len(weights) < ALWAYS or sum(weights) + wanted <= capacity
+    return len(weights) < STREAMS_ALWAYS_TAKEN or sum(weights) + wanted <= capacity

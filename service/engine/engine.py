@@ -221,25 +221,27 @@ class Engine:
 
     async def step(self, now: float) -> float | None:
         """Expire, choose, lease, send. Returns when there is something to do next, if nothing else happens."""
-        worker = self.seat.worker
+        seat, worker = self.seat, self.seat.worker
         moments = [stream.expire(now) for stream in self.streams.values()]
-        if worker is not None and (stuck_at := worker.stuck_at) is not None:
-            moments.append(stuck_at if now < stuck_at else None)
-            if now >= stuck_at:
+        if worker is not None and worker.batch is not None:
+            if now < worker.batch.stuck_at:
+                moments.append(worker.batch.stuck_at)
+            elif worker.alive:
                 worker.give_up("stuck")
-        elif worker is not None and worker.idle:
-            choice = self._scheduler.choose(self.seat.streams.values(), now, with_suspects=self._workers.is_safe)
+        elif worker is not None and worker.alive:
+            with_suspects = seat.spare is not None or not seat.spare_is_coming  # one that could step in
+            choice = self._scheduler.choose(seat.streams.values(), now, with_suspects=with_suspects)
             moments.append(choice.wait_until)
             if choice.batch:
                 message, banks = self._lease(worker, choice.batch, now)
                 with contextlib.suppress(ChannelError):  # its death is noticed by whoever listens
-                    await worker.run(message, banks)
+                    await worker.channel.send(message, banks)
         return min([moment for moment in moments if moment is not None], default=None)
 
     def _lease(self, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
         """Lease keyframes for a worker: its order, and of those with a query bank the windows, queries, then mask."""
         self._batch_ids += 1
-        worker.batch = Batch(self._batch_ids, keyframes, now)
+        worker.batch = Batch(self._batch_ids, keyframes, now + worker.stuck_after_s(len(keyframes)))
         jobs, banks = list[JobOrder](), list[bytes]()
         for pending in keyframes:
             stream = pending.stream
@@ -282,16 +284,16 @@ class Engine:
 
     def finish(self, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
         """A batch is back: keep what it leaves for banks, settle its keyframes. Raises MessageError if parts miss."""
-        missing = {place for place, actors in enumerate(done.actors) if actors is None}
+        ran = [(p, found) for p, found in zip(batch.keyframes, done.actors, strict=False) if found is not None]
+        missing = {place for place, found in enumerate(done.actors) if found is None}
         if len(done.actors) != len(batch.keyframes) or missing != batch.stale:
             raise MessageError(f"{len(done.actors)} results, {len(missing)} of them none, do not fit its batch")
-        ran, now = batch.running, time.monotonic()
-        _remember(ran, payload)
-        worker.batch = None
-        self.metrics.batch_done(worker.name, len(ran), done.gpu_memory)
-        for pending, actors in zip(ran, [actors for actors in done.actors if actors is not None], strict=True):
+        if payload or (ran and ran[0][0].stream.bank is not None):
+            _remember([pending for pending, _ in ran], payload)
+        worker.batch, now = None, time.monotonic()
+        self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
+        for pending, actors in ran:
             pending.done_at = now
-            self.metrics.keyframe_done(pending.frame_at, pending.ready_at, now, done.seconds)
             pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
 
     def _fail(self, batch: Batch) -> None:

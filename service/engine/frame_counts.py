@@ -55,7 +55,7 @@ class FrameCounts:
         count, summary = len(message.pts_us), self._stream.summary
         if self.at_socket and count > self._at_decoder:
             raise MessageError(f"the decoder tells of {count} pictures, of {self._at_decoder} that it was sent")
-        if self.at_socket and message.not_sampled > self._at_decoder + self._undecided:
+        if self.at_socket and message.not_sampled and message.not_sampled > self._at_decoder + self._undecided:
             raise MessageError(f"{message.not_sampled} pictures not kept, of fewer that it has")
         self._told += count
         summary.not_sampled += message.not_sampled

@@ -10,22 +10,15 @@ from stmixer.model.clip import Window
 
 @dataclass(frozen=True, slots=True)
 class Keyframe:
-    """Keyframe ``seq`` at ``pts_us``: the grid indices of its clip, and the moment whose frame completes it."""
+    """Keyframe ``seq`` at ``pts_us``: the grid indices of its clip, and the moment whose frame completes it.
+
+    ``indices`` rise, negative before t = 0: the first and the last bound what it wants.
+    """
 
     seq: int
     pts_us: int
     indices: tuple[int, ...]
     due_pts_us: int
-
-    @property
-    def first(self) -> int:
-        """The earliest grid index it wants; negative before t = 0."""
-        return self.indices[0]
-
-    @property
-    def last(self) -> int:
-        """The latest grid index it wants."""
-        return self.indices[-1]
 
 
 class KeyframeSchedule:

@@ -16,13 +16,14 @@ class Seat:
     """A device's place in the engine. A stream keeps its seat; workers come and go.
 
     ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the
-    worker in service measured them at its start.
+    worker in service measured them at its start. ``spare_is_coming``: one is being started beside the one in service.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.worker: Worker | None = None
         self.spare: Worker | None = None
+        self.spare_is_coming = False
         self.model: ModelInfo | None = None
         self.capacity, self.saved = 1, 0.0
         self.streams: dict[int, Stream] = {}

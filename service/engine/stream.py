@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from stmixer.media.grid import Sample, Timeline
+from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
 from stmixer.service.ipc.messages import JobOrder
@@ -82,7 +82,8 @@ class Stream:
 
     ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
     clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
-    model has seen of the stream. It lives here, so that no worker's end ends it.
+    model has seen of the stream. It lives here, so that no worker's end ends it. ``newest``: the newest sampled frame;
+    ``newest_pts_us``: the newest frame's timestamp, sampled or not, -1 before the first.
     """
 
     id: int
@@ -98,19 +99,20 @@ class Stream:
     frame_width: int = 0
     frame_height: int = 0
     ended: bool = False
+    newest: Sample[Slot] | None = None
+    newest_pts_us: int = -1
     undelivered: int = 0
     served_at: float = 0.0
     summary: Summary = field(default_factory=Summary)
-    _timeline: Timeline[Slot] | None = None
+    _timeline: SampleHistory[Slot] | None = None
     _next: Keyframe | None = None
     _skipped: int = 0
     _in_order: deque[Pending] = field(default_factory=deque)
-    _newest_index: int = -1
 
     def open(self, width: int, height: int, ring: RingMemory, rate: float | None) -> None:
         """The first frame is known: its displayed size, the ring that was made for it, the container's rate."""
         self.frame_width, self.frame_height, self.ring = width, height, ring
-        self._timeline = Timeline(self.schedule.grid, 1e6 / rate if rate else None)
+        self._timeline = SampleHistory(self.schedule.grid, 1e6 / rate if rate else None)
         self._next = self.schedule.keyframe(0)
 
     def close_ring(self) -> None:
@@ -121,65 +123,64 @@ class Stream:
     # -- frames in
 
     def note_frame(self, pts_us: int, received_at: float, now: float) -> int:
-        """A frame arrived, kept or not: its keyframes come into being. Returns how many a gap jumped over instead."""
-        timeline, keyframe = self._timeline, self._next
-        assert timeline is not None
-        assert keyframe is not None
-        before_us = timeline.newest_pts_us
-        is_gap = timeline.observe(pts_us)
-        self._newest_index = self.schedule.grid.first_served(pts_us)
-        skipped = 0
-        if keyframe.pts_us <= pts_us:
-            first, behind = self._jumped_over(keyframe.seq, before_us, pts_us, is_gap=is_gap)
-            while keyframe.pts_us <= pts_us:
-                if first <= keyframe.seq < behind:
-                    skipped = behind - keyframe.seq
-                    self._skipped += skipped
-                    keyframe = self.schedule.keyframe(behind)
-                    continue
-                self._in_order.append(Pending(keyframe, received_at, self, self._skipped))
-                self._skipped = 0
-                self.summary.keyframes_due += 1
-                keyframe = self.schedule.keyframe(keyframe.seq + 1)
-            self._next = keyframe
-            self.summary.keyframes_due += skipped
-            self.summary.superseded += skipped
-        self._complete(pts_us, received_at, now)
-        return skipped
-
-    def _jumped_over(self, first: int, before_us: int | None, pts_us: int, *, is_gap: bool) -> tuple[int, int]:
-        """Of the keyframes from ``first`` to a frame those that it jumps over: from the one number up to the other.
-
-        Live the newest complete one wins, so all complete ones before it. Where nothing is skipped, those in a gap but
-        for the first second of it. Constant cost, however far the clock leapt.
+        """A frame arrived, kept or not. Keyframes up to its timestamp come into being; those whose look-ahead ends with
+        it are ready, and live the newest of them wins. Returns how many a gap jumped over instead.
         """
-        if self.policy == "latest":
-            return first, self.schedule.last_at(pts_us - self.schedule.lookahead_us)
-        if before_us is None or not (is_gap or pts_us - before_us > LONGEST_STILL_US):
-            return first, first
-        return self.schedule.last_at(before_us + GAP_TAIL_US) + 1, self.schedule.last_at(pts_us - 1) + 1
-
-    def _complete(self, pts_us: int, received_at: float, now: float) -> None:
-        """Keyframes whose look-ahead ends with this frame are ready; live, the newest of them wins."""
-        newest: Pending | None = None
-        live = self.policy == "latest"
+        timeline, before_us = self._timeline, self.newest_pts_us
+        assert timeline is not None
+        assert self._next is not None
+        is_gap = timeline.observe(pts_us)
+        skipped, self.newest_pts_us = 0, pts_us
+        if self._next.pts_us <= pts_us:
+            skipped = self._bring_up_to(pts_us, before_us, received_at, is_gap=is_gap)
+        newest, live = None, self.policy == "latest"
+        served = self.schedule.grid.first_served(pts_us)
         for pending in self._in_order:
-            if pending.state != "early":
-                continue
-            keyframe = pending.keyframe
-            if pts_us < keyframe.due_pts_us if live else self._newest_index <= keyframe.indices[-1]:
-                break  # where nothing is skipped: a later frame may still change the window
-            newest = pending
-            pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
+            if pending.state == "early":
+                keyframe = pending.keyframe
+                if pts_us < keyframe.due_pts_us if live else served <= keyframe.indices[-1]:
+                    break  # where nothing is skipped: a later frame may still change the window
+                pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
+                newest = pending
         if newest is not None and live:
             for older in [p for p in self._in_order if p.state == "ready" and p.attempts == 0 and p is not newest]:
                 self.settle(older, "superseded")
+        return skipped
+
+    def _bring_up_to(self, pts_us: int, before_us: int, received_at: float, *, is_gap: bool) -> int:
+        """Keyframes up to a frame come into being. Returns how many it jumped over: at constant cost, however many.
+
+        Live those are all complete ones but the newest; where nothing is skipped, those in a gap but for the first
+        second of it. ``before_us``: the frame before this one, -1 where it is the first.
+        """
+        keyframe, skipped, schedule = self._next, 0, self.schedule
+        assert keyframe is not None
+        first = behind = keyframe.seq  # jumped over: first <= seq < behind
+        if self.policy == "latest":
+            behind = schedule.last_at(pts_us - schedule.lookahead_us)
+        elif before_us >= 0 and (is_gap or pts_us - before_us > LONGEST_STILL_US):
+            first, behind = schedule.last_at(before_us + GAP_TAIL_US) + 1, schedule.last_at(pts_us - 1) + 1
+        while keyframe.pts_us <= pts_us:
+            if first <= keyframe.seq < behind:
+                skipped = behind - keyframe.seq
+                self._skipped += skipped
+                keyframe = schedule.keyframe(behind)
+                continue
+            self._in_order.append(Pending(keyframe, received_at, self, self._skipped))
+            self._skipped = 0
+            self.summary.keyframes_due += 1
+            keyframe = schedule.keyframe(keyframe.seq + 1)
+        self._next = keyframe
+        self.summary.keyframes_due += skipped
+        self.summary.superseded += skipped
+        return skipped
 
     def note_sample(self, number: int, generation: int, index: int, pts_us: int) -> None:
         """A frame was written to the ring, or its slot was written again by a later one that serves the same index."""
         assert self._timeline is not None
         self.summary.sampled = max(self.summary.sampled, number + 1)
-        self._timeline.keep(Sample(index, pts_us, Slot(number, generation)))
+        self.newest = Sample(index, pts_us, Slot(number, generation))
+        self._timeline.keep(self.newest)
         self._forget()
 
     def flush(self, now: float) -> None:
@@ -191,7 +192,7 @@ class Stream:
     def end(self, now: float) -> None:
         """No more frames will come."""
         self.ended = True
-        if self._timeline is None or not len(self._timeline):  # nothing was ever written: there is nothing to run on
+        if self.newest is None:  # nothing was ever written: there is nothing to run on
             for pending in list(self._in_order):
                 self.settle(pending, "error")
         self.flush(now)
@@ -216,7 +217,7 @@ class Stream:
         assert pending.state == "ready"
         pending.state, pending.started_at, self.served_at = "copying", now, now
         keyframe = pending.keyframe
-        pending.warming = not self._timeline.is_whole(keyframe.first, keyframe.last)
+        pending.warming = not self._timeline.is_whole(keyframe.indices[0], keyframe.indices[-1])
         slots, capacity = [s.frame for s in self._timeline.at(keyframe.indices)], self.ring.shape.capacity
         wanted = self.options
         return JobOrder(
@@ -289,24 +290,13 @@ class Stream:
         pending = sum(1 for p in self._in_order if p.state != "settled")
         return self.summary.model_copy(update={"pending": pending, "dropped": dict(self.summary.dropped)})
 
-    @property
-    def newest(self) -> Sample[Slot] | None:
-        """The newest sampled frame."""
-        return None if self._timeline is None else self._timeline.newest
-
-    @property
-    def newest_pts_us(self) -> int:
-        """The newest frame's timestamp, sampled or not; -1 before the first."""
-        newest = None if self._timeline is None else self._timeline.newest_pts_us
-        return -1 if newest is None else newest
-
     # -- ring space
 
     def write_limit(self) -> int:
         """Samples with numbers below this may be written without touching what a keyframe still needs."""
         assert self._timeline is not None
         assert self.ring is not None
-        if not len(self._timeline):
+        if self.newest is None:
             return self.ring.shape.capacity
         oldest = self._timeline.at((-1,))[0]
         return oldest.frame.number + self.ring.shape.capacity
@@ -325,7 +315,7 @@ class Stream:
                 self._forget()
 
     def _forget(self) -> None:
-        if self._timeline is None or self._next is None or not len(self._timeline):
+        if self._timeline is None or self._next is None or self.newest is None:
             return
         # keyframes are in order, so the first that is still needed reaches back furthest
         needed = self._next
@@ -333,4 +323,4 @@ class Stream:
             if pending.state != "settled" and not pending.reclaimed:
                 needed = pending.keyframe
                 break
-        self._timeline.forget_before(needed.first)
+        self._timeline.forget_before(needed.indices[0])

@@ -44,7 +44,6 @@ class Supervisor:
         self._on_message, self._on_death, self._on_change = on_message, on_death, on_change
         self._worker_module = worker_module
         self._deaths: list[float] = []
-        self._spare_is_coming = False
         self._look = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,11 +67,6 @@ class Supervisor:
         """Whether one is in service, and they do not keep dying."""
         return self._seat.worker is not None and len(self._recent_deaths()) <= MAX_DEATHS_PER_MINUTE
 
-    @property
-    def is_safe(self) -> bool:
-        """Whether a keyframe that may kill its worker can run: not while a spare is on its way, which could step in."""
-        return self._seat.spare is not None or not self._spare_is_coming
-
     # -- one in service, one behind it
 
     async def _keep(self) -> None:
@@ -89,7 +83,7 @@ class Supervisor:
 
     async def _replace(self) -> None:
         """Start another one, the later the more have died."""
-        self._spare_is_coming = self._seat.worker is not None
+        self._seat.spare_is_coming = self._seat.worker is not None
         self._on_change()
         try:
             await asyncio.sleep(min(5.0, 0.1 * 2 ** len(self._recent_deaths())))
@@ -99,13 +93,13 @@ class Supervisor:
             if self._seat.worker is None:
                 self._deaths.append(time.monotonic())
             else:  # the one in service goes on without a spare
-                self._spare_is_coming = False
+                self._seat.spare_is_coming = False
                 self._on_change()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(SPARE_RETRY_S):
                         await self._look.wait()
         finally:
-            self._spare_is_coming = False
+            self._seat.spare_is_coming = False
             self._on_change()
 
     async def _start_spare(self) -> None:
@@ -125,7 +119,7 @@ class Supervisor:
 
     async def _watch(self, worker: Worker) -> None:
         """Until a worker dies, and then say so."""
-        end = await worker.listen(self._on_message)
+        end = await asyncio.create_task(worker.listen(self._on_message))
         role = "in service" if worker is self._seat.worker else "spare"
         log.error("worker %s (%s, pid %d) %s: %s", worker.name, role, worker.pid, end, worker.reason)
         self._deaths = [*self._recent_deaths(), time.monotonic()]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.errors import StartError
-from stmixer.service.ipc.channel import ChannelError, Received
+from stmixer.service.ipc.channel import ChannelError, GarbledError, Received
 from stmixer.service.ipc.child import KEEPS_FREED_MEMORY, Child, describe_exit
 from stmixer.service.ipc.memory import oom_kills
 from stmixer.service.ipc.messages import (
@@ -20,7 +20,6 @@ from stmixer.service.ipc.messages import (
     AttachRing,
     DetachRing,
     MessageError,
-    RunBatch,
     WorkerBroken,
     WorkerOptions,
     WorkerReady,
@@ -39,11 +38,11 @@ LAST_WORDS_S = 1.0
 @dataclass(slots=True)
 class Batch:
     """What a worker is busy with. ``stale``: the places of keyframes whose frames it did not find, which are its
-    business no more; None until it has copied all the others'."""
+    business no more; None until it has copied all the others'. ``stuck_at``: when it will have taken far too long."""
 
     id: int
     keyframes: tuple[Pending, ...]
-    started_at: float
+    stuck_at: float
     stale: set[int] | None = None
 
     @property
@@ -57,8 +56,8 @@ class Worker:
     """One worker process. ``warmup_s`` are seconds of a batch by its size, as measured at its start; ``saved`` is the
     part of that which a keyframe does not take where the features of all its frames are known already.
 
-    ``batch`` is the engine's note of what it is busy with. ``reason`` is why it ended, or is about to: exit, stuck,
-    oom, cuda or protocol.
+    ``batch`` is the engine's note of what it is busy with, ``alive`` whether it can take one. ``reason`` is why it
+    ended, or is about to: exit, stuck, oom, cuda or protocol.
     """
 
     def __init__(
@@ -66,7 +65,8 @@ class Worker:
     ) -> None:
         self.name, self.model, self.warmup_s, self.saved = name, model, warmup_s, saved
         self.batch: Batch | None = None
-        self.reason = "exit"
+        self.alive, self.reason = True, "exit"
+        self.channel = child.channel
         self._oom_kills = oom_kills()
         self._child = child
 
@@ -103,24 +103,15 @@ class Worker:
         """Its process id."""
         return self._child.pid
 
-    @property
-    def idle(self) -> bool:
-        """Whether it can take a batch."""
-        return self.batch is None and self._child.alive
-
-    @property
-    def stuck_at(self) -> float | None:
-        """When its batch will have taken far too long: many times what one of its size took in the warm-up."""
-        if self.batch is None:
-            return None
-        size = len(self.batch.keyframes)
-        measured = max((n for n in self.warmup_s if n <= size), default=min(self.warmup_s))
-        seconds = self.warmup_s[measured] * max(1.0, size / measured)
-        return self.batch.started_at + max(MIN_STUCK_S, STUCK_FACTOR * seconds)
+    def stuck_after_s(self, keyframes: int) -> float:
+        """How long a batch may take: many times what one of its size took in the warm-up."""
+        measured = max([n for n in self.warmup_s if n <= keyframes], default=min(self.warmup_s))
+        seconds = self.warmup_s[measured] * max(1.0, keyframes / measured)
+        return max(MIN_STUCK_S, STUCK_FACTOR * seconds)
 
     def give_up(self, reason: str) -> None:
         """Kill it, for this reason; ``listen`` ends with that."""
-        self.reason = reason
+        self.alive, self.reason = False, reason
         self._child.end_now()
 
     async def listen(self, on_message: Callable[[Worker, Received], None]) -> str:
@@ -129,13 +120,14 @@ class Worker:
         A worker that says what it should not is ended: by ``on_message`` with a MessageError, or by the channel.
         """
         try:
-            while (received := await self._child.channel.receive()) is not None:
+            while (received := await self.channel.receive()) is not None:
                 on_message(self, received)
-        except MessageError as error:
-            log.error("worker %s: %s", self.name, error)
+        except (MessageError, GarbledError) as error:
+            log.error("worker %s breaks the protocol: %s", self.name, error)
             self.give_up("protocol")
         except ChannelError as error:
             log.error("worker %s: %s", self.name, error)
+        self.alive = False
         status = await self._child.end(LAST_WORDS_S)
         if status == -signal.SIGKILL and self.reason == "exit" and oom_kills() > self._oom_kills:
             self.reason = "oom"
@@ -146,17 +138,13 @@ class Worker:
         assert stream.ring is not None
         shape, own = stream.ring.shape, os.dup(stream.ring.fd)
         try:
-            await self._child.channel.send(AttachRing(stream.id, shape.width, shape.height, shape.capacity), fds=[own])
+            await self.channel.send(AttachRing(stream.id, shape.width, shape.height, shape.capacity), fds=[own])
         finally:
             os.close(own)
 
     async def detach(self, stream_id: int) -> None:
         """Let it forget a stream's ring."""
-        await self._child.channel.send(DetachRing(stream_id))
-
-    async def run(self, batch: RunBatch, banks: bytes) -> None:
-        """Have it run a batch. ``banks``: the windows of the jobs' query banks, job after job."""
-        await self._child.channel.send(batch, banks)
+        await self.channel.send(DetachRing(stream_id))
 
     async def stop(self, timeout_s: float) -> None:
         """Let it end by itself, or end it."""

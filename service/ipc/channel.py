@@ -40,25 +40,6 @@ class Received:
     fds: list[int] = field(default_factory=list)
 
 
-def _lengths(prefix: bytes) -> tuple[int, int]:
-    message, payload = _LENGTHS.unpack(prefix)
-    if message > MAX_MESSAGE or payload > MAX_PAYLOAD:
-        raise GarbledError(f"a message of {message} + {payload} bytes is over the limit")
-    return message, payload
-
-
-def _decode(corridor: Corridor, raw: bytes) -> Any:
-    try:
-        return corridor.decode(raw)
-    except MessageError as error:
-        raise GarbledError(str(error)) from None
-
-
-def _frame(message: object, payload: bytes) -> bytes:
-    raw = encode(message)
-    return _LENGTHS.pack(len(raw), len(payload)) + raw
-
-
 class Channel:
     """The child's end: blocking. ``incoming``: the messages that may arrive at it."""
 
@@ -68,8 +49,9 @@ class Channel:
 
     def send(self, message: object, payload: bytes = b"") -> None:
         """Send one message. Raises ChannelError when the parent is gone."""
+        raw = encode(message)
         try:
-            self._sock.sendall(_frame(message, payload))
+            self._sock.sendall(_LENGTHS.pack(len(raw), len(payload)) + raw)
             if payload:
                 self._sock.sendall(payload)
         except OSError as error:
@@ -85,12 +67,18 @@ class Channel:
             prefix, fds, _, _ = socket.recv_fds(self._sock, _LENGTHS.size, _MAX_FDS)
             if not prefix:
                 return None
-            prefix += self._exactly(_LENGTHS.size - len(prefix))
-            length, payload = _lengths(prefix)
-            raw = self._exactly(length)
-            return Received(_decode(self._incoming, raw), self._exactly(payload), list(fds))
+            if len(prefix) < _LENGTHS.size:
+                prefix += self._exactly(_LENGTHS.size - len(prefix))
+            length, payload = _LENGTHS.unpack(prefix)
+            if length > MAX_MESSAGE or payload > MAX_PAYLOAD:
+                raise GarbledError(f"a message of {length} + {payload} bytes is over the limit")
+            data = self._exactly(length + payload)
+            message = self._incoming.decode(data[:length])
         except OSError as error:
             raise ChannelError(str(error)) from None
+        except MessageError as error:
+            raise GarbledError(str(error)) from None
+        return Received(message, data[length:], list(fds))
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray(count)
@@ -113,10 +101,10 @@ class AsyncChannel:
 
     async def send(self, message: object, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send one message. Raises ChannelError when the child is gone."""
-        loop = asyncio.get_running_loop()
+        loop, raw = asyncio.get_running_loop(), encode(message)
+        data = _LENGTHS.pack(len(raw), len(payload)) + raw
         try:
             async with self._sending:
-                data = _frame(message, payload)
                 if fds:
                     data = data[await self._send_with(fds, data) :]
                 await loop.sock_sendall(self._sock, data)
@@ -131,11 +119,16 @@ class AsyncChannel:
             prefix = await self._exactly(_LENGTHS.size, may_end=True)
             if not prefix:
                 return None
-            length, payload = _lengths(prefix)
-            raw = await self._exactly(length)
-            return Received(_decode(self._incoming, raw), await self._exactly(payload))
+            length, payload = _LENGTHS.unpack(prefix)
+            if length > MAX_MESSAGE or payload > MAX_PAYLOAD:
+                raise GarbledError(f"a message of {length} + {payload} bytes is over the limit")
+            data = await self._exactly(length + payload)
+            message = self._incoming.decode(data[:length])
         except OSError as error:
             raise ChannelError(str(error)) from None
+        except MessageError as error:
+            raise GarbledError(str(error)) from None
+        return Received(message, data[length:])
 
     def close(self) -> None:
         """Close; the child sees the end of its messages."""

@@ -333,10 +333,6 @@ class JobOrder:
     top_k: Annotated[int, Field(ge=1)] | None
     action_threshold: Score
 
-    def __post_init__(self) -> None:
-        if not self.slots or len(self.slots) != len(self.generations):
-            raise ValueError(f"{len(self.slots)} slots and {len(self.generations)} generations")
-
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
@@ -408,16 +404,17 @@ class BatchFailed:
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
+def _new_adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Made where it is first needed: not every process speaks of everything."""
+    _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
 
 
 def encode(message: object) -> bytes:
     """A message's bytes; ``Corridor.decode`` reads them."""
     kind = type(message)
-    return kind.__name__.encode() + b"\n" + _adapter(kind).dump_json(message)
+    adapter = _ADAPTERS.get(kind) or _new_adapter(kind)
+    return kind.__name__.encode() + b"\n" + adapter.dump_json(message)
 
 
 class Corridor:
@@ -433,8 +430,9 @@ class Corridor:
         kind = self._kinds.get(name[:80].decode(errors="replace"))
         if kind is None:
             raise MessageError(f"{self.name}: there is no message {name[:80]!r}")
+        adapter = _ADAPTERS.get(kind) or _new_adapter(kind)
         try:
-            return _adapter(kind).validate_json(fields, strict=True)
+            return adapter.validate_json(fields, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, (kind.__name__, *first["loc"])))

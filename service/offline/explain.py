@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stmixer.media.draw import draw_points, tile
 from stmixer.media.encode import encode_png
@@ -24,7 +25,7 @@ def write_explanation(keyframe: DetectedKeyframe, folder: Path) -> Path:
     """
     stages, b = keyframe.batch.output.stages, keyframe.position
     person = stages[-1].human_logits[b].softmax(-1)[:, PERSON]
-    kept = keyframe.batch.kept[b].queries
+    kept = torch.from_numpy(keyframe.batch.kept[b].queries).to(person.device)
     candidates = kept[person[kept].argsort(descending=True)] if len(kept) else person.argmax().unsqueeze(0)
     height, width = keyframe.picture.shape[:2]
     picture = resize(keyframe.picture, width * ZOOM, height * ZOOM)

@@ -10,8 +10,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from stmixer.model.frame_then_clip import by_cell, gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,14 @@ class FeatureRing:
         return sum(len(frames) for frames in self._streams.values())
 
     def keep(self, key: FrameKey, maps: Sequence[Tensor]) -> None:
-        """Take a frame's four maps (D, H, W). They are laid out (H, W, D), as the sampler reads them."""
-        frames = self._streams.setdefault(key.stream, OrderedDict())
-        frames[key.generation] = tuple(x.permute(1, 2, 0).contiguous() for x in maps)
+        """Take a frame's four maps (D, h, w)."""
+        self._streams.setdefault(key.stream, OrderedDict())[key.generation] = by_cell(maps)
 
-    def window(self, keys: Sequence[FrameKey]) -> tuple[Tensor, ...]:
-        """The maps (T, D, H, W) of T frames that are all here, in their order."""
-        stream = self._streams[keys[0].stream]
-        for key in keys:
-            stream.move_to_end(key.generation)
-        levels = zip(*(stream[key.generation] for key in keys), strict=True)
-        return tuple(torch.stack(level).permute(0, 3, 1, 2) for level in levels)
+    def windows(self, windows: Sequence[Sequence[FrameKey]]) -> list[Tensor]:
+        """The maps (B, T, D, h, w) of B windows of T frames that are all here, in their order."""
+        for key in (key for window in windows for key in window):
+            self._streams[key.stream].move_to_end(key.generation)
+        return gather([[self._streams[key.stream][key.generation] for key in window] for window in windows])
 
     def trim(self) -> None:
         """Forget what was used longest ago. Between batches: one batch may hold many windows of a stream."""

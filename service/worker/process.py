@@ -39,7 +39,7 @@ from stmixer.service.ipc.messages import (
 )
 from stmixer.service.ipc.ring import Ring, RingShape
 from stmixer.service.worker.features import FrameKey
-from stmixer.service.worker.runner import NO_STREAM, BankEntries, Job, Runner, Window, pick_device, start_runtime
+from stmixer.service.worker.runner import NO_STREAM, BankEntries, FrameWindow, Job, Runner, pick_device, start_runtime
 
 WARM_UP_S = 1.0
 """A larger batch is tried in the warm-up while it should not take longer than this."""
@@ -73,7 +73,7 @@ def _run_nothing(runner: Runner, size: int, *, forget: bool = True) -> float:
     jobs = []
     for i in range(size):  # frames that no other job has, nor a run before: all of the work
         keys = tuple(FrameKey(NO_STREAM, i * config.clip.frames + j) for j in range(config.clip.frames))
-        jobs.append(Job(frames, width, height, 1.0, 1, 0.0, Window(keys, keys)))
+        jobs.append(Job(frames, width, height, 1.0, 1, 0.0, FrameWindow(keys, keys)))
     started = time.perf_counter()
     runner.run(jobs)
     seconds = time.perf_counter() - started
@@ -105,13 +105,13 @@ def read_job(runner: Runner, ring: Ring | None, wanted: JobOrder, bank: BankEntr
     if frames is None:
         return None
     options = (wanted.score_threshold, wanted.top_k, wanted.action_threshold)
-    return Job(frames, wanted.width, wanted.height, *options, Window(keys, shown), bank)
+    return Job(frames, wanted.width, wanted.height, *options, FrameWindow(keys, shown), bank)
 
 
 def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: RunBatch, payload: bytes) -> None:
     """Copy the windows, say so, run, answer. What the answer's jobs leave for their streams' banks is its payload."""
     started = time.perf_counter()
-    banks = split_banks(runner, payload, len(batch.jobs))
+    banks = split_banks(runner, payload, len(batch.jobs)) if payload else [None] * len(batch.jobs)
     read = [
         read_job(runner, rings.get(order.stream), order, bank) for order, bank in zip(batch.jobs, banks, strict=True)
     ]

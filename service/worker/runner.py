@@ -14,10 +14,11 @@ from torch import Tensor
 
 from stmixer.model.checkpoint import CheckpointError, ModelCard
 from stmixer.model.config import ConfigError
-from stmixer.model.decoder import DecoderOutput
+from stmixer.model.decoder import DecoderOutput, last_arrays
+from stmixer.model.device_preprocess import make_clip_on
+from stmixer.model.frame_then_clip import frames_of, maps_of_frames
 from stmixer.model.labels import Label
-from stmixer.model.postprocess import Detections, PostProcess
-from stmixer.model.preprocess import make_clip
+from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 from stmixer.model.stage import best_queries
@@ -43,12 +44,12 @@ class Job:
     score_threshold: float
     top_k: int | None
     action_threshold: float
-    window: Window | None = None
+    window: FrameWindow | None = None
     bank: BankEntries | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class FrameWindow:
     """For models that keep features: the T frames of the clip by name, and those that ``Job.frames`` shows, in order.
 
     What is not shown must be known to the runner (``Runner.missing``).
@@ -68,7 +69,7 @@ class BatchResult:
     actors: list[list[Actor]]
     output: DecoderOutput
     sizes_wh: torch.Tensor
-    kept: list[Detections]
+    kept: list[ClipDetections]
     preprocess_s: float
     inference_s: float
     postprocess_s: float
@@ -107,9 +108,6 @@ def start_runtime(
 
 NO_STREAM = 0
 """Streams of the service count from 1."""
-
-FRAMES_AT_ONCE = 8
-"""Frames per run of the frame stage: enough to fill the device, few enough to bound its memory."""
 
 
 class Runner:
@@ -161,8 +159,9 @@ class Runner:
             output, sizes_wh, preprocess_s = self._run_by_frame(self._features, jobs, windows)
         self._synchronise()
         detected = time.perf_counter()
+        arrays = last_arrays(output, sizes_wh)
         kept = [
-            PostProcess(job.score_threshold)(_only(output, i), sizes_wh[i : i + 1])[0] for i, job in enumerate(jobs)
+            PostProcess(job.score_threshold)(*(array[i : i + 1] for array in arrays))[0] for i, job in enumerate(jobs)
         ]
         labels = self.card.labels
         actors = [to_actors(k, job, labels) for k, job in zip(kept, jobs, strict=True)]
@@ -195,33 +194,36 @@ class Runner:
 
     def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput, Tensor, float]:
         started = time.perf_counter()
-        clip, sizes_wh = make_clip([job.frames for job in jobs], self.card.config.preprocess, self.runtime.device)
+        clip, sizes_wh = make_clip_on(self.runtime.device, [job.frames for job in jobs], self.card.config.preprocess)
         self._synchronise()
         preprocess_s = time.perf_counter() - started
         return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
 
     def _run_by_frame(
-        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[Window]
+        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[FrameWindow]
     ) -> tuple[DecoderOutput, Tensor, float]:
         """The frame stage on frames that are new, the clip stage on the windows."""
         shown = {k: f for job, w in zip(jobs, windows, strict=True) for k, f in zip(w.shown, job.frames, strict=True)}
-        new = [(key, frame[None]) for key, frame in shown.items() if key not in features]
         preprocess_s = 0.0
-        for first in range(0, len(new), FRAMES_AT_ONCE):
+
+        def pixels(keys: Sequence[FrameKey]) -> Tensor:
+            nonlocal preprocess_s
             began = time.perf_counter()
-            keys, frames = zip(*new[first : first + FRAMES_AT_ONCE], strict=True)
-            pixels, _ = make_clip(frames, self.card.config.preprocess, self.runtime.device)
+            frames = [shown[key][None] for key in keys]
+            clip, _ = make_clip_on(self.runtime.device, frames, self.card.config.preprocess)
             self._synchronise()
             preprocess_s += time.perf_counter() - began
-            levels = self.runtime.frame_stage(pixels.squeeze(2))
+            return frames_of(clip)
+
+        new = [key for key in shown if key not in features]
+        for keys, levels in maps_of_frames(self.runtime.frame_stage, new, pixels):
             for key, *maps in zip(keys, *levels, strict=True):
                 features.keep(key, maps)
         sizes_wh = torch.tensor(
             [job.frames.shape[2:0:-1] for job in jobs], dtype=torch.float32, device=self.runtime.device
         )
-        spaces = zip(*(features.window(w.keys) for w in windows), strict=True)
-        maps = [torch.stack(space) for space in spaces]
-        output = self.runtime.clip_stage(maps, sizes_wh, *self._banks(jobs))
+        maps_of_windows = features.windows([window.keys for window in windows])
+        output = self.runtime.clip_stage(maps_of_windows, sizes_wh, *self._banks(jobs))
         features.trim()
         return output, sizes_wh, preprocess_s
 
@@ -230,16 +232,9 @@ class Runner:
             torch.cuda.synchronize(self.runtime.device)
 
 
-def _only(output: DecoderOutput, index: int) -> DecoderOutput:
-    """One clip of a batch, last stage only."""
-    last, keep = output.stages[-1], slice(index, index + 1)
-    stage = type(last)(*(getattr(last, name)[keep] for name in last.__slots__))
-    return DecoderOutput((stage,), output.spatial_queries[keep], output.temporal_queries[keep])
-
-
-def to_actors(kept: Detections, job: Job, labels: Sequence[Label]) -> list[Actor]:
+def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:
     """Detections of one clip as they go over the wire, boxes in the source's px and as fractions of it."""
-    order = kept.action_scores.argsort(dim=-1, descending=True, stable=True).tolist()
+    order = np.argsort(-kept.action_scores, axis=-1, kind="stable").tolist()
     width, height = job.width, job.height
     actors = []
     for (left, top, right, bottom), person, actions, ranking in zip(

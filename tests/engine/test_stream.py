@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from stmixer.media.grid import Sampler
+from stmixer.media.grid import FrameSampler
 from stmixer.model.clip import window
 from stmixer.model.query_bank import OnlineBank
 from stmixer.model.zoo import variant
@@ -42,7 +42,7 @@ class Camera:
         self.stream = Stream(1, "ws", policy, schedule, options, deadline_s, self.delivered.append)
         if opened:
             self.stream.open(640, 480, RingMemory(-1, RingShape(170, 128, CAPACITY)), 30.0)
-        self.sampler: Sampler[int] = Sampler(schedule.grid)
+        self.sampler: FrameSampler[int] = FrameSampler(schedule.grid)
         self.ring: dict[int, int] = {}  # slot -> generation
         self.now = 0.0
         self._number, self._written = -1, (-1, -1)

@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import SHARED_CLIPS
 
-CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (30, 30, 220), (235, 235, 235)
 MakeVideo = Callable[..., bytes]
 
@@ -78,12 +78,12 @@ def make_video() -> MakeVideo:
 
 @pytest.fixture
 def clip() -> Callable[[str], Path]:
-    """A clip of ../shared/clips by name; skips the test where it is not there."""
+    """A shared clip by name; skips the test where it is not there."""
 
     def find(name: str) -> Path:
-        path = CLIPS / name
+        path = SHARED_CLIPS / name
         if not path.exists():
-            pytest.skip(f"no clip {name}: ../shared/clips is not on this machine")
+            pytest.skip(f"no clip {name}: the shared clips are not on this machine")
         return path
 
     return find

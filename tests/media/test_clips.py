@@ -11,7 +11,7 @@ import pytest
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
 
-# Frames as INDEX.tsv of ../shared/clips counts them, and the size as displayed.
+# Frames as the shared clips' INDEX.tsv counts them, and the size as displayed.
 GOOD = {
     "fall_vfr_vga.mp4": (178, 640, 480),
     "gt_pedestrians.avi": (543, 480, 360),

@@ -17,7 +17,7 @@ def server(make_video):
     """A web server that holds a video, and the list of what was asked of it."""
     video, asked = make_video(5, container="mpegts"), []
 
-    class Handler(BaseHTTPRequestHandler):
+    class PageHandler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
             self.send_response(200)
@@ -28,7 +28,7 @@ def server(make_video):
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+    with HTTPServer(("127.0.0.1", 0), PageHandler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}/secret.ts", asked

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.boxes import box_sizes, cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr, whole_frame_cxcyzr
+from stmixer.model.box_tensors import box_sizes, cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr, whole_frame_cxcyzr
 from stmixer.model.detector import Detector, build
 from stmixer.model.mixing import AdaptiveMixing
 from stmixer.model.sampling import BagSampler, GridSampler, PointGenerator, level_weights, make_sampler, sample

@@ -10,7 +10,9 @@ import torch
 
 from stmixer.model.checkpoint import load_exactly
 from stmixer.model.detector import skeleton
+from stmixer.model.device_preprocess import make_clip_on
 from stmixer.model.foreign.published import from_published
+from stmixer.model.preprocess import make_clip
 from stmixer.model.zoo import variant
 
 pytestmark = [
@@ -49,3 +51,13 @@ def test_parity(case: str, reference, fill, padded_clip) -> None:
         for key, value in actual.items()
     }
     assert {key: f"{worst:.1e}" for key, worst in off.items() if not worst <= TOLERANCE} == {}
+
+
+def test_clips_made_on_the_device() -> None:
+    """To rounding what numpy makes: CUDA divides by 255 as it multiplies."""
+    config = variant("rt_lite0").preprocess
+    windows = [np.random.default_rng(seed).integers(0, 256, (4, 60, 90 - seed, 3), np.uint8) for seed in range(2)]
+    clip, sizes_wh = make_clip_on(torch.device("cuda"), windows, config)
+    expected, expected_sizes = make_clip(windows, config)
+    np.testing.assert_allclose(clip.cpu().numpy(), expected, atol=1e-6)
+    assert np.array_equal(sizes_wh.cpu().numpy(), expected_sizes)

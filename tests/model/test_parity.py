@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from stmixer.model.backbones import STRIDES, build_backbone
 from stmixer.model.checkpoint import load, load_exactly
 from stmixer.model.cli import main
-from stmixer.model.decoder import DecoderOutput
+from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.foreign.published import from_published, guess_config
 from stmixer.model.foreign.published_names import published_backbone_name
-from stmixer.model.postprocess import Detections, PostProcess
+from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.zoo import variant
 
 TOLERANCE = 1e-4
@@ -27,7 +27,7 @@ ONE = pytest.mark.parametrize("run", ["slowonly_r50.one"], indirect=True)
 
 
 @dataclass(frozen=True)
-class Run:
+class ParityRun:
     """One forward of a published variant beside the numbers it must give."""
 
     expected: dict[str, np.ndarray]
@@ -38,7 +38,7 @@ class Run:
     maps: tuple[Tensor, ...]
     space: tuple[Tensor, ...]
     output: DecoderOutput
-    results: list[Detections]
+    results: list[ClipDetections]
 
 
 @pytest.fixture(
@@ -50,7 +50,7 @@ class Run:
         pytest.param("vit_b.one", marks=pytest.mark.slow),
     ],
 )
-def run(request, reference, fill, padded_clip) -> Run:
+def run(request, reference, fill, padded_clip) -> ParityRun:
     """Built once per variant; the arrays of the reference in memory."""
     name = request.param.split(".")[0]
     with np.load(reference / f"{request.param}.npz") as file:
@@ -64,8 +64,8 @@ def run(request, reference, fill, padded_clip) -> Run:
         maps = detector.backbone(clip)
         space = detector.feature_space(maps)
         output = detector.decoder(space, STRIDES, sizes)
-    results = PostProcess(0.6, keep_top3=True)(output, sizes)
-    return Run(expected, published, detector, clip, sizes, maps, space, output, results)
+    results = PostProcess(0.6, keep_top3=True)(*last_arrays(output, sizes))
+    return ParityRun(expected, published, detector, clip, sizes, maps, space, output, results)
 
 
 def assert_close(actual: Tensor, expected: np.ndarray, what: str, tolerance: float = TOLERANCE) -> None:
@@ -78,7 +78,7 @@ def assert_close(actual: Tensor, expected: np.ndarray, what: str, tolerance: flo
 
 @pytest.mark.parametrize("level", range(4))
 @pytest.mark.parametrize("part", ["backbone", "space"])
-def test_maps(run: Run, part: str, level: int) -> None:
+def test_maps(run: ParityRun, part: str, level: int) -> None:
     actual = {"backbone": run.maps, "space": run.space}[part][level]
     assert tuple(actual.shape) == tuple(run.expected[f"{part}{level}.shape"])
     sampled = actual.flatten()[torch.from_numpy(run.expected[f"{part}{level}.index"])]
@@ -86,24 +86,24 @@ def test_maps(run: Run, part: str, level: int) -> None:
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_stage(run: Run, index: int) -> None:
+def test_stage(run: ParityRun, index: int) -> None:
     stage = run.output.stages[index]
     assert_close(stage.human_logits, run.expected[f"stage{index}.human_logits"], "human logits")
     assert_close(stage.boxes_xyxy_px, run.expected[f"stage{index}.boxes"], "boxes")
     assert_close(stage.action_logits, run.expected[f"stage{index}.action_logits"], "action logits")
 
 
-def test_queries(run: Run) -> None:
+def test_queries(run: ParityRun) -> None:
     assert len(run.output.stages) == 6
     assert_close(run.output.spatial_queries, run.expected["spatial_queries"], "spatial queries")
     assert_close(run.output.temporal_queries, run.expected["temporal_queries"], "temporal queries")
 
 
-def test_results(run: Run) -> None:
+def test_results(run: ParityRun) -> None:
     """After the threshold, or the official top 3 where none passes: as many, in the same order."""
     for i, found in enumerate(run.results):
-        assert_close(found.boxes_xyxy, run.expected[f"result{i}.boxes"], f"boxes of clip {i}")
-        assert_close(found.action_scores, run.expected[f"result{i}.actions"], f"actions of clip {i}")
+        assert_close(torch.from_numpy(found.boxes_xyxy), run.expected[f"result{i}.boxes"], f"boxes of clip {i}")
+        assert_close(torch.from_numpy(found.action_scores), run.expected[f"result{i}.actions"], f"actions of clip {i}")
 
 
 @pytest.mark.slow
@@ -127,13 +127,13 @@ def test_csn_backbone(reference, fill) -> None:
 
 
 @ONE
-def test_forward_is_its_parts(run: Run) -> None:
+def test_forward_is_its_parts(run: ParityRun) -> None:
     with torch.inference_mode():
         whole = run.detector(run.clip, run.sizes)
     assert torch.equal(whole.stages[-1].action_logits, run.output.stages[-1].action_logits)
 
 
-def test_guessed(run: Run) -> None:
+def test_guessed(run: ParityRun) -> None:
     assert guess_config(run.published, None) == run.detector.config
 
 
@@ -146,7 +146,7 @@ class Trainer:
 
 @pytest.mark.slow
 @ONE
-def test_converted_file_gives_the_same_bits(run: Run, tmp_path: Path) -> None:
+def test_converted_file_gives_the_same_bits(run: ParityRun, tmp_path: Path) -> None:
     """torch.save with wrapper, ``module.`` and a foreign class -> convert -> load: bit-identical outputs."""
     source, converted = tmp_path / "published.pth", tmp_path / "converted.safetensors"
     content = {"model": {f"module.{k}": v for k, v in run.published.items()}, "optimizer": {"by": Trainer()}}
@@ -184,7 +184,7 @@ def test_a_clip_alone_is_the_clip_in_a_batch(filled, padded_clip, seed: int, siz
 
 
 @ONE
-def test_slowonly_alone_as_in_a_batch(run: Run, padded_clip) -> None:
+def test_slowonly_alone_as_in_a_batch(run: ParityRun, padded_clip) -> None:
     assert_alone_as_in_batch(run.detector, *padded_clip(4, [(128, 96), (101, 90)], 3))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stmixer.model.config import PreprocessConfig
+from stmixer.model.device_preprocess import make_clip_on, normalise_and_pad
 from stmixer.model.preprocess import make_clip
 
 CONFIG = PreprocessConfig()
@@ -23,10 +24,10 @@ def test_values(config: PreprocessConfig) -> None:
     window = frames(4, 40, 70)
     clip, sizes = make_clip([window], config)
     assert clip.shape == (1, 3, 4, 64, 96)
-    assert clip.dtype == sizes.dtype == torch.float32
+    assert clip.dtype == sizes.dtype == np.float32
     assert sizes.tolist() == [[70, 40]]
     expected = (window.astype(np.float64) / 255 - config.mean) / config.std
-    np.testing.assert_allclose(clip[0, :, :, :40, :70].numpy(), expected.transpose(3, 0, 1, 2), atol=1e-5)
+    np.testing.assert_allclose(clip[0, :, :, :40, :70], expected.transpose(3, 0, 1, 2), atol=1e-5)
     assert not clip[..., 40:, :].any()
     assert not clip[..., 70:].any()
 
@@ -45,7 +46,7 @@ def test_batch_of_one_padded_size() -> None:
     assert sizes.tolist() == [[90, 60], [65, 64]]
     for i, window in enumerate(windows):
         alone, _ = make_clip([window], CONFIG)
-        assert torch.equal(alone[0], clip[i])
+        assert np.array_equal(alone[0], clip[i])
 
 
 @pytest.mark.parametrize("windows", [[frames(1, 32, 32), frames(1, 32, 33)], []])
@@ -60,9 +61,27 @@ def test_read_only_and_flipped_frames() -> None:
     expected, _ = make_clip([window], CONFIG)
     fixed = window.copy()
     fixed.flags.writeable = False
-    assert torch.equal(make_clip([fixed], CONFIG)[0], expected)
+    assert np.array_equal(make_clip([fixed], CONFIG)[0], expected)
     mirrored = np.ascontiguousarray(window[:, :, ::-1])[:, :, ::-1]
-    assert torch.equal(make_clip([mirrored], CONFIG)[0], expected)
+    assert np.array_equal(make_clip([mirrored], CONFIG)[0], expected)
+
+
+def test_on_a_device_to_the_bit() -> None:
+    """Training's batches, and what an accelerator makes of bytes, are what serving makes on a CPU."""
+    windows = [frames(2, 60, 90, 1), frames(2, 64, 65, 2)]
+    clip, sizes = make_clip(windows, MEAN_STD)
+    assert np.array_equal(normalise_and_pad([torch.from_numpy(w) for w in windows], (96, 64), MEAN_STD).numpy(), clip)
+    ours, ours_sizes = make_clip_on(torch.device("cpu"), windows, MEAN_STD)
+    assert np.array_equal(ours.numpy(), clip)
+    assert np.array_equal(ours_sizes.numpy(), sizes)
+
+
+def test_as_whole_tensors_to_the_bit() -> None:
+    """(x / 255 - mean) / std in float32, one operation after the other on the whole clip."""
+    window = frames(3, 40, 70)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (MEAN_STD.mean, MEAN_STD.std))
+    expected = (torch.from_numpy(window).permute(3, 0, 1, 2).float() / 255 - mean) / std
+    assert np.array_equal(make_clip([window], MEAN_STD)[0][0, :, :, :40, :70], expected.numpy())
 
 
 SIZES = ["360x640", "480x640", "1080x1920", "640x360", "256x320", "240x426", "288x352"]
@@ -78,5 +97,5 @@ def test_published_numbers(reference, fill, size: str) -> None:
     image = cv2.resize(fill.frame(height, width, SIZES.index(size)), (int(w), int(h)), interpolation=cv2.INTER_LINEAR)
     clip, sizes = make_clip([image[None]], CONFIG)
     assert sizes.tolist() == [[w, h]]
-    sampled = clip[0, :, 0, :h, :w].flatten()[torch.from_numpy(index)].numpy()
+    sampled = clip[0, :, 0, :h, :w].flatten()[index]
     assert np.abs(sampled - value).max() <= 0.018

@@ -82,6 +82,7 @@ def test_all_that_can_go_wrong_at_clients_ends_well(tmp_path: Path, tiny_weights
         (["--cameras", "-1"], "--cameras"),
         (["--fault", "earthquake"], "earthquake"),
         (["--fault", "kill_worker", "--url", "http://127.0.0.1:9"], "--pid"),
+        (["--fault", "oom_worker"], "--worker-module"),
     ],
     ids=str,
 )

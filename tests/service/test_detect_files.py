@@ -73,7 +73,7 @@ def in_process(tiny_weights: Path):  # type: ignore[no-untyped-def]
     return run
 
 
-@pytest.mark.skipif(not shared_clips("*"), reason="../shared/clips is not here")
+@pytest.mark.skipif(not shared_clips("*"), reason="the shared clips are not here")
 def test_the_shared_clips_are_all_there() -> None:
     assert len(shared_clips("*")) == 14
     assert len(ODD) >= 50

@@ -18,7 +18,7 @@ from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
-from stmixer.service.worker.runner import Job, Runner, Window
+from stmixer.service.worker.runner import FrameWindow, Job, Runner
 
 WALK = Path(__file__).parents[1] / "clips/walk.mp4"
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size() -> None:
     for i in range(5):
         ring.keep(FrameKey(1, i), maps(float(i)))
         ring.keep(FrameKey(2, i), maps(-float(i)))
-    fine, coarse = ring.window([FrameKey(1, i) for i in (4, 0, 4)])
+    (fine,), (coarse,) = ring.windows([[FrameKey(1, i) for i in (4, 0, 4)]])
     assert fine.shape == (3, 6, 8, 12)
     assert coarse.shape == (3, 6, 4, 6)
     assert torch.equal(fine[1], maps(0.0)[0])
@@ -134,7 +134,7 @@ def test_jobs_without_names_run_whole(model: Model) -> None:
     frames = np.random.default_rng(1).integers(0, 255, (8, 32, 40, 3), dtype=np.uint8)
     keys = tuple(FrameKey(1, i) for i in range(8))
     plain = Runner(torch_runtime(model, CPU)).run([Job(frames, 40, 32, 0.0, 1, 0.0)])
-    by_frame = Runner(torch_runtime(model, CPU)).run([Job(frames, 40, 32, 0.0, 1, 0.0, Window(keys, keys))])
+    by_frame = Runner(torch_runtime(model, CPU)).run([Job(frames, 40, 32, 0.0, 1, 0.0, FrameWindow(keys, keys))])
     for a, b in zip(plain.actors[0], by_frame.actors[0], strict=True):
         assert a.person_score == pytest.approx(b.person_score, abs=1e-5)
         assert a.box == pytest.approx(b.box, abs=1e-5)

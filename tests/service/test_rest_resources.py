@@ -66,7 +66,7 @@ def rss(server: Server) -> tuple[float, float]:
     return psutil.Process(server.process.pid).memory_info().rss / 2**20, worker.memory_info().rss / 2**20
 
 
-@pytest.mark.skipif(not ODD, reason="../shared/clips/odd is not here")
+@pytest.mark.skipif(not ODD, reason="the odd shared clips are not here")
 @pytest.mark.slow
 def test_odd_files_are_answered_and_leave_nothing(server: Server) -> None:
     clips = [clip for clip in ODD if clip.name not in SLOW]
@@ -87,7 +87,7 @@ def test_odd_files_are_answered_and_leave_nothing(server: Server) -> None:
 
 
 @pytest.mark.drill
-@pytest.mark.skipif(not ODD, reason="../shared/clips/odd is not here")
+@pytest.mark.skipif(not ODD, reason="the odd shared clips are not here")
 def test_odd_files_again_and_again_take_no_more_memory(server: Server) -> None:
     clips = [clip for clip in ODD if clip.name not in SLOW]
     seen: list[tuple[float, float]] = []

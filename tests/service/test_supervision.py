@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import httpx
@@ -20,8 +21,7 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.zoo import variant
 from stmixer.service.api.service import check_memory
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.stream import Pending
-from stmixer.service.engine.worker import Batch, Worker
+from stmixer.service.engine.worker import Worker
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.memory import available_bytes, oom_kills
@@ -123,17 +123,12 @@ def test_a_slow_batch_of_the_largest_variant_is_let_live() -> None:
         assert restarts(server) == dict.fromkeys(POISON, 0.0)
 
 
-def stuck_after_s(worker: Worker, keyframes: int) -> float | None:
-    worker.batch = Batch(1, (cast(Pending, None),) * keyframes, 0.0)
-    return worker.stuck_at
-
-
 def test_a_slow_batch_is_not_taken_for_a_stuck_one() -> None:
-    slow = Worker("0", cast(Child, None), TINY, {1: 30.0})
-    assert stuck_after_s(slow, 1) == 300
-    assert stuck_after_s(slow, 8) == 2400
-    fast = Worker("0", cast(Child, None), TINY, {1: 0.01, 2: 0.015, 4: 4.0})
-    assert [stuck_after_s(fast, n) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
+    slow = Worker("0", cast(Child, SimpleNamespace(channel=None)), TINY, {1: 30.0})
+    assert slow.stuck_after_s(1) == 300
+    assert slow.stuck_after_s(8) == 2400
+    fast = Worker("0", cast(Child, SimpleNamespace(channel=None)), TINY, {1: 0.01, 2: 0.015, 4: 4.0})
+    assert [fast.stuck_after_s(n) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
 
 
 def test_memory_as_the_kernel_tells_of_it(tmp_path: Path) -> None:

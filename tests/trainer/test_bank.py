@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from stmixer.model.checkpoint import load, read_header
 from stmixer.model.decoder import DecoderOutput
-from stmixer.model.preprocess import make_clip
+from stmixer.model.device_preprocess import make_clip_on
 from stmixer.trainer.cli import main
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.records import Video, VideoFile
@@ -55,7 +55,7 @@ def test_the_queries_are_the_detectors(bank: Path, tiny_weights: Path) -> None:
     path = bank.parent / "videos" / "walk.mp4"
     frames = reader.read(Video("w", VideoFile(path)), reader.window.indices(4_000_000), config.preprocess.short_side)
     with torch.inference_mode():
-        output = model.detector(*make_clip([frames], config.preprocess))
+        output = model.detector(*make_clip_on(torch.device("cpu"), [frames], config.preprocess))
     order = output.stages[-1].human_logits[0].softmax(-1)[:, 0].argsort(descending=True)[:5]
     wanted = torch.cat((output.spatial_queries[0, order], output.temporal_queries[0, order]), -1)
     queries, mask = QueryBank(bank).window("walk.mp4", 4.0, width_clips=1)

@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import OWN_CLIPS, SHARED_CLIPS
+from conftest import OWN_CLIPS, SHARED
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
-SHARED = SHARED_CLIPS.parent
 DETECTOR = SHARED / "weights" / "yolox_nano_416_coco.onnx"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DETECTOR.exists(), reason="../shared/weights is not here")
+@pytest.mark.skipif(not DETECTOR.exists(), reason="no shared weights here")
 def test_the_page_runs_from_start_to_end(tmp_path: Path) -> None:
     videos = tmp_path / "phone"
     videos.mkdir()

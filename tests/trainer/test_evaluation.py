@@ -21,8 +21,8 @@ from stmixer.trainer.data.clips import View
 from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.sets import load_data
-from stmixer.trainer.evaluate.evaluation import Mode
-from stmixer.trainer.evaluate.network import load_network, look_at
+from stmixer.trainer.evaluate.evaluation import EvaluationMode
+from stmixer.trainer.evaluate.network import load_network, run_network
 
 LABELS = ("fall", "stand", "walk")
 
@@ -119,8 +119,8 @@ def test_what_of_its_window_a_clip_sees(tmp_path: Path) -> None:
 
 
 def test_notes_say_how() -> None:
-    assert Mode().notes() == ()
-    assert Mode(View(lookahead_ms=150), "bf16").notes() == (
+    assert EvaluationMode().notes() == ()
+    assert EvaluationMode(View(lookahead_ms=150), "bf16").notes() == (
         "look-ahead at most 150 ms; later samples repeat the last one", "precision: bf16"
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_bf16_is_near_and_comes_as_float32(weights: Path, tmp_path: Path) -> Non
     config = run_config(tmp_path, sets=[{"kind": "custom", "parts": ["val"]}], evaluate={"batch_size": 1})
     data, cpu = load_data(config, ("val",)), torch.device("cpu")
     full, half = (
-        next(look_at(load_network(weights, cpu, precision), data.val, config, cpu)).output.stages[-1]
+        next(run_network(load_network(weights, cpu, precision), data.val, config, cpu)).output.stages[-1]
         for precision in ("fp32", "bf16")
     )  # fmt: skip
     for name in ("human_logits", "action_logits", "boxes_xyxy_px"):
@@ -146,11 +146,11 @@ def test_every_keyframe_is_looked_at_once(weights: Path, tmp_path: Path) -> None
     data, cpu = load_data(config, ("val",)), torch.device("cpu")
     told: list[tuple[int, int]] = []
     network = load_network(weights, cpu)
-    looked = list(look_at(network, data.val, config, cpu, progress=lambda done, total: told.append((done, total))))
-    assert [draw.keyframe for batch in looked for draw in batch.batch.draws] == list(range(19))
+    results = list(run_network(network, data.val, config, cpu, progress=lambda done, total: told.append((done, total))))
+    assert [draw.keyframe for batch in results for draw in batch.batch.draws] == list(range(19))
     assert told[-1] == (len(told), len(told))
-    assert looked[0].output.stages[-1].human_logits.shape[0] == len(looked[0].batch.frames)
+    assert results[0].output.stages[-1].human_logits.shape[0] == len(results[0].batch.frames)
     with VideoReader(CLIPS / "fall.mp4", limits=Limits.unlimited()) as reader:
-        assert looked[0].sizes_wh[0].tolist()[0] / looked[0].sizes_wh[0].tolist()[1] == pytest.approx(
+        assert results[0].sizes_wh[0].tolist()[0] / results[0].sizes_wh[0].tolist()[1] == pytest.approx(
             reader.info.width / reader.info.height, rel=0.01
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
-from training import CLIPS, TESTS
+from training import CLIPS
 from typer.testing import CliRunner
 
 from stmixer.media.decode import Limits, VideoReader
@@ -25,7 +26,6 @@ from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.evaluators.overlap import iou
 
-SHARED = TESTS.parent.parent / "shared"
 YOLOX = SHARED / "weights" / "yolox_nano_416_coco.onnx"
 WALKING = SHARED / "data" / "human_walking"
 
@@ -97,7 +97,7 @@ def test_letterbox_fills_right_and_below() -> None:
 def test_recall_of_true_boxes() -> None:
     """Measured on every 25th frame of walk1, 2 and 4: 67 of 67 (large walkers); walk5 and 6, tiny ones: 2 of 47."""
     if not (YOLOX.exists() and WALKING.is_dir()):
-        pytest.skip("no ../shared/weights or no ../shared/data/human_walking")
+        pytest.skip("no shared weights or no shared data/human_walking")
     true: dict[int, list[list[float]]] = defaultdict(list)
     for row in rows(WALKING / "boxes.csv"):
         if row["video"] == "walk1.mp4":
@@ -263,7 +263,7 @@ def test_a_network_of_another_shape(tmp_path: Path, shape: tuple[int, ...], mess
 
 def test_the_command(tmp_path: Path) -> None:
     if not YOLOX.exists():
-        pytest.skip("no ../shared/weights")
+        pytest.skip("no shared weights")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     one_line(command(tmp_path, tmp_path / "empty", YOLOX), "empty holds no video (.")

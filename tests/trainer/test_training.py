@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from stmixer.model.checkpoint import load
 from stmixer.trainer.cli import main
 from stmixer.trainer.config.run import OptimiserSection, ScheduleSection
-from stmixer.trainer.training.fit import KeepGoing, fit
+from stmixer.trainer.training.fit import ResumeCheckpoint, fit
 from stmixer.trainer.training.module import TrainingModule
 from stmixer.trainer.training.optimiser import learning_rate, parameter_groups, rate_factor
 
@@ -104,17 +104,17 @@ def test_a_killed_run_goes_on_in_mid_epoch_with_the_same_losses(tmp_path: Path, 
     whole, broken = two_clips(tmp_path / "a", **more), two_clips(tmp_path / "b", checkpoint_every=3, **more)
     fit(whole)
 
-    save = KeepGoing._save
+    save = ResumeCheckpoint._save
 
-    def save_and_die(self: KeepGoing, trainer: L.Trainer) -> None:
+    def save_and_die(self: ResumeCheckpoint, trainer: L.Trainer) -> None:
         save(self, trainer)
         if trainer.global_step == ends_after:
             raise Killed
 
-    monkeypatch.setattr(KeepGoing, "_save", save_and_die)
+    monkeypatch.setattr(ResumeCheckpoint, "_save", save_and_die)
     with pytest.raises(Killed):
         fit(broken)
-    monkeypatch.setattr(KeepGoing, "_save", save)
+    monkeypatch.setattr(ResumeCheckpoint, "_save", save)
     fit(broken, resume=True)
     expected = losses(tmp_path / "a")
     went_on = losses(tmp_path / "b", 1)

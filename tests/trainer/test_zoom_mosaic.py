@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import BOXES, custom_set, own_set, run_config
+from training import BOXES, custom_set, own_set, run_config, same_in_any_order
 
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import AugmentSection
-from stmixer.trainer.data.augment import LEAST_PX, Shot, mosaic, zoom
+from stmixer.trainer.data.augment import LEAST_PX, AnnotatedClip, mosaic, zoom
 from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.sets import load_data
@@ -21,7 +21,9 @@ from stmixer.trainer.errors import TrainError
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
-def painted(rng: np.random.Generator, people: int, height: int = 120, width: int = 160, least: int = 14) -> Shot:
+def painted(
+    rng: np.random.Generator, people: int, height: int = 120, width: int = 160, least: int = 14
+) -> AnnotatedClip:
     """Up to three people as rectangles of a pure colour, side by side, each with a row of its own."""
     frames = np.full((3, height, width, 3), 128, np.uint8)
     boxes = []
@@ -32,7 +34,7 @@ def painted(rng: np.random.Generator, people: int, height: int = 120, width: int
         frames[:, top : top + high, left : left + wide] = COLOURS[column]
         boxes.append((left / width, top / height, (left + wide) / width, (top + high) / height))
     rows = np.eye(3, dtype=np.bool_)[:people]
-    return Shot(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy())
+    return AnnotatedClip(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy())
 
 
 def seen(frame: np.ndarray, colour: tuple[int, ...]) -> tuple[float, ...] | None:
@@ -49,17 +51,17 @@ def test_zoomed_people_are_where_their_boxes_are(scales: tuple[float, float]) ->
     rng = np.random.default_rng(1)
     changed = cut = left_out = 0
     for _ in range(150):
-        shot = painted(rng, int(rng.integers(1, 4)))
-        zoomed = zoom(shot, *scales, rng)
+        clip = painted(rng, int(rng.integers(1, 4)))
+        zoomed = zoom(clip, *scales, rng)
         height, width = zoomed.frames.shape[1:3]
         assert (width, height) == (160, 120)
         assert (zoomed.boxes_xyxy >= 0).all()
         assert (zoomed.boxes_xyxy <= 1).all()
-        if zoomed.frames is shot.frames:
+        if zoomed.frames is clip.frames:
             continue
         changed += 1
         people = zoomed.actions.argmax(1)
-        left_out += len(shot.boxes_xyxy) - len(people)
+        left_out += len(clip.boxes_xyxy) - len(people)
         assert len(people), "never without everybody"
         sides = (zoomed.boxes_xyxy[:, 2:] - zoomed.boxes_xyxy[:, :2]) * (width, height)
         assert (sides >= LEAST_PX - 1e-9).all()
@@ -82,10 +84,10 @@ def test_nobody_is_cut_in_half() -> None:
     rng = np.random.default_rng(2)
     checked = 0
     for _ in range(200):
-        shot = painted(rng, 3)
-        zoomed = zoom(shot, 1.2, 2.5, rng)
+        clip = painted(rng, 3)
+        zoomed = zoom(clip, 1.2, 2.5, rng)
         for person in set(range(3)) - set(zoomed.actions.argmax(1)):
-            x1, y1, x2, y2 = shot.boxes_xyxy[person] * (160, 120, 160, 120)
+            x1, y1, x2, y2 = clip.boxes_xyxy[person] * (160, 120, 160, 120)
             now = int((np.abs(zoomed.frames[1].astype(int) - COLOURS[person]) < 100).all(-1).sum())
             assert now <= 0.15 * (x2 - x1) * (y2 - y1) * 2.5**2
             checked += 1
@@ -100,8 +102,8 @@ def test_zoom_of_an_empty_clip_and_of_one_that_cannot_be() -> None:
 
 
 def test_zoom_takes_everything_from_its_generator() -> None:
-    shot = painted(np.random.default_rng(5), 2)
-    one, other, third = (zoom(shot, 0.5, 2, np.random.default_rng(seed)) for seed in (7, 7, 8))
+    clip = painted(np.random.default_rng(5), 2)
+    one, other, third = (zoom(clip, 0.5, 2, np.random.default_rng(seed)) for seed in (7, 7, 8))
     assert np.array_equal(one.frames, other.frames)
     assert np.array_equal(one.boxes_xyxy, other.boxes_xyxy)
     assert not np.array_equal(one.frames, third.frames)
@@ -112,12 +114,12 @@ def test_mosaic_keeps_everybody_with_their_own_mask() -> None:
     sizes = ((120, 160), (160, 120), (90, 200), (121, 161))
     done = 0
     for _ in range(20):
-        shots = [painted(rng, people, *size, least=25) for people, size in zip((1, 2, 3, 0), sizes, strict=True)]
-        together = mosaic(shots, rng)
+        clips = [painted(rng, people, *size, least=25) for people, size in zip((1, 2, 3, 0), sizes, strict=True)]
+        together = mosaic(clips, rng)
         if together is None:
             continue
         done += 1
-        assert together.frames.shape == shots[0].frames.shape
+        assert together.frames.shape == clips[0].frames.shape
         assert together.actions.argmax(1).tolist() == [0, 0, 1, 0, 1, 2]
         assert np.array_equal(together.annotated, together.actions), "as each clip has it"
         for box, person in zip(together.boxes_xyxy * (160, 120, 160, 120), together.actions.argmax(1), strict=True):
@@ -155,11 +157,7 @@ def test_mosaics_mix_sets_and_depend_on_their_draw_alone(clips) -> None:
     chances = {"mosaic": 1.0, "zoom": 0.5, "still": 0.3, "short_sides": (64, 96)}
     draws = [Draw(0, k, (0, 0, k)) for k in range(8)]
     one, other = clips(**chances), clips(**chances)
-    forwards = [one[draw] for draw in draws]
-    backwards = [other[draw] for draw in reversed(draws)][::-1]
-    for a, b in zip(forwards, backwards, strict=True):
-        assert torch.equal(a.frames, b.frames)
-        assert torch.equal(a.target.boxes_xyxy_px, b.target.boxes_xyxy_px)
+    forwards = same_in_any_order(one, other, draws)
     assert max(len(item.target.boxes_xyxy_px) for item in forwards) >= 4
     masks = {tuple(row) for item in forwards for row in item.target.annotated.tolist()}
     assert len(masks) >= 3, "two sets' labels, and people of unknown action"

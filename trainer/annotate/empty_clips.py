@@ -45,7 +45,7 @@ _ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class AnnotatedVideo:
     """An annotated video: ``boxes`` (n, 4), 0–1, of each annotated frame. ``everybody``: nobody in it lacks a box."""
 
     set: str
@@ -57,7 +57,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VacantClip:
+class EmptyClip:
     """(H, W, 3) uint8 RGB frames at moments in µs, and what they were made of: frames ``first`` to ``last``."""
 
     kind: Kind
@@ -69,44 +69,44 @@ class VacantClip:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Shown:
-    """A frame of a scene and when it is shown."""
+class _TimedFrame:
+    """A frame of a video and when it is shown."""
 
     rgb: Pixels
     pts_us: int
 
 
-def scenes_of(split: Split, uncertain: Sequence[str]) -> list[Scene]:
+def annotated_videos(split: Split, uncertain: Sequence[str]) -> list[AnnotatedVideo]:
     """The videos of a split of which every annotated frame is a keyframe; in ``uncertain`` some people lack boxes."""
-    scenes = []
+    videos = []
     for number, video in enumerate(split.videos):
         assert isinstance(video.source, VideoFile), video
         rows = np.flatnonzero(split.video == number)
         boxes = {int(split.frame[k]): split.boxes_xyxy[split.people(int(k))] for k in rows}
         certain = video.name not in uncertain
-        scenes.append(Scene(split.name, split.part, video.name, video.source.path, boxes, certain))
-    return scenes
+        videos.append(AnnotatedVideo(split.name, split.part, video.name, video.source.path, boxes, certain))
+    return videos
 
 
-def vacant_clips(scene: Scene, detector: PersonDetector) -> list[VacantClip]:
+def empty_clips(video: AnnotatedVideo, detector: PersonDetector) -> list[EmptyClip]:
     """A background, where the camera is fixed, and up to CROPS crops of other places.
 
     Raises:
         MediaError: a video that cannot be read.
     """
-    moments = _spread(sorted(scene.boxes), MOMENTS)
-    stretches = _stretches(sorted(scene.boxes)) if scene.everybody else []
-    wanted = set(moments).union(*stretches)
-    shown: dict[int, _Shown] = {}
-    with VideoReader(scene.path, limits=Limits.unlimited(), threads=1) as reader:
+    moments = _spread(sorted(video.boxes), MOMENTS)
+    segments = _segments(sorted(video.boxes)) if video.everybody else []
+    wanted = set(moments).union(*segments)
+    shown: dict[int, _TimedFrame] = {}
+    with VideoReader(video.path, limits=Limits.unlimited(), threads=1) as reader:
         for frame in reader:
             if frame.index in wanted:
-                shown[frame.index] = _Shown(frame.rgb(), frame.pts_us)
+                shown[frame.index] = _TimedFrame(frame.rgb(), frame.pts_us)
             if frame.index >= max(wanted):
                 break
-    clips: list[VacantClip] = []
-    attempts = [partial(_median, scene, [m for m in moments if m in shown], shown, detector)]
-    attempts += [partial(_crop, scene, [f for f in stretch if f in shown], shown, detector) for stretch in stretches]
+    clips: list[EmptyClip] = []
+    attempts = [partial(_median, video, [m for m in moments if m in shown], shown, detector)]
+    attempts += [partial(_crop, video, [f for f in segment if f in shown], shown, detector) for segment in segments]
     for attempt in attempts:
         clip = attempt([earlier.place for earlier in clips])
         if clip is not None:
@@ -115,49 +115,49 @@ def vacant_clips(scene: Scene, detector: PersonDetector) -> list[VacantClip]:
 
 
 def _median(
-    scene: Scene,
+    video: AnnotatedVideo,
     moments: Sequence[int],
-    shown: Mapping[int, _Shown],
+    shown: Mapping[int, _TimedFrame],
     detector: PersonDetector,
     taken: Sequence[Rectangle],
-) -> VacantClip | None:
+) -> EmptyClip | None:
     frames = [shown[m].rgb for m in moments]
-    hidden = [_covered(scene.boxes[m], rgb) for m, rgb in zip(moments, frames, strict=True)]
+    hidden = [_covered(video.boxes[m], rgb) for m, rgb in zip(moments, frames, strict=True)]
     found = background(frames, hidden)
-    place = None if found is None else _vacant(found.trusted, [found.picture], taken, detector)
+    place = None if found is None else _empty_place(found.trusted, [found.picture], taken, detector)
     if found is None or place is None:
         return None
     picture = _cut_out(found.picture, place)
     pts_us = tuple(round(i * 1e6 / 30) for i in range(MEDIAN_FRAMES))
-    return VacantClip("median", (picture,) * MEDIAN_FRAMES, pts_us, moments[0], moments[-1], place)
+    return EmptyClip("median", (picture,) * MEDIAN_FRAMES, pts_us, moments[0], moments[-1], place)
 
 
 def _crop(
-    scene: Scene,
-    stretch: Sequence[int],
-    shown: Mapping[int, _Shown],
+    video: AnnotatedVideo,
+    segment: Sequence[int],
+    shown: Mapping[int, _TimedFrame],
     detector: PersonDetector,
     taken: Sequence[Rectangle],
-) -> VacantClip | None:
-    if len(stretch) < LEAST_CROP_FRAMES:
+) -> EmptyClip | None:
+    if len(segment) < LEAST_CROP_FRAMES:
         return None
-    pictures = [shown[f].rgb for f in stretch]
-    free = ~_covered(np.concatenate([scene.boxes[f] for f in stretch if f in scene.boxes]), pictures[0])
-    place = _vacant(free, [pictures[0], pictures[len(pictures) // 2], pictures[-1]], taken, detector)
+    pictures = [shown[f].rgb for f in segment]
+    free = ~_covered(np.concatenate([video.boxes[f] for f in segment if f in video.boxes]), pictures[0])
+    place = _empty_place(free, [pictures[0], pictures[len(pictures) // 2], pictures[-1]], taken, detector)
     if place is None:
         return None
-    start_us = shown[stretch[0]].pts_us
-    return VacantClip(
+    start_us = shown[segment[0]].pts_us
+    return EmptyClip(
         "crop",
         tuple(_cut_out(rgb, place) for rgb in pictures),
-        tuple(shown[f].pts_us - start_us for f in stretch),
-        stretch[0],
-        stretch[-1],
+        tuple(shown[f].pts_us - start_us for f in segment),
+        segment[0],
+        segment[-1],
         place,
     )
 
 
-def _vacant(
+def _empty_place(
     free: Mask, pictures: Sequence[Pixels], taken: Sequence[Rectangle], detector: PersonDetector
 ) -> Rectangle | None:
     """The largest free rectangle in which the detector sees nobody, neither in the whole pictures nor close up."""
@@ -182,8 +182,8 @@ def _vacant(
     return None
 
 
-def _stretches(annotated: Sequence[int]) -> list[range]:
-    """Up to CROPS stretches of CROP_FRAMES frames that are annotated closely, as far apart as they come."""
+def _segments(annotated: Sequence[int]) -> list[range]:
+    """Up to CROPS segments of CROP_FRAMES frames that are annotated closely, as far apart as they come."""
     runs = np.split(np.array(annotated), np.flatnonzero(np.diff(annotated) > MOST_GAP) + 1)
     whole = []
     for run in runs:

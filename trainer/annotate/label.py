@@ -18,8 +18,8 @@ from PIL import Image
 from stmixer.media.errors import MediaError
 from stmixer.trainer.annotate.draft import Draft, LabelOptions, draft_video, preview
 from stmixer.trainer.annotate.person_detector import PersonDetector
-from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables, writing
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables
+from stmixer.trainer.errors import TrainError, writing
 
 SUFFIXES = frozenset(
     {
@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
 
 
 @dataclass(slots=True)
-class Labelled:
+class LabelResult:
     """What ``label`` did: the drafts, and (video, reason) of what was skipped."""
 
     drafts: list[Draft]
@@ -44,7 +44,7 @@ def label(
     out: Path,
     options: LabelOptions,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Labelled:
+) -> LabelResult:
     """Draft a custom set. Every fifth video, or the last of two to four, is put into ``val``.
 
     Args:
@@ -57,7 +57,7 @@ def label(
     """
     videos = find_videos(sources, out)
     _prepare(out, videos, options.force)
-    done = Labelled([], [])
+    done = LabelResult([], [])
     for name, path in videos.items():
         try:
             draft = draft_video(name, path, detector, options, progress)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from torchvision.ops import box_iou  # type: ignore[import-untyped]
 
-from stmixer.trainer.annotate.person_detector import Boxes, People
+from stmixer.model.boxes import pairwise_iou
+from stmixer.model.linking import Association, pairs_of_most_gain
+from stmixer.trainer.annotate.person_detector import People
 
 MIN_IOU = 0.2
 """Least overlap of a track's expected box with its next one: pictures may be a sixth of a second apart."""
@@ -62,25 +61,17 @@ class Tracker:
 
     def __init__(self, max_gap: int) -> None:
         self.tracks: list[Track] = []
-        self._max_gap = max_gap
+        self._association = Association(MIN_IOU, max_gap)
 
     def feed(self, step: int, people: People) -> None:
         """Take in the next picture; steps must rise."""
-        alive = [track for track in self.tracks if step - track.steps[-1] - 1 <= self._max_gap]
+        alive = [track for track in self.tracks if self._association.is_alive(track.steps[-1], step)]
         new = set(range(len(people.scores)))
-        for track, person in _pairs([track.expected(step) for track in alive], people.boxes_xyxy):
+        expected = np.array([track.expected(step) for track in alive]).reshape(-1, 4)
+        gains = self._association.gains(pairwise_iou(expected, people.boxes_xyxy))
+        for track, person in pairs_of_most_gain(gains):
             alive[track].add(step, people.boxes_xyxy[person], float(people.scores[person]))
             new.discard(person)
         for person in sorted(new):
             self.tracks.append(Track())
             self.tracks[-1].add(step, people.boxes_xyxy[person], float(people.scores[person]))
-
-
-def _pairs(expected: list[NDArray[np.float64]], found: Boxes) -> list[tuple[int, int]]:
-    """(track, box) of the assignment with the most overlap in all; pairs under MIN_IOU are none."""
-    if not expected or not len(found):
-        return []
-    overlap = box_iou(torch.from_numpy(np.stack(expected)), torch.from_numpy(found)).numpy()
-    overlap[overlap < MIN_IOU] = 0.0
-    rows, columns = linear_sum_assignment(-overlap)
-    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if overlap[i, j] > 0]

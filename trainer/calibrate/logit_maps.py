@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from stmixer.model.decoder import PERSON, Decoder
+from stmixer.model.ablations import KeyframeDecoder
+from stmixer.model.decoder import PERSON
 from stmixer.model.detector import Detector
 from stmixer.model.stage import StageBase
 from stmixer.trainer.errors import TrainError
@@ -127,7 +128,7 @@ def _fit(logits: Floats, there: Mask, weights: Floats, *, bias_spread: float | N
 @torch.no_grad()
 def fold(detector: Detector, person: Affine, actions: Affine) -> None:
     """Put both maps into the last layers of the last stage's heads, in place: other weights, the same network."""
-    assert isinstance(detector.decoder, Decoder)
+    assert not isinstance(detector.decoder, KeyframeDecoder)
     stage = detector.decoder.stages[-1]
     assert isinstance(stage, StageBase)
     assert stage.human_head is not None

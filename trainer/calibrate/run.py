@@ -20,7 +20,7 @@ from stmixer.trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fi
 from stmixer.trainer.calibrate.samples import Samples, gather
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.sets import load_data
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.evaluate.network import load_network
 from stmixer.trainer.evaluate.page import write_diagrams
 from stmixer.trainer.evaluate.plots import reliability_diagram
@@ -30,7 +30,7 @@ from stmixer.trainer.evaluators.reliability import Reliability, reliability
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Maps:
+class LogitMaps:
     """What is done to logits."""
 
     person: Affine
@@ -38,7 +38,7 @@ class Maps:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class CalibrationFigures:
     """How honest scores are: both reliabilities, and what a person score of 0.6 lets through."""
 
     person: Reliability
@@ -57,17 +57,17 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibrated:
+class CalibrationResult:
     """The maps, and what they do. ``held_out``: each half of the videos under maps fitted on the other half, which is
     what ``after`` would be on videos that nobody fitted; None where a half is too little to fit on."""
 
     labels: tuple[str, ...]
-    maps: Maps
-    before: Measured
-    after: Measured
-    held_out: Measured | None
+    maps: LogitMaps
+    before: CalibrationFigures
+    after: CalibrationFigures
+    held_out: CalibrationFigures | None
 
-    def rows(self) -> dict[str, Measured]:
+    def rows(self) -> dict[str, CalibrationFigures]:
         """What was measured, by its name."""
         given = {"before": self.before, "after": self.after}
         return given if self.held_out is None else given | {"held out": self.held_out}
@@ -111,7 +111,7 @@ class Calibrator:
     device: torch.device
     progress: Callable[[int, int], None] | None = None
 
-    def run(self, out: Path) -> Calibrated:
+    def run(self, out: Path) -> CalibrationResult:
         """Write calibrated weights, and beside them the figures (.json) and diagrams (.html).
 
         Raises:
@@ -122,31 +122,30 @@ class Calibrator:
         data = load_data(self.config.model_copy(update={"labels": labels}), ("val",))
         done = calibrate(gather(network, data.val, self.config, self.device, self.progress), labels)
         sets = ", ".join(source.split.name for source in data.val)
-        try:
+        with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            model = load(self.weights)
+            try:
+                model = load(self.weights)
+            except CheckpointError as error:
+                raise TrainError(str(error).splitlines()) from None
             fold(model.detector, done.maps.person, done.maps.actions)
             origin = f"{model.card.source or self.weights.name}; calibrated on {sets}"
             save(out, model.detector.state_dict(), replace(model.card, source=origin))
             figures = json.dumps(done.as_dict(), indent=1, allow_nan=False)
             out.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
             done.write_page(out.with_suffix(".html"), f"Calibration of {self.weights.name} on {sets}")
-        except CheckpointError as error:
-            raise TrainError(str(error).splitlines()) from None
-        except OSError as error:
-            raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
         return done
 
 
-def calibrate(samples: Samples, labels: tuple[str, ...]) -> Calibrated:
+def calibrate(samples: Samples, labels: tuple[str, ...]) -> CalibrationResult:
     """Fit and measure. Raises TrainError where there is nothing to fit on."""
     maps = _fit(samples)
-    before = Maps(unchanged(), unchanged(len(labels)))
+    before = LogitMaps(unchanged(), unchanged(len(labels)))
     plain, mapped = (_measure(samples, (m, m)) for m in (before, maps))
-    return Calibrated(labels, maps, plain, mapped, _held_out(samples))
+    return CalibrationResult(labels, maps, plain, mapped, _held_out(samples))
 
 
-def _held_out(samples: Samples) -> Measured | None:
+def _held_out(samples: Samples) -> CalibrationFigures | None:
     try:
         first, second = (_fit(samples.half(half)) for half in (0, 1))
     except TrainError:
@@ -154,14 +153,14 @@ def _held_out(samples: Samples) -> Measured | None:
     return _measure(samples, (second, first))
 
 
-def _fit(samples: Samples) -> Maps:
+def _fit(samples: Samples) -> LogitMaps:
     """Of actions, people count whom the fitted person score reports."""
     person = fit_person(samples.person)
     reported = person.scores(samples.action_person_logits) >= PERSON_THRESHOLD
-    return Maps(person, fit_actions(samples.actions.take(reported)))
+    return LogitMaps(person, fit_actions(samples.actions.take(reported)))
 
 
-def _measure(samples: Samples, maps: tuple[Maps, Maps]) -> Measured:
+def _measure(samples: Samples, maps: tuple[LogitMaps, LogitMaps]) -> CalibrationFigures:
     """With one pair of maps for each half of the videos."""
     person = _halved(samples.person_half, [m.person.scores(samples.person.logits) for m in maps])
     of_found = _halved(samples.action_half, [m.person.scores(samples.action_person_logits) for m in maps])
@@ -169,7 +168,7 @@ def _measure(samples: Samples, maps: tuple[Maps, Maps]) -> Measured:
     counts = samples.actions.annotated & (of_found >= PERSON_THRESHOLD)[:, None]
     reported = person >= PERSON_THRESHOLD
     false = int((reported & samples.on_empty).sum())
-    return Measured(
+    return CalibrationFigures(
         person=reliability(person, samples.person.right),
         action=reliability(actions[counts], samples.actions.there[counts]),
         recall=int((reported & samples.person.right).sum()) / max(samples.people, 1),

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stmixer.model.decoder import PERSON
+from stmixer.model.decoder import PERSON, last_arrays
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import Ints
-from stmixer.trainer.evaluate.network import LoadedNetwork, look_at
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
 
 OVERLAP = 0.5
 """IoU from which a query is somebody at their place."""
@@ -61,7 +61,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _KeyframeQueries:
     """A keyframe's N queries: boxes 0–1, person logits (person minus background), action logits (N, C)."""
 
     keyframe: int
@@ -78,20 +78,20 @@ def gather(
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
     """Run a network on all keyframes; ``progress`` is told batches done and in all."""
-    seen: list[list[_Seen]] = [[] for _ in sources]
+    seen: list[list[_KeyframeQueries]] = [[] for _ in sources]
     everyone = PostProcess(score_threshold=0.0)
-    for looked in look_at(network, sources, config, device, progress=progress):
-        last = looked.output.stages[-1]
+    for result in run_network(network, sources, config, device, progress=progress):
+        last = result.output.stages[-1]
         person = last.human_logits[..., PERSON] - last.human_logits[..., 1 - PERSON]
-        found = everyone(looked.output, looked.sizes_wh)
-        for b, draw in enumerate(looked.batch.draws):
-            columns = (found[b].boxes_xyxy, person[b], last.action_logits[b])
-            boxes, logits, actions = (c.to("cpu", torch.float64).numpy() for c in columns)
-            seen[draw.source].append(_Seen(draw.keyframe, boxes, logits, actions))
+        found = everyone(*last_arrays(result.output, result.sizes_wh))
+        for b, draw in enumerate(result.batch.draws):
+            boxes = found[b].boxes_xyxy.astype(np.float64)
+            logits, actions = (c.to("cpu", torch.float64).numpy() for c in (person[b], last.action_logits[b]))
+            seen[draw.source].append(_KeyframeQueries(draw.keyframe, boxes, logits, actions))
     return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
 
 
-def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
+def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
     """One set's, matched as the evaluators do: the surest query takes its best-overlapping person."""
     split = source.split
     keyframe = np.repeat([s.keyframe for s in seen], [len(s.person) for s in seen]).astype(np.int64)
@@ -99,9 +99,8 @@ def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
         np.concatenate(part)
         for part in ([s.boxes_xyxy for s in seen], [s.person for s in seen], [s.actions for s in seen])
     )
-    of_person = np.repeat(np.arange(len(split)), np.diff(split.starts))
-    i, j = pairs(keyframe, of_person)
-    taken = assign(i, j, iou(boxes[i], split.boxes_xyxy[j], "normalised"), ranks(person), OVERLAP, best_only=False)
+    i, j, overlap = overlaps(boxes, split.boxes_xyxy, keyframe, split.person_keyframes, "normalised")
+    taken = assign(i, j, overlap, ranks(person), OVERLAP, best_only=False)
     found = taken >= 0
     who, half = taken[found], split.video[keyframe] % 2
     return Samples(
@@ -111,7 +110,7 @@ def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
         person_half=half,
         action_half=half[found],
         on_empty=np.full(len(person), source.empty),
-        people=len(of_person),
+        people=len(split.known),
         keyframes=len(split),
         empty_keyframes=len(split) if source.empty else 0,
     )
@@ -120,7 +119,7 @@ def _of_source(source: Source, seen: Sequence[_Seen]) -> Samples:
 def _of_tracks(source: Source, who: Ints) -> Floats:
     """Weights of people, so that every track weighs 1; people without a track share their video's."""
     split = source.split
-    video = np.repeat(split.video, np.diff(split.starts))
+    video = split.video[split.person_keyframes]
     _, track, count = np.unique(
         np.stack((video[who], split.track[who]), 1), axis=0, return_inverse=True, return_counts=True
     )

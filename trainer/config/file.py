@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.config.run import RunConfig, current_keys
+from stmixer.trainer.errors import TrainError, reading
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -60,8 +60,13 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
 
 def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     given = _read_yaml(path)
+    try:
+        # each by itself, so that one may go over the other whatever a key was called when it was written
+        given, over = current_keys(given), current_keys(overrides or {})
+    except ValueError as error:
+        raise TrainError(f"{path}: {error}") from None
     values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
-    return _laid_over(values, dict(overrides or {}))
+    return _laid_over(values, over)
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
@@ -100,9 +105,8 @@ def _preset(name: object) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+        with reading(path):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stmixer.model.config import DetectorConfig
+from stmixer.model.config import DetectorConfig, FeatureSpace, LongTermConfig, Mixing, Sampling
 from stmixer.model.zoo import VARIANTS, variant
-from stmixer.trainer.config.variant import LongTermSection, VariantSection
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's keys and values, as YAML has them, with the keys of earlier versions under the names they have now.
+
+    ``features`` is ``cached_features``, its ``stretches`` are ``segments``; so in every one of ``phases``.
+
+    Raises:
+        ValueError: a key under both of its names.
+    """
+    current = _renamed(values, "features", "cached_features")
+    section, phases = current.get("cached_features"), current.get("phases")
+    if isinstance(section, Mapping):
+        current["cached_features"] = _renamed(section, "stretches", "segments")
+    if isinstance(phases, list):
+        current["phases"] = [current_keys(phase) if isinstance(phase, Mapping) else phase for phase in phases]
+    return current
+
+
+def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    if old in values and new in values:
+        raise ValueError(f"{old} is the earlier name of {new}: give one of the two")
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 class Section(BaseModel):
@@ -87,6 +111,45 @@ class TubeSet(SetSection):
 SetConfig = Annotated[CustomSet | AvaSet | TubeSet, Field(discriminator="kind")]
 
 
+class VariantSection(Section):
+    """What a run changes in its variant: the ablations of Table 1. Keys as in ``model.config``; what is not given stays
+    the variant's."""
+
+    feature_space: FeatureSpace | None = None
+    sampling: Sampling | None = None
+    mixing: Mixing | None = None
+    queries: Count | None = None
+    """N."""
+    stages: Count | None = None
+    """M."""
+    points: Count | None = None
+    """P_in."""
+    points_out: Count | None = None
+    frames_out: Count | None = None
+    """T_out."""
+
+    def of(self, variant: DetectorConfig) -> DetectorConfig:
+        """The variant, changed. Raises ConfigError for what does not go together."""
+        changes = {k: v for k, v in self.model_dump().items() if v is not None}
+        space = changes.pop("feature_space", variant.feature_space)
+        return replace(variant, feature_space=space, decoder=replace(variant.decoder, **changes))
+
+
+class LongTermSection(Section):
+    """A long-term classifier (paper §3.5): against a short-term model's bank, or against the model's own past."""
+
+    kind: Literal["offline", "online"]
+    bank: Path | None = None
+    """The bank's file (``stmixer-train bank``) of an offline one."""
+    clips: Count = 60
+    best: Count = 5
+    layers: Count = 3
+
+    def of(self, variant: DetectorConfig) -> DetectorConfig:
+        """The variant with it. Raises ConfigError for what does not go together."""
+        return replace(variant, long_term=LongTermConfig(self.kind, self.clips, self.best, self.layers))
+
+
 class InitSection(Section):
     """Where training starts: a model file of ours, else the initial weights of docs/detector.md."""
 
@@ -140,12 +203,13 @@ class AugmentSection(Section):
         return self
 
 
-class FeaturesSection(Section):
-    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented stretches
-    of the training videos, whose maps are kept in the run's folder, and every clip of every epoch comes out of these.
+class CachedFeaturesSection(Section):
+    """A backbone that is frozen whole sees every picture once: before the first step it runs over augmented segments
+    of the training videos, its feature maps are written into the run's folder, and every clip of every epoch comes out
+    of these.
     """
 
-    stretches: Count
+    segments: Count
     """How many; each is of one random view, or a mosaic of four."""
     samples: Annotated[int, Field(ge=8)] = 24
     """Samples of the model's grid in each. Fewer where the video ends."""
@@ -209,7 +273,7 @@ class RunConfig(Section):
     run_dir: Path
     model: str = "slowonly_r50"
     data_root: Path = Path(".")
-    """Roots of sets are relative to it, and it to the configuration file's folder."""
+    """Roots of sets are relative to it, and it to the configuration file's folder. ``--data-root`` goes over it."""
     split: Literal[1, 2, 3] = 1
     """Of JHMDB and UCF101-24."""
     sets: tuple[SetConfig, ...]
@@ -227,8 +291,8 @@ class RunConfig(Section):
     stills: bool = False
     """Clips of one frame, the keyframe: a person in a picture costs a realtime variant a fraction of one in a clip.
     Its T frames are that one, repeated after the backbone."""
-    features: FeaturesSection | None = None
-    """Clips out of kept maps of the frozen backbone."""
+    cached_features: CachedFeaturesSection | None = None
+    """Clips out of cached feature maps of the frozen backbone."""
     frozen: tuple[str, ...] = ()
     """Parameters that are not trained, by the beginnings of their names."""
     backbone_norm: Literal["frozen", "train", "sync"] = "frozen"
@@ -259,6 +323,11 @@ class RunConfig(Section):
     licence: str | None = None
     """What the written weights may be used for, if anything is to be said."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return current_keys(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.model not in VARIANTS:
@@ -267,8 +336,8 @@ class RunConfig(Section):
             raise ValueError("labels holds a name twice")
         if self.stills and not VARIANTS[self.model].backbone.per_frame:
             raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
-        if self.features is not None:
-            self._fit_for_features()
+        if self.cached_features is not None:
+            self._fit_for_cached_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
         self.detector()
@@ -277,16 +346,23 @@ class RunConfig(Section):
             raise ValueError("sets: give every set a weight, or none")
         return self
 
-    def _fit_for_features(self) -> None:
+    def _fit_for_cached_features(self) -> None:
         """Maps are those of one frozen backbone and fit into one picture, padded once."""
         if not VARIANTS[self.model].backbone.per_frame:
-            raise ValueError(f"features: {self.model} wants whole clips; only realtime variants see frames one by one")
+            raise ValueError(
+                f"cached_features: {self.model} wants whole clips; only realtime variants see frames one by one"
+            )
         if self.backbone_norm != "frozen" or not {"backbone", "backbone."} & set(self.frozen):
-            raise ValueError("features: the backbone must not change; put backbone. into frozen, its norms too")
+            raise ValueError("cached_features: the backbone must not change; put backbone. into frozen, its norms too")
         if self.stills or self.long_term is not None or self.augment.tile > 0:
-            raise ValueError("features: not together with stills, long_term or augment.tile")
+            raise ValueError("cached_features: not together with stills, long_term or augment.tile")
         if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
-            raise ValueError("features: wants augment.within, and one size in augment.short_sides")
+            raise ValueError("cached_features: wants augment.within, and one size in augment.short_sides")
+
+    @property
+    def cache_bytes(self) -> int:
+        """``cache_mb`` in bytes."""
+        return self.cache_mb << 20
 
     def detector(self, classes: int | None = None) -> DetectorConfig:
         """The model as this run trains it, for a number of action classes. Raises ConfigError."""

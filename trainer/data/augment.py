@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.resize import input_size, resize
 from stmixer.model.clip import MAX_ASPECT
+from stmixer.trainer.evaluators.overlap import areas
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ Mask = NDArray[np.bool_]
 LEAST_PX = 8
 """A person smaller than this on a side is too little to be taught."""
 
-KEPT_SHARE = 0.5
+LEAST_VISIBLE_SHARE = 0.5
 """Of a person's box that a zoom leaves in the picture, with the centre; else the person must be gone."""
 
 GONE_SHARE = 0.1
@@ -31,7 +32,7 @@ _GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class AnnotatedClip:
     """A clip's frames (T, H, W, 3) uint8 RGB, and the people on its keyframe: (n, 4) corners 0–1, their rows apart.
 
     Where several of the frames have people of their own, ``at`` (n,) is the frame that each stands on.
@@ -43,31 +44,48 @@ class Shot:
     annotated: NDArray[np.bool_]
     at: NDArray[np.int64] | None = None
 
+    def take(self, people: Mask) -> AnnotatedClip:
+        """With some of the people."""
+        at = None if self.at is None else self.at[people]
+        return AnnotatedClip(self.frames, self.boxes_xyxy[people], self.actions[people], self.annotated[people], at)
 
-def flip(shot: Shot) -> Shot:
+
+def joined(frames: Pixels, clips: Sequence[AnnotatedClip], boxes_xyxy: Floats) -> AnnotatedClip:
+    """Other frames with the people of all these clips in turn, who have these boxes there."""
+    at = [clip.at for clip in clips if clip.at is not None]
+    return AnnotatedClip(
+        frames,
+        boxes_xyxy,
+        np.concatenate([clip.actions for clip in clips]),
+        np.concatenate([clip.annotated for clip in clips]),
+        np.concatenate(at) if at else None,
+    )
+
+
+def flip(clip: AnnotatedClip) -> AnnotatedClip:
     """Left and right changed, boxes too."""
-    x1, y1, x2, y2 = shot.boxes_xyxy.T
-    return replace(shot, frames=shot.frames[:, :, ::-1], boxes_xyxy=np.stack((1 - x2, y1, 1 - x1, y2), 1))
+    x1, y1, x2, y2 = clip.boxes_xyxy.T
+    return replace(clip, frames=clip.frames[:, :, ::-1], boxes_xyxy=np.stack((1 - x2, y1, 1 - x1, y2), 1))
 
 
-def jitter_colour(shot: Shot, strength: float, rng: Generator) -> Shot:
+def jitter_colour(clip: AnnotatedClip, strength: float, rng: Generator) -> AnnotatedClip:
     """Brightness, contrast and saturation each times 1 ± ``strength``, the same on every frame."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    pixels = shot.frames.astype(np.float32) * brightness
+    pixels = clip.frames.astype(np.float32) * brightness
     mean = float(pixels[len(pixels) // 2].mean())
     pixels = mean + (pixels - mean) * contrast
     grey = (pixels @ _GREY)[..., None]
     pixels = grey + (pixels - grey) * saturation
-    return replace(shot, frames=np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    return replace(clip, frames=np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def tile(left: Shot, right: Shot) -> Shot | None:
+def tile(left: AnnotatedClip, right: AnnotatedClip) -> AnnotatedClip | None:
     """Two clips of one height side by side as one; None where the picture would be too long and thin for the model.
 
     Both are scaled to the lower one's height, so nothing grows.
     """
     height = min(left.frames.shape[1], right.frames.shape[1])
-    parts = [_to_height(shot.frames, height) for shot in (left, right)]
+    parts = [_to_height(clip.frames, height) for clip in (left, right)]
     width = sum(part.shape[2] for part in parts)
     if max(width, height) > MAX_ASPECT * min(width, height):
         return None
@@ -75,104 +93,88 @@ def tile(left: Shot, right: Shot) -> Shot | None:
     boxes = np.concatenate(
         (left.boxes_xyxy * (share, 1, share, 1), right.boxes_xyxy * (1 - share, 1, 1 - share, 1) + (share, 0, share, 0))
     )
-    return Shot(
-        np.concatenate(parts, axis=2),
-        boxes,
-        np.concatenate((left.actions, right.actions)),
-        np.concatenate((left.annotated, right.annotated)),
-    )
+    return joined(np.concatenate(parts, axis=2), (left, right), boxes)
 
 
-def zoom(shot: Shot, low: float, high: float, rng: Generator) -> Shot:
+def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> AnnotatedClip:
     """The picture's content ``low`` to ``high`` times as large (drawn evenly on a log scale), its size as it was.
 
     Over 1 a random part is enlarged; under 1 the picture shrinks and stands somewhere on one random colour. People keep
     what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than LEAST_PX or shows
     nobody of those who are there is drawn anew; after some attempts the clip stays as it is.
     """
-    height, width = shot.frames.shape[1:3]
+    height, width = clip.frames.shape[1:3]
     size = np.array((width, height))
     for _ in range(_ATTEMPTS):
         scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         origin = rng.random(2) * (size - size / scale)
-        boxes, kept = _seen(shot.boxes_xyxy * np.tile(size, 2), origin, scale, size)
+        boxes, kept = _in_view(clip.boxes_xyxy * np.tile(size, 2), origin, scale, size)
         if kept is not None:
             break
     else:
-        return shot
+        return clip
     # output pixel centres u + ½ lie over input x + ½, times the scale, from the origin on
     shift = scale * (0.5 - origin) - 0.5
     matrix = np.array(((scale, 0, shift[0]), (0, scale, shift[1])))
     colour = tuple(int(level) for level in rng.integers(0, 256, 3))
     frames = [
-        cv2.warpAffine(f, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=colour) for f in shot.frames
+        cv2.warpAffine(f, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=colour) for f in clip.frames
     ]
-    at = None if shot.at is None else shot.at[kept]
-    return Shot(np.stack(frames), boxes / np.tile(size, 2), shot.actions[kept], shot.annotated[kept], at)
+    return replace(clip.take(kept), frames=np.stack(frames), boxes_xyxy=boxes / np.tile(size, 2))
 
 
-def _seen(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
+def _in_view(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
     """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
     whole = (boxes_px - np.tile(origin, 2)) * scale
     cut = np.clip(whole, 0, np.tile(size, 2))
-    share = _area(cut) / _area(whole)
+    share = areas(cut, "normalised") / areas(whole, "normalised")
     centre = (whole[:, :2] + whole[:, 2:]) / 2
-    kept = ((centre >= 0) & (centre < size)).all(1) & (share >= KEPT_SHARE)
+    kept = ((centre >= 0) & (centre < size)).all(1) & (share >= LEAST_VISIBLE_SHARE)
     sides = cut[:, 2:] - cut[:, :2]
     good = np.where(kept, (sides >= LEAST_PX).all(1), share <= GONE_SHARE)
     wanted = bool(good.all()) and (bool(kept.any()) or not len(kept))
     return cut[kept], kept if wanted else None
 
 
-def _area(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1), dtype=np.float64)
-
-
-def mosaic(shots: Sequence[Shot], rng: Generator) -> Shot | None:
+def mosaic(clips: Sequence[AnnotatedClip], rng: Generator) -> AnnotatedClip | None:
     """Four clips at half scale as one of the first one's size, each in its quarter on one random colour.
 
     None where somebody would become smaller than LEAST_PX.
     """
-    count, height, width = shots[0].frames.shape[:3]
+    count, height, width = clips[0].frames.shape[:3]
     half = np.array((width // 2, height // 2))
-    canvas = np.empty_like(shots[0].frames)
+    canvas = np.empty_like(clips[0].frames)
     canvas[:] = rng.integers(0, 256, 3)
     boxes = []
-    for quarter, shot in enumerate(shots):
-        own = np.array(shot.frames.shape[2:0:-1])
+    for quarter, clip in enumerate(clips):
+        own = np.array(clip.frames.shape[2:0:-1])
         inner = np.maximum(1, np.rint(own * (half / own).min()).astype(int))
         left, top = half * (quarter % 2, quarter // 2) + (half - inner) // 2
         for frame in range(count):
-            small = resize(shot.frames[frame], int(inner[0]), int(inner[1]), antialias=True)
+            small = resize(clip.frames[frame], int(inner[0]), int(inner[1]), antialias=True)
             canvas[frame, top : top + inner[1], left : left + inner[0]] = small
-        boxes.append(shot.boxes_xyxy * np.tile(inner, 2) + (left, top, left, top))
+        boxes.append(clip.boxes_xyxy * np.tile(inner, 2) + (left, top, left, top))
     boxes_px = np.concatenate(boxes)
     if ((boxes_px[:, 2:] - boxes_px[:, :2]) < LEAST_PX).any():
         return None
-    return Shot(
-        canvas,
-        boxes_px / (width, height, width, height),
-        np.concatenate([shot.actions for shot in shots]),
-        np.concatenate([shot.annotated for shot in shots]),
-        None if shots[0].at is None else np.concatenate([shot.at for shot in shots if shot.at is not None]),
-    )
+    return joined(canvas, clips, boxes_px / (width, height, width, height))
 
 
-def to_short_side(shot: Shot, short_side: int) -> Shot:
+def to_short_side(clip: AnnotatedClip, short_side: int) -> AnnotatedClip:
     """Resized so that the short side has this many px."""
-    height, width = shot.frames.shape[1:3]
+    height, width = clip.frames.shape[1:3]
     size = input_size(width, height, short_side)
-    return replace(shot, frames=np.stack([resize(frame, *size) for frame in shot.frames]))
+    return replace(clip, frames=np.stack([resize(frame, *size) for frame in clip.frames]))
 
 
-def within(shot: Shot, width: int, height: int) -> Shot:
+def within(clip: AnnotatedClip, width: int, height: int) -> AnnotatedClip:
     """Shrunk, where it has to be, to fit into a picture of this size; smaller ones stay."""
-    own_height, own_width = shot.frames.shape[1:3]
+    own_height, own_width = clip.frames.shape[1:3]
     scale = min(width / own_width, height / own_height)
     if scale >= 1:
-        return shot
+        return clip
     size = max(1, int(own_width * scale)), max(1, int(own_height * scale))
-    return replace(shot, frames=np.stack([resize(frame, *size, antialias=True) for frame in shot.frames]))
+    return replace(clip, frames=np.stack([resize(frame, *size, antialias=True) for frame in clip.frames]))
 
 
 def _to_height(frames: Pixels, height: int) -> Pixels:

@@ -34,14 +34,14 @@ from stmixer.trainer.data.records import (
     build_split,
     timed,
 )
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, reading
 
 LABEL_NAMES = tuple(label.name for label in AVA_LABELS)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _AnnotationTable:
     """The annotation's rows, video names still as texts; ``named`` are the (video, second) pairs it mentions."""
 
     videos: list[str]
@@ -76,15 +76,12 @@ def _read_excluded(path: Path) -> set[tuple[str, int]]:
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> list[list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.reader(file, delimiter=delimiter) if row]
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file, delimiter=delimiter) if row]
 
 
-def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _Table:
-    table = _Table([], [], [], [], [], set())
+def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _AnnotationTable:
+    table = _AnnotationTable([], [], [], [], [], set())
     lines: list[int] = []
     faults: list[str] = []
     for line, row in enumerate(_read_csv(path), start=1):

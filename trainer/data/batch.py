@@ -6,39 +6,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
-from stmixer.trainer.data.clipset import Item
+from stmixer.model.device_preprocess import normalise_and_pad
+from stmixer.trainer.data.clipset import ClipItem
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ClipBatch:
     """B clips as they come from the workers: (T, H, W, 3) uint8 each, their targets and origins."""
 
     frames: tuple[Tensor, ...]
     targets: tuple[Target, ...]
     draws: tuple[Draw, ...]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ClipBatch:
         """The same on another device."""
         frames = tuple(f.to(device, non_blocking=True) for f in self.frames)
-        return Batch(frames, tuple(t.to(device) for t in self.targets), self.draws)
+        return ClipBatch(frames, tuple(t.to(device) for t in self.targets), self.draws)
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> ClipBatch:
         """The same in page-locked memory; torch's loader calls it."""
-        return Batch(
+        return ClipBatch(
             tuple(f.pin_memory() for f in self.frames), tuple(t.pin_memory() for t in self.targets), self.draws
         )
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[ClipItem]) -> ClipBatch:
     """Items to a batch; nothing is padded yet."""
-    return Batch(tuple(i.frames for i in items), tuple(i.target for i in items), tuple(i.draw for i in items))
+    return ClipBatch(tuple(i.frames for i in items), tuple(i.target for i in items), tuple(i.draw for i in items))
 
 
 def network_input(frames: Sequence[Tensor], config: PreprocessConfig) -> tuple[Tensor, Tensor]:
@@ -46,13 +46,7 @@ def network_input(frames: Sequence[Tensor], config: PreprocessConfig) -> tuple[T
 
     As model.preprocess.make_clip, whose batch takes one padded size; here it is that of the widest and the highest.
     """
-    device = frames[0].device
     sizes = [(f.shape[2], f.shape[1]) for f in frames]
-    width, height = padded_size(max(w for w, _ in sizes), max(h for _, h in sizes), config)
-    mean = torch.tensor(config.mean, device=device).view(3, 1, 1, 1)
-    std = torch.tensor(config.std, device=device).view(3, 1, 1, 1)
-    clips = []
-    for pixels, (w, h) in zip(frames, sizes, strict=True):
-        normalised = (pixels.permute(3, 0, 1, 2).float() / 255 - mean) / std
-        clips.append(F.pad(normalised, (0, width - w, 0, height - h)))
-    return torch.stack(clips), torch.tensor(sizes, dtype=torch.float32, device=device)
+    canvas_wh = padded_size(max(w for w, _ in sizes), max(h for _, h in sizes), config)
+    sizes_wh = torch.tensor(sizes, dtype=torch.float32, device=frames[0].device)
+    return normalise_and_pad(frames, canvas_wh, config), sizes_wh

@@ -1,6 +1,6 @@
-"""Clips out of kept maps of a frozen backbone (made by `trainer.training.cached_features`).
+"""Clips out of cached features, a frozen backbone's maps (made by `trainer.training.cached_features`).
 
-A folder holds for each stretch ``<number>.npy`` (S, values) float16, a row per frame with its four maps in turn, and
+A folder holds for each segment ``<number>.npy`` (S, values) float16, a row per frame with its four maps in turn, and
 ``<number>.npz``, its people, written last.
 """
 
@@ -23,7 +23,7 @@ from stmixer.model.config import ClipConfig
 from stmixer.trainer.config.run import AugmentSection
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints
-from stmixer.trainer.data.segments import Stretch
+from stmixer.trainer.data.segments import Segment
 from stmixer.trainer.data.targets import Target
 from stmixer.trainer.errors import TrainError
 
@@ -67,8 +67,8 @@ def collate_features(items: Sequence[FeatureItem]) -> FeatureBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _People:
-    """What is known of a stretch, as in Stretch; boxes in px."""
+class _SegmentPeople:
+    """What is known of a segment, as in Segment; boxes in px."""
 
     source: int
     size_wh: NDArray[np.float32]
@@ -83,7 +83,7 @@ _COLUMNS = ("size_wh", "keyframes", "at", "boxes_xyxy_px", "actions", "annotated
 
 
 class FeatureFolder:
-    """Maps of ``count`` stretches, all of one padded size.
+    """Maps of ``count`` segments, all of one padded size.
 
     Args:
         canvas_wh: that size, px.
@@ -98,41 +98,41 @@ class FeatureFolder:
         self._shapes = [(c, height // s, width // s) for c, s in zip(channels, STRIDES, strict=True)]
 
     def missing(self) -> list[int]:
-        """The stretches that are not there yet."""
+        """The segments that are not there yet."""
         return [number for number in range(self.count) if not self._file(number, "npz").exists()]
 
-    def write(self, stretch: Stretch, rows: NDArray[np.float16]) -> None:
-        """One stretch; ``rows`` are its frames' maps. Raises OSError."""
-        shot = stretch.shot
-        height, width = shot.frames.shape[1:3]
-        np.save(self._file(stretch.number, "npy"), rows)
-        partial = self._file(stretch.number, "partial")
+    def write(self, segment: Segment, rows: NDArray[np.float16]) -> None:
+        """One segment; ``rows`` are its frames' maps. Raises OSError."""
+        clip = segment.clip
+        height, width = clip.frames.shape[1:3]
+        np.save(self._file(segment.number, "npy"), rows)
+        partial = self._file(segment.number, "partial")
         with partial.open("wb") as file:
             np.savez(
                 file,
-                source=stretch.source,
+                source=segment.source,
                 size_wh=np.array((width, height), dtype=np.float32),
-                keyframes=stretch.keyframes,
-                at=np.zeros(0, dtype=np.int64) if shot.at is None else shot.at,
-                boxes_xyxy_px=(shot.boxes_xyxy * (width, height, width, height)).astype(np.float32),
-                actions=shot.actions,
-                annotated=shot.annotated,
+                keyframes=segment.keyframes,
+                at=np.zeros(0, dtype=np.int64) if clip.at is None else clip.at,
+                boxes_xyxy_px=(clip.boxes_xyxy * (width, height, width, height)).astype(np.float32),
+                actions=clip.actions,
+                annotated=clip.annotated,
             )
-        partial.replace(self._file(stretch.number, "npz"))
+        partial.replace(self._file(segment.number, "npz"))
 
     def clips(self, sources: int) -> list[Ints]:
-        """For each of so many sets (k, 2), stretch and frame, of all its keyframes. Raises TrainError where k is 0."""
+        """For each of so many sets (k, 2), segment and frame, of all its keyframes. Raises TrainError where k is 0."""
         clips = []
         for source in range(sources):
             rows = [(i, k) for i, p in enumerate(self._people) if p.source == source for k in p.keyframes]
             if not rows:
-                raise TrainError(f"features: {self.count} stretches are too few to hold a keyframe of every set")
+                raise TrainError(f"cached_features: {self.count} segments are too few to hold a keyframe of every set")
             clips.append(np.array(rows, dtype=np.int64))
         return clips
 
-    def target(self, stretch: int, keyframe: int) -> tuple[Tensor, Target]:
+    def target(self, segment: int, keyframe: int) -> tuple[Tensor, Target]:
         """Size and people of a clip."""
-        people = self._people[stretch]
+        people = self._people[segment]
         rows = people.at == keyframe
         return torch.from_numpy(people.size_wh), Target(
             torch.from_numpy(people.boxes_xyxy_px[rows]),
@@ -140,18 +140,18 @@ class FeatureFolder:
             torch.from_numpy(people.annotated[rows]),
         )
 
-    def maps(self, stretch: int, frames: Sequence[int]) -> tuple[Tensor, ...]:
-        """The maps of some of a stretch's frames, (T, C_k, H / s, W / s) float16 each."""
-        rows = torch.from_numpy(np.load(self._file(stretch, "npy"), mmap_mode="r")[list(frames)])
+    def maps(self, segment: int, frames: Sequence[int]) -> tuple[Tensor, ...]:
+        """The maps of some of a segment's frames, (T, C_k, H / s, W / s) float16 each."""
+        rows = torch.from_numpy(np.load(self._file(segment, "npy"), mmap_mode="r")[list(frames)])
         parts = torch.split(rows, [c * h * w for c, h, w in self._shapes], dim=1)
         return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True))
 
     @cached_property
-    def _people(self) -> list[_People]:
+    def _people(self) -> list[_SegmentPeople]:
         people = []
         for number in range(self.count):
             with np.load(self._file(number, "npz")) as columns:
-                people.append(_People(int(columns["source"]), *(columns[name] for name in _COLUMNS)))
+                people.append(_SegmentPeople(int(columns["source"]), *(columns[name] for name in _COLUMNS)))
         return people
 
     def _file(self, number: int, suffix: str) -> Path:
@@ -175,12 +175,12 @@ class FeatureClips(Dataset[FeatureItem]):
     def __getitem__(self, draw: Draw) -> FeatureItem:
         rng = np.random.default_rng(draw.seed)
         chances = self._augmentation
-        stretch, keyframe = (int(n) for n in self._clips[draw.source][draw.keyframe])
+        segment, keyframe = (int(n) for n in self._clips[draw.source][draw.keyframe])
         # as a stream would that sees less far ahead, or not at all
         last = self._offsets[-1]
         if rng.random() < chances.reduced_lookahead:
             last = int(rng.integers(0, last + 1))
         still = rng.random() < chances.still
         frames = [keyframe if still else keyframe + min(offset, last) for offset in self._offsets]
-        size_wh, target = self._folder.target(stretch, keyframe)
-        return FeatureItem(self._folder.maps(stretch, frames), size_wh, target, draw)
+        size_wh, target = self._folder.target(segment, keyframe)
+        return FeatureItem(self._folder.maps(segment, frames), size_wh, target, draw)

@@ -30,7 +30,7 @@ _THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedVideo:
     """A video that can be used: its frames' times where they are needed, and what it is from now on."""
 
     video: Video
@@ -53,10 +53,10 @@ def check_split(split: Split, thoroughness: Thoroughness) -> Split:
     last = np.zeros(len(split.videos), dtype=np.int64)
     np.maximum.at(last, split.video, split.frame if by_index else split.pts_us)
 
-    def look(i: int) -> Checked | str:
+    def look(i: int) -> CheckedVideo | str:
         video = split.videos[i]
         try:
-            checked = _look(video, thoroughness, by_index)
+            checked = _check_video(video, thoroughness, by_index)
         except MediaError as error:
             return f"{where}: {_place(video)}: {error}"
         times = checked.times_us
@@ -70,14 +70,14 @@ def check_split(split: Split, thoroughness: Thoroughness) -> Split:
         found = list(pool.map(look, range(len(split.videos))))
     if faults := [line for line in found if isinstance(line, str)]:
         raise TrainError(faults)
-    good = [checked for checked in found if isinstance(checked, Checked)]
+    good = [checked for checked in found if isinstance(checked, CheckedVideo)]
     pts_us = split.pts_us
     if by_index:
         pts_us = np.array([_times(good[v])[f] for v, f in zip(split.video, split.frame, strict=True)], dtype=np.int64)
     return timed(split, [checked.video for checked in good], pts_us)
 
 
-def _times(checked: Checked) -> Ints:
+def _times(checked: CheckedVideo) -> Ints:
     assert checked.times_us is not None
     return checked.times_us
 
@@ -86,10 +86,10 @@ def _place(video: Video) -> Path:
     return video.source.path if isinstance(video.source, VideoFile) else video.source.folder
 
 
-def _look(video: Video, thoroughness: Thoroughness, by_index: bool) -> Checked:
+def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> CheckedVideo:
     """Raises MediaError for a video that cannot be used."""
     if isinstance(video.source, FrameFolder):
-        return _look_at_folder(video, video.source, thoroughness)
+        return _check_folder(video, video.source, thoroughness)
     path = video.source.path
     with VideoReader(path, limits=LIMITS, threads=1) as reader:
         input_size(reader.info.width, reader.info.height, 256, 256 * MAX_ASPECT)
@@ -102,7 +102,7 @@ def _look(video: Video, thoroughness: Thoroughness, by_index: bool) -> Checked:
     else:
         times = frame_times(path) if by_index else None
     duration = None if times is None else int(times[-1])
-    return Checked(replace(video, source=VideoFile(path, duration)), times)
+    return CheckedVideo(replace(video, source=VideoFile(path, duration)), times)
 
 
 def frame_times(path: Path) -> Ints:
@@ -140,7 +140,7 @@ def _jumps(steps: Ints, base_s: float) -> bool:
     return bool(len(steps)) and float(steps.max()) * base_s > 1.0
 
 
-def _look_at_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness) -> Checked:
+def _check_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness) -> CheckedVideo:
     try:
         there = {path.name for path in source.folder.iterdir()}
     except OSError as error:
@@ -153,7 +153,7 @@ def _look_at_folder(video: Video, source: FrameFolder, thoroughness: Thoroughnes
     for index in range(source.count) if thoroughness == "full" else (0, source.count - 1):
         picture = read_picture(source.path(index))
         input_size(picture.shape[1], picture.shape[0], 256, 256 * MAX_ASPECT)
-    return Checked(video, np.array([source.time_us(i) for i in range(source.count)], dtype=np.int64))
+    return CheckedVideo(video, np.array([source.time_us(i) for i in range(source.count)], dtype=np.int64))
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmixer.media.decode import Frame, Limits, VideoReader
-from stmixer.media.grid import HALF_RAW_US, Sample, Sampler, TimeGrid
+from stmixer.media.grid import HALF_RAW_US, FrameSampler, Sample, TimeGrid
 from stmixer.media.resize import input_size, resize
 from stmixer.model.clip import MAX_ASPECT, window
 from stmixer.model.config import ClipConfig
@@ -161,7 +161,7 @@ class ClipReader:
 
     def _samples(self, frames: Iterable[Frame]) -> Iterator[Sample[Frame]]:
         """Those of the frames that the grid keeps, in order."""
-        sampler: Sampler[Frame] = Sampler(self.window.grid)
+        sampler: FrameSampler[Frame] = FrameSampler(self.window.grid)
         for frame in frames:
             settled = sampler.feed(frame.pts_us, frame)
             if settled is not None:

@@ -15,7 +15,7 @@ from stmixer.model.clip import window
 from stmixer.model.config import DetectorConfig
 from stmixer.trainer.config.run import AugmentSection, CustomSet, SetConfig
 from stmixer.trainer.data import augment
-from stmixer.trainer.data.augment import Shot
+from stmixer.trainer.data.augment import AnnotatedClip
 from stmixer.trainer.data.clips import WHOLE, ClipReader, View
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints, Mask, Split
@@ -23,7 +23,7 @@ from stmixer.trainer.data.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ClipItem:
     """One clip: (T, H, W, 3) uint8 frames, what they show, and where they come from."""
 
     frames: Tensor
@@ -50,17 +50,17 @@ class Source:
         """Whether it is a set of clips without people."""
         return isinstance(self.config, CustomSet) and self.config.empty
 
-    def shot(self, keyframe: int, frames: augment.Pixels) -> Shot:
+    def clip(self, keyframe: int, frames: augment.Pixels) -> AnnotatedClip:
         """The frames with the keyframe's people."""
         rows = self.split.people(keyframe)
-        return Shot(frames, self.split.boxes_xyxy[rows], self.actions[rows], self.annotated[rows])
+        return AnnotatedClip(frames, self.split.boxes_xyxy[rows], self.actions[rows], self.annotated[rows])
 
     def single_actors(self) -> Ints:
         """The keyframes with exactly one person."""
         return np.flatnonzero(np.diff(self.split.starts) == 1)
 
 
-class ClipSet(Dataset[Item]):
+class ClipSet(Dataset[ClipItem]):
     """Items of several sets. ``augmentation`` is None for evaluation: every clip as serving would see it.
     ``stills``: clips of the keyframe alone. ``view``: what evaluated clips see of their windows."""
 
@@ -83,17 +83,17 @@ class ClipSet(Dataset[Item]):
         self._singles = [source.single_actors() for source in sources]
         self._reader: ClipReader | None = None
 
-    def __getitem__(self, draw: Draw) -> Item:
-        shot = self._evaluated(draw) if self._augmentation is None else self._augmented(draw, self._augmentation)
-        height, width = shot.frames.shape[1:3]
+    def __getitem__(self, draw: Draw) -> ClipItem:
+        clip = self._evaluated(draw) if self._augmentation is None else self._augmented(draw, self._augmentation)
+        height, width = clip.frames.shape[1:3]
         target = Target(
-            torch.from_numpy(shot.boxes_xyxy * (width, height, width, height)).float(),
-            torch.from_numpy(shot.actions).float(),
-            torch.from_numpy(shot.annotated),
+            torch.from_numpy(clip.boxes_xyxy * (width, height, width, height)).float(),
+            torch.from_numpy(clip.actions).float(),
+            torch.from_numpy(clip.annotated),
         )
-        return Item(torch.from_numpy(np.ascontiguousarray(shot.frames)), target, draw)
+        return ClipItem(torch.from_numpy(np.ascontiguousarray(clip.frames)), target, draw)
 
-    def _clip(self, source: int, keyframe: int, short_side: int, view: View) -> Shot:
+    def _clip(self, source: int, keyframe: int, short_side: int, view: View) -> AnnotatedClip:
         if self._reader is None:  # one per worker process
             antialias = self._config.preprocess.antialias
             self._reader = ClipReader(self._config.clip, antialias=antialias, cache_bytes=self._cache_bytes)
@@ -102,12 +102,12 @@ class ClipSet(Dataset[Item]):
         grid = self._reader.window.grid
         indices = (grid.nearest(moment),) if self._stills else self._reader.window.seen(moment, view)
         frames = self._reader.read(split.videos[split.video[keyframe]], indices, short_side)
-        return self._sources[source].shot(keyframe, frames)
+        return self._sources[source].clip(keyframe, frames)
 
-    def _evaluated(self, draw: Draw) -> Shot:
+    def _evaluated(self, draw: Draw) -> AnnotatedClip:
         return self._clip(draw.source, draw.keyframe, self._config.preprocess.short_side, self._view)
 
-    def _augmented(self, draw: Draw, chances: AugmentSection) -> Shot:
+    def _augmented(self, draw: Draw, chances: AugmentSection) -> AnnotatedClip:
         rng = np.random.default_rng(draw.seed)
         own = self._config.preprocess.short_side
         # one size a batch: a batch is padded to its largest clip
@@ -117,34 +117,34 @@ class ClipSet(Dataset[Item]):
         if rng.random() < chances.reduced_lookahead:
             lookahead_ms = rng.uniform(0, float(window(self._config.clip).lookahead_s * 1000))
         view = View(lookahead_ms, still=rng.random() < chances.still)
-        shot = self._clip(draw.source, draw.keyframe, short_side, view)
+        clip = self._clip(draw.source, draw.keyframe, short_side, view)
         if rng.random() < chances.mosaic:
-            shot = self._in_mosaic(shot, rng, short_side, view)
-        elif len(shot.boxes_xyxy) == 1 and rng.random() < chances.tile:
-            shot = self._tiled(shot, draw, rng, short_side, view)
+            clip = self._in_mosaic(clip, rng, short_side, view)
+        elif len(clip.boxes_xyxy) == 1 and rng.random() < chances.tile:
+            clip = self._tiled(clip, draw, rng, short_side, view)
         if rng.random() < chances.zoom:
-            shot = augment.zoom(shot, *chances.zoom_range, rng)
+            clip = augment.zoom(clip, *chances.zoom_range, rng)
         if chances.within is not None:
-            shot = augment.within(shot, round(short_side * chances.within), short_side)
+            clip = augment.within(clip, round(short_side * chances.within), short_side)
         if rng.random() < chances.flip:
-            shot = augment.flip(shot)
+            clip = augment.flip(clip)
         if chances.colour_jitter > 0:
-            shot = augment.jitter_colour(shot, chances.colour_jitter, rng)
-        return shot
+            clip = augment.jitter_colour(clip, chances.colour_jitter, rng)
+        return clip
 
-    def _in_mosaic(self, shot: Shot, rng: Generator, short_side: int, view: View) -> Shot:
+    def _in_mosaic(self, clip: AnnotatedClip, rng: Generator, short_side: int, view: View) -> AnnotatedClip:
         """The clip with three others, each of a random set, in random quarters."""
-        shots = [shot]
+        clips = [clip]
         for source in rng.integers(len(self._sources), size=3):
             keyframe = int(rng.integers(len(self._sources[source].split)))
-            shots.append(self._clip(int(source), keyframe, short_side, view))
-        together = augment.mosaic([shots[i] for i in rng.permutation(4)], rng)
-        return shot if together is None else augment.to_short_side(together, short_side)
+            clips.append(self._clip(int(source), keyframe, short_side, view))
+        together = augment.mosaic([clips[i] for i in rng.permutation(4)], rng)
+        return clip if together is None else augment.to_short_side(together, short_side)
 
-    def _tiled(self, shot: Shot, draw: Draw, rng: Generator, short_side: int, view: View) -> Shot:
+    def _tiled(self, clip: AnnotatedClip, draw: Draw, rng: Generator, short_side: int, view: View) -> AnnotatedClip:
         """The clip beside another clip of its set with one actor, in random order."""
         other = int(rng.choice(self._singles[draw.source]))
         neighbour = self._clip(draw.source, other, short_side, view)
-        pair = (shot, neighbour) if rng.random() < 0.5 else (neighbour, shot)
+        pair = (clip, neighbour) if rng.random() < 0.5 else (neighbour, clip)
         tiled = augment.tile(*pair)
-        return shot if tiled is None else augment.to_short_side(tiled, short_side)
+        return clip if tiled is None else augment.to_short_side(tiled, short_side)

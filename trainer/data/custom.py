@@ -19,7 +19,7 @@ import numpy as np
 
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, reading
 
 EVALUATION_STEP = 5
 EMPTY_STEP = 15
@@ -99,14 +99,12 @@ def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: lis
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True, restval="")
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             if missing:
                 raise TrainError(f"{path}: no column {', '.join(missing)}")
             return list(reader)
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise TrainError(f"{path} is no csv in UTF-8: {error}") from None
 

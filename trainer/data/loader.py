@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from stmixer.trainer.data.batch import Batch, collate
+from stmixer.trainer.data.batch import ClipBatch, collate
 from stmixer.trainer.data.cached_features import FeatureBatch, FeatureClips, collate_features
 from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw, Plan
@@ -52,7 +52,7 @@ class TrainLoader:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[Batch | FeatureBatch]:
+    def __iter__(self) -> Iterator[ClipBatch | FeatureBatch]:
         self._queue.batches = self.plan.batches(self._epoch)[self._position :]
         for batch in self._loader:
             # before the yield: who asks afterwards has this batch already

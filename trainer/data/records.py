@@ -112,6 +112,11 @@ class Split:
         """The rows of a keyframe's people."""
         return slice(int(self.starts[keyframe]), int(self.starts[keyframe + 1]))
 
+    @property
+    def person_keyframes(self) -> Ints:
+        """(n,) the keyframe of each person."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
     def relabelled(self, labels: Sequence[str]) -> tuple[Mask, Mask]:
         """(n, len(labels)) actions and what of them is annotated, for a run's list of labels."""
         actions = np.zeros((len(self.known), len(labels)), dtype=np.bool_)
@@ -215,7 +220,7 @@ def timed(split: Split, videos: Sequence[Video], pts_us: Ints) -> Split:
 def on_grid(split: Split, grid: TimeGrid) -> Split:
     """The keyframes that lie within half a raw frame of a grid time: their boxes belong to the sample's own picture."""
     near = np.array([abs(grid.time_us(grid.nearest(int(t))) - t) <= HALF_RAW_US for t in split.pts_us], dtype=np.bool_)
-    people = np.repeat(near, np.diff(split.starts))
+    people = near[split.person_keyframes]
     starts = np.concatenate(([0], np.cumsum(np.diff(split.starts)[near])))
     return replace(
         split,

@@ -1,6 +1,6 @@
-"""Stretches of training videos: more frames than a clip, so that many clips share them, under one augmentation.
+"""Segments of training videos: more frames than a clip, so that many clips share them, under one augmentation.
 
-What `trainer.data.clipset` draws for every clip anew is drawn here once for all the clips of a stretch.
+What `trainer.data.clipset` draws for every clip anew is drawn here once for all the clips of a segment.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from torch.utils.data import Dataset
 
 from stmixer.model.clip import window
 from stmixer.model.config import DetectorConfig
-from stmixer.trainer.config.run import AugmentSection, FeaturesSection
+from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection
 from stmixer.trainer.data import augment
-from stmixer.trainer.data.augment import Shot
+from stmixer.trainer.data.augment import AnnotatedClip
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import Ints, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stretch:
+class Segment:
     """Frames on the grid, in time, with the people of those whose clip lies inside and who are all known.
 
     Attributes:
-        number: which of the run's stretches it is.
+        number: which of the run's segments it is.
         source: the set it is of; of a mosaic the first one's.
-        shot: (S, H, W, 3) frames; ``at`` says on which of them each person stands.
+        clip: (S, H, W, 3) frames; ``at`` says on which of them each person stands.
         keyframes: (k,) ascending, the frames that a clip may be around; on the others nothing is known.
     """
 
     number: int
     source: int
-    shot: Shot
+    clip: AnnotatedClip
     keyframes: Ints
 
 
-class StretchSet(Dataset[Stretch]):
-    """Stretches by number, each a function of its number and the seed alone. Runs in worker processes."""
+class SegmentSet(Dataset[Segment]):
+    """Segments by number, each a function of its number and the seed alone. Runs in worker processes."""
 
     def __init__(
         self,
         sources: Sequence[Source],
         config: DetectorConfig,
         augmentation: AugmentSection,
-        features: FeaturesSection,
+        features: CachedFeaturesSection,
         seed: int,
         cache_bytes: int,
     ) -> None:
@@ -55,7 +55,7 @@ class StretchSet(Dataset[Stretch]):
         self._config = config
         self._augmentation = augmentation
         self._samples = max(features.samples, window(config.clip).span)
-        self._count = features.stretches
+        self._count = features.segments
         self._seed = seed
         self._cache_bytes = cache_bytes
         weights = np.array([s.config.weight or len(s.split) for s in sources], dtype=np.float64)
@@ -65,7 +65,7 @@ class StretchSet(Dataset[Stretch]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> Stretch:
+    def __getitem__(self, number: int) -> Segment:
         chances = self._augmentation
         assert chances.short_sides is not None
         assert chances.within is not None
@@ -73,29 +73,29 @@ class StretchSet(Dataset[Stretch]):
         rng = np.random.default_rng((self._seed, number))
         source = int(rng.choice(len(self._sources), p=self._shares))
         if rng.random() < chances.mosaic:
-            shot, known = self._in_mosaic(source, rng, short_side)
+            clip, known = self._in_mosaic(source, rng, short_side)
         else:
-            shot, known = self._stretch(source, rng, short_side, whole=False)
+            clip, known = self._segment(source, rng, short_side, whole=False)
         if rng.random() < chances.zoom:
-            shot = augment.zoom(shot, *chances.zoom_range, rng)
-        shot = augment.within(shot, round(short_side * chances.within), short_side)
+            clip = augment.zoom(clip, *chances.zoom_range, rng)
+        clip = augment.within(clip, round(short_side * chances.within), short_side)
         if rng.random() < chances.flip:
-            shot = augment.flip(shot)
+            clip = augment.flip(clip)
         if chances.colour_jitter > 0:
-            shot = augment.jitter_colour(shot, chances.colour_jitter, rng)
-        return Stretch(number, source, shot, np.flatnonzero(known))
+            clip = augment.jitter_colour(clip, chances.colour_jitter, rng)
+        return Segment(number, source, clip, np.flatnonzero(known))
 
-    def _in_mosaic(self, source: int, rng: Generator, short_side: int) -> tuple[Shot, Mask]:
+    def _in_mosaic(self, source: int, rng: Generator, short_side: int) -> tuple[AnnotatedClip, Mask]:
         """With three others, each of a random set, in random quarters; a frame is known where all four are."""
-        parts = [self._stretch(source, rng, short_side, whole=True)]
-        parts += [self._stretch(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
+        parts = [self._segment(source, rng, short_side, whole=True)]
+        parts += [self._segment(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
         known = np.logical_and.reduce([part[1] for part in parts])
         if not known.any():
             return parts[0]
         together = augment.mosaic([_only(parts[i][0], known) for i in rng.permutation(4)], rng)
         return parts[0] if together is None else (augment.to_short_side(together, short_side), known)
 
-    def _stretch(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[Shot, Mask]:
+    def _segment(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[AnnotatedClip, Mask]:
         """Frames around a random keyframe, and which of them are known; ``whole``: so many even if the video ends."""
         if self._reader is None:  # one per worker process
             antialias = self._config.preprocess.antialias
@@ -113,29 +113,26 @@ class StretchSet(Dataset[Stretch]):
         usable = np.zeros(count, dtype=np.bool_)
         usable[-offsets[0] : count - offsets[-1]] = True
         if chosen.empty:  # nobody is anywhere
-            return replace(chosen.shot(int(of_video[0]), frames), at=np.zeros(0, dtype=np.int64)), usable
+            return _standing(chosen.clip(int(of_video[0]), frames), 0), usable
         # of keyframes on one sample the first
         places, rows = np.unique(grid - first, return_index=True)
         inside = (places >= 0) & (places < count)
         places, rows = places[inside], of_video[rows[inside]]
         known = np.zeros(count, dtype=np.bool_)
         known[places] = usable[places]
-        kept = [(p, k) for p, k in zip(places, rows, strict=True) if known[p]]
-        people = [chosen.shot(int(k), frames) for _, k in kept]
-        empty = chosen.shot(int(of_video[0]), frames)
-        at = [np.full(len(shot.boxes_xyxy), p) for (p, _), shot in zip(kept, people, strict=True)]
-        shot = Shot(
-            frames,
-            np.concatenate([empty.boxes_xyxy[:0], *(s.boxes_xyxy for s in people)]),
-            np.concatenate([empty.actions[:0], *(s.actions for s in people)]),
-            np.concatenate([empty.annotated[:0], *(s.annotated for s in people)]),
-            np.concatenate([np.zeros(0, dtype=np.int64), *at]).astype(np.int64),
-        )
-        return shot, known
+        anybody = chosen.clip(int(of_video[0]), frames)
+        nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
+        people = [_standing(chosen.clip(int(k), frames), int(p)) for p, k in zip(places, rows, strict=True) if known[p]]
+        clips = [nobody, *people]
+        return augment.joined(frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips])), known
 
 
-def _only(shot: Shot, known: Mask) -> Shot:
+def _only(clip: AnnotatedClip, known: Mask) -> AnnotatedClip:
     """Without the people of frames on which not all are known."""
-    assert shot.at is not None
-    kept = known[shot.at]
-    return Shot(shot.frames, shot.boxes_xyxy[kept], shot.actions[kept], shot.annotated[kept], shot.at[kept])
+    assert clip.at is not None
+    return clip.take(known[clip.at])
+
+
+def _standing(clip: AnnotatedClip, frame: int) -> AnnotatedClip:
+    """With all of its people on this one of its frames."""
+    return replace(clip, at=np.full(len(clip.boxes_xyxy), frame, dtype=np.int64))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import writing
 
 VIDEO_COLUMNS = ("video", "split", "fps", "frames", "width", "height", "note")
 BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label", "track", "origin")
@@ -16,22 +16,19 @@ BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label", "track", "orig
 Row = Sequence[object]
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Raises TrainError where the disk does not take it."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
-
-
 def make_folders(out: Path) -> None:
     """The set's folder with videos/ and previews/, tried out before hours of work. Raises TrainError."""
     with writing(out):
         for folder in (out, out / "videos", out / "previews"):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
+            make_writable(folder)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder where it is missing, and write into it once. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
 
 
 def write_tables(out: Path, videos: Sequence[Row], boxes: Sequence[Row]) -> None:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class RunData:
     """What a run trains on and is evaluated on; ``labels`` in the logits' order."""
 
     labels: tuple[str, ...]
@@ -32,7 +32,7 @@ class Data:
     val: tuple[Source, ...]
 
 
-def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Data:
+def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> RunData:
     """Read and check all sets of a run.
 
     Raises:
@@ -51,10 +51,10 @@ def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Da
         raise TrainError("no set holds a label; nothing can be learned but people")
     checked = _all([partial(check_split, split, config.check) for split in splits])
     grid = TimeGrid(window(VARIANTS[config.model].clip).grid_s)
-    kept = [on_grid(s, grid) if _wants_grid(c, s) else s for (c, _), s in zip(wanted, checked, strict=True)]
-    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, kept, strict=True)]
+    splits = [on_grid(s, grid) if _wants_grid(c, s) else s for (c, _), s in zip(wanted, checked, strict=True)]
+    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, splits, strict=True)]
     train = tuple(s for s in sources if s.split.part == "train")
-    return Data(labels, train, tuple(s for s in sources if s.split.part == "val"))
+    return RunData(labels, train, tuple(s for s in sources if s.split.part == "val"))
 
 
 def _wants_grid(chosen: SetConfig, split: Split) -> bool:

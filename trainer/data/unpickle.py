@@ -1,7 +1,6 @@
 """Pickled annotations, read without executing anything: arrays, dicts, lists, tuples, texts and numbers only.
 
-A pickle is a program that may call any function it names. Here it may name only what numpy needs to lay out an array;
-another name is an error that says which.
+It may name only what numpy needs to lay out an array (``model.foreign.unpickling``).
 """
 
 from __future__ import annotations
@@ -9,11 +8,13 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from stmixer.model.foreign.unpickling import RestrictedUnpickler
 from stmixer.trainer.errors import TrainError
 
 
@@ -37,13 +38,8 @@ for _module in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_module}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """What the pickle may call; pickle's own hook."""
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not loaded") from None
+class _PlainDataUnpickler(RestrictedUnpickler):
+    allowed: ClassVar[Mapping[tuple[str, str], Any]] = _ALLOWED
 
 
 def read_pickle(path: Path) -> Any:
@@ -54,7 +50,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         # latin1: how Python 2 pickled the bytes of arrays
-        value = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        value = _PlainDataUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except OSError as error:
         raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:

@@ -22,21 +22,21 @@ from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
-from stmixer.trainer.errors import TrainError
-from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, look_at
+from stmixer.trainer.errors import writing
+from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, run_network
 from stmixer.trainer.evaluate.overview import overview_table, write_overview
 from stmixer.trainer.evaluate.page import write_page
 from stmixer.trainer.evaluate.pictures import draw, pick
-from stmixer.trainer.evaluate.predictions import Findings, Tables, tables
+from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report
-from stmixer.trainer.evaluate.reports import frame_protocol, report_empties, report_sets
+from stmixer.trainer.evaluate.reports import frame_protocol, report_empty_sets, report_sets
 from stmixer.trainer.evaluators.ava_csv import read_excluded, write_detections
 from stmixer.trainer.evaluators.empty import EmptyReport
 from stmixer.trainer.evaluators.tables import Keyframes
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class EvaluationMode:
     """How the weights are run: what of its window a clip sees, and the precision."""
 
     view: View = WHOLE
@@ -55,18 +55,18 @@ class Mode:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluationResult:
     """The reports of an evaluation, of sets with people and of sets without."""
 
     reports: list[Report] = field(default_factory=list)
-    empties: list[EmptyReport] = field(default_factory=list)
+    empty_reports: list[EmptyReport] = field(default_factory=list)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """``rich.print``: every set, then all at a glance."""
         yield from self.reports
-        yield from self.empties
-        if len(self.reports) + len(self.empties) > 1:
-            yield overview_table(self.reports, self.empties)
+        yield from self.empty_reports
+        if len(self.reports) + len(self.empty_reports) > 1:
+            yield overview_table(self.reports, self.empty_reports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,16 @@ class Evaluation:
     part: Part
     device: torch.device
     progress: Callable[[int, int], None] | None = None
-    mode: Mode = Mode()
+    mode: EvaluationMode = EvaluationMode()
 
-    def run(self, out: Path) -> Evaluated:
+    def run(self, out: Path) -> EvaluationResult:
         """Evaluate, and write ``<set>.json``, ``.html`` and ``.csv`` and ``summary.json`` into a folder.
 
         Raises:
             TrainError: weights or data that cannot be used, or a folder that cannot be written.
         """
-        try:
+        with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainError(f"{out} cannot be written: {error.strerror or error}") from None
         network = load_network(self.weights, self.device, self.mode.precision)
         card = network.card
         names = tuple(label.name for label in card.labels)
@@ -99,27 +97,27 @@ class Evaluation:
         of_weights = f"weights: {self.weights.name}, {card.name}, trained on {card.trained_on or 'nothing'}"
         notes = (of_weights, *self.mode.notes())
         excluded = self._excluded()
-        done = Evaluated()
+        done = EvaluationResult()
         for i, source in enumerate(sources):
-            alone = Findings({(0, k): f for (s, k), f in found.rows.items() if s == i})
+            alone = Predictions({(0, k): f for (s, k), f in found.rows.items() if s == i})
             of_set = report_sets([source], alone, card.labels, notes=notes, with_tubes=True, excluded=excluded)
             self._write(out, card, source, alone, of_set)
             done.reports.extend(of_set)
-            done.empties.extend(report_empties([source], alone, notes=notes))
-        for empty in done.empties:
+            done.empty_reports.extend(report_empty_sets([source], alone, notes=notes))
+        for empty in done.empty_reports:
             empty.write_json(out / f"{empty.name}.json")
-        write_overview(out / "summary.json", done.reports, done.empties)
+        write_overview(out / "summary.json", done.reports, done.empty_reports)
         return done
 
-    def _detect(self, network: LoadedNetwork, sources: Sequence[Source]) -> Findings:
+    def _detect(self, network: LoadedNetwork, sources: Sequence[Source]) -> Predictions:
         options = self.config.evaluate
         postprocess = PostProcess(options.score_threshold, options.keep_top3)
-        findings = Findings()
-        for looked in look_at(
+        predictions = Predictions()
+        for result in run_network(
             *(network, sources, self.config, self.device), view=self.mode.view, progress=self.progress
         ):
-            findings.add(looked.output, looked.sizes_wh, looked.batch.draws, postprocess)
-        return findings
+            predictions.add(result.output, result.sizes_wh, result.batch.draws, postprocess)
+        return predictions
 
     def _excluded(self) -> Keyframes | None:
         for chosen in self.config.sets:
@@ -129,7 +127,7 @@ class Evaluation:
                 return read_excluded(path) if path.exists() else None
         return None
 
-    def _write(self, out: Path, card: ModelCard, source: Source, found: Findings, reports: list[Report]) -> None:
+    def _write(self, out: Path, card: ModelCard, source: Source, found: Predictions, reports: list[Report]) -> None:
         if source.empty:
             return
         labels = card.labels

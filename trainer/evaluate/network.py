@@ -17,12 +17,13 @@ from torch import Tensor
 from stmixer.model.checkpoint import CheckpointError, ModelCard, load
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
+from stmixer.model.frame_then_clip import detect_each_frame_once
 from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.precision import WideProducts, has_precision
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.clips import WHOLE, View
 from stmixer.trainer.data.clipset import ClipSet, Source
 from stmixer.trainer.data.loader import make_loader
@@ -30,8 +31,6 @@ from stmixer.trainer.data.plan import in_order
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import clips_at_once, make_windows
 from stmixer.trainer.long_term.windows import detect as run_on
-
-MEGABYTE = 1 << 20
 
 Precision = Literal["fp32", "bf16"]
 
@@ -62,7 +61,7 @@ def load_network(weights: Path, device: torch.device, precision: Precision = "fp
         raise TrainError(str(error).splitlines()) from None
     run: Network = runtime.detect
     if runtime.card.config.backbone.per_frame:
-        run = functools.partial(_each_once, runtime.frame_stage, runtime.clip_stage)
+        run = functools.partial(detect_each_frame_once, runtime.frame_stage, runtime.clip_stage)
     if precision == "fp32" or has_precision(precision, device):
         return LoadedNetwork(run, runtime.card)
 
@@ -81,42 +80,20 @@ def once_per_frame(detector: Detector, clip: Tensor, sizes_wh: Tensor, *bank: Te
     """
     if not detector.config.backbone.per_frame:
         return cast(DecoderOutput, detector(clip, sizes_wh, *bank))
-    return _each_once(detector.frame_stage, detector.clip_stage, clip, sizes_wh, *bank)
-
-
-def _each_once(
-    frame_stage: Callable[[Tensor], tuple[Tensor, ...]],
-    clip_stage: Callable[..., DecoderOutput],
-    clip: Tensor,
-    sizes_wh: Tensor,
-    *bank: Tensor,
-) -> DecoderOutput:
-    b, _, t = clip.shape[:3]
-    frames = clip.transpose(1, 2).reshape(b * t, *clip.shape[1:2], *clip.shape[3:])
-    flat = frames.flatten(1)
-    firsts: list[int] = []
-    place: list[int] = []
-    for i in range(len(flat)):
-        same = next((k for k, j in enumerate(firsts) if torch.equal(flat[i], flat[j])), None)
-        if same is None:
-            same = len(firsts)
-            firsts.append(i)
-        place.append(same)
-    maps = frame_stage(frames[firsts])
-    return clip_stage([x[place].view(b, t, *x.shape[1:]) for x in maps], sizes_wh, *bank)
+    return detect_each_frame_once(detector.frame_stage, detector.clip_stage, clip, sizes_wh, *bank)
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class BatchOutput:
     """What a network said of a batch of clips; ``sizes_wh`` (B, 2), px, is their unpadded sizes."""
 
-    batch: Batch
+    batch: ClipBatch
     output: DecoderOutput
     sizes_wh: Tensor
 
 
 @torch.inference_mode()
-def look_at(
+def run_network(
     network: LoadedNetwork,
     sources: Sequence[Source],
     config: RunConfig,
@@ -124,17 +101,17 @@ def look_at(
     *,
     view: View = WHOLE,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Looked]:
+) -> Iterator[BatchOutput]:
     """Every keyframe of the sources once, in batches of one video each; ``progress`` is told batches done and all."""
     detector = network.card.config
     size = clips_at_once(detector, config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size)
     windows = make_windows(detector, config.bank, network.card.bank_digest, sources)
-    clips = ClipSet(sources, detector, None, config.cache_mb * MEGABYTE, view=view)
+    clips = ClipSet(sources, detector, None, config.cache_bytes, view=view)
     loader = make_loader(clips, batches, config.workers, device.type == "cuda")
     for done, batch in enumerate(loader, start=1):
         batch = batch.to(device)
         clip, sizes_wh = network_input(batch.frames, detector.preprocess)
-        yield Looked(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
+        yield BatchOutput(batch, run_on(network.run, windows, batch.draws, clip, sizes_wh), sizes_wh)
         if progress is not None:
             progress(done, len(batches))

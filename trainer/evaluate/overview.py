@@ -12,26 +12,26 @@ from stmixer.trainer.evaluate.report import Json, Report, percent
 from stmixer.trainer.evaluators.empty import EmptyReport
 
 
-def overview(reports: Sequence[Report], empties: Sequence[EmptyReport]) -> Json:
+def overview(reports: Sequence[Report], empty_reports: Sequence[EmptyReport]) -> Json:
     """Plain values: per set mAP, whose boxes, people found and false, AP per class beside its tracks; no mean over
     sets, whose boxes are of different origins."""
     return {
         "sets": [_set(report) for report in reports],
         "empty": [
             {key: value for key, value in empty.as_dict().items() if key not in ("notes", "surest")}
-            for empty in empties
+            for empty in empty_reports
         ],
-        "notes": sorted({note for notes in (*_notes(reports), *(e.notes for e in empties)) for note in notes}),
+        "notes": sorted({note for notes in (*_notes(reports), *(e.notes for e in empty_reports)) for note in notes}),
     }
 
 
-def write_overview(path: Path, reports: Sequence[Report], empties: Sequence[EmptyReport]) -> None:
+def write_overview(path: Path, reports: Sequence[Report], empty_reports: Sequence[EmptyReport]) -> None:
     """Write `overview` as strict JSON."""
-    text = json.dumps(overview(reports, empties), indent=1, allow_nan=False)
+    text = json.dumps(overview(reports, empty_reports), indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def overview_table(reports: Sequence[Report], empties: Sequence[EmptyReport]) -> Table:
+def overview_table(reports: Sequence[Report], empty_reports: Sequence[EmptyReport]) -> Table:
     """For the terminal: a row per set. False people are those of person score ≥ 0.6, per keyframe."""
     table = Table(title="all sets")
     for head in ("set", "boxes"):
@@ -44,7 +44,7 @@ def overview_table(reports: Sequence[Report], empties: Sequence[EmptyReport]) ->
         if p is not None:
             people = (percent(p.ap), percent(p.recall), f"{p.false_per_keyframe:.3f}", str(p.keyframes))
         table.add_row(name, report.subject.origin, percent(report.actions.mean_ap), *people)
-    for empty in empties:
+    for empty in empty_reports:
         false = f"{empty.false_per_keyframe:.3f}"
         table.add_row(f"{empty.name} (nobody there)", "none", "–", "–", "–", false, str(empty.keyframes))
     return table

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from stmixer.trainer.evaluate.pictures import KINDS, Kind, Picture
+from stmixer.trainer.evaluate.pictures import KINDS, Kind, ReportPicture
 from stmixer.trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
 from stmixer.trainer.evaluate.report import ORIGINS, Report, percent, summary
 
@@ -36,12 +36,12 @@ _HEADS: dict[Kind, str] = {
 }
 
 
-def write_page(path: Path, report: Report, pictures: Sequence[Picture] = ()) -> None:
+def write_page(path: Path, report: Report, pictures: Sequence[ReportPicture] = ()) -> None:
     """Write `page` to a file."""
     path.write_text(page(report, pictures), encoding="utf-8")
 
 
-def page(report: Report, pictures: Sequence[Picture] = ()) -> str:
+def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
     """The whole document.
 
     Args:
@@ -116,7 +116,7 @@ def _reliability(report: Report) -> str:
     return f'<h2>Do the scores mean what they say?</h2><div class="plots">{"".join(plots)}</div>'
 
 
-def _gallery(kind: Kind, pictures: Sequence[Picture]) -> str:
+def _gallery(kind: Kind, pictures: Sequence[ReportPicture]) -> str:
     if not pictures:
         return ""
     figures = []

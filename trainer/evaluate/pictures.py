@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from stmixer.media.draw import DrawnActor, draw_actors, tile
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
-from stmixer.trainer.evaluators.overlap import iou, pairs
+from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
+from stmixer.trainer.evaluators.overlap import areas, overlaps
 from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Score
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
@@ -57,7 +57,7 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class ReportPicture:
     """A drawn pick: a JPEG with what was found on the left and what is true on the right."""
 
     pick: Pick
@@ -73,7 +73,7 @@ def pick(
     Args:
         score: of ``found`` against ``truth`` (`evaluate_frames` with the same protocol).
     """
-    truth = evaluated(truth, found, protocol)[0]
+    truth = protocol_rows(truth, found, protocol)[0]
     missed = _missed(truth, found, score)
     picks: list[Pick] = []
     for kind, wanted in (("right", RIGHT), ("wrong", WRONG)):
@@ -95,7 +95,7 @@ def draw(
     read_rgb: ReadRgb,
     *,
     people: PersonDetections | None = None,
-) -> list[Picture]:
+) -> list[ReportPicture]:
     """Draw the picks.
 
     Args:
@@ -112,7 +112,7 @@ def _drawn(
     labels: Mapping[int, str],
     rgb: np.ndarray,
     people: PersonDetections | None,
-) -> Picture:
+) -> ReportPicture:
     here = found.take((found.video == p.video) & (found.frame == p.frame))
     there = truth.take((truth.video == p.video) & (truth.frame == p.frame))
     shown = None if people is None else people.take((people.video == p.video) & (people.frame == p.frame))
@@ -122,7 +122,7 @@ def _drawn(
     file = io.BytesIO()
     Image.fromarray(tile([left, right], 2)).save(file, "JPEG", quality=85)
     sure = "" if p.score is None else f" {p.score:.2f}"
-    return Picture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
+    return ReportPicture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
 
 
 def _found_actors(
@@ -162,13 +162,12 @@ def _missed(truth: GroundTruth, found: Detections, score: Score) -> Ints:
     """Rows of ``truth`` with a label that no detection of that label, likely enough to say, covers; largest first."""
     shown = found.take(found.score >= SHOWN_SCORE)
     truth_key, shown_key = keys(truth, shown)
-    i, j = pairs(shown_key, truth_key)
-    covered = (shown.label[i] == truth.label[j]) & (iou(shown.boxes[i], truth.boxes[j], truth.unit) >= score.iou)
+    i, j, overlap = overlaps(shown.boxes, truth.boxes, shown_key, truth_key, truth.unit)
+    covered = (shown.label[i] == truth.label[j]) & (overlap >= score.iou)
     missed = truth.label != UNKNOWN_ACTION
     missed[j[covered]] = False
     rows = np.flatnonzero(missed)
-    area = (truth.boxes[rows, 2:] - truth.boxes[rows, :2]).prod(1)
-    return rows[np.argsort(-area, kind="stable")]
+    return rows[np.argsort(-areas(truth.boxes[rows], truth.unit), kind="stable")]
 
 
 def _spread(table: GroundTruth | Detections, rows: Ints, each: int, per_label: int) -> list[int]:

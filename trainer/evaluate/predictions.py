@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmixer.model.decoder import DecoderOutput
+from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.data.clipset import Source
@@ -31,8 +30,8 @@ MIN_SCORE = 0.002
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finding:
-    """One keyframe: the kept people with all their action scores, and every query as a person."""
+class KeyframePredictions:
+    """One keyframe: the people above the threshold with all their action scores, and every query as a person."""
 
     draw: Draw
     boxes_xyxy: NDArray[np.float32]
@@ -42,25 +41,25 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Findings:
+class Predictions:
     """Those of an evaluation, in any order. A keyframe counts once, however often it is found."""
 
-    rows: dict[tuple[int, int], Finding] = field(default_factory=dict)
+    rows: dict[tuple[int, int], KeyframePredictions] = field(default_factory=dict)
 
     def add(self, output: DecoderOutput, sizes_wh: Tensor, draws: Sequence[Draw], postprocess: PostProcess) -> None:
         """Take in a batch."""
-        everyone = PostProcess(score_threshold=0.0)(output, sizes_wh)
-        for draw, kept, queries in zip(draws, postprocess(output, sizes_wh), everyone, strict=True):
-            tensors = (kept.boxes_xyxy, kept.action_scores, queries.boxes_xyxy, queries.person_scores)
-            boxes, actions, person_boxes, person_scores = (_numpy(t) for t in tensors)
-            self.rows[draw.source, draw.keyframe] = Finding(draw, boxes, actions, person_boxes, person_scores)
+        arrays = last_arrays(output, sizes_wh)
+        everyone = PostProcess(score_threshold=0.0)(*arrays)
+        for draw, people, queries in zip(draws, postprocess(*arrays), everyone, strict=True):
+            columns = (people.boxes_xyxy, people.action_scores, queries.boxes_xyxy, queries.person_scores)
+            self.rows[draw.source, draw.keyframe] = KeyframePredictions(draw, *columns)
 
-    def merge(self, others: Sequence[Findings]) -> None:
+    def merge(self, others: Sequence[Predictions]) -> None:
         """Take in what other processes found."""
         for other in others:
             self.rows |= other.rows
 
-    def of(self, source: int) -> list[Finding]:
+    def of(self, source: int) -> list[KeyframePredictions]:
         """One set's, by keyframe."""
         return [self.rows[key] for key in sorted(self.rows) if key[0] == source]
 
@@ -76,12 +75,12 @@ class Tables:
     people: PersonDetections
 
 
-def tables(source: Source, found: Sequence[Finding], labels: Sequence[Label]) -> Tables:
-    """Findings of one set to tables. Only labels that the set annotates are in them.
+def tables(source: Source, found: Sequence[KeyframePredictions], labels: Sequence[Label]) -> Tables:
+    """Predictions of one set to tables. Only labels that the set annotates are in them.
 
     Args:
         source: the set's split.
-        found: its findings; keyframes without one have no detections.
+        found: its predictions; keyframes without one have no detections.
         labels: the run's, in the logits' order.
     """
     split = source.split
@@ -92,12 +91,12 @@ def tables(source: Source, found: Sequence[Finding], labels: Sequence[Label]) ->
     where = np.array([f.draw.keyframe for f in found], dtype=np.int64)
     unit: Unit = "normalised" if split.sizes_wh is None else "pixels"
 
-    kept = np.repeat(where, [len(f.boxes_xyxy) for f in found])
+    keyframe = np.repeat(where, [len(f.boxes_xyxy) for f in found])
     boxes = _stacked([f.boxes_xyxy for f in found], 4)
     scores = _stacked([f.action_scores for f in found], len(labels))[:, columns]
     row, column = np.nonzero(scores >= MIN_SCORE)
     label_ids = np.array([labels[i].id for i in columns], dtype=np.int64)
-    at = kept[row]
+    at = keyframe[row]
     actions = Detections(
         *(names[split.video[at]], split.frame[at], _in_unit(source, at, boxes[row]), label_ids[column]),
         score=scores[row, column].astype(np.float64),
@@ -114,13 +113,12 @@ def tables(source: Source, found: Sequence[Finding], labels: Sequence[Label]) ->
 def _truth(source: Source, names: NDArray[np.str_], ids: dict[str, int], unit: Unit) -> GroundTruth:
     """A row per person and label; people without one have UNKNOWN_ACTION (the protocol says what that means)."""
     split = source.split
-    of_person = np.repeat(np.arange(len(split)), np.diff(split.starts))
     person, column = np.nonzero(split.actions)
     label_ids = np.array([ids[name] for name in split.labels], dtype=np.int64)
     bare = np.flatnonzero(~split.actions.any(1))
     rows = np.concatenate((person, bare))
     label = np.concatenate((label_ids[column], np.full(len(bare), UNKNOWN_ACTION)))
-    at = of_person[rows]
+    at = split.person_keyframes[rows]
     boxes = _in_unit(source, at, split.boxes_xyxy[rows])
     return GroundTruth(names[split.video[at]], split.frame[at], boxes, label, split.track[rows], unit)
 
@@ -134,7 +132,3 @@ def _in_unit(source: Source, keyframes: Ints, boxes: NDArray[np.floating]) -> Fl
 
 def _stacked(parts: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
-
-
-def _numpy(tensor: Tensor) -> NDArray[np.float32]:
-    return np.asarray(tensor.detach().to("cpu", torch.float32).numpy())

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stmixer.trainer.evaluators.ava import AvaProtocol, evaluate_ava
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, evaluated
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, protocol_rows
 from stmixer.trainer.evaluators.people import PERSON_THRESHOLD, PersonScore, evaluate_people
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, ClassScore, Score
 from stmixer.trainer.evaluators.reliability import Reliability, reliability
@@ -229,7 +229,7 @@ def percent(share: float | None) -> str:
 
 def _pictures(truth: GroundTruth, found: Detections, protocol: FrameProtocol) -> Keyframes:
     """All pictures that the detector looked at: the evaluated ones, also where it found nobody, and what it found."""
-    there = evaluated(truth, found, protocol)[0]
+    there = protocol_rows(truth, found, protocol)[0]
     return Keyframes(np.concatenate([there.video, found.video]), np.concatenate([there.frame, found.frame]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stmixer.model.labels import Label
 from stmixer.trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
 from stmixer.trainer.data.clipset import Source
-from stmixer.trainer.evaluate.predictions import Findings, Tables, tables
+from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
 from stmixer.trainer.evaluators.empty import EmptyReport, report_empty
@@ -28,7 +28,7 @@ def frame_protocol(chosen: SetConfig) -> FrameProtocol:
 
 def report_sets(
     sources: Sequence[Source],
-    found: Findings,
+    found: Predictions,
     labels: Sequence[Label],
     *,
     notes: tuple[str, ...] = (),
@@ -62,7 +62,9 @@ def report_sets(
     return reports
 
 
-def report_empties(sources: Sequence[Source], found: Findings, *, notes: tuple[str, ...] = ()) -> list[EmptyReport]:
+def report_empty_sets(
+    sources: Sequence[Source], found: Predictions, *, notes: tuple[str, ...] = ()
+) -> list[EmptyReport]:
     """One report per set of clips without people."""
     reports = []
     for i, source in enumerate(sources):
@@ -86,7 +88,7 @@ def _ava(subject: Subject, given: Tables, excluded: Keyframes | None) -> list[Re
     return reports
 
 
-def shown(reports: Sequence[Report], empties: Sequence[EmptyReport] = ()) -> dict[str, float]:
+def main_figures(reports: Sequence[Report], empty_reports: Sequence[EmptyReport] = ()) -> dict[str, float]:
     """The reports' main numbers, by name."""
     values: dict[str, float] = {}
     for report in reports:
@@ -96,6 +98,6 @@ def shown(reports: Sequence[Report], empties: Sequence[EmptyReport] = ()) -> dic
             values[f"{name}/person_ap"] = report.people.ap
             values[f"{name}/person_recall"] = report.people.recall
             values[f"{name}/false_people_per_keyframe"] = report.people.false_per_keyframe
-    for empty in empties:
+    for empty in empty_reports:
         values[f"{empty.name}/false_people_per_keyframe"] = empty.false_per_keyframe
     return values

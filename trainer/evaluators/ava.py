@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
-from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, pascal_area
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
+from stmixer.trainer.evaluators.precision import Score, class_scores, pascal_area, verdicts
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
@@ -92,10 +92,10 @@ def evaluate_ava(
     truth, truth_key = truth.take(wanted), truth_key[wanted]
     # One number per (timestamp, label): the group within which boxes meet.
     wide = AVA_CLASSES + 1
-    i, j = pairs(np.where(counts, found_key * wide + found.label, -1), truth_key * wide + truth.label)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    found_group, truth_group = np.where(counts, found_key * wide + found.label, -1), truth_key * wide + truth.label
+    i, j, overlap = overlaps(found.boxes, truth.boxes, found_group, truth_group, truth.unit)
     taken = assign(i, j, overlap, ranks(found.score), threshold, best_only=True)
-    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    verdict = verdicts(counts, taken)
     classes = class_scores(labels, truth, (found.label, found.score), verdict, pascal_area)
     return Score(protocol.name, threshold, classes, verdict)
 

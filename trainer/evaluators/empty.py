@@ -39,7 +39,7 @@ class EmptyReport:
         threshold: the person score from which somebody is reported.
         keyframes: how many there were.
         false_people: all who were reported.
-        haunted: keyframes with at least one of them.
+        keyframes_with_people: keyframes with at least one of them.
         surest: the best scores, whether reported or not, at most one of a keyframe.
     """
 
@@ -49,7 +49,7 @@ class EmptyReport:
     threshold: float
     keyframes: int
     false_people: int
-    haunted: int
+    keyframes_with_people: int
     surest: tuple[FalsePerson, ...]
 
     @property
@@ -67,7 +67,7 @@ class EmptyReport:
             "empty_keyframes": self.keyframes,
             "false_people": self.false_people,
             "false_per_empty_keyframe": self.false_per_keyframe,
-            "keyframes_with_somebody": self.haunted,
+            "keyframes_with_somebody": self.keyframes_with_people,
             "surest": [{"video": p.video, "frame": p.frame, "score": p.score} for p in self.surest],
         }
 
@@ -79,7 +79,7 @@ class EmptyReport:
         """``rich.print(report)``."""
         yield Text(
             f"{self.name} {self.split}: {self.false_per_keyframe:.3f} false people per empty keyframe at score ≥ "
-            f"{self.threshold:g} ({self.false_people} on {self.haunted} of {self.keyframes} keyframes)"
+            f"{self.threshold:g} ({self.false_people} on {self.keyframes_with_people} of {self.keyframes} keyframes)"
         )
 
 
@@ -117,6 +117,6 @@ def report_empty(
         threshold=threshold,
         keyframes=len(np.unique(empty_key)),
         false_people=int(reported.sum()),
-        haunted=len(np.unique(found_key[reported])),
+        keyframes_with_people=len(np.unique(found_key[reported])),
         surest=tuple(FalsePerson(str(found.video[i]), int(found.frame[i]), float(found.score[i])) for i in firsts),
     )

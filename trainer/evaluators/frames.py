@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.overlap import assign, best_overlap, iou, pairs, ranks
-from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, class_scores, trapezoid_area
+from stmixer.trainer.evaluators.overlap import assign, best_overlap, overlaps, ranks
+from stmixer.trainer.evaluators.precision import IGNORED, WRONG, Score, class_scores, trapezoid_area, verdicts
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
@@ -91,20 +91,19 @@ def evaluate_frames(
     check_pair(truth, found)
     check_labels(truth, labels)
     check_labels(found, labels)
-    truth, counts = evaluated(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     same = found.label[i] == truth.label[j]
     taken = assign(i[same], j[same], overlap[same], ranks(found.score), threshold, best_only=False)
-    verdict = np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    verdict = verdicts(counts, taken)
     if not protocol.empty_is_negative:
         verdict[(verdict == WRONG) & on_unknown(i, overlap, truth.label[j], len(found), threshold)] = IGNORED
     classes = class_scores(labels, truth, (found.label, found.score), verdict, trapezoid_area)
     return Score(protocol.name, threshold, classes, verdict)
 
 
-def evaluated(
+def protocol_rows(
     truth: GroundTruth, found: Detections | PersonDetections | Tubes, protocol: FrameProtocol
 ) -> tuple[GroundTruth, Mask]:
     """The true rows on the protocol's pictures, and which detections lie on them.
@@ -134,10 +133,9 @@ def action_outcomes(
         ``counts`` and ``there``, (n,) bool per detection; ``there`` is meaningless where ``counts`` is not set.
     """
     check_pair(truth, found)
-    truth, counts = evaluated(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol)
     truth_key, found_key = keys(truth, found)
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     best = best_overlap(i, overlap, np.ones(len(i), dtype=np.bool_), len(found))
     nearest = (overlap >= threshold) & (overlap == best[i])
     there, unknown = np.zeros(len(found), dtype=np.bool_), np.zeros(len(found), dtype=np.bool_)

@@ -36,6 +36,12 @@ def pairs(left: Ints, right: Ints) -> tuple[Ints, Ints]:
     return i, order[start + np.arange(len(i))]
 
 
+def overlaps(left: Floats, right: Floats, left_group: Ints, right_group: Ints, unit: Unit) -> tuple[Ints, Ints, Floats]:
+    """`pairs` of two groups of boxes, (n, 4) and (m, 4) xyxy, and each pair's `iou`."""
+    i, j = pairs(left_group, right_group)
+    return i, j, iou(left[i], right[j], unit)
+
+
 def assign(found: Ints, truth: Ints, overlap: Floats, rank: Ints, threshold: float, *, best_only: bool) -> Ints:
     """Give each detection at most one true box, and each true box at most one detection.
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
-from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area
+from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
+from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Curve, Verdict, curve, trapezoid_area, verdicts
 from stmixer.trainer.evaluators.tables import GroundTruth, Keyframes, Mask, PersonDetections, check_pair, keys
 
 PERSON_THRESHOLD = 0.6
@@ -76,13 +76,13 @@ def evaluate_people(
     empty = empty if empty is not None else Keyframes(truth.video[:0], truth.frame[:0])
     if set(zip(empty.video, empty.frame, strict=True)) & set(zip(truth.video, truth.frame, strict=True)):
         raise ValueError("a picture said to be empty has people in the ground truth")
-    truth, counts = evaluated(_people(truth), found, protocol)
+    truth, counts = protocol_rows(_people(truth), found, protocol)
     truth_key, found_key, empty_key = keys(truth, found, empty)
     on_empty = np.isin(found_key, empty_key)
     counts |= on_empty
     verdict = _verdict(truth, found, counts, overlap_from)
     pictures = len(np.unique(np.concatenate([truth_key, empty_key, found_key[counts]])))
-    holes = len(np.unique(empty_key))
+    empty_keyframes = len(np.unique(empty_key))
     reported = found.score >= threshold
     right, wrong = int((reported & (verdict == RIGHT)).sum()), reported & (verdict == WRONG)
     line = curve(found.score[counts], verdict[counts] == RIGHT, len(truth))
@@ -94,10 +94,10 @@ def evaluate_people(
         recall=right / len(truth),
         precision=_share(right, right + int(wrong.sum())),
         false_per_keyframe=int(wrong.sum()) / pictures,
-        false_per_empty_keyframe=_share(int((wrong & on_empty).sum()), holes),
+        false_per_empty_keyframe=_share(int((wrong & on_empty).sum()), empty_keyframes),
         people=len(truth),
         keyframes=pictures,
-        empty_keyframes=holes,
+        empty_keyframes=empty_keyframes,
         curve=line,
         verdict=verdict,
     )
@@ -105,10 +105,9 @@ def evaluate_people(
 
 def _verdict(truth: GroundTruth, found: PersonDetections, counts: Mask, overlap_from: float) -> Verdict:
     truth_key, found_key = keys(truth, found)
-    i, j = pairs(np.where(counts, found_key, -1), truth_key)
-    overlap = iou(found.boxes[i], truth.boxes[j], truth.unit)
+    i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     taken = assign(i, j, overlap, ranks(found.score), overlap_from, best_only=False)
-    return np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+    return verdicts(counts, taken)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -108,6 +108,11 @@ def trapezoid_area(c: Curve) -> float:
     return float(np.sum(steps * (precision[1:] + precision[:-1]) / 2))
 
 
+def verdicts(counts: Mask, taken: NDArray[np.int64]) -> Verdict:
+    """Each detection's verdict: (n,) whether it counts, and (n,) the true box that it took, or −1."""
+    return np.where(counts, np.where(taken >= 0, RIGHT, WRONG), IGNORED).astype(np.int8)
+
+
 def class_scores(
     labels: Mapping[int, str],
     truth: GroundTruth,

@@ -63,6 +63,10 @@ class _Table:
                 raise ValueError(
                     f"{type(self).__name__}.{field.name} has shape {getattr(self, field.name).shape}, not {shape}"
                 )
+        if isinstance(self, GroundTruth | Detections | PersonDetections | Tubes):
+            _check_boxes(self)
+        if isinstance(self, Detections | PersonDetections | Tubes):
+            _check_scores(self, self.score)
 
     def __len__(self) -> int:
         return int(self.video.shape[0])
@@ -98,10 +102,6 @@ class GroundTruth(_Table):
     track: Ints
     unit: Unit = "normalised"
 
-    def __post_init__(self) -> None:
-        _Table.__post_init__(self)
-        _check_boxes(self)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections(_Table):
@@ -119,11 +119,6 @@ class Detections(_Table):
     score: Floats
     unit: Unit = "normalised"
 
-    def __post_init__(self) -> None:
-        _Table.__post_init__(self)
-        _check_boxes(self)
-        _check_scores(self, self.score)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PersonDetections(_Table):
@@ -138,11 +133,6 @@ class PersonDetections(_Table):
     boxes: Floats
     score: Floats
     unit: Unit = "normalised"
-
-    def __post_init__(self) -> None:
-        _Table.__post_init__(self)
-        _check_boxes(self)
-        _check_scores(self, self.score)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,11 +152,6 @@ class Tubes(_Table):
     score: Floats
     boxes: Floats
     unit: Unit = "normalised"
-
-    def __post_init__(self) -> None:
-        _Table.__post_init__(self)
-        _check_boxes(self)
-        _check_scores(self, self.score)
 
 
 def check_labels(table: GroundTruth | Detections | Tubes, labels: Mapping[int, str]) -> None:

@@ -1,8 +1,8 @@
 """Video mAP: detected tubes against true ones, at spatio-temporal IoU.
 
-Agrees with ``tests/reference/tube_eval``: tubes of a class and video are first thinned (`thin`) at spatio-temporal IoU
-0.3; the rest go by falling score, each takes its best-overlapping still unused true tube of its class and video, if
-that reaches the threshold; AP is the trapezoid area from (recall 0, precision 1).
+Agrees with ``tests/reference/tube_eval``: duplicates among the tubes of a class and video go first (`suppress`),
+at spatio-temporal IoU 0.3; the rest go by falling score, each takes its best-overlapping still unused true tube of its
+class and video, if that reaches the threshold; AP is the trapezoid area from (recall 0, precision 1).
 
 The overlap of two tubes is the mean spatial IoU over their common frames × temporal IoU, and temporal IoU is common
 frames / frames of either. For tubes without gaps that equals the overlap of intervals; counted this way it also holds
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stmixer.trainer.evaluators.frames import FrameProtocol, evaluated, on_unknown
-from stmixer.trainer.evaluators.overlap import assign, iou, pairs, ranks
+from stmixer.trainer.evaluators.frames import FrameProtocol, on_unknown, protocol_rows
+from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG, Score, Verdict, class_scores, trapezoid_area
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_TRACK,
@@ -31,12 +31,12 @@ from stmixer.trainer.evaluators.tables import (
     keys,
 )
 
-THINNING_IOU = 0.3
+NMS_IOU = 0.3
 COCO_THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Spans:
+class _TubeSpans:
     """Which tube each row is of, and per tube: its length in rows, label and first row."""
 
     tube: Ints
@@ -46,7 +46,7 @@ class _Spans:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Meeting:
+class _TubeOverlaps:
     """Detected tubes (score, label), and each one's overlap with each true tube it meets."""
 
     score: Floats
@@ -64,7 +64,7 @@ def evaluate_tubes(
     protocol: FrameProtocol,
     *,
     thresholds: Sequence[float],
-    thinning: float | None = THINNING_IOU,
+    nms_iou: float | None = NMS_IOU,
 ) -> tuple[Score, ...]:
     """Video mAP at each threshold; the mean of ``mean_ap`` over ``COCO_THRESHOLDS`` is video mAP 0.5:0.95.
 
@@ -76,10 +76,10 @@ def evaluate_tubes(
         truth: with known tracks.
         found: see `trainer.evaluators.tubes.link`.
         labels: the labels that the set annotates.
-        thinning: spatio-temporal IoU for `thin`; None to leave duplicates in.
+        nms_iou: spatio-temporal IoU for `suppress`; None to leave duplicates in.
 
     Returns:
-        A `Score` per threshold, whose positives are tubes. Its ``verdict`` is per tube that is left after thinning and
+        A `Score` per threshold, whose positives are tubes. Its ``verdict`` is per tube left after suppression that
         lies on an evaluated frame, by (video, label, tube number).
 
     Raises:
@@ -91,13 +91,13 @@ def evaluate_tubes(
     check_labels(found, labels)
     if (truth.track == UNKNOWN_TRACK).any():
         raise ValueError("video mAP needs tracks; some ground truth rows have none")
-    if thinning is not None:
-        found = thin(found, thinning)
-    truth, counts = evaluated(truth, found, protocol)
+    if nms_iou is not None:
+        found = suppress(found, nms_iou)
+    truth, counts = protocol_rows(truth, found, protocol)
     found = found.take(counts)
     mine, true = _spans(found), _true_spans(truth, protocol.step)
     i, j, overlap = _tube_overlaps(found, mine, truth, true)
-    meeting = _Meeting(found.score[mine.first], mine.label, i, j, overlap, true.label[j])
+    meeting = _TubeOverlaps(found.score[mine.first], mine.label, i, j, overlap, true.label[j])
     positives = dict(zip(*(v.tolist() for v in np.unique(true.label, return_counts=True)), strict=True))
     scores = []
     for threshold in thresholds:
@@ -107,7 +107,7 @@ def evaluate_tubes(
     return tuple(scores)
 
 
-def _verdict(m: _Meeting, threshold: float, protocol: FrameProtocol) -> Verdict:
+def _verdict(m: _TubeOverlaps, threshold: float, protocol: FrameProtocol) -> Verdict:
     same = m.label[m.found] == m.true_label
     taken = assign(m.found[same], m.true[same], m.overlap[same], ranks(m.score), threshold, best_only=False)
     verdict = np.where(taken >= 0, RIGHT, WRONG).astype(np.int8)
@@ -117,8 +117,10 @@ def _verdict(m: _Meeting, threshold: float, protocol: FrameProtocol) -> Verdict:
     return verdict
 
 
-def thin(found: Tubes, threshold: float = THINNING_IOU) -> Tubes:
-    """Without tubes that overlap a better-scored kept one of their class and video by **more** than the threshold."""
+def suppress(found: Tubes, threshold: float = NMS_IOU) -> Tubes:
+    """Non-maximum suppression: without tubes that overlap a better-scored one of their class and video, itself not
+    suppressed, by **more** than the threshold.
+    """
     spans = _spans(found)
     i, j, overlap = _tube_overlaps(found, spans, found, spans, within_label=True)
     place = ranks(found.score[spans.first])
@@ -134,9 +136,9 @@ def thin(found: Tubes, threshold: float = THINNING_IOU) -> Tubes:
 
 def _tube_overlaps(
     left: Tubes | GroundTruth,
-    left_spans: _Spans,
+    left_spans: _TubeSpans,
     right: Tubes | GroundTruth,
-    right_spans: _Spans,
+    right_spans: _TubeSpans,
     *,
     within_label: bool = False,
 ) -> tuple[Ints, Ints, Floats]:
@@ -146,8 +148,7 @@ def _tube_overlaps(
         left_label, right_label = codes(left.label, right.label)
         wide = int(max(left_label.max(initial=0), right_label.max(initial=0))) + 1
         left_key, right_key = left_key * wide + left_label, right_key * wide + right_label
-    i, j = pairs(left_key, right_key)
-    spatial = iou(left.boxes[i], right.boxes[j], left.unit)
+    i, j, spatial = overlaps(left.boxes, right.boxes, left_key, right_key, left.unit)
     wide = max(len(right_spans.first), 1)
     met, at = np.unique(left_spans.tube[i] * wide + right_spans.tube[j], return_inverse=True)
     common = np.bincount(at, minlength=len(met))
@@ -157,7 +158,7 @@ def _tube_overlaps(
     return a, b, (total / np.maximum(common, 1)) * (common / np.maximum(either, 1))
 
 
-def _spans(found: Tubes) -> _Spans:
+def _spans(found: Tubes) -> _TubeSpans:
     number = _numbered(codes(found.video)[0], found.label, found.tube)
     spans = _spans_of(found, number)
     if (found.score != found.score[spans.first][number]).any():
@@ -165,7 +166,7 @@ def _spans(found: Tubes) -> _Spans:
     return spans
 
 
-def _true_spans(truth: GroundTruth, step: int | None) -> _Spans:
+def _true_spans(truth: GroundTruth, step: int | None) -> _TubeSpans:
     """Runs of a (video, label, track) on successive evaluated frames."""
     person = _numbered(codes(truth.video)[0], truth.label, truth.track)
     order = np.lexsort((truth.frame, person))
@@ -176,11 +177,11 @@ def _true_spans(truth: GroundTruth, step: int | None) -> _Spans:
     return _spans_of(truth, number)
 
 
-def _spans_of(table: Tubes | GroundTruth, number: Ints) -> _Spans:
+def _spans_of(table: Tubes | GroundTruth, number: Ints) -> _TubeSpans:
     first, length = np.unique(number, return_index=True, return_counts=True)[1:]
     if len(np.unique(_numbered(number, table.frame))) < len(number):
         raise ValueError(f"{type(table).__name__}: a tube has two boxes in one frame")
-    return _Spans(number, length, table.label[first], first)
+    return _TubeSpans(number, length, table.label[first], first)
 
 
 def _numbered(*columns: Ints) -> Ints:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stmixer.model.linking import Association, pairs_by_turns
 from stmixer.trainer.evaluators.overlap import iou
 from stmixer.trainer.evaluators.tables import Detections, Ints, Keyframes, Tubes, codes, keys
 
@@ -41,6 +42,11 @@ class Linking:
     def __post_init__(self) -> None:
         if self.per_frame < 1 or self.max_gap < 0 or not 0 <= self.min_iou <= 1:
             raise ValueError(f"cannot link with {self}")
+
+    @property
+    def association(self) -> Association:
+        """When a tube goes on."""
+        return Association(self.min_iou, self.max_gap)
 
 
 @dataclass(slots=True)
@@ -105,32 +111,29 @@ def _link_group(found: Detections, rows: Ints, picture: Ints, how: Linking) -> l
     for here in np.split(rows, np.flatnonzero(np.diff(picture[rows])) + 1):
         now = int(picture[here[0]])
         here = here[: how.per_frame]
-        done += [t for t in live if now - t.picture - 1 > how.max_gap]
-        live = [t for t in live if now - t.picture - 1 <= how.max_gap]
-        free = _extend(live, found, here, now, how.min_iou)
+        done += [t for t in live if not how.association.is_alive(t.picture, now)]
+        live = [t for t in live if how.association.is_alive(t.picture, now)]
+        free = _extend(live, found, here, now, how.association)
         live += [_Tube([row], now, float(found.score[row])) for row in free]
     return sorted(done + live, key=lambda t: (int(found.frame[t.rows[0]]), t.rows[0]))
 
 
-def _extend(live: list[_Tube], found: Detections, here: Ints, now: int, min_iou: float) -> list[int]:
+def _extend(live: list[_Tube], found: Detections, here: Ints, now: int, association: Association) -> list[int]:
     """Let the live tubes choose among this picture's detections; returns the rows that nobody chose."""
     if not live:
         return [int(row) for row in here]
     last = found.boxes[[t.rows[-1] for t in live]]
     n, m = len(live), len(here)
     overlap = iou(np.repeat(last, m, axis=0), np.tile(found.boxes[here], (n, 1)), found.unit).reshape(n, m)
-    value = np.where(overlap >= max(min_iou, np.finfo(np.float64).tiny), overlap + found.score[here], -np.inf)
-    for at in sorted(range(n), key=lambda k: -live[k].score):
-        best = int(value[at].argmax())
-        if value[at, best] == -np.inf:
-            continue
-        value[:, best] = -np.inf
+    gains = association.gains(overlap, found.score[here])
+    pairs = pairs_by_turns(gains, sorted(range(n), key=lambda k: -live[k].score))
+    for at, best in pairs:
         tube, row = live[at], int(here[best])
         tube.rows.append(row)
         tube.picture = now
         tube.total += float(found.score[row])
-        here = np.where(np.arange(m) == best, -1, here)
-    return [int(row) for row in here if row >= 0]
+    taken = {best for _, best in pairs}
+    return [int(row) for i, row in enumerate(here) if i not in taken]
 
 
 def _table(found: Detections, numbered: list[tuple[int, _Tube]], frames: Ints, picture: Ints) -> Tubes:

@@ -40,7 +40,6 @@ from stmixer.trainer.errors import TrainError
 FORMAT = 1
 TOP_K = 5
 WIDTH_CLIPS = 60
-MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +236,7 @@ class BankMaker:
     def _tensors(self, model: Model, source: Source) -> dict[str, Tensor]:
         config, split = model.card.config, source.split
         batches = in_order([split.video], self.config.evaluate.batch_size)
-        clips = ClipSet([source], config, None, self.config.cache_mb * MEGABYTE)
+        clips = ClipSet([source], config, None, self.config.cache_bytes)
         loader = make_loader(clips, batches, self.config.workers, self.device.type == "cuda")
         detector = model.detector.to(self.device).eval()
         queries = torch.empty(len(split), self.k, 2 * config.decoder.dim, dtype=torch.float16)

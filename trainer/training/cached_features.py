@@ -1,4 +1,4 @@
-"""Making of kept maps: a frozen backbone over augmented stretches of the training videos.
+"""Making of cached features, a frozen backbone's maps: it runs over augmented segments of the training videos.
 
 A realtime variant's backbone sees frames one by one; in a clip of `rt_lite0` it costs nearly twice what all the rest
 does, forward and backward. Frozen, it would give the same maps in every epoch: they are made once, in 16
@@ -17,66 +17,68 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.detector import Detector
+from stmixer.model.device_preprocess import normalise_and_pad
+from stmixer.model.frame_then_clip import frames_of, maps_of_frames
 from stmixer.model.runtimes.prepare import prepared
-from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.config.run import RunConfig, current_keys
 from stmixer.trainer.data.cached_features import FeatureFolder
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.loader import one_thread
-from stmixer.trainer.data.segments import StretchSet
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.data.segments import SegmentSet
+from stmixer.trainer.errors import TrainError, writing
 
 log = logging.getLogger("stmixer.train")
 
-MEGABYTE = 1 << 20
-
-_FRAMES_AT_ONCE = 8
 _SHAPING: dict[str, Any] = {
     **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
-    "features": {"samples"},
+    "cached_features": {"samples"},
 }
 """What of a configuration the maps depend on. Not their number: more are made beside those that are there."""
 
 
 def feature_folder(root: Path, config: RunConfig, detector: Detector) -> FeatureFolder:
     """The folder of a run's maps, made or not."""
-    assert config.features is not None
+    assert config.cached_features is not None
     assert isinstance(detector.backbone, FrameBackbone)
     sizes, within = config.augment.short_sides, config.augment.within
     assert sizes is not None
     assert within is not None
     canvas_wh = padded_size(round(sizes[0] * within), sizes[0], detector.config.preprocess)
-    return FeatureFolder(root, config.features.stretches, canvas_wh, detector.backbone.channels)
+    return FeatureFolder(root, config.cached_features.segments, canvas_wh, detector.backbone.channels)
 
 
 def make_features(
     folder: FeatureFolder, config: RunConfig, sources: Sequence[Source], detector: Detector, device: torch.device
 ) -> None:
-    """Make the stretches that are not there yet; a run that was cut off goes on here.
+    """Make the segments that are not there yet; a run that was cut off goes on here.
 
     Raises:
         TrainError: the folder holds maps of something else, or cannot be written.
     """
     of = {"backbone": _digest(detector.backbone), "config": config.model_dump(mode="json", include=_SHAPING)}
     made = folder.root / "made.json"
-    try:
+    with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-        if made.exists() and json.loads(made.read_text(encoding="utf-8")) != of:
+        if made.exists() and _what_made(made) != of:
             raise TrainError(f"{folder.root} holds the maps of another run or backbone: delete it")
         made.write_text(json.dumps(of, indent=1) + "\n", encoding="utf-8")
         missing = folder.missing()
         if missing:
             _make(folder, missing, config, sources, detector, device)
-    except OSError as error:
-        raise TrainError(f"{folder.root} cannot be written: {error.strerror or error}") from None
+
+
+def _what_made(path: Path) -> dict[str, Any]:
+    """What a folder's maps were made of, as ``made.json`` says."""
+    of: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return of | {"config": current_keys(of["config"])}
 
 
 def wait_for_features(folder: FeatureFolder) -> None:
@@ -93,25 +95,26 @@ def _make(
     detector: Detector,
     device: torch.device,
 ) -> None:
-    assert config.features is not None
-    cache = config.cache_mb * MEGABYTE
-    stretches = StretchSet(sources, detector.config, config.augment, config.features, config.seed, cache)
-    log.info(f"{len(missing)} of {folder.count} stretches to run the backbone over")
+    assert config.cached_features is not None
+    segments = SegmentSet(
+        sources, detector.config, config.augment, config.cached_features, config.seed, config.cache_bytes
+    )
+    log.info(f"{len(missing)} of {folder.count} segments to run the backbone over")
     backbone = prepared(detector, pack=False).backbone.to(device)
     loader: DataLoader[Any] = DataLoader(
-        stretches,
+        segments,
         sampler=missing,
         batch_size=None,
         num_workers=config.workers,
         worker_init_fn=one_thread if config.workers else None,
         multiprocessing_context="forkserver" if config.workers else None,
     )
-    for done, stretch in enumerate(loader, start=1):
+    for done, segment in enumerate(loader, start=1):
         folder.write(
-            stretch, _maps(backbone, stretch.shot.frames, folder.canvas_wh, detector.config.preprocess, device)
+            segment, _maps(backbone, segment.clip.frames, folder.canvas_wh, detector.config.preprocess, device)
         )
         if done % 100 == 0:
-            log.info(f"{done} of {len(missing)} stretches")
+            log.info(f"{done} of {len(missing)} segments")
 
 
 @torch.no_grad()
@@ -123,14 +126,13 @@ def _maps(
     device: torch.device,
 ) -> NDArray[np.float16]:
     """A row per frame. Computed in float32: in bf16 the first of these maps are 5 % off, as no served model's are."""
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    height, width = frames.shape[1:3]
-    rows = []
-    for first in range(0, len(frames), _FRAMES_AT_ONCE):
-        pixels = torch.from_numpy(frames[first : first + _FRAMES_AT_ONCE]).to(device).permute(0, 3, 1, 2)
-        padded = F.pad((pixels.float() / 255 - mean) / std, (0, canvas_wh[0] - width, 0, canvas_wh[1] - height))
-        rows.append(torch.cat([m.flatten(1).half() for m in backbone(padded)], 1).cpu().numpy())
-    return np.concatenate(rows)
+
+    def pixels(part: Sequence[NDArray[np.uint8]]) -> Tensor:
+        window = torch.from_numpy(np.stack(part)).to(device)
+        return frames_of(normalise_and_pad([window], canvas_wh, preprocess))
+
+    parts = maps_of_frames(backbone, list(frames), pixels)
+    return np.concatenate([torch.cat([m.flatten(1).half() for m in maps], 1).cpu().numpy() for _, maps in parts])
 
 
 def _digest(backbone: nn.Module) -> str:

@@ -24,7 +24,7 @@ from stmixer.trainer.data.cached_features import FeatureClips
 from stmixer.trainer.data.clipset import ClipSet, Source
 from stmixer.trainer.data.loader import TrainLoader, make_loader
 from stmixer.trainer.data.plan import Plan, in_order
-from stmixer.trainer.data.sets import Data, label_list, load_data
+from stmixer.trainer.data.sets import RunData, label_list, load_data
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
 from stmixer.trainer.training.cached_features import feature_folder, make_features, wait_for_features
@@ -35,10 +35,8 @@ from stmixer.trainer.training.weights import initial_detector, write_weights
 
 log = logging.getLogger("stmixer.train")
 
-MEGABYTE = 1 << 20
 
-
-class KeepGoing(Callback):
+class ResumeCheckpoint(Callback):
     """Writes ``last.ckpt`` every so many steps and after every epoch, complete or not at all."""
 
     def __init__(self, path: Path, every: int) -> None:
@@ -77,8 +75,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     labels = label_list(data.labels)
     detector = initial_detector(config, labels)
     first = None if config.mixing == 1 else {k: v.clone() for k, v in detector.state_dict().items()}
-    kept = None if config.features is None else _features(folder.root / "features", config, data, detector)
-    sizes = tuple(len(source.split) for source in data.train) if kept is None else kept.sizes
+    cached = None if config.cached_features is None else _features(folder.root / "features", config, data, detector)
+    sizes = tuple(len(source.split) for source in data.train) if cached is None else cached.sizes
     trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
     plan = training_plan(config, data, sizes, trainer.world_size, trainer.global_rank)
     windows = training_windows(config, data, detector.config)
@@ -88,10 +86,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         folder.write_frozen(module.frozen_parameters())
     for line in summary(config, data, plan, module):
         log.info(line)
-    workers, cache = config.workers, config.cache_mb * MEGABYTE
-    pin = torch.cuda.is_available() and config.accelerator != "cpu"
-    clips = kept or ClipSet(data.train, detector.config, config.augment, cache, stills=config.stills)
-    train = TrainLoader(clips, plan, workers, pin)
+    clips = cached or ClipSet(data.train, detector.config, config.augment, config.cache_bytes, stills=config.stills)
+    train = TrainLoader(clips, plan, config.workers, _on_cuda(config))
     val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
     module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
     try:
@@ -128,7 +124,9 @@ def _quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
-def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) -> tuple[Windows | None, Windows | None]:
+def training_windows(
+    config: RunConfig, data: RunData, detector: DetectorConfig
+) -> tuple[Windows | None, Windows | None]:
     """A long-term model's windows in training and in evaluation; nothing of one is seen in the other.
 
     Raises:
@@ -138,17 +136,16 @@ def training_windows(config: RunConfig, data: Data, detector: DetectorConfig) ->
     return train, val
 
 
-def _features(root: Path, config: RunConfig, data: Data, detector: Detector) -> FeatureClips:
+def _features(root: Path, config: RunConfig, data: RunData, detector: Detector) -> FeatureClips:
     """The first process makes them while others wait, or have not started yet."""
     maps = feature_folder(root, config, detector)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        cuda = torch.cuda.is_available() and config.accelerator != "cpu"
-        make_features(maps, config, data.train, detector, torch.device("cuda" if cuda else "cpu"))
+        make_features(maps, config, data.train, detector, torch.device("cuda" if _on_cuda(config) else "cpu"))
     wait_for_features(maps)
     return FeatureClips(maps, detector.config.clip, config.augment, len(data.train))
 
 
-def training_plan(config: RunConfig, data: Data, sizes: tuple[int, ...], world: int, rank: int) -> Plan:
+def training_plan(config: RunConfig, data: RunData, sizes: tuple[int, ...], world: int, rank: int) -> Plan:
     """The order of the training clips on one process, of sets of so many keyframes. Raises TrainError for a batch that
     cannot be dealt evenly."""
     weights = tuple(source.config.weight for source in data.train)
@@ -161,8 +158,12 @@ def evaluation_loader(config: RunConfig, sources: Sequence[Source], world: int =
     """Every evaluation keyframe once, over all processes."""
     size = clips_at_once(config.detector(), config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size, rank, world)
-    clips = ClipSet(sources, config.detector(), None, config.cache_mb * MEGABYTE, stills=config.stills)
-    return make_loader(clips, batches, config.workers, torch.cuda.is_available() and config.accelerator != "cpu")
+    clips = ClipSet(sources, config.detector(), None, config.cache_bytes, stills=config.stills)
+    return make_loader(clips, batches, config.workers, _on_cuda(config))
+
+
+def _on_cuda(config: RunConfig) -> bool:
+    return torch.cuda.is_available() and config.accelerator != "cpu"
 
 
 def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer:
@@ -170,7 +171,7 @@ def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer
 
     Under torchrun the process takes its place from the environment.
     """
-    callbacks: list[Callback] = [KeepGoing(folder.checkpoint, config.checkpoint_every), DataWait()]
+    callbacks: list[Callback] = [ResumeCheckpoint(folder.checkpoint, config.checkpoint_every), DataWait()]
     if config.optimiser.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.optimiser.ema_decay))
     bar = sys.stderr.isatty()
@@ -209,7 +210,7 @@ def _loggers(folder: RunFolder) -> list[Logger]:
     return loggers
 
 
-def summary(config: RunConfig, data: Data, plan: Plan, module: TrainingModule) -> list[str]:
+def summary(config: RunConfig, data: RunData, plan: Plan, module: TrainingModule) -> list[str]:
     """What is about to happen, for the log."""
     trained = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
     lines = [f"{config.model}, {trained:,} parameters to train, {len(module.frozen_parameters())} tensors frozen"]

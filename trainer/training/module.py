@@ -15,17 +15,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
+from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.batch import Batch, network_input
+from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.cached_features import FeatureBatch
 from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.evaluate.network import once_per_frame
-from stmixer.trainer.evaluate.predictions import Findings
+from stmixer.trainer.evaluate.predictions import Predictions
 from stmixer.trainer.evaluate.report import Report
-from stmixer.trainer.evaluate.reports import report_empties, report_sets, shown
+from stmixer.trainer.evaluate.reports import main_figures, report_empty_sets, report_sets
 from stmixer.trainer.long_term.windows import Windows, detect
 from stmixer.trainer.training.criterion import Criterion, LossWeights
 from stmixer.trainer.training.matcher import Matcher
@@ -82,7 +83,7 @@ class TrainingModule(L.LightningModule):
         self._steps_per_epoch = steps_per_epoch
         self._val, self._labels = tuple(val), tuple(labels)
         self._windows = windows
-        self._findings = Findings()
+        self._predictions = Predictions()
         self._postprocess = PostProcess(config.evaluate.score_threshold, config.evaluate.keep_top3)
         if config.backbone_norm == "frozen":
             freeze_norms(detector.backbone)
@@ -106,12 +107,12 @@ class TrainingModule(L.LightningModule):
         return [name for name, parameter in self.detector.named_parameters() if not parameter.requires_grad]
 
     def transfer_batch_to_device(
-        self, batch: Batch | FeatureBatch, device: torch.device, dataloader_idx: int
-    ) -> Batch | FeatureBatch:
+        self, batch: ClipBatch | FeatureBatch, device: torch.device, dataloader_idx: int
+    ) -> ClipBatch | FeatureBatch:
         """Lightning's hook."""
         return batch.to(device)
 
-    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ClipBatch | FeatureBatch, batch_idx: int) -> Tensor:
         """The total loss of a batch."""
         if isinstance(batch, FeatureBatch):
             sizes_wh = batch.sizes_wh
@@ -133,35 +134,35 @@ class TrainingModule(L.LightningModule):
         if not self._folded:
             self._folded.append(prepared(self.detector, pack=False).backbone)
         with torch.no_grad():
-            maps = self._folded[0](clip.transpose(1, 2).flatten(0, 1))
+            maps = self._folded[0](frames_of(clip))
         return self._rest(maps, sizes_wh, *bank)
 
     def _rest(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips."""
         levels = self.detector.project(maps)
-        return self.detector.clip_stage([x.reshape(len(sizes_wh), -1, *x.shape[1:]) for x in levels], sizes_wh, *bank)
+        return self.detector.clip_stage(clips_of(levels, len(sizes_wh)), sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""
-        self._findings = Findings()
+        self._predictions = Predictions()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Collects what is found."""
         clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
         run = functools.partial(once_per_frame, self.detector)
         output = detect(run, self._windows[1], batch.draws, clip, sizes_wh)
-        self._findings.add(output, sizes_wh, batch.draws, self._postprocess)
+        self._predictions.add(output, sizes_wh, batch.draws, self._postprocess)
 
     def on_validation_epoch_end(self) -> None:
         """Scores what all processes found; the numbers are the same on each."""
         if self.trainer.sanity_checking:
             return
         if dist.is_available() and dist.is_initialized():
-            everyone: list[Findings | None] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, self._findings)
-            self._findings.merge([findings for findings in everyone if findings is not None])
-        self.reports = report_sets(self._val, self._findings, self._labels)
-        for name, value in shown(self.reports, report_empties(self._val, self._findings)).items():
+            everyone: list[Predictions | None] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, self._predictions)
+            self._predictions.merge([predictions for predictions in everyone if predictions is not None])
+        self.reports = report_sets(self._val, self._predictions, self._labels)
+        for name, value in main_figures(self.reports, report_empty_sets(self._val, self._predictions)).items():
             self.log(name, value, rank_zero_only=True, prog_bar=name.endswith("frame_map"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

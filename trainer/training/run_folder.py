@@ -12,12 +12,12 @@ import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.config.run import RunConfig, current_keys
+from stmixer.trainer.data.set_folder import make_writable
+from stmixer.trainer.errors import TrainError, writing
 
 MAY_CHANGE = frozenset(
     {
@@ -45,13 +45,8 @@ class RunFolder:
         Raises:
             TrainError: it cannot be written, holds another run, or holds none to go on with.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise TrainError(f"run folder {self.root} cannot be written: {error.strerror or error}") from None
+        with writing(self.root, "run folder "):
+            make_writable(self.root)
         if resume:
             self._same_run(config)
         elif self.config.exists():
@@ -73,7 +68,7 @@ class RunFolder:
     def _same_run(self, config: RunConfig) -> None:
         if not self.checkpoint.exists():
             raise TrainError(f"run folder {self.root} holds no last.ckpt to go on from")
-        before: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        before = current_keys(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         now = config.model_dump(mode="json")
         changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
         if changed:

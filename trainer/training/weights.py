@@ -14,7 +14,7 @@ from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained
 from stmixer.model.labels import Label
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.sets import Data
+from stmixer.trainer.data.sets import RunData
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.bank import QueryBank
 
@@ -58,7 +58,7 @@ def write_weights(
     detector: Detector,
     first: Mapping[str, Tensor] | None,
     config: RunConfig,
-    data: Data,
+    data: RunData,
     labels: Sequence[Label],
 ) -> None:
     """The trained detector as a self-describing file.

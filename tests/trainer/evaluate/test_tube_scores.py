@@ -1,4 +1,4 @@
-"""Video mAP: the published evaluator's numbers, thinning, and each rule by hand."""
+"""Video mAP: the published evaluator's numbers, suppression, and each rule by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
 from stmixer.trainer.evaluators.tables import GroundTruth, Tubes, Unit
-from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes, thin
+from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes, suppress
 
 Truth = Callable[..., GroundTruth]
 Box = tuple[float, float, float, float]
@@ -50,9 +50,9 @@ def test_reference_over_all_thresholds(tube_reference: Any) -> None:
     assert mean == pytest.approx(r.expected["video_mAP@0.5:0.95"], abs=1e-3)
 
 
-def test_the_reference_needs_thinning(tube_reference: Any) -> None:
+def test_the_reference_needs_suppression(tube_reference: Any) -> None:
     r = tube_reference
-    (score,) = evaluate_tubes(r.truth, r.tubes, r.labels, FRAMES_ALL, thresholds=[0.2], thinning=None)
+    (score,) = evaluate_tubes(r.truth, r.tubes, r.labels, FRAMES_ALL, thresholds=[0.2], nms_iou=None)
     assert abs(100 * score.mean_ap - r.expected["video_mAP@0.2"]) > 0.1
 
 
@@ -75,7 +75,7 @@ def test_pixels_are_inclusive(truth_of: Truth) -> None:
     assert (right.ap("walk"), wrong.ap("walk")) == (1.0, 0.0)
 
 
-def test_thinning(boxes: Boxes) -> None:
+def test_suppression(boxes: Boxes) -> None:
     a, b, near = boxes
     found = _tubes(
         [
@@ -88,28 +88,28 @@ def test_thinning(boxes: Boxes) -> None:
         ],
         order=1,
     )
-    assert sorted(set(thin(found).tube.tolist())) == [1, 2, 3, 4, 5]
-    assert set(thin(found, 0.85).tube.tolist()) == {0, 1, 2, 3, 4, 5}
+    assert sorted(set(suppress(found).tube.tolist())) == [1, 2, 3, 4, 5]
+    assert set(suppress(found, 0.85).tube.tolist()) == {0, 1, 2, 3, 4, 5}
 
 
-def test_thinning_starts_above_its_threshold_and_the_thinned_thin_nobody() -> None:
+def test_suppression_starts_above_its_threshold_and_the_suppressed_suppress_nobody() -> None:
     # Times 0–9, 4–13, 8–17: neighbours share 6 of 14 frames, the outer two 2 of 18.
     chain = [
         ("v", 0, score, range(start, start + 10), (0.0, 0.0, 1.0, 1.0))
         for start, score in ((0, 0.9), (4, 0.8), (8, 0.7))
     ]
-    assert sorted(set(thin(_tubes(chain)).tube.tolist())) == [0, 2]
-    assert sorted(set(thin(_tubes(chain), 6 / 14).tube.tolist())) == [0, 1, 2]
-    assert sorted(set(thin(_tubes(chain[:2]), 6 / 14 - 1e-9).tube.tolist())) == [0]
+    assert sorted(set(suppress(_tubes(chain)).tube.tolist())) == [0, 2]
+    assert sorted(set(suppress(_tubes(chain), 6 / 14).tube.tolist())) == [0, 1, 2]
+    assert sorted(set(suppress(_tubes(chain[:2]), 6 / 14 - 1e-9).tube.tolist())) == [0]
 
 
-def test_duplicates_are_thinned_or_wrong(truth_of: Truth, boxes: Boxes) -> None:
+def test_duplicates_are_suppressed_or_wrong(truth_of: Truth, boxes: Boxes) -> None:
     a, b, _ = boxes
     truth = truth_of(_person("v", range(4), a, 0, 0) + _person("v", range(4), b, 0, 1))
     found = _tubes([("v", 0, 0.9, range(4), a), ("v", 0, 0.8, range(4), a), ("v", 0, 0.7, range(4), b)])
-    (thinned,) = evaluate_tubes(truth, found, LABELS, FRAMES_ALL, thresholds=[0.5])
-    (whole,) = evaluate_tubes(truth, found, LABELS, FRAMES_ALL, thresholds=[0.5], thinning=None)
-    assert thinned.verdict.tolist() == [RIGHT, RIGHT]
+    (suppressed,) = evaluate_tubes(truth, found, LABELS, FRAMES_ALL, thresholds=[0.5])
+    (whole,) = evaluate_tubes(truth, found, LABELS, FRAMES_ALL, thresholds=[0.5], nms_iou=None)
+    assert suppressed.verdict.tolist() == [RIGHT, RIGHT]
     assert whole.verdict.tolist() == [RIGHT, WRONG, RIGHT]
     assert whole.ap("walk") == pytest.approx(1 / 2 + 7 / 24)
 
@@ -166,4 +166,4 @@ def test_refused(truth_of: Truth, boxes: Boxes) -> None:
             evaluate_tubes(truth, tubes, LABELS, FRAMES_ALL, thresholds=[0.5])
     twisted = Tubes(found.video, found.frame, found.label, found.tube, np.array([0.9, 0.8]), found.boxes)
     with pytest.raises(ValueError, match="different scores"):
-        thin(twisted)
+        suppress(twisted)

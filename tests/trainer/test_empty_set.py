@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.encode import Mp4Writer
 from stmixer.trainer.annotate.background import background
-from stmixer.trainer.annotate.empties import EmptiesOptions, make_empties
+from stmixer.trainer.annotate.empty_set import EmptySetOptions, make_empty_set
 from stmixer.trainer.annotate.free_space import CELL, covered, largest_rectangle
 from stmixer.trainer.annotate.person_detector import People
 from stmixer.trainer.cli import main
@@ -25,8 +25,8 @@ from stmixer.trainer.data.clipset import Source
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.errors import TrainError
-from stmixer.trainer.evaluate.predictions import Finding, Findings
-from stmixer.trainer.evaluate.reports import report_empties, report_sets, shown
+from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions
+from stmixer.trainer.evaluate.reports import main_figures, report_empty_sets, report_sets
 from stmixer.trainer.training.fit import fit
 
 WIDTH, HEIGHT, FRAMES = 320, 208, 40
@@ -181,7 +181,7 @@ def walking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_hold_no_white_and_keep_their_split(walking: Path, tmp_path: Path) -> None:
-    done = make_empties([walking], Blind(), tmp_path, EmptiesOptions())  # type: ignore[arg-type]
+    done = make_empty_set([walking], Blind(), tmp_path, EmptySetOptions())  # type: ignore[arg-type]
     table = rows(tmp_path)
     assert {row["split"] for row in table if row["video"].startswith("walking_a_")} == {"train"}
     assert {row["split"] for row in table if row["video"].startswith("walking_b_")} == {"val"}
@@ -198,25 +198,25 @@ def test_clips_hold_no_white_and_keep_their_split(walking: Path, tmp_path: Path)
 
 def test_a_panning_camera_gives_crops_alone(tmp_path: Path) -> None:
     root = annotated_set(tmp_path / "pan", {"a.mp4": "train", "b.mp4": "val"}, pan=2)
-    done = make_empties([root], Blind(), tmp_path / "out", EmptiesOptions())  # type: ignore[arg-type]
-    assert [made.clip.kind for made in done.clips if made.scene.part == "train"] == ["crop"]
-    (crop,) = (made.clip for made in done.clips if made.scene.part == "train")
+    done = make_empty_set([root], Blind(), tmp_path / "out", EmptySetOptions())  # type: ignore[arg-type]
+    assert [made.clip.kind for made in done.clips if made.video.part == "train"] == ["crop"]
+    (crop,) = (made.clip for made in done.clips if made.video.part == "train")
     assert crop.place[0] >= 60 + 0.15 * 40
     assert max(int(rgb.min(-1).max()) for rgb in crop.pictures) < WHITE - 40
     assert crop.pts_us[:3] == pytest.approx((0, 33_333, 66_667), abs=1)
 
 
 def test_what_the_detector_sees_is_left_out(walking: Path, tmp_path: Path) -> None:
-    options = EmptiesOptions(train=0)
-    done = make_empties([walking], Blind(0.8, 0.1, 1.0, 0.9), tmp_path, options)  # type: ignore[arg-type]
+    options = EmptySetOptions(train=0)
+    done = make_empty_set([walking], Blind(0.8, 0.1, 1.0, 0.9), tmp_path, options)  # type: ignore[arg-type]
     assert all(made.clip.place[2] <= 0.8 * WIDTH for made in done.clips)
     with pytest.raises(TrainError, match="no place without people found"):
-        make_empties([walking], Blind(0.0, 0.0, 1.0, 1.0), tmp_path / "none", options)  # type: ignore[arg-type]
+        make_empty_set([walking], Blind(0.0, 0.0, 1.0, 1.0), tmp_path / "none", options)  # type: ignore[arg-type]
 
 
 def test_medians_only_and_numbers(walking: Path, tmp_path: Path) -> None:
-    options = EmptiesOptions(train=1, val=0, medians_only=("a.mp4",))
-    done = make_empties([walking], Blind(), tmp_path, options)  # type: ignore[arg-type]
+    options = EmptySetOptions(train=1, val=0, medians_only=("a.mp4",))
+    done = make_empty_set([walking], Blind(), tmp_path, options)  # type: ignore[arg-type]
     assert done.counts() == {("walking", "train", "median"): 1}
 
 
@@ -287,25 +287,25 @@ def test_false_people_are_counted_apart(tmp_path: Path) -> None:
     config = CustomSet(kind="custom", name="bare", empty=True, keyframe_every=30)
     source = Source.of(config, read_custom(config, tmp_path, "val", None), ["walk"])
     scores = {0: (0.7, 0.65, 0.1), 1: (0.6, 0.2), 2: (0.59, 0.3)}
-    found = Findings()
+    found = Predictions()
     for keyframe, people in scores.items():
         boxes = np.tile(np.array([[0.1, 0.1, 0.2, 0.2]], np.float32), (len(people), 1))
         person = np.array(people, np.float32)
-        found.rows[0, keyframe] = Finding(
+        found.rows[0, keyframe] = KeyframePredictions(
             Draw(0, keyframe, (0,)), boxes[:0], np.zeros((0, 1), np.float32), boxes, person
         )
-    (report,) = report_empties([source], found)
-    assert (report.keyframes, report.false_people, report.haunted) == (3, 3, 2)
+    (report,) = report_empty_sets([source], found)
+    assert (report.keyframes, report.false_people, report.keyframes_with_people) == (3, 3, 2)
     assert report.false_per_keyframe == 1.0
     assert [(p.video, p.frame) for p in report.surest] == [("a.mp4", 15), ("a.mp4", 45), ("b.mp4", 2)]
     assert report.as_dict()["false_per_empty_keyframe"] == 1.0
     assert report_sets([source], found, ()) == []
-    assert shown([], [report]) == {"bare/false_people_per_keyframe": 1.0}
+    assert main_figures([], [report]) == {"bare/false_people_per_keyframe": 1.0}
 
 
 @pytest.mark.slow
 def test_a_run_learns_from_empty_clips(walking: Path, tmp_path: Path) -> None:
-    make_empties([walking], Blind(), tmp_path / "bare", EmptiesOptions())  # type: ignore[arg-type]
+    make_empty_set([walking], Blind(), tmp_path / "bare", EmptySetOptions())  # type: ignore[arg-type]
     split = read_custom(CustomSet(kind="custom", empty=True), tmp_path / "bare", "train", None)
     assert len(check_split(split, "full")) == len(split)
     own_set(tmp_path / "learned", "train")

@@ -1,4 +1,4 @@
-"""Training on kept maps of a frozen backbone: the same clips, computed once."""
+"""Training on cached features of a frozen backbone: the same clips, computed once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from stmixer.trainer.data.batch import network_input
 from stmixer.trainer.data.cached_features import FeatureClips, FeatureFolder, collate_features
 from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw
-from stmixer.trainer.data.segments import StretchSet
-from stmixer.trainer.data.sets import Data, load_data
+from stmixer.trainer.data.segments import SegmentSet
+from stmixer.trainer.data.sets import RunData, load_data
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.training.cached_features import feature_folder, make_features
 from stmixer.trainer.training.fit import fit
@@ -43,18 +43,18 @@ def configured(tmp_path: Path, **changes: Any) -> RunConfig:
         "backbone_norm": "frozen",
         "frozen": ["backbone."],
         "augment": STEADY,
-        "features": {"stretches": 3, "samples": 12},
+        "cached_features": {"segments": 3, "samples": 12},
     }
     return run_config(root, **plain | changes)
 
 
-def made(config: RunConfig, data: Data, detector: Detector) -> FeatureFolder:
+def made(config: RunConfig, data: RunData, detector: Detector) -> FeatureFolder:
     folder = feature_folder(config.run_dir / "features", config, detector)
     make_features(folder, config, data.train, detector, CPU)
     return folder
 
 
-def small(data: Data) -> Detector:
+def small(data: RunData) -> Detector:
     """With the bundled backbone: an initial one's maps vanish."""
     detector = build(variant("rt_lite0", classes=len(data.labels)), seed=0)
     backbone = {k: v for k, v in read_tensors(BUNDLED).items() if k.startswith("backbone.")}
@@ -62,22 +62,22 @@ def small(data: Data) -> Detector:
     return detector.eval()
 
 
-def test_a_kept_clip_is_the_clip(tmp_path: Path) -> None:
-    """Every keyframe of every stretch: the picture, the people and the maps that a clip of its own would have."""
+def test_a_clip_of_cached_features_is_the_clip(tmp_path: Path) -> None:
+    """Every keyframe of every segment: the picture, the people and the maps that a clip of its own would have."""
     config = configured(tmp_path)
     data = load_data(config, ("train",))
     detector = small(data)
     folder = made(config, data, detector)
-    kept = FeatureClips(folder, detector.config.clip, config.augment, len(data.train))
-    stretches = StretchSet(data.train, detector.config, config.augment, config.features, config.seed, 1 << 30)  # type: ignore[arg-type]
+    cached = FeatureClips(folder, detector.config.clip, config.augment, len(data.train))
+    segments = SegmentSet(data.train, detector.config, config.augment, config.cached_features, config.seed, 1 << 30)  # type: ignore[arg-type]
     clips = ClipSet(data.train, detector.config, config.augment, 1 << 30)
     alone = [clips[Draw(0, k, (0,))] for k in range(len(data.train[0].split))]
     rows = [tuple(row) for row in folder.clips(1)[0]]
     offsets = np.array(window(detector.config.clip).offsets)
     for number, keyframe in rows:
-        frames = stretches[int(number)].shot.frames[keyframe + offsets]
+        frames = segments[int(number)].clip.frames[keyframe + offsets]
         target = next(item.target for item in alone if np.array_equal(item.frames.numpy(), frames))
-        item = kept[Draw(0, rows.index((number, keyframe)), (0,))]
+        item = cached[Draw(0, rows.index((number, keyframe)), (0,))]
         torch.testing.assert_close(item.target.boxes_xyxy_px, target.boxes_xyxy_px)
         assert torch.equal(item.target.actions, target.actions)
         assert torch.equal(item.target.annotated, target.annotated)
@@ -94,32 +94,32 @@ def test_a_kept_clip_is_the_clip(tmp_path: Path) -> None:
     assert {int(number) for number, _ in rows} == {0, 1, 2}
 
 
-def test_stretches_move_their_people_with_the_picture(tmp_path: Path) -> None:
+def test_segments_move_their_people_with_the_picture(tmp_path: Path) -> None:
     """Flipped and zoomed, a person's box holds what it held: the same mean colour, to the pixels of its edge."""
     config = configured(tmp_path)
     data = load_data(config, ("train",))
     detector = small(data)
 
-    def stretch(**augment: Any) -> Any:
+    def segment(**augment: Any) -> Any:
         changed = config.augment.model_copy(update={"short_sides": (160,)} | augment)
-        return StretchSet(data.train, detector.config, changed, config.features, 5, 1 << 30)[1]  # type: ignore[arg-type]
+        return SegmentSet(data.train, detector.config, changed, config.cached_features, 5, 1 << 30)[1]  # type: ignore[arg-type]
 
-    plain, flipped = stretch(), stretch(flip=1.0)
-    assert np.array_equal(flipped.shot.frames, plain.shot.frames[:, :, ::-1])
-    assert np.array_equal(flipped.shot.at, plain.shot.at)
-    np.testing.assert_allclose(flipped.shot.boxes_xyxy[:, [0, 2]], 1 - plain.shot.boxes_xyxy[:, [2, 0]])
+    plain, flipped = segment(), segment(flip=1.0)
+    assert np.array_equal(flipped.clip.frames, plain.clip.frames[:, :, ::-1])
+    assert np.array_equal(flipped.clip.at, plain.clip.at)
+    np.testing.assert_allclose(flipped.clip.boxes_xyxy[:, [0, 2]], 1 - plain.clip.boxes_xyxy[:, [2, 0]])
 
-    zoomed = stretch(zoom=1.0, zoom_range=(0.5, 0.5))
-    assert len(zoomed.shot.at) == len(zoomed.shot.boxes_xyxy) == len(plain.shot.boxes_xyxy)
-    for row in range(len(plain.shot.at)):
-        before, after = (_inside(s.shot, row) for s in (plain, zoomed))
+    zoomed = segment(zoom=1.0, zoom_range=(0.5, 0.5))
+    assert len(zoomed.clip.at) == len(zoomed.clip.boxes_xyxy) == len(plain.clip.boxes_xyxy)
+    for row in range(len(plain.clip.at)):
+        before, after = (_inside(s.clip, row) for s in (plain, zoomed))
         np.testing.assert_allclose(before, after, atol=6)
 
 
-def _inside(shot: Any, row: int) -> np.ndarray:
-    frame = shot.frames[shot.at[row]]
+def _inside(clip: Any, row: int) -> np.ndarray:
+    frame = clip.frames[clip.at[row]]
     height, width = frame.shape[:2]
-    x1, y1, x2, y2 = np.rint(shot.boxes_xyxy[row] * (width, height, width, height)).astype(int)
+    x1, y1, x2, y2 = np.rint(clip.boxes_xyxy[row] * (width, height, width, height)).astype(int)
     return np.asarray(frame[y1:y2, x1:x2].reshape(-1, 3).mean(0))
 
 
@@ -127,19 +127,19 @@ def test_mosaics_hold_all_four(tmp_path: Path) -> None:
     config = configured(tmp_path)
     data = load_data(config, ("train",))
     changed = config.augment.model_copy(update={"short_sides": (224,), "mosaic": 1.0})
-    features = config.features.model_copy(update={"samples": 16})  # type: ignore[union-attr]
-    stretches = StretchSet(data.train, small(data).config, changed, features, 1, 1 << 30)
-    # where no moment of four stretches is annotated in all, the first stands alone
-    stretch = next(s for s in (stretches[i] for i in range(60)) if (s.shot.at == s.keyframes[0]).sum() > 1)
-    for keyframe in stretch.keyframes:
-        assert (stretch.shot.at == keyframe).sum() == 4, "one walker in each quarter"
-        halves = stretch.shot.boxes_xyxy[stretch.shot.at == keyframe] // 0.5
+    features = config.cached_features.model_copy(update={"samples": 16})  # type: ignore[union-attr]
+    segments = SegmentSet(data.train, small(data).config, changed, features, 1, 1 << 30)
+    # where no moment of four segments is annotated in all, the first stands alone
+    segment = next(s for s in (segments[i] for i in range(60)) if (s.clip.at == s.keyframes[0]).sum() > 1)
+    for keyframe in segment.keyframes:
+        assert (segment.clip.at == keyframe).sum() == 4, "one walker in each quarter"
+        halves = segment.clip.boxes_xyxy[segment.clip.at == keyframe] // 0.5
         assert len({tuple(corner) for corner in halves[:, :2]}) == 4
-    assert set(stretch.shot.at.tolist()) == set(stretch.keyframes.tolist())
+    assert set(segment.clip.at.tolist()) == set(segment.keyframes.tolist())
 
 
 @pytest.mark.slow
-def test_a_run_learns_from_kept_maps_and_goes_on_with_them(tmp_path: Path) -> None:
+def test_a_run_learns_from_cached_features_and_goes_on_with_them(tmp_path: Path) -> None:
     config = configured(tmp_path, epochs=1, clips_per_epoch=8, optimiser={"lr": 1e-3}, schedule={"warmup_epochs": 0.0})
     fit(config)
     weights = read_tensors(config.run_dir / "weights.safetensors")
@@ -154,8 +154,8 @@ def test_a_run_learns_from_kept_maps_and_goes_on_with_them(tmp_path: Path) -> No
     stamps = {p.name: p.stat().st_mtime_ns for p in (config.run_dir / "features").glob("*.npy")}
     assert len(stamps) == 3
     begun = build(variant("rt_lite0", classes=len(data.labels)), seed=config.init.seed)
-    more = config.features.model_copy(update={"stretches": 5})  # type: ignore[union-attr]
-    made(config.model_copy(update={"features": more}), data, begun)
+    more = config.cached_features.model_copy(update={"segments": 5})  # type: ignore[union-attr]
+    made(config.model_copy(update={"cached_features": more}), data, begun)
     assert {p.name: p.stat().st_mtime_ns for p in (config.run_dir / "features").glob("*.npy")}.items() > stamps.items()
 
     other = build(variant("rt_lite0", classes=len(data.labels)), seed=1)
@@ -175,14 +175,14 @@ def test_a_run_learns_from_kept_maps_and_goes_on_with_them(tmp_path: Path) -> No
         ({"augment": {"short_sides": [64]}}, "wants augment.within"),
     ],
 )
-def test_what_does_not_go_with_kept_maps_is_one_clear_line(
+def test_what_does_not_go_with_cached_features_is_one_clear_line(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrainError, match=message):
         configured(tmp_path, **changes)
 
 
-def test_too_few_stretches_for_a_set(tmp_path: Path) -> None:
+def test_too_few_segments_for_a_set(tmp_path: Path) -> None:
     config = configured(tmp_path)
     data = load_data(config, ("train",))
     folder = made(config, data, small(data))

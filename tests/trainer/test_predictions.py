@@ -20,8 +20,8 @@ from stmixer.trainer.data.sets import label_list
 from stmixer.trainer.data.tubes import read_tubes
 from stmixer.trainer.evaluate.evaluation import read_frame
 from stmixer.trainer.evaluate.pictures import draw, pick
-from stmixer.trainer.evaluate.predictions import Finding, Findings, tables
-from stmixer.trainer.evaluate.reports import report_sets, shown
+from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
+from stmixer.trainer.evaluate.reports import main_figures, report_sets
 from stmixer.trainer.evaluators.frames import FRAMES_ALL
 from stmixer.trainer.evaluators.tables import Keyframes
 
@@ -49,16 +49,16 @@ def labels_of(source: Source, names: list[str]) -> tuple[Label, ...]:
     return label_list(source.split.labels if len(source.split.labels) == 80 else names)
 
 
-def perfect(source: Source) -> Findings:
+def perfect(source: Source) -> Predictions:
     """Everybody found at their place, with score 0.9 for what they do."""
-    findings = Findings()
+    predictions = Predictions()
     for keyframe in range(len(source.split)):
         rows = source.split.people(keyframe)
         boxes = source.split.boxes_xyxy[rows].astype(np.float32)
         scores = np.where(source.actions[rows], 0.9, 0.0).astype(np.float32)
         person = np.full(len(boxes), 0.8, np.float32)
-        findings.rows[0, keyframe] = Finding(Draw(0, keyframe, (0,)), boxes, scores, boxes, person)
-    return findings
+        predictions.rows[0, keyframe] = KeyframePredictions(Draw(0, keyframe, (0,)), boxes, scores, boxes, person)
+    return predictions
 
 
 @pytest.mark.parametrize(("make", "names"), [(custom, ["wave", "walk"]), (jhmdb, ["walk", "catch"]), (ava, [])])
@@ -73,7 +73,7 @@ def test_perfect_is_one(tmp_path: Path, make, names: list[str]) -> None:
     assert all(report.people is not None and report.people.recall == 1.0 for report in reports)
     if make is jhmdb:  # the custom case has tubes of a single keyframe, which linking leaves out
         assert reports[0].video_map == pytest.approx({"0.2": 1, "0.5": 1, "0.5:0.95": 1})
-    assert shown(reports)[f"{source.split.name}/frame_map"] == 1.0
+    assert main_figures(reports)[f"{source.split.name}/frame_map"] == 1.0
 
 
 def test_pixels_where_the_set_counts_in_pixels(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_pixels_where_the_set_counts_in_pixels(tmp_path: Path) -> None:
 
 def test_nobody_found_is_nought(tmp_path: Path) -> None:
     source = custom(tmp_path)
-    (report,) = report_sets([source], Findings(), labels_of(source, ["wave", "walk"]))
+    (report,) = report_sets([source], Predictions(), labels_of(source, ["wave", "walk"]))
     assert report.actions.mean_ap == 0
     assert report.people is not None
     assert report.people.recall == 0

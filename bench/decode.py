@@ -24,7 +24,7 @@ import typer
 
 from bench.hardware import processor
 from stmixer.media.decode import Limits, VideoReader
-from stmixer.media.resize import input_size
+from stmixer.model.clip import input_size
 
 CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "mpeg4": "mpeg4"}
 SIZES = ((640, 360), (1280, 720), (1920, 1080), (3840, 2160))

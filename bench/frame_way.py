@@ -88,7 +88,10 @@ def read_calls(folder: Path) -> list[Calls]:
 @contextmanager
 def service(tree: Path, folder: Path, options: list[str]) -> Iterator[str]:
     """A service of that tree; its WebSocket's address. Ends it, and waits for its end."""
-    module = "stmixer.service.cli" if (tree / "stmixer").is_dir() else "service.cli"
+    module = "stmixer.service.cli"
+    if not (tree / "stmixer").is_dir():  # an older tree, whose rooms have no common name
+        module = module.removeprefix("stmixer.")
+    command = [sys.executable, "-m", module, "serve", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
     environment |= {
         "PYTHONPATH": os.pathsep.join((str(CALL_LOG), str(tree))),
@@ -101,9 +104,8 @@ def service(tree: Path, folder: Path, options: list[str]) -> Iterator[str]:
         "STMIXER_MAX_STREAMS": "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", module, "serve", *options], env=environment, cwd=folder.parent, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command, env=environment, cwd=folder.parent, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     lines: list[str] = []
     ready: queue.Queue[str | None] = queue.Queue()
 

@@ -10,10 +10,9 @@ from typing import BinaryIO, Protocol
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
+from stmixer.media.limits import DRAWN_ACTIONS
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
-DRAWN_ACTIONS = 3
-"""Actions of one actor that a picture names at most."""
 DRAWN_ACTION_SCORE = 0.3
 
 

@@ -1,9 +1,12 @@
-"""How large and how long a video may be."""
+"""How large and how long a video may be, and how much of a result is drawn into it."""
 
 import math
 from dataclasses import dataclass
 
 from stmixer.media.errors import MediaError
+
+DRAWN_ACTIONS = 3
+"""Actions of one actor that a picture names at most."""
 
 
 @dataclass(frozen=True, slots=True)

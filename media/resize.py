@@ -3,25 +3,6 @@
 import cv2
 import numpy as np
 
-from stmixer.media.errors import MediaError
-
-
-def input_size(width: int, height: int, short_side: int, max_long_side: int | None = None) -> tuple[int, int]:
-    """(width, height) with the short side at ``short_side`` and the long one in proportion, rounded half up.
-
-    Raises:
-        MediaError: ``aspect_unsupported`` when the long side would be over ``max_long_side``.
-    """
-    short, long = min(width, height), max(width, height)
-    # Integers throughout: (2·long·short_side + short) // (2·short) is int(long·short_side/short + 0.5), exactly.
-    scaled = (2 * long * short_side + short) // (2 * short)
-    if max_long_side is not None and scaled > max_long_side:
-        raise MediaError(
-            "aspect_unsupported",
-            f"a {width} × {height} picture is too elongated (over {max_long_side}:{short_side}); crop it",
-        )
-    return (short_side, scaled) if width <= height else (scaled, short_side)
-
 
 def resize(rgb: np.ndarray, width: int, height: int, antialias: bool = False) -> np.ndarray:
     """Bilinear resize of an 8-bit picture.

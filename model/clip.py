@@ -1,10 +1,14 @@
-"""Window tables and padded shapes: which moments a clip takes, and how large its tensor is. Imports no torch."""
+"""Window tables, input sizes and padded shapes: which moments a clip takes, how large its frames and its tensor are.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from stmixer.media.errors import MediaError
 from stmixer.model.config import RAW_FPS, ClipConfig, PreprocessConfig
 
 MAX_ASPECT = 3
@@ -59,3 +63,20 @@ def padded_size(width: int, height: int, preprocess: PreprocessConfig) -> tuple[
     """
     d = preprocess.size_divisor
     return -(-width // d) * d, -(-height // d) * d
+
+
+def input_size(width: int, height: int, short_side: int, max_long_side: int | None = None) -> tuple[int, int]:
+    """(width, height) with the short side at ``short_side`` and the long one in proportion, rounded half up.
+
+    Raises:
+        MediaError: ``aspect_unsupported`` when the long side would be over ``max_long_side``.
+    """
+    short, long = min(width, height), max(width, height)
+    # Integers throughout: (2·long·short_side + short) // (2·short) is int(long·short_side/short + 0.5), exactly.
+    scaled = (2 * long * short_side + short) // (2 * short)
+    if max_long_side is not None and scaled > max_long_side:
+        raise MediaError(
+            "aspect_unsupported",
+            f"a {width} × {height} picture is too elongated (over {max_long_side}:{short_side}); crop it",
+        )
+    return (short_side, scaled) if width <= height else (scaled, short_side)

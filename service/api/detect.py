@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from stmixer.media.annotated import DRAWN_ACTIONS
+from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
 from stmixer.service.api.problems import PROBLEMS
 from stmixer.service.api.service import Service

@@ -71,6 +71,9 @@ class Phase(Enum):
     """Stopped by us, because the service ends."""
 
 
+NO_MORE_MEDIA = (Phase.STOPPED, Phase.LEAVING)
+
+
 class Connection:
     """One socket."""
 
@@ -79,10 +82,6 @@ class Connection:
         self._sending = asyncio.Lock()
         self._phase, self._last_media = Phase.WAITING, time.monotonic()
         self._flushes: asyncio.Queue[FlushMark] = asyncio.Queue()
-
-    @property
-    def _stopped(self) -> bool:
-        return self._phase in (Phase.STOPPED, Phase.LEAVING)
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
@@ -101,7 +100,7 @@ class Connection:
         try:
             await self._stream(kept, start, resumed=resumed)
         except (WebSocketDisconnect, Evicted) as error:
-            keep, ended_by = not self._stopped and _may_come_back(error), error
+            keep, ended_by = self._phase not in NO_MORE_MEDIA and _may_come_back(error), error
             raise
         except BaseException as error:
             ended_by = error
@@ -203,7 +202,7 @@ class Connection:
                 received = await self._socket.receive()
                 if received["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(received.get("code", 1006))
-                if self._stopped:
+                if self._phase in NO_MORE_MEDIA:
                     continue
                 data = received.get("bytes")
                 if data is None:
@@ -263,7 +262,7 @@ class Connection:
             if math.isfinite(left_s) and not told_to_go:
                 told_to_go = True
                 await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
-            if left_s <= 0 and not self._stopped:  # in time, as if the client had
+            if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
                 self._phase = Phase.LEAVING
                 await source.ended()
             waits = self._phase is Phase.WAITING and not session.stream.ended  # for the client, not it for us

@@ -86,7 +86,7 @@ def streams(
             given = {name: value for name, value in settings.items() if value is not None}
             url, pid = stack.enter_context(own_service(given, worker_module))
         steps = measure(loads, url, api_key, pid)
-    said = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    said = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
     said["api_key"] = None if api_key is None else "given"
     if output is not None:
         result = {"machine": _machine(), "options": said, "knee": knee(steps), "steps": steps}

@@ -6,6 +6,7 @@ beside the engine's streams in one process.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.errors import MediaError
 from stmixer.media.grid import FrameSampler, Sample, TimeGrid
-from stmixer.media.resize import input_size
-from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.clip import MAX_ASPECT, input_size
 from stmixer.service.ipc.messages import Frames, FramesDropped, Instants, Opened, Progress, SampleWritten, SamplingOrder
 from stmixer.service.ipc.ring import Ring
 
@@ -68,7 +68,7 @@ class Sampling:
         self._order, self._sink, self._prompt = order, sink, prompt
         self._sampler: FrameSampler[Resizable] = FrameSampler(TimeGrid(Fraction(*order.grid_step)))
         self._awaited = None if order.instants is None else AwaitedMoments(order.instants)
-        self._reports = FrameReports()
+        self._report = FrameReport()
         self._ring: Ring | None = None
         self._shown, self._size_changes = (0, 0), 0
         self._number = -1
@@ -93,10 +93,10 @@ class Sampling:
         """
         if self._prompt:
             self._number = progress.sampled - 1
-            self._reports.fed = progress.sampled + progress.not_sampled
+            self._report.fed = progress.sampled + progress.not_sampled
         else:
-            self._known_samples, self._reports.known = progress.sampled, progress.frames
-        self._reports.not_sampled = progress.not_sampled
+            self._known_samples, self._report.known = progress.sampled, progress.frames
+        self._report.not_sampled = progress.not_sampled
         self._shown, self._ring = (progress.width, progress.height), ring
         newest = progress.newest
         if not self._prompt or newest is None:
@@ -112,12 +112,16 @@ class Sampling:
 
         ``pts_us`` is later than the frame's before it.
         """
-        is_new = self._reports.add(pts_us, at)
+        report = self._report
+        report.fed += 1
+        if report.fed > report.known:
+            report.pts_us.append(pts_us)
+            report.at.append(at)
         if (final := self._sampler.feed(pts_us, picture)) is not None:
             self._write(final)
         if self._awaited is not None and self._awaited.reached(pts_us):
             self.commit()
-        if is_new and (self._prompt or self._reports.many):
+        if self._prompt or len(report.pts_us) >= FRAMES_TOLD_AT_ONCE:
             self.tell_frames()
 
     @property
@@ -132,11 +136,13 @@ class Sampling:
 
     def tell_frames(self) -> None:
         """Tell of the frames seen since the last time."""
-        newest = self._sampler.newest
+        report, newest = self._report, self._sampler.newest
+        # another one stands for all but the written, the corrupt, and the newest while that is open
         is_open = newest is not None and newest.pts_us > self._decided_us
-        message = self._reports.take(decided=self._number + 1, is_open=is_open)
-        if message is not None:
-            self._sink.tell(message)
+        not_sampled = report.fed - (self._number + 1) - report.corrupt - is_open
+        if report.pts_us or not_sampled != report.not_sampled:
+            self._sink.tell(Frames(tuple(report.pts_us), tuple(report.at), not_sampled - report.not_sampled))
+            report.pts_us, report.at, report.not_sampled = [], [], not_sampled
 
     def _write(self, sample: Sample[Resizable]) -> None:
         """Write a sample, unless it was tried or written already, when it was awaited."""
@@ -147,7 +153,8 @@ class Sampling:
         try:
             pixels = picture.resized(shape.width, shape.height, antialias=self._order.antialias)
         except MediaError:
-            if self._reports.lost_one():
+            self._report.corrupt += 1
+            if self._report.fed > self._report.known:
                 self._sink.tell(FramesDropped("corrupt", 1, told=True))
             return
         if (picture.width, picture.height) != self._shown:
@@ -173,58 +180,30 @@ class AwaitedMoments:
 
     def __init__(self, instants: Instants) -> None:
         self._period_us, self._after_us = 1e6 / instants.keyframe_hz, instants.after_us
-        self._next = 0
+        self._number, self._next_us = 0, instants.after_us
 
     def reached(self, pts_us: int) -> bool:
         """Whether a frame has come to the next of them, or past it; then those up to it are over."""
-        if pts_us < self._moment(self._next):
+        if pts_us < self._next_us:
             return False
-        self._next = max(self._next, int((pts_us - self._after_us) / self._period_us))
-        while self._moment(self._next) <= pts_us:
-            self._next += 1
+        number = max(self._number, int((pts_us - self._after_us) / self._period_us))
+        while (moment := round(number * self._period_us) + self._after_us) <= pts_us:
+            number += 1
+        self._number, self._next_us = number, moment
         return True
 
-    def _moment(self, number: int) -> int:
-        return round(number * self._period_us) + self._after_us
 
-
-class FrameReports:
-    """Frames not yet told of, and how many have not been kept.
+@dataclass(slots=True)
+class FrameReport:
+    """Frames not yet told of, ``pts_us`` and monotonic ``at``, and the counts behind what is told of them.
 
     ``fed``: frames that came in all; ``known``: of a source that is read again, so many were told of before;
-    ``not_sampled``: told of as not kept.
+    ``not_sampled``: told of as not kept; ``corrupt``: turned out broken.
     """
 
-    def __init__(self) -> None:
-        self.fed = self.known = self.not_sampled = 0
-        self._corrupt = 0
-        self._pts_us: list[int] = []
-        self._at: list[float] = []
-
-    @property
-    def many(self) -> bool:
-        """Whether it is time to tell of them."""
-        return len(self._pts_us) >= FRAMES_TOLD_AT_ONCE
-
-    def add(self, pts_us: int, at: float) -> bool:
-        """Count a frame; whether it was not known already."""
-        self.fed += 1
-        if self.fed <= self.known:
-            return False
-        self._pts_us.append(pts_us)
-        self._at.append(at)
-        return True
-
-    def lost_one(self) -> bool:
-        """A frame that was counted turned out broken; whether that was not known already."""
-        self._corrupt += 1
-        return self.fed > self.known
-
-    def take(self, *, decided: int, is_open: bool) -> Frames | None:
-        """What there is to tell: another frame stands for all but the written, the corrupt, and one that is open."""
-        not_sampled = self.fed - decided - self._corrupt - is_open
-        if not self._pts_us and not_sampled == self.not_sampled:
-            return None
-        message = Frames(tuple(self._pts_us), tuple(self._at), not_sampled - self.not_sampled)
-        self._pts_us, self._at, self.not_sampled = [], [], not_sampled
-        return message
+    fed: int = 0
+    known: int = 0
+    not_sampled: int = 0
+    corrupt: int = 0
+    pts_us: list[int] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)

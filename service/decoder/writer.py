@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from stmixer.service.ipc.channel import Channel, Received
 from stmixer.service.ipc.messages import (
@@ -29,6 +30,7 @@ class Writer:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.tell: Callable[[Frames | SampleWritten | FramesDropped], None] = channel.send
         self._ring: Ring | None = None
         self.limit = 0
         self._media: deque[Received] = deque()
@@ -43,10 +45,6 @@ class Writer:
         while self._ring is None:
             self._receive()
         return self._ring
-
-    def tell(self, message: Frames | SampleWritten | FramesDropped) -> None:
-        """Send it."""
-        self._channel.send(message)
 
     def room(self, number: int) -> None:
         """Say that sample ``number`` is at the limit, and wait until that is raised."""

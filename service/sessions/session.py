@@ -113,8 +113,7 @@ class Session:
     async def results(self) -> AsyncIterator[Result]:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
-            origin = None if self.source is None else self.source.origin
-            while (result := self._results.take(self.stream, origin)) is not None:
+            while (result := self._results.take(self.stream, self.context.origin)) is not None:
                 self._engine.wake()
                 yield result
             if self.stream.finished:
@@ -130,8 +129,7 @@ class Session:
         self._results.add(self.stream, pending)
         if pending.outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
-        if self.source is not None:
-            self.source.room_changed()
+        self.context.room.set()
 
     def abort(self) -> None:
         """The subscriber is gone: everything on its way is cancelled, ``results`` ends."""

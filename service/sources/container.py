@@ -47,7 +47,7 @@ class ContainerSource(DecodedSource):
         pipe = os.fdopen(writing, "wb", buffering=0)
         transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
         self._pipe = asyncio.StreamWriter(transport, flow, None, loop)
-        self._feeding = asyncio.create_task(self._guarded(self._feed(self._queue, self._pipe)))
+        self._feeding = self._guarded(self._feed(self._queue, self._pipe))
 
     def interrupt(self) -> None:
         """The socket is gone: what ends now is the container."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ ENDLESS_S = 1e9
 class SourceContext:
     """``fail`` is told what ends the source badly, ``changed`` that there is something new.
 
+    ``room`` is set where a keyframe was settled: there may be room in the ring. ``origin``: monotonic seconds of t = 0
+    by the source's own clock, where it has one.
+
     ``warnings``: what was odd, in words, for the end; ``notices``: what a live client is to know at once.
     """
 
@@ -34,6 +38,8 @@ class SourceContext:
     changed: Callable[[], None]
     warnings: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    origin: float | None = None
 
     def sampling(self, *, longest_s: float = ENDLESS_S, threads: int = 1, cpu_s: float | None = None) -> SamplingOrder:
         """How a decoder samples this stream, and what the source may cost it."""

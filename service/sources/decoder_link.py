@@ -43,11 +43,11 @@ class DecoderDied(Exception):
 
 
 class DecoderLink:
-    """``room`` is set where there may be new room in the ring; ``picture_wanted`` where another picture may be sent."""
+    """``picture_wanted`` is set where another picture may be sent."""
 
     def __init__(self, decoder: Child, context: SourceContext, picture_wanted: asyncio.Event) -> None:
         self._decoder, self._context = decoder, context
-        self._picture_wanted, self.room, self._flushed = picture_wanted, asyncio.Event(), asyncio.Event()
+        self._picture_wanted, self._flushed = picture_wanted, asyncio.Event()
         self._granted = 0
         self._full_at: int | None = None
         self._ended = self._sending = False
@@ -98,18 +98,40 @@ class DecoderLink:
         await self._context.pool.release(self._decoder, clean=self._ended and not self._sending)
 
     async def work(self) -> SourceEnded | SourceFailed:
-        """Pass on what the decoder says, until its last word on this source.
+        """Pass on what the decoder says, counts to the stream's and events to the engine, until its last word.
 
         Raises DecoderDied; MessageError and GarbledError for what no decoder may say here.
         """
+        context = self._context
+        engine, stream, counts = context.engine, context.stream, context.counts
         granting = asyncio.create_task(self._grant())
         try:
             while (received := await self._decoder.channel.receive()) is not None:
-                message = received.message
-                if isinstance(message, SourceEnded | SourceFailed):
-                    self._ended = True
-                    return message
-                await self._take(message)
+                match received.message:
+                    case SampleWritten() as message:
+                        engine.sample(stream, message)
+                        context.room.set()
+                    case Frames() as message:
+                        engine.frames(stream, message, time.monotonic())
+                        counts.told(message)
+                    case PictureWanted():
+                        self._picture_wanted.set()
+                    case Opened() as message:
+                        await engine.opened(stream, message)
+                        await self._give_ring()
+                    case RingFull(number):
+                        engine.ring_full(stream, number)
+                        self._full_at = number
+                        context.room.set()
+                    case FramesDropped() as message:
+                        counts.dropped_by_decoder(message)
+                    case Flushed():
+                        self._flushed.set()
+                    case SourceEnded() | SourceFailed() as message:
+                        self._ended = True
+                        return message
+                    case message:
+                        raise MessageError(f"{type(message).__name__} from a decoder that reads a source")
         except GarbledError:
             raise
         except ChannelError:
@@ -123,33 +145,6 @@ class DecoderLink:
             await self.release()
         raise DecoderDied(how)
 
-    async def _take(self, message: object) -> None:
-        """One message: counts to the stream's, events to the engine. Raises MessageError."""
-        context, now = self._context, time.monotonic()
-        engine, stream = context.engine, context.stream
-        match message:
-            case SampleWritten():
-                engine.sample(stream, message)
-                self.room.set()
-            case Frames():
-                engine.frames(stream, message, now)
-                context.counts.told(message)
-            case PictureWanted():
-                self._picture_wanted.set()
-            case Opened():
-                await engine.opened(stream, message)
-                await self._give_ring()
-            case RingFull(number):
-                engine.ring_full(stream, number)
-                self._full_at = number
-                self.room.set()
-            case FramesDropped():
-                context.counts.dropped_by_decoder(message)
-            case Flushed():
-                self._flushed.set()
-            case _:
-                raise MessageError(f"{type(message).__name__} from a decoder that reads a source")
-
     async def _give_ring(self) -> None:
         ring = self._context.stream.ring
         assert ring is not None
@@ -160,10 +155,10 @@ class DecoderLink:
 
     async def _grant(self) -> None:
         """Tell the decoder how far it may write, when it waits for that or has little left."""
-        stream = self._context.stream
+        stream, room = self._context.stream, self._context.room
         while True:
-            await self.room.wait()
-            self.room.clear()
+            await room.wait()
+            room.clear()
             if stream.ring is None:
                 continue
             limit = stream.write_limit()

@@ -44,15 +44,10 @@ class PictureSource(DecodedSource):
             self._newest = Mailbox()
         self._no_more = False
 
-    @property
-    def origin(self) -> float | None:
-        """Monotonic seconds of t = 0 by the camera's clock; None before the first picture."""
-        return self._clock.origin
-
     async def open(self) -> None:
         """Begin. Raises CapacityError where no decoder can be had."""
         await super().open()
-        self._feeding = asyncio.create_task(self._guarded(self._feed()))
+        self._feeding = self._guarded(self._feed())
 
     async def take(self, data: bytes) -> None:
         """One picture, waiting for room where none may be lost. Raises InputError for a malformed one."""
@@ -65,6 +60,7 @@ class PictureSource(DecodedSource):
             if stamp_us >= 2**62:
                 raise InputError("bad_message", "the prefix is out of range; it is little-endian microseconds", 400)
         pts_us = self._clock.place(stamp_us, now)
+        self._context.origin = self._clock.origin
         counts.received()
         if pts_us is None:
             counts.dropped("out_of_order")

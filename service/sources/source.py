@@ -44,11 +44,6 @@ class Source(Protocol):
     to open, and what the end of that decoder means; nobody else has to learn of it.
     """
 
-    @property
-    def origin(self) -> float | None:
-        """Monotonic seconds of t = 0 by its own clock; None where it has none."""
-        ...
-
     async def open(self) -> None:
         """Begin. Raises CapacityError where no decoder can be had."""
         ...
@@ -63,10 +58,6 @@ class Source(Protocol):
 
     async def ended(self) -> None:
         """Its sender has said that no more will come: what has is decoded to its end."""
-        ...
-
-    def room_changed(self) -> None:
-        """A keyframe was settled: there may be room in the ring."""
         ...
 
     def stop(self) -> None:
@@ -120,11 +111,6 @@ class DecodedSource(ABC):
         context.warnings += last.warnings
         context.engine.end(context.stream, time.monotonic())
 
-    @property
-    def origin(self) -> float | None:
-        """Monotonic seconds of t = 0 by its own clock; None where it has none."""
-        return None
-
     @abstractmethod
     def interrupt(self) -> None:
         """Its socket is gone."""
@@ -142,12 +128,7 @@ class DecodedSource(ABC):
     async def open(self) -> None:
         """Begin. Raises CapacityError where no decoder can be had."""
         await self._begin()
-        self._running = asyncio.create_task(self._guarded(self._run()))
-
-    def room_changed(self) -> None:
-        """A keyframe was settled: there may be room in the ring."""
-        if self._link is not None:
-            self._link.room.set()
+        self._running = self._guarded(self._run())
 
     def stop(self) -> None:
         """Take no more frames."""
@@ -196,12 +177,16 @@ class DecodedSource(ABC):
         self._context.changed()
         self._context.engine.wake()
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever goes wrong in it ends this stream, and nothing else."""
-        try:
-            await work
-        except Exception:
-            log.exception("the source of stream %d", self._context.stream.id)
+    def _guarded(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work as a task: whatever goes wrong in it ends this stream, and nothing else."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._look_back)
+        return task
+
+    def _look_back(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the source of stream %d", self._context.stream.id, exc_info=error)
             self._context.fail(StmixerError("internal", "an error in the service itself; its log says which", 500))
             self._context.changed()
 

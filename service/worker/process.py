@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from stmixer.media.resize import input_size
+from stmixer.model.clip import input_size
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from stmixer.media.errors import MediaError
-from stmixer.media.resize import input_size, resize
+from stmixer.media.resize import resize
+from stmixer.model.clip import input_size
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SIZES = ["360x640", "480x640", "1080x1920", "640x360", "256x320", "240x426", "288x352"]

@@ -15,7 +15,7 @@ from conftest import OWN_CLIPS, shared_clips
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.model.config import DetectorConfig
 from stmixer.model.zoo import variant
-from stmixer.service.offline.file import FileResults
+from stmixer.service.offline.detector import FileDetector
 from stmixer.service.schemas import DetectOptions
 from stmixer.trainer.data.check import frame_times
 from stmixer.trainer.data.clips import ClipReader
@@ -36,9 +36,9 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
         windows.extend(job.frames for job in jobs)
         return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=[[] for _ in jobs])
 
-    runner = SimpleNamespace(card=SimpleNamespace(config=config), missing=tuple, run=run, forget=lambda stream: None)
+    runner = SimpleNamespace(card=SimpleNamespace(config=config), run=run, forget=lambda stream: None)
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
-    results = list(FileResults(runner, path, options))  # type: ignore[arg-type]
+    results = list(FileDetector(runner, options, limits=LIMITS).run(path))  # type: ignore[arg-type]
     return [(result.pts_us, frames) for result, frames in zip(results, windows, strict=True)]
 
 
@@ -69,7 +69,7 @@ def test_same_window_as_serving_at_any_moment_and_lookahead() -> None:
             for lookahead in (None, 0, 33, 66.7, 100, 533, 5000):
                 schedule = KeyframeSchedule(window(clip), hz, lookahead)
                 for seq in range(40):
-                    assert ours.indices(schedule.keyframe(seq).pts_us, lookahead) == schedule.keyframe(seq).indices
+                    assert ours.indices(schedule.pts_us(seq), lookahead) == schedule.keyframe(seq).indices
 
 
 @pytest.mark.parametrize("path", [*OWN, *SHARED, *ROTATED], ids=lambda p: p.name)

@@ -21,7 +21,7 @@ from stmixer.trainer.cli import main
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.check import check_split
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.errors import TrainError
@@ -285,7 +285,7 @@ def test_an_empty_set_annotates_nothing() -> None:
 def test_false_people_are_counted_apart(tmp_path: Path) -> None:
     empty_set(tmp_path, "a.mp4,val,75\nb.mp4,val,5\n")
     config = CustomSet(kind="custom", name="bare", empty=True, keyframe_every=30)
-    source = Source.of(config, read_custom(config, tmp_path, "val", None), ["walk"])
+    source = ClipSource.of(config, read_custom(config, tmp_path, "val", None), ["walk"])
     scores = {0: (0.7, 0.65, 0.1), 1: (0.6, 0.2), 2: (0.59, 0.3)}
     found = Predictions()
     for keyframe, people in scores.items():

@@ -13,7 +13,7 @@ from training import BOXES, custom_set, gt_layout, write_ava
 from stmixer.model.labels import Label
 from stmixer.trainer.config.run import AvaSet, CustomSet, TubeSet
 from stmixer.trainer.data.ava import read_ava
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.sets import label_list
@@ -26,30 +26,30 @@ from stmixer.trainer.evaluators.frames import FRAMES_ALL
 from stmixer.trainer.evaluators.tables import Keyframes
 
 
-def custom(root: Path, unlabelled: str = "unknown") -> Source:
+def custom(root: Path, unlabelled: str = "unknown") -> ClipSource:
     custom_set(root, BOXES, {"walk.mp4": "val", "fall.mp4": "train"})
     config = CustomSet(kind="custom", unlabelled=unlabelled)  # type: ignore[arg-type]
-    return Source.of(config, read_custom(config, root, "val", None), ["wave", "walk"])
+    return ClipSource.of(config, read_custom(config, root, "val", None), ["wave", "walk"])
 
 
-def jhmdb(root: Path) -> Source:
+def jhmdb(root: Path) -> ClipSource:
     (root / "JHMDB-GT.pkl").write_bytes(pickle.dumps(gt_layout()))
     config = TubeSet(kind="jhmdb")
-    return Source.of(config, read_tubes(config, root, "val", 2), ["walk", "catch"])
+    return ClipSource.of(config, read_tubes(config, root, "val", 2), ["walk", "catch"])
 
 
-def ava(root: Path) -> Source:
+def ava(root: Path) -> ClipSource:
     write_ava(root)
     config = AvaSet(kind="ava")
     split = read_ava(config, root, "val")
-    return Source.of(config, split, split.labels)
+    return ClipSource.of(config, split, split.labels)
 
 
-def labels_of(source: Source, names: list[str]) -> tuple[Label, ...]:
+def labels_of(source: ClipSource, names: list[str]) -> tuple[Label, ...]:
     return label_list(source.split.labels if len(source.split.labels) == 80 else names)
 
 
-def perfect(source: Source) -> Predictions:
+def perfect(source: ClipSource) -> Predictions:
     """Everybody found at their place, with score 0.9 for what they do."""
     predictions = Predictions()
     for keyframe in range(len(source.split)):

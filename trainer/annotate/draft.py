@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import DrawnActor, draw_actors
 from stmixer.media.errors import MediaError
-from stmixer.media.resize import input_size
-from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.clip import MAX_ASPECT, input_size
 from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
 from stmixer.trainer.annotate.tracks import Track, Tracker
 from stmixer.trainer.data.check import frame_times

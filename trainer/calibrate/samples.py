@@ -12,7 +12,7 @@ from stmixer.model.decoder import PERSON, last_arrays
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
 from stmixer.trainer.config.run import RunConfig
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import Ints
 from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
 from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
@@ -72,7 +72,7 @@ class _KeyframeQueries:
 
 def gather(
     network: LoadedNetwork,
-    sources: Sequence[Source],
+    sources: Sequence[ClipSource],
     config: RunConfig,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
@@ -91,7 +91,7 @@ def gather(
     return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
 
 
-def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
+def _of_source(source: ClipSource, seen: Sequence[_KeyframeQueries]) -> Samples:
     """One set's, matched as the evaluators do: the surest query takes its best-overlapping person."""
     split = source.split
     keyframe = np.repeat([s.keyframe for s in seen], [len(s.person) for s in seen]).astype(np.int64)
@@ -116,7 +116,7 @@ def _of_source(source: Source, seen: Sequence[_KeyframeQueries]) -> Samples:
     )
 
 
-def _of_tracks(source: Source, who: Ints) -> Floats:
+def _of_tracks(source: ClipSource, who: Ints) -> Floats:
     """Weights of people, so that every track weighs 1; people without a track share their video's."""
     split = source.split
     video = split.video[split.person_keyframes]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stmixer.media.resize import input_size, resize
-from stmixer.model.clip import MAX_ASPECT
-from stmixer.trainer.evaluators.overlap import areas
+from stmixer.media.resize import resize
+from stmixer.model.boxes import areas
+from stmixer.model.clip import MAX_ASPECT, input_size
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -127,7 +127,7 @@ def _in_view(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tu
     """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
     whole = (boxes_px - np.tile(origin, 2)) * scale
     cut = np.clip(whole, 0, np.tile(size, 2))
-    share = areas(cut, "normalised") / areas(whole, "normalised")
+    share = np.asarray(areas(cut) / areas(whole), dtype=np.float64)
     centre = (whole[:, :2] + whole[:, 2:]) / 2
     kept = ((centre >= 0) & (centre < size)).all(1) & (share >= LEAST_VISIBLE_SHARE)
     sides = cut[:, 2:] - cut[:, :2]

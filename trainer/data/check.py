@@ -18,9 +18,8 @@ import numpy as np
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.probe import choose_stream, explain, open_container
-from stmixer.media.resize import input_size
 from stmixer.media.source import open_source
-from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.clip import MAX_ASPECT, input_size
 from stmixer.trainer.data.records import FrameFolder, Ints, Split, Video, VideoFile, timed
 from stmixer.trainer.errors import TrainError
 

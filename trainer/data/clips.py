@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stmixer.media.decode import Frame, Limits, VideoReader
 from stmixer.media.grid import HALF_RAW_US, FrameSampler, Sample, TimeGrid
-from stmixer.media.resize import input_size, resize
-from stmixer.model.clip import MAX_ASPECT, window
+from stmixer.media.resize import resize
+from stmixer.model.clip import MAX_ASPECT, input_size, window
 from stmixer.model.config import ClipConfig
 from stmixer.trainer.data.check import read_picture
 from stmixer.trainer.data.records import FrameFolder, Video, VideoFile

@@ -32,7 +32,7 @@ class ClipItem:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class ClipSource:
     """A split, the set it is of, and its people's labels in the run's order, (n, C) each."""
 
     config: SetConfig
@@ -41,7 +41,7 @@ class Source:
     annotated: Mask
 
     @classmethod
-    def of(cls, config: SetConfig, split: Split, labels: Sequence[str]) -> Source:
+    def of(cls, config: SetConfig, split: Split, labels: Sequence[str]) -> ClipSource:
         """Raises ValueError for a label that the run does not have."""
         return cls(config, split, *split.relabelled(labels))
 
@@ -66,7 +66,7 @@ class ClipSet(Dataset[ClipItem]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ClipSource],
         config: DetectorConfig,
         augmentation: AugmentSection | None,
         cache_bytes: int,

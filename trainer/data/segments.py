@@ -18,7 +18,7 @@ from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection
 from stmixer.trainer.data import augment
 from stmixer.trainer.data.augment import AnnotatedClip
 from stmixer.trainer.data.clips import ClipReader
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import Ints, Mask
 
 
@@ -44,7 +44,7 @@ class SegmentSet(Dataset[Segment]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ClipSource],
         config: DetectorConfig,
         augmentation: AugmentSection,
         features: CachedFeaturesSection,

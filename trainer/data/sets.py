@@ -14,7 +14,7 @@ from stmixer.model.zoo import VARIANTS
 from stmixer.trainer.config.run import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
 from stmixer.trainer.data.ava import read_ava
 from stmixer.trainer.data.check import check_split
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.records import Part, Split, on_grid
 from stmixer.trainer.data.tubes import read_tubes
@@ -28,8 +28,8 @@ class RunData:
     """What a run trains on and is evaluated on; ``labels`` in the logits' order."""
 
     labels: tuple[str, ...]
-    train: tuple[Source, ...]
-    val: tuple[Source, ...]
+    train: tuple[ClipSource, ...]
+    val: tuple[ClipSource, ...]
 
 
 def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> RunData:
@@ -52,7 +52,7 @@ def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Ru
     checked = _all([partial(check_split, split, config.check) for split in splits])
     grid = TimeGrid(window(VARIANTS[config.model].clip).grid_s)
     splits = [on_grid(s, grid) if _wants_grid(c, s) else s for (c, _), s in zip(wanted, checked, strict=True)]
-    sources = [Source.of(chosen, split, labels) for (chosen, _), split in zip(wanted, splits, strict=True)]
+    sources = [ClipSource.of(chosen, split, labels) for (chosen, _), split in zip(wanted, splits, strict=True)]
     train = tuple(s for s in sources if s.split.part == "train")
     return RunData(labels, train, tuple(s for s in sources if s.split.part == "val"))
 

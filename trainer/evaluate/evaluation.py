@@ -18,7 +18,7 @@ from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.config.run import AvaSet, RunConfig
 from stmixer.trainer.data.check import read_picture
 from stmixer.trainer.data.clips import WHOLE, View
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
@@ -109,7 +109,7 @@ class Evaluation:
         write_overview(out / "summary.json", done.reports, done.empty_reports)
         return done
 
-    def _detect(self, network: LoadedNetwork, sources: Sequence[Source]) -> Predictions:
+    def _detect(self, network: LoadedNetwork, sources: Sequence[ClipSource]) -> Predictions:
         options = self.config.evaluate
         postprocess = PostProcess(options.score_threshold, options.keep_top3)
         predictions = Predictions()
@@ -127,7 +127,7 @@ class Evaluation:
                 return read_excluded(path) if path.exists() else None
         return None
 
-    def _write(self, out: Path, card: ModelCard, source: Source, found: Predictions, reports: list[Report]) -> None:
+    def _write(self, out: Path, card: ModelCard, source: ClipSource, found: Predictions, reports: list[Report]) -> None:
         if source.empty:
             return
         labels = card.labels
@@ -142,12 +142,12 @@ class Evaluation:
         write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
 
 
-def _pictures(source: Source, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
+def _pictures(source: ClipSource, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
     picks = pick(given.truth, given.actions, report.actions, frame_protocol(source.config))
     return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
 
 
-def read_frame(source: Source, name: str, frame: int) -> np.ndarray:
+def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
     """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video. Raises MediaError."""
     split = source.split
     number = next(i for i, video in enumerate(split.videos) if video.name == name)

@@ -25,7 +25,7 @@ from stmixer.model.runtimes.runtime import RuntimeUnavailable
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.clips import WHOLE, View
-from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.loader import make_loader
 from stmixer.trainer.data.plan import in_order
 from stmixer.trainer.errors import TrainError
@@ -95,7 +95,7 @@ class BatchOutput:
 @torch.inference_mode()
 def run_network(
     network: LoadedNetwork,
-    sources: Sequence[Source],
+    sources: Sequence[ClipSource],
     config: RunConfig,
     device: torch.device,
     *,

@@ -12,7 +12,7 @@ from torch import Tensor
 from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints
 from stmixer.trainer.evaluators.tables import (
@@ -75,7 +75,7 @@ class Tables:
     people: PersonDetections
 
 
-def tables(source: Source, found: Sequence[KeyframePredictions], labels: Sequence[Label]) -> Tables:
+def tables(source: ClipSource, found: Sequence[KeyframePredictions], labels: Sequence[Label]) -> Tables:
     """Predictions of one set to tables. Only labels that the set annotates are in them.
 
     Args:
@@ -110,7 +110,7 @@ def tables(source: Source, found: Sequence[KeyframePredictions], labels: Sequenc
     return Tables(listed, _truth(source, names, ids, unit), keyframes, actions, people)
 
 
-def _truth(source: Source, names: NDArray[np.str_], ids: dict[str, int], unit: Unit) -> GroundTruth:
+def _truth(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int], unit: Unit) -> GroundTruth:
     """A row per person and label; people without one have UNKNOWN_ACTION (the protocol says what that means)."""
     split = source.split
     person, column = np.nonzero(split.actions)
@@ -123,7 +123,7 @@ def _truth(source: Source, names: NDArray[np.str_], ids: dict[str, int], unit: U
     return GroundTruth(names[split.video[at]], split.frame[at], boxes, label, split.track[rows], unit)
 
 
-def _in_unit(source: Source, keyframes: Ints, boxes: NDArray[np.floating]) -> Floats:
+def _in_unit(source: ClipSource, keyframes: Ints, boxes: NDArray[np.floating]) -> Floats:
     sizes = source.split.sizes_wh
     if sizes is None:
         return boxes.astype(np.float64)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stmixer.model.labels import Label
 from stmixer.trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
@@ -27,7 +27,7 @@ def frame_protocol(chosen: SetConfig) -> FrameProtocol:
 
 
 def report_sets(
-    sources: Sequence[Source],
+    sources: Sequence[ClipSource],
     found: Predictions,
     labels: Sequence[Label],
     *,
@@ -63,7 +63,7 @@ def report_sets(
 
 
 def report_empty_sets(
-    sources: Sequence[Source], found: Predictions, *, notes: tuple[str, ...] = ()
+    sources: Sequence[ClipSource], found: Predictions, *, notes: tuple[str, ...] = ()
 ) -> list[EmptyReport]:
     """One report per set of clips without people."""
     reports = []

@@ -30,7 +30,7 @@ from stmixer.model.stage import best_queries
 from stmixer.trainer.config.run import RunConfig, SetConfig
 from stmixer.trainer.data.batch import network_input
 from stmixer.trainer.data.check import check_split, frame_times
-from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.loader import make_loader
 from stmixer.trainer.data.plan import in_order
 from stmixer.trainer.data.records import FrameFolder, Split, Video
@@ -189,7 +189,7 @@ class BankMaker:
             out.parent.mkdir(parents=True, exist_ok=True)
             partial.touch()
             mode = partial.stat().st_mode
-            tensors = self._tensors(model, Source.of(chosen, split, ()))
+            tensors = self._tensors(model, ClipSource.of(chosen, split, ()))
             names = tuple(video.name for video in split.videos)
             dim = int(tensors["queries"].shape[-1])
             card = BankCard(model.card.name, model_digest, split.name, names, self.k, dim)
@@ -233,7 +233,7 @@ class BankMaker:
         return chosen, every_second(wanted, list(videos.values()))
 
     @torch.inference_mode()
-    def _tensors(self, model: Model, source: Source) -> dict[str, Tensor]:
+    def _tensors(self, model: Model, source: ClipSource) -> dict[str, Tensor]:
         config, split = model.card.config, source.split
         batches = in_order([split.video], self.config.evaluate.batch_size)
         clips = ClipSet([source], config, None, self.config.cache_bytes)

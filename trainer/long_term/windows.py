@@ -18,7 +18,7 @@ from torch import Tensor
 from stmixer.model.config import DetectorConfig, LongTermConfig
 from stmixer.model.query_bank import second_of
 from stmixer.model.stage import DecoderOutput, best_queries
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.bank import QueryBank
@@ -39,7 +39,7 @@ class Windows(Protocol):
 class OfflineWindows:
     """Out of a bank's file."""
 
-    def __init__(self, bank: QueryBank, config: LongTermConfig, dim: int, sources: Sequence[Source]) -> None:
+    def __init__(self, bank: QueryBank, config: LongTermConfig, dim: int, sources: Sequence[ClipSource]) -> None:
         """Raises TrainError for a bank of another k or width, or one that lacks a video."""
         if (bank.card.k, bank.card.dim) != (config.best, dim):
             raise TrainError(f"{bank.path} has {bank.card.k} queries of {bank.card.dim}, wanted {config.best} of {dim}")
@@ -66,7 +66,7 @@ class OfflineWindows:
 class OwnWindows:
     """The model's own queries of the past seconds, as far as it has met them."""
 
-    def __init__(self, config: LongTermConfig, dim: int, sources: Sequence[Source]) -> None:
+    def __init__(self, config: LongTermConfig, dim: int, sources: Sequence[ClipSource]) -> None:
         self._config, self._dim, self._sources = config, dim, tuple(sources)
         self._entries: dict[tuple[str, int], Tensor] = {}
 
@@ -97,7 +97,7 @@ class OwnWindows:
 
 
 def make_windows(
-    config: DetectorConfig, bank: Path | None, digest: str | None, sources: Sequence[Source]
+    config: DetectorConfig, bank: Path | None, digest: str | None, sources: Sequence[ClipSource]
 ) -> Windows | None:
     """The windows of a model; None for a short-term one.
 

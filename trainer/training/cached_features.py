@@ -30,7 +30,7 @@ from stmixer.model.frame_then_clip import frames_of, maps_of_frames
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig, current_keys
 from stmixer.trainer.data.cached_features import FeatureFolder
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.loader import one_thread
 from stmixer.trainer.data.segments import SegmentSet
 from stmixer.trainer.errors import TrainError, writing
@@ -56,7 +56,7 @@ def feature_folder(root: Path, config: RunConfig, detector: Detector) -> Feature
 
 
 def make_features(
-    folder: FeatureFolder, config: RunConfig, sources: Sequence[Source], detector: Detector, device: torch.device
+    folder: FeatureFolder, config: RunConfig, sources: Sequence[ClipSource], detector: Detector, device: torch.device
 ) -> None:
     """Make the segments that are not there yet; a run that was cut off goes on here.
 
@@ -91,7 +91,7 @@ def _make(
     folder: FeatureFolder,
     missing: Sequence[int],
     config: RunConfig,
-    sources: Sequence[Source],
+    sources: Sequence[ClipSource],
     detector: Detector,
     device: torch.device,
 ) -> None:

@@ -21,7 +21,7 @@ from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.cached_features import FeatureClips
-from stmixer.trainer.data.clipset import ClipSet, Source
+from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.loader import TrainLoader, make_loader
 from stmixer.trainer.data.plan import Plan, in_order
 from stmixer.trainer.data.sets import RunData, label_list, load_data
@@ -154,7 +154,9 @@ def training_plan(config: RunConfig, data: RunData, sizes: tuple[int, ...], worl
     return Plan(sizes, given or None, clips, config.batch_size, rank, world, config.seed)
 
 
-def evaluation_loader(config: RunConfig, sources: Sequence[Source], world: int = 1, rank: int = 0) -> DataLoader[Any]:
+def evaluation_loader(
+    config: RunConfig, sources: Sequence[ClipSource], world: int = 1, rank: int = 0
+) -> DataLoader[Any]:
     """Every evaluation keyframe once, over all processes."""
     size = clips_at_once(config.detector(), config.evaluate.batch_size)
     batches = in_order([source.split.video for source in sources], size, rank, world)

@@ -22,7 +22,7 @@ from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.cached_features import FeatureBatch
-from stmixer.trainer.data.clipset import Source
+from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.evaluate.network import once_per_frame
 from stmixer.trainer.evaluate.predictions import Predictions
 from stmixer.trainer.evaluate.report import Report
@@ -71,7 +71,7 @@ class TrainingModule(L.LightningModule):
         detector: Detector,
         config: RunConfig,
         steps_per_epoch: int,
-        val: Sequence[Source] = (),
+        val: Sequence[ClipSource] = (),
         labels: Sequence[Label] = (),
         windows: tuple[Windows | None, Windows | None] = (None, None),
     ) -> None:

@@ -71,7 +71,8 @@ def test_same_window_as_serving_at_any_moment_and_lookahead() -> None:
             for lookahead in (None, 0, 33, 66.7, 100, 533, 5000):
                 schedule = KeyframeSchedule(window(clip), hz, lookahead)
                 for seq in range(40):
-                    assert ours.indices(schedule.pts_us(seq), lookahead) == schedule.keyframe(seq).indices
+                    keyframe = schedule.keyframe(seq)
+                    assert ours.indices(keyframe.pts_us, lookahead) == keyframe.indices
 
 
 @pytest.mark.parametrize("path", [*OWN, *SHARED, *ROTATED], ids=lambda p: p.name)

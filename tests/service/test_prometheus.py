@@ -22,6 +22,7 @@ from serving import Server, running_server
 from watching import RULES, Prometheus, need, running_prometheus
 from ws_client import jpeg, paced, stream
 
+from stmixer.service.ipc.messages import BatchDone, StageSeconds
 from stmixer.service.metrics import DROP_REASONS, LATENCY_BUCKETS, STAGES, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,15 +269,14 @@ def test_a_camera_that_is_gone_leaves_no_series_behind(server: Server) -> None:
 def test_what_metrics_cost_a_frame_and_a_keyframe() -> None:
     """A bound against something quadratic or blocking; the figure itself is in docs/operate.md."""
     metrics, times = Metrics(), 5000
-    seconds = {"preprocess": 0.001, "inference": 0.02, "postprocess": 0.001}
+    done = BatchDone(1, ((),), StageSeconds(preprocess=0.001, inference=0.02, postprocess=0.001), 0)
     started = time.process_time()
     for _ in range(times):
         metrics.frames_received.labels("ws").inc()
     frame = (time.process_time() - started) / times
     started = time.process_time()
     for _ in range(times):
-        metrics.batch_done("0", 1, 0)
-        metrics.keyframe_done(0.0, 0.001, 0.03, seconds)
+        metrics.batch_done("0", done, 0.03, [(0.0, 0.001)])
         metrics.e2e_latency.labels("ws").observe(0.03)
         metrics.keyframe_age.labels("ws").observe(0.03)
         metrics.stage.labels("send").observe(0.001)

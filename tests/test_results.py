@@ -21,7 +21,13 @@ def test_no_result_holds_a_path_of_a_machine(path: Path) -> None:
 
 
 def test_a_path_would_be_seen() -> None:
-    for text in ('"/tmp/x"', '"clip": "/home/me/walk.mp4"', f"- JSON: {Path('/', 'root', 'a.json')}", "~/clips", "file:///srv"):
+    for text in (
+        '"/tmp/x"',
+        '"clip": "/home/me/walk.mp4"',
+        f"- JSON: {Path('/', 'root', 'a.json')}",
+        "~/clips",
+        "file:///srv",
+    ):
         assert PATH.search(text), text
     for text in ("frames/s", "/v1/detect", "tests/clips/fall.mp4", "http://127.0.0.1:37823", "images/s/home/x"):
         assert not PATH.search(text), text

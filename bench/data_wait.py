@@ -1,6 +1,6 @@
 """How long training steps wait for their data.
 
-    python -m bench.data_wait --set DATA/fall --model slowonly_r50 -o bench/results/data_wait.json
+    python -m bench.data_wait --set DATA/fall --model slowonly_r50 -o bench/results/data_wait_cpu.json
 
 Runs ``stmixer-train fit`` for a few steps at its default number of workers and reads the run's own ``data_wait``: per
 step, the time from the end of the step before until the batch was there, over the time until the step's own end. Both

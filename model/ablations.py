@@ -1,8 +1,7 @@
 """The other rows of Table 1: decoders and stages that the paper compares its own with; ``model.detector`` chooses.
 
 ``model.decoder`` and ``model.stage`` have the paper's own, ``model.sampling`` and ``model.mixing`` the other points and
-weights. What a
-row leaves open is decided by its cost (docs/detector.md, Cost); docs/paper.md says how.
+weights. What a row leaves open is decided by its cost (docs/detector.md, Cost); docs/paper.md says how.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``stmixer``: detect on a file, serve."""
+"""Who does what, where and when in video: detect on a file, serve, manage keys, measure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def detect(
     weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file of stmixer-weights")] = None,
     keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
     score_threshold: Annotated[float, typer.Option(help="least person score")] = 0.6,
-    top_k: Annotated[int | None, typer.Option(help="most actions per actor (default: all)")] = None,
+    top_k: Annotated[int | None, typer.Option(help="most actions per person (default: all)")] = None,
     action_threshold: Annotated[float, typer.Option(help="least action score")] = 0.0,
     lookahead_ms: Annotated[float | None, typer.Option(help="see at most this far past a keyframe")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",

@@ -67,6 +67,15 @@ class ServiceError(Exception):
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
+class ReadyLabel(BaseModel):
+    """An action that results may name."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: int
+    name: str
+
+
 class Ready(BaseModel):
     """What a stream is told at its start; see docs/protocol.md."""
 
@@ -80,6 +89,7 @@ class Ready(BaseModel):
     keyframe_hz: float
     model: str
     trained: bool
+    labels: tuple[ReadyLabel, ...] = ()
 
 
 class _Answers:
@@ -97,12 +107,12 @@ class _Answers:
         message: dict[str, Any] = json.loads(text)
         match message.pop("type"):
             case "result":
-                return Result.model_validate(message)
+                return Result.model_validate(message, extra="ignore")
             case "ready":
                 self.ready = Ready.model_validate(message)
             case "summary":
                 self.warnings += message.pop("warnings", [])
-                self.summary = Summary.model_validate(message)
+                self.summary = Summary.model_validate(message, extra="ignore")
             case "warning":
                 self.warnings.append(message["message"])
             case "goaway":
@@ -231,7 +241,7 @@ class Client:
         """All keyframes of a clip: a path, or the file's bytes. Raises ServiceError, httpx.HTTPError."""
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options))
         _check(answer)
-        return DetectResponse.model_validate_json(answer.content)
+        return DetectResponse.model_validate_json(answer.content, extra="ignore")
 
     def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Iterator[Result | Summary]:
         """Keyframes as they are done, then the summary."""
@@ -297,7 +307,7 @@ class AsyncClient:
         body = await asyncio.to_thread(_bytes, clip)
         answer = await self._http.post("/v1/detect", content=body, params=_params(options))
         _check(answer)
-        return DetectResponse.model_validate_json(answer.content)
+        return DetectResponse.model_validate_json(answer.content, extra="ignore")
 
     async def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncIterator[Result | Summary]:
         """As ``Client.detect_lines``."""
@@ -357,7 +367,9 @@ def _params(options: Options) -> dict[str, str]:
 
 def _line(text: str) -> Result | Summary:
     line = json.loads(text)
-    return Summary.model_validate(line["summary"]) if "summary" in line else Result.model_validate(line)
+    if "summary" in line:
+        return Summary.model_validate(line["summary"], extra="ignore")
+    return Result.model_validate(line, extra="ignore")
 
 
 def _check(answer: httpx.Response) -> None:
@@ -366,7 +378,7 @@ def _check(answer: httpx.Response) -> None:
         return
     wait = answer.headers.get("retry-after")
     try:
-        problem = Problem.model_validate_json(answer.content)
+        problem = Problem.model_validate_json(answer.content, extra="ignore")
     except ValidationError:  # not ours: a proxy's, perhaps
         raise ServiceError(answer.status_code, "http_error", answer.reason_phrase) from None
     raise ServiceError(answer.status_code, problem.code, problem.detail, float(wait) if wait else None)

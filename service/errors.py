@@ -2,15 +2,12 @@
 
 StmixerError             code, HTTP status, a sentence that says what to do
 ├── InputError           what was sent cannot be used (4xx)
-│   └── from_media()     ... as media/ found it
 ├── AccessError          who sent it may not (401, 403)
 ├── CapacityError        not now: Retry-After seconds (429, 503)
 └── StartError           the service or a command cannot start; exit code 2
 """
 
 from __future__ import annotations
-
-from stmixer.media.errors import MediaError
 
 _MEDIA_STATUS = {"too_large": 413, "too_long": 413, "unsupported_codec": 415, "no_video": 415, "encrypted": 415}
 
@@ -28,11 +25,6 @@ class InputError(StmixerError):
 
     def __init__(self, code: str, message: str, status: int = 422) -> None:
         super().__init__(code, message, status)
-
-    @classmethod
-    def from_media(cls, error: MediaError) -> InputError:
-        """The HTTP face of a media error: too large or long 413, a kind we cannot decode 415, else 422 or 400."""
-        return cls(error.code, str(error), media_status(error.code))
 
 
 class AccessError(StmixerError):
@@ -58,5 +50,5 @@ class StartError(StmixerError):
 
 
 def media_status(code: str) -> int:
-    """HTTP status of a media error's code."""
+    """HTTP status of a media error's code: too large or long 413, a kind we cannot decode 415, else 422 or 400."""
     return _MEDIA_STATUS.get(code, 422 if code == "aspect_unsupported" else 400)

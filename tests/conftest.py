@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from serving import Server, running_server
 
-# before anything imports torch: tests share the cores with the services they start (service/engine/children.py)
+# before anything imports torch: tests share the cores with the services they start (service/ipc/child.py)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TESTS = Path(__file__).resolve().parent

@@ -175,6 +175,20 @@ def test_frames_that_go_back_are_left_out_and_counted(detector: stmixer.ActionDe
     assert summary.keyframes_due == summary.ok == 2
 
 
+@pytest.mark.parametrize("leap_us", [-600_000_000, 7_200_000_000], ids=["back", "ahead"])
+def test_a_clock_that_is_set_anew_goes_on_without_a_gap(detector: stmixer.ActionDetector, leap_us: int) -> None:
+    picture = np.zeros((120, 160, 3), np.uint8)
+    with detector.stream(score_threshold=0) as stream:
+        results = []
+        for number in range(24):
+            pts_us = number * 150_000 + (leap_us if number >= 12 else 0)
+            results += stream.feed(picture, 10**12 + pts_us)
+        results += stream.end()
+        summary = stream.summary
+    assert [result.pts_us for result in results] == [0, 1_000_000, 2_000_000, 3_000_000]
+    assert (summary.received, summary.dropped, summary.superseded) == (24, {}, 0)
+
+
 def test_another_size_on_the_way_is_said(detector: stmixer.ActionDetector) -> None:
     with detector.stream(score_threshold=0, top_k=1) as stream:
         stream.feed(np.zeros((120, 160, 3), np.uint8), 0)

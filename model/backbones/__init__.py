@@ -6,7 +6,7 @@ them even. Those of the realtime family take frames (F, 3, H, W) one by one inst
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from stmixer.model.backbones.csn import Csn
 from stmixer.model.backbones.frame import FrameBackbone
@@ -15,8 +15,6 @@ from stmixer.model.backbones.vit import Vit
 from stmixer.model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
 
 STRIDES = (4, 8, 16, 32)
-
-Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:

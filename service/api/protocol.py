@@ -30,17 +30,12 @@ TERMS = ("codec", "timestamps", "policy", "keyframe_hz", "lookahead_ms", "deadli
 """What a stream keeps from its first ``start`` on."""
 
 
-class Start(Wire):
+class Start(DetectOptions):
     """The first message: what kind of media will come, and what is wanted of it."""
 
     type: Literal["start"]
     codec: Literal["jpeg", "webm", "mpegts"] = "jpeg"
-    keyframe_hz: float = Field(1.0, ge=0.001, le=30)
-    score_threshold: float = Field(0.6, ge=0, le=1)
-    top_k: int | None = Field(None, ge=1)
-    action_threshold: float = Field(0.0, ge=0, le=1)
     policy: Literal["latest", "all"] = "latest"
-    lookahead_ms: float | None = Field(None, ge=0, le=10_000)
     deadline_ms: float | None = Field(None, gt=0, le=600_000)
     timestamps: Literal["arrival", "prefix"] = "arrival"
     resume_token: str | None = None

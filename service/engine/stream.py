@@ -1,11 +1,12 @@
 """One stream's state: frames on the grid, keyframes from due to settled, and the counts that must add up.
 
 Pure: told what happened and what time it is, asked what to do. No sockets, tasks or torch, so a fake clock tests it.
-Whoever drives it, the engine or the offline detector, calls what changes it; everyone else only reads.
+Whoever drives it, the engine or the offline one, calls what changes a keyframe; besides, its session sets ``options``,
+``bank`` and ``undelivered``, and ``FrameCounts`` counts frames in ``summary``.
 
     arriving frame → note_frame(): keyframes come into being, "early" until their look-ahead is there, then "ready";
     those that a gap jumped over are counted as superseded and never come into being
-    → take() by the scheduler: "copying", its slots may not be written → copied(): "running"
+    → take() by the engine: "copying", its slots may not be written → copied(): "running"
     → settle(outcome): "settled", delivered in order; or release(): "ready" again
 """
 

@@ -55,7 +55,7 @@ class ActionDetector:
 
     @property
     def name(self) -> str:
-        """The model's variant."""
+        """The model's name, as its file says."""
         return self._runner.card.name
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.limits import Limits
 from stmixer.media.resize import resize
+from stmixer.media.timeline import Timeline
 from stmixer.service.errors import InputError
 from stmixer.service.ipc.messages import FramesDropped
 from stmixer.service.offline.engine import InProcessEngine
@@ -48,8 +50,7 @@ class FrameStream:
         self._limits = Limits.unlimited()
         self._engine = InProcessEngine(runner, options, limits=self._limits)
         self._sampling = self._engine.sampling()
-        self._origin_us: int | None = None
-        self._newest_us = 0
+        self._timeline = Timeline(Fraction(1, 1_000_000), Fraction(30))
         self._frame: FrameSize | None = None
         self._ended = False
 
@@ -66,12 +67,14 @@ class FrameStream:
 
         Args:
             frame: (H, W, 3) uint8 RGB, of any size; it is copied. Boxes are in px of the first frame's size.
-            pts_us: its time, microseconds on any clock. A frame that is no later than the one before it is left out
-                and counted (``summary.dropped["out_of_order"]``).
+            pts_us: its time, microseconds on any clock, by docs/protocol.md, Time: a step back of up to 1 s, or none,
+                is left out and counted (``summary.dropped["out_of_order"]``); a longer one, or a leap of over an
+                hour, is a clock that was set anew.
 
         Raises:
             InputError: ``bad_frame`` for another type or shape.
             MediaError: ``aspect_unsupported`` for a picture too long and thin for the model.
+            TypeError: a ``pts_us`` that is no whole number.
             RuntimeError: after ``end`` or ``close``.
         """
         self._check_open()
@@ -81,16 +84,16 @@ class FrameStream:
         height, width = frame.shape[:2]
         self._limits.check_size(width, height)
         time_us = operator.index(pts_us)
-        if self._origin_us is None:
+        if self._frame is None:
             self._sampling.open(width, height, None)
-            self._frame, self._origin_us = FrameSize(width=width, height=height), time_us
-        elif time_us <= self._newest_us:
+            self._frame = FrameSize(width=width, height=height)
+        placed_us = self._timeline.place(time_us)
+        if placed_us is None:
             self._engine.tell(FramesDropped("out_of_order", 1, told=False))
             return []
-        self._newest_us = time_us
         # the caller may write its next frame where this one lies
         picture = RgbPicture(np.array(frame, order="C"))
-        self._sampling.frame(time_us - self._origin_us, picture, time.monotonic())
+        self._sampling.frame(placed_us, picture, time.monotonic())
         return self._engine.ready_results()
 
     def end(self) -> list[Result]:

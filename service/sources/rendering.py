@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stmixer.media.limits import Limits
-from stmixer.service.errors import InputError
+from stmixer.service.errors import InputError, media_status
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.messages import DrawnKeyframe, Render, Rendered, SourceFailed
 from stmixer.service.settings import Settings
@@ -43,7 +43,7 @@ async def render(
                 clean = True
             case SourceFailed(code, message):
                 clean = True
-                raise InputError(code, message)
+                raise InputError(code, message, media_status(code))
             case other:
                 raise ChannelError(f"{type(other).__name__} is no answer to Render")
     except ChannelError as error:

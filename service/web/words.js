@@ -44,7 +44,6 @@ const BY_CODE = {
   aspect_unsupported: ["The picture is too long and narrow", "The long side may be at most three times the short one."],
   decoder_lost: ["A few pictures were lost; the server goes on", "The process that unpacks them was replaced."],
   resume_expired: ["The connection was away too long; this is a new stream", "The model has to see a second of it first."],
-  worker_lost: ["The model's process died on this picture", "It has been restarted. Try again."],
 };
 
 const waitWords = (seconds) => (seconds ? `Try again in about ${plural(seconds, "second")}.` : "Try again in a moment.");

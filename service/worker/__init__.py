@@ -1,1 +1,1 @@
-"""The model's process. ``runner`` and ``process`` import torch; nothing else of the service does."""
+"""The model's process. Torch is imported here and in ``service/offline/``, nowhere else in the service."""

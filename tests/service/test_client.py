@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import OWN_CLIPS
 from posting import conserved, made_video
@@ -40,6 +41,7 @@ def test_a_camera(server: Server) -> None:
         client.stream(policy="all", timestamps="prefix", keyframe_hz=2, score_threshold=1) as stream,
     ):
         assert stream.ready.keyframe_hz == 2
+        assert len(stream.ready.labels) > 1
         for n in range(61):
             stream.send(jpeg(n % 50), n * FRAME_US)
         stream.stop()
@@ -89,6 +91,28 @@ def test_errors_have_code_and_status(server: Server) -> None:
             with pytest.raises(ServiceError) as refused:
                 list(stream)
         assert (refused.value.status, refused.value.code) == (1009, "too_large")
+
+
+def test_what_a_later_service_adds_is_ignored() -> None:
+    """New fields are additions (CONTRIBUTING.md): a client that does not know them reads the rest."""
+    result = {
+        "seq": 0, "pts_us": 0, "received_at_us": 1, "sent_at_us": 2, "warming": False, "dropped_since_last": 0, "new": 1,
+        "timings_ms": {"lookahead": 0, "decode": 0, "queue": 0, "inference": 0, "postprocess": 0, "new": 1},
+        "frame": {"width": 2, "height": 2, "new": 1},
+        "actors": [{
+            "box_px": [0, 0, 1, 1], "box": [0, 0, 1, 1], "person_score": 1, "track_id": None, "new": 1,
+            "actions": [{"id": 1, "name": "walk", "score": 1, "new": 1}],
+        }],
+    }  # fmt: skip
+    answer = {"model": "m", "trained": True, "frame": result["frame"], "keyframes": [result], "summary": {"new": 1}}
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={**answer, "warnings": [], "new": 1})
+
+    with Client("http://service") as client:
+        client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(serve))
+        found = client.detect(b"clip")
+    assert found.keyframes[0].actors[0].actions[0].name == "walk"
 
 
 def test_it_needs_neither_torch_nor_fastapi() -> None:

@@ -1,4 +1,4 @@
-"""Each set's report by the protocol of its kind (trainer.evaluate), from what a detector found."""
+"""Each set's report by the protocol of its kind (trainer.evaluators), from what a detector found."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder")
 RECONNECT_REASONS = ("resumed", "evicted", "expired")
 """A resume token that found its stream, its stream with another socket on it, or none any more."""
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
-_OTHER_REASON = "other"
+OTHER_REASON = "other"
 
 
 class Metrics:
@@ -80,7 +80,7 @@ class Metrics:
                 per_source.labels(source)
             for outcome in OUTCOMES:
                 self.keyframes.labels(source, outcome)
-            for reason in (*DROP_REASONS, _OTHER_REASON):
+            for reason in (*DROP_REASONS, OTHER_REASON):
                 self.frames_dropped.labels(source, reason)
         for stage in STAGES:
             self.stage.labels(stage)
@@ -94,7 +94,7 @@ class Metrics:
 
     def dropped(self, source: str, reason: str, count: int) -> None:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""
-        self.frames_dropped.labels(source, reason if reason in DROP_REASONS else _OTHER_REASON).inc(count)
+        self.frames_dropped.labels(source, reason if reason in DROP_REASONS else OTHER_REASON).inc(count)
 
     def batch_done(self, worker: str, done: BatchDone, at: float, keyframes: Sequence[tuple[float, float]]) -> None:
         """A batch came back: of each keyframe that ran, when its last needed frame came and when that was decoded.

@@ -27,6 +27,7 @@ from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
+from stmixer.service.sources.mailbox import Closed
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.source import FlushMark, LiveSource
 
@@ -212,7 +213,8 @@ class Connection:
                     raise ProtocolError("too_large", f"a message may have {limit} bytes", protocol.CLOSE_TOO_LARGE)
                 self._phase = Phase.TAKING
                 session.caller.spend_bytes(len(data))
-                await source.take(data)
+                with contextlib.suppress(Closed):  # we have begun to leave while it waited for room
+                    await source.take(data)
                 self._last_media = time.monotonic()
                 if self._phase is Phase.TAKING:
                     self._phase = Phase.WAITING
@@ -228,7 +230,8 @@ class Connection:
                 self._phase = Phase.STOPPED
                 await source.ended()
             case Flush():
-                self._flushes.put_nowait(await source.flush())
+                with contextlib.suppress(Closed):
+                    self._flushes.put_nowait(await source.flush())
             case Update() as update:
                 options = session.stream.options.model_dump() | update.changes()
                 session.update(DetectOptions.model_validate(options))

@@ -72,6 +72,7 @@ class Engine:
         await self._workers.start()
         self.metrics.streams_capacity.set(self.capacity)
         self._round = asyncio.create_task(self._run())
+        self._round.add_done_callback(log_failure)
 
     async def stop(self) -> None:
         """Stop at once; the caller has drained what it wants to keep."""
@@ -92,7 +93,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether a worker has warmed up, we are not draining, and workers do not keep dying."""
-        return self._workers.ready and not self.draining
+        return self._workers.ready and not self.draining and not (self._round is not None and self._round.done())
 
     @property
     def capacity(self) -> int:
@@ -308,6 +309,12 @@ class Engine:
         """A worker has died: what it was busy with runs again, alone, on the next one."""
         for pending in batch.running if batch else ():
             pending.stream.release(pending)
+
+
+def log_failure(round_: asyncio.Task[None]) -> None:
+    """The rounds never end by themselves: without them nothing runs, and ``ready`` says so."""
+    if not round_.cancelled() and (error := round_.exception()) is not None:
+        log.critical("the engine's round has failed: restart the service", exc_info=error)
 
 
 def _remember(ran: list[Pending], payload: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stmixer.service.engine.stream import Stream
 from stmixer.service.ipc.messages import Frames, FramesDropped, MessageError, NewestSample, Progress
-from stmixer.service.metrics import Metrics
+from stmixer.service.metrics import DROP_REASONS, OTHER_REASON, Metrics
 
 
 class FrameCounts:
@@ -69,7 +69,7 @@ class FrameCounts:
 
     def dropped_by_decoder(self, message: FramesDropped) -> None:
         """Frames that a decoder lost, whether or not it had told of them before. Raises MessageError for too many."""
-        reason, count = message.reason, message.count
+        reason, count = message.reason if message.reason in DROP_REASONS else OTHER_REASON, message.count
         if self.at_socket and not message.told and count > self._at_decoder:
             raise MessageError(f"the decoder drops {count} pictures, of {self._at_decoder} that it was sent")
         self._dropped_by_decoder[reason] = self._dropped_by_decoder.get(reason, 0) + count

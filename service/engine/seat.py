@@ -15,8 +15,8 @@ from stmixer.service.ipc.channel import ChannelError
 class Seat:
     """A device's place in the engine. A stream keeps its seat; workers come and go.
 
-    ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the
-    worker in service measured them at its start. ``spare_is_coming``: one is being started beside the one in service.
+    ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the first
+    worker measured them at its start. ``spare_is_coming``: one is being started beside the one in service.
     """
 
     def __init__(self, name: str) -> None:
@@ -55,8 +55,9 @@ class Seat:
                     if (stream := self.streams.get(stream_id)) is not None:  # not gone while we attached
                         await worker.attach(stream)
         if self.spare is worker:
+            if self.model is None:  # a spare warms up beside a busy worker: what it measures then says too little
+                self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
             self.worker, self.model, self.spare = worker, worker.model, None
-            self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
 
 
 async def _detach(worker: Worker, stream_id: int) -> None:

@@ -33,11 +33,8 @@ State = Literal["early", "ready", "copying", "running", "settled"]
 MAX_UNDELIVERED = 32
 """Results that may wait for a subscriber of a stream that loses nothing, before no more keyframes are run for it."""
 
-GAP_TAIL_US = 1_000_000
-"""Policy ``all``: keyframes that fall this long after the last frame before a gap still run, on that frame."""
-
 LONGEST_STILL_US = 10_000_000
-"""Policy ``all``: two frames further apart have a gap between them, however slow the stream."""
+"""Policy ``all``: how long a frame stands for keyframes until the next one comes; those after that are not run."""
 
 MAX_ATTEMPTS = 2
 """How often a keyframe of a dead batch runs again."""
@@ -130,10 +127,10 @@ class Stream:
         timeline, before_us = self._timeline, self.newest_pts_us
         assert timeline is not None
         assert self._next is not None
-        is_gap = timeline.observe(pts_us)
+        timeline.observe(pts_us)
         skipped, self.newest_pts_us = 0, pts_us
         if self._next.pts_us <= pts_us:
-            skipped = self._bring_up_to(pts_us, before_us, received_at, is_gap=is_gap)
+            skipped = self._bring_up_to(pts_us, before_us, received_at)
         newest, live = None, self.policy == "latest"
         served = self.schedule.grid.first_served(pts_us)
         for pending in self._in_order:
@@ -148,19 +145,19 @@ class Stream:
                 self.settle(older, "superseded")
         return skipped
 
-    def _bring_up_to(self, pts_us: int, before_us: int, received_at: float, *, is_gap: bool) -> int:
+    def _bring_up_to(self, pts_us: int, before_us: int, received_at: float) -> int:
         """Keyframes up to a frame come into being. Returns how many it jumped over: at constant cost, however many.
 
-        Live those are all complete ones but the newest; where nothing is skipped, those in a gap but for the first
-        second of it. ``before_us``: the frame before this one, -1 where it is the first.
+        Live those are all complete ones but the newest; where nothing is skipped, those for which the frame before this
+        one, at ``before_us`` (-1 where there is none), would have to stand for too long.
         """
         keyframe, skipped, schedule = self._next, 0, self.schedule
         assert keyframe is not None
         first = behind = keyframe.seq  # jumped over: first <= seq < behind
         if self.policy == "latest":
             behind = schedule.last_at(pts_us - schedule.lookahead_us)
-        elif before_us >= 0 and (is_gap or pts_us - before_us > LONGEST_STILL_US):
-            first, behind = schedule.last_at(before_us + GAP_TAIL_US) + 1, schedule.last_at(pts_us - 1) + 1
+        elif pts_us - max(before_us, 0) > LONGEST_STILL_US:  # what was at t = 0 may have been broken
+            first, behind = schedule.last_at(max(before_us, 0) + LONGEST_STILL_US) + 1, schedule.last_at(pts_us - 1) + 1
         while keyframe.pts_us <= pts_us:
             if first <= keyframe.seq < behind:
                 skipped = behind - keyframe.seq
@@ -201,8 +198,10 @@ class Stream:
     # -- keyframes out
 
     def ready(self) -> list[Pending]:
-        """The keyframes that could run now, oldest first; none while the subscriber is too far behind."""
-        if self.policy == "all" and self.undelivered >= MAX_UNDELIVERED:
+        """The keyframes that could run now, oldest first; none before the first sample is written, nor while the
+        subscriber is too far behind.
+        """
+        if self.newest is None or (self.policy == "all" and self.undelivered >= MAX_UNDELIVERED):
             return []
         ready = [p for p in self._in_order if p.state == "ready"]
         if self.bank is None:
@@ -238,6 +237,8 @@ class Stream:
         pending.attempts += blame
         if pending.reclaimed:  # while its worker was stuck, newer frames came and went where its own were
             self.settle(pending, "superseded")
+        elif self.ended and not blame:  # nobody writes any more: what is not there now will never be
+            self.settle(pending, "error")
         elif pending.attempts > MAX_ATTEMPTS:
             self.settle(pending, "worker_lost")
         else:

@@ -76,6 +76,9 @@ class Worker:
         child = await Child.spawn(module, FROM_WORKER, [json.dumps(asdict(options))], KEEPS_FREED_MEMORY)
         try:
             received = await child.channel.receive()
+        except GarbledError as error:
+            await child.kill()
+            raise StartError("worker_failed", f"the worker breaks the protocol: {error}") from None
         except ChannelError:
             received = None
         except BaseException:
@@ -127,6 +130,9 @@ class Worker:
             self.reason = "protocol"
         except ChannelError as error:
             log.error("worker %s: %s", self.name, error)
+        except Exception:  # ours; but a worker that nobody listens to any more must not stay in service
+            log.exception("worker %s: what it said could not be taken", self.name)
+            self.reason = "protocol"
         self.alive = False
         status = await self._child.end(LAST_WORDS_S)
         if status == -signal.SIGKILL and self.reason == "exit" and oom_kills() > self._oom_kills:

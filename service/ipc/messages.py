@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Size = Annotated[int, Field(gt=0, lt=2**16)]
 Microseconds = Annotated[int, Field(ge=0, lt=2**62)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Moment = Annotated[float, Field(allow_inf_nan=False)]
+Moment = Annotated[float, Field(gt=-(2**40), lt=2**40)]
 """Seconds of ``time.monotonic``, which all processes of a machine share."""
 Score = Annotated[float, Field(ge=0, le=1)]
 MAX_TEXT = 10_000

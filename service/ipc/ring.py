@@ -65,7 +65,11 @@ class RingMemory:
 def create_ring(shape: RingShape) -> RingMemory:
     """A new ring, zeroed: no slot holds a frame yet."""
     fd = os.memfd_create("stmixer-ring", os.MFD_CLOEXEC)
-    os.ftruncate(fd, shape.total_bytes)
+    try:
+        os.ftruncate(fd, shape.total_bytes)
+    except OSError:
+        os.close(fd)
+        raise
     return RingMemory(fd, shape)
 
 

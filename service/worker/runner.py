@@ -233,7 +233,12 @@ class Runner:
 
 
 def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:
-    """Detections of one clip as they go over the wire, boxes in the source's px and as fractions of it."""
+    """Detections of one clip as they go over the wire, boxes in the source's px and as fractions of it.
+
+    Raises RuntimeError for an output that is not finite: such a keyframe fails, and not its worker.
+    """
+    if not (np.isfinite(kept.boxes_xyxy).all() and np.isfinite(kept.action_scores).all()):
+        raise RuntimeError("the model's output is not finite")
     order = np.argsort(-kept.action_scores, axis=-1, kind="stable").tolist()
     width, height = job.width, job.height
     actors = []

@@ -13,8 +13,10 @@ from test_stream import Camera
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.query_bank import OnlineBank
 from stmixer.model.zoo import variant
-from stmixer.service.engine.engine import Engine
+from stmixer.service.engine.engine import Engine, log_failure
 from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.scheduler import Choice
+from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Policy, Stream
 from stmixer.service.engine.worker import Worker
 from stmixer.service.ipc.channel import ChannelError, Received
@@ -251,6 +253,58 @@ def test_stale_keyframes_run_again_without_blame() -> None:
     acted(act)
 
 
+def test_a_keyframe_whose_slot_nobody_writes_any_more_is_an_error() -> None:
+    """Its decoder died between slot and word, and none came after it: it must not run again for ever."""
+
+    async def act(scene: Scene) -> None:
+        (stream,) = await batched(scene, streams=1)
+        scene.engine.end(stream, 10.0)
+        for _ in range(9):
+            if scene.worker.batch is None:
+                break
+            batch = scene.given()
+            scene.says(WindowsCopied(batch.id, (0,)))
+            scene.says(BatchDone(batch.id, (None,), NO_SECONDS, 0))
+            await scene.engine.step(11.0)
+        assert stream.finished
+        assert stream.summary.error == stream.summary.keyframes_due
+        assert scene.worker.batch is None
+
+    acted(act)
+
+
+def test_a_round_that_fails_is_no_readiness(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(scene: Scene) -> None:
+        def fail(*_: object, **__: object) -> Choice:
+            raise RuntimeError("a defect of ours")
+
+        scene.engine._scheduler.choose = fail  # type: ignore[method-assign]
+        round_ = scene.engine._round = asyncio.create_task(scene.engine._run())
+        round_.add_done_callback(log_failure)
+        assert scene.engine.ready
+        scene.engine.wake()
+        await asyncio.wait({round_})
+        await asyncio.sleep(0)
+        assert not scene.engine.ready
+        assert "the engine's round has failed" in caplog.text
+
+    acted(act)
+
+
+def test_a_worker_whose_word_cannot_be_taken_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(scene: Scene) -> None:
+        def fail(worker: Worker, received: Received) -> None:
+            raise OverflowError("a defect of ours")
+
+        scene.played.says.put_nowait(Received(WindowsCopied(1, ())))
+        await asyncio.wait_for(scene.worker.listen(fail), 5)
+        assert scene.worker.reason == "protocol"
+        assert not scene.played.alive
+        assert "a defect of ours" in caplog.text
+
+    acted(act)
+
+
 def wrong_answers() -> list[tuple[str, Callable[[int], list[object]]]]:
     def copied(n: int) -> WindowsCopied:
         return WindowsCopied(n, ())
@@ -366,7 +420,19 @@ def test_a_stream_owns_its_ring_and_a_successor_gets_all_of_them() -> None:
         await scene.engine.seat.promote()
         assert spare.orders == [AttachRing(two.id, 170, 128, _capacity(two))]
         assert scene.engine.seat.worker is not scene.worker
-        assert scene.engine.seat.capacity == 16
+
+    acted(act)
+
+
+def test_capacity_is_what_the_first_worker_measured() -> None:
+    """The next one warms up beside a busy one on the same cores."""
+
+    async def act(scene: Scene) -> None:
+        seat = Seat("0")
+        for seconds, capacity in ((0.05, 16), (0.5, 16)):
+            seat.spare = Worker("0", cast(Child, Played()), TINY, {1: seconds})
+            await seat.promote()
+            assert seat.capacity == capacity
 
     acted(act)
 

@@ -84,8 +84,9 @@ def test_both_samplers_are_the_means_of_sample(memory_format: torch.memory_forma
 
 def test_the_sampler_of_the_device() -> None:
     maps = [torch.zeros(1, 6, 3, 64 // s, 96 // s) for s in STRIDES]
-    assert isinstance(make_sampler(maps, STRIDES, 2), BagSampler)
-    assert isinstance(make_sampler([x.to("meta") for x in maps], STRIDES, 2), GridSampler)
+    config = replace(TINY.decoder, groups=2)
+    assert isinstance(make_sampler(config, maps, STRIDES), BagSampler)
+    assert isinstance(make_sampler(config, [x.to("meta") for x in maps], STRIDES), GridSampler)
 
 
 def test_points_that_are_no_number_read_no_strange_memory() -> None:
@@ -252,7 +253,7 @@ def test_positions_take_no_gradient_but_tau_does(filled) -> None:
     boxes = torch.tensor([[[30.0, 30, 5, 0], [40, 30, 4, 0.5]]], requires_grad=True)
     space = [torch.zeros(1, 32, 4, 64 // s, 64 // s) for s in STRIDES]  # nothing to sample
     query = torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(0))
-    output, _, _ = stage(make_sampler(space, STRIDES, TINY.decoder.groups), boxes, query, query)
+    output, _, _ = stage(make_sampler(TINY.decoder, space, STRIDES), boxes, query, query)
     gradient, tau = torch.autograd.grad(output.action_logits.sum(), (boxes, stage.iof_tau), allow_unused=True)
     assert gradient is None or not gradient.any()
     assert tau is not None

@@ -93,7 +93,7 @@ def test_what_a_gap_jumps_over_is_counted(hz: float) -> None:
     times = [*range(0, 4_000_000, 40_000), *range(leap, leap + 4_000_000, 40_000)]
     results, summary = run(runner, times, keyframe_hz=hz)
     assert summary.keyframes_due > 58 * 60 * hz
-    assert summary.ok == len(results) < 12 * hz
+    assert summary.ok == len(results) < 20 * hz
     assert summary.superseded == sum(result.dropped_since_last for result in results) > 57 * 60 * hz
     assert conserved(summary)
 

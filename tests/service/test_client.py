@@ -97,7 +97,8 @@ def test_what_a_later_service_adds_is_ignored() -> None:
     """New fields are additions (CONTRIBUTING.md): a client that does not know them reads the rest."""
     result = {
         "seq": 0, "pts_us": 0, "received_at_us": 1, "sent_at_us": 2, "warming": False, "new": 1,
-        "dropped_since_last": 0, "timings_ms": {"lookahead": 0, "decode": 0, "queue": 0, "inference": 0, "postprocess": 0, "new": 1},
+        "dropped_since_last": 0,
+        "timings_ms": {"lookahead": 0, "decode": 0, "queue": 0, "inference": 0, "postprocess": 0, "new": 1},
         "frame": {"width": 2, "height": 2, "new": 1},
         "actors": [{
             "box_px": [0, 0, 1, 1], "box": [0, 0, 1, 1], "person_score": 1, "track_id": None, "new": 1,

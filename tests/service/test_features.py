@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from stmixer.model.checkpoint import Model, untrained
+from stmixer.model.labels import AVA_LABELS
+from stmixer.model.postprocess import ClipDetections
 from stmixer.model.runtimes.choose import torch_runtime
 from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
@@ -18,7 +20,7 @@ from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
-from stmixer.service.worker.runner import FrameWindow, Job, Runner
+from stmixer.service.worker.runner import FrameWindow, Job, Runner, to_actors
 
 WALK = Path(__file__).parents[1] / "clips/walk.mp4"
 CPU = torch.device("cpu")
@@ -138,3 +140,12 @@ def test_jobs_without_names_run_whole(model: Model) -> None:
     for a, b in zip(plain.actors[0], by_frame.actors[0], strict=True):
         assert a.person_score == pytest.approx(b.person_score, abs=1e-5)
         assert a.box == pytest.approx(b.box, abs=1e-5)
+
+
+def test_an_output_that_is_not_finite_fails_by_name() -> None:
+    """Half precision may overflow: the keyframe is an error then, and its worker goes on."""
+    boxes, scores = np.full((1, 4), np.nan, np.float32), np.full((1, 2), 0.5, np.float32)
+    found = ClipDetections(np.zeros(1, np.int64), boxes, np.ones(1, np.float32), scores)
+    job = Job(np.zeros((1, 2, 2, 3), np.uint8), 2, 2, 0.0, None, 0.0)
+    with pytest.raises(RuntimeError, match="not finite"):
+        to_actors(found, job, AVA_LABELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from conftest import OWN_CLIPS
 from faulty_worker import MODULE, POISON, slowly
 from posting import NDJSON, connected, conserved, eventually, lines_of, made_video, metric, post, problem, request_head
 from serving import Server, running_server
-from ws_client import check_conservation, jpeg, paced, stream
+from ws_client import check_conservation, jpeg, noise, paced, stream
 
 FALL = OWN_CLIPS / "fall.mp4"
 
@@ -65,6 +66,30 @@ def test_sigterm_under_load_answers_everyone(tiny_weights: Path) -> None:
         summary = lines_of(answer)[-1]["summary"]
         conserved(summary)
         assert summary["ok"] == summary["keyframes_due"] > 3
+
+
+@pytest.mark.slow
+def test_a_client_that_is_slowed_down_gets_its_summary(tiny_weights: Path) -> None:
+    """Reading has stopped, because nothing is skipped and the queue is full, when the service begins to leave."""
+    picture = noise(640, 480)
+    with (
+        ending(tiny_weights, shutdown_timeout=6) as server,
+        stream(server, policy="all", keyframe_hz=10, score_threshold=1) as client,
+    ):
+        client.first("ready")
+        with ThreadPoolExecutor(1) as pool:
+
+            def send() -> None:
+                with contextlib.suppress(Exception):  # the service closes
+                    for _ in range(4000):
+                        client.picture(picture)
+
+            pool.submit(send)
+            eventually(lambda: len(client.of("result")), lambda n: n > 2)
+            server.process.send_signal(signal.SIGTERM)
+            assert client.closed() == 1001
+        check_conservation(client.first("summary"))
+        assert not client.of("error")
 
 
 @pytest.mark.slow

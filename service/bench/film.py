@@ -24,6 +24,10 @@ class Film:
     clip: Path
     fps: int
 
+    def prepare(self, codec: str) -> None:
+        """Make what cameras of this codec send, which takes a while: before any of them has the service wait for it."""
+        _ = self.jpegs if codec == "jpeg" else self.containers
+
     @cached_property
     def pictures(self) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB, of even size. Raises MediaError."""

@@ -72,6 +72,8 @@ def measure(loads: Sequence[Load], url: str, key: str | None, pid: int | None) -
 
 async def run_load(url: str, key: str | None, load: Load, processes: Processes | None) -> Tally:
     """Have it all at once; what came of it."""
+    for codec in sorted({camera.codec for camera in load.cameras}):
+        await asyncio.to_thread(load.film.prepare, codec)
     tally, end = Tally(), time.monotonic() + load.seconds
     async with AsyncClient(url, key) as client:
         work = [Filming(client, camera, tally, n).until(end) for n, camera in enumerate(load.cameras)]

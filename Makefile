@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+# Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: run test test-slow drill check format clean
 
@@ -11,10 +14,10 @@ run: $(READY)
 	$(BIN)/stmixer serve $(ARGS)
 
 test: $(READY)
-	$(PYTEST) -m "not slow and not drill" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not slow and not drill" $(ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -m "slow and not drill" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "slow and not drill" $(ARGS)
 
 drill: $(READY)
 	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[drill]'

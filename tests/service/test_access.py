@@ -191,18 +191,20 @@ def test_another_keys_stream_is_none(locked: Server, secrets: dict[str, str]) ->
         said = [json.loads(socket.recv(20))["code"]] if more and ready["resume_token"] != more["resume_token"] else []
         return ready["resume_token"], said
 
-    with (
-        plain_socket(locked) as owners, plain_socket(locked) as heir, plain_socket(locked) as one,
-        plain_socket(locked) as two,
-    ):  # fmt: skip
+    with contextlib.ExitStack() as stack:
+
+        def connected() -> ClientConnection:  # each only when it begins: a socket that does not is closed
+            return stack.enter_context(plain_socket(locked))
+
+        owners = connected()
         token, _ = begun(owners, secrets["stream"])
-        for thief, guess in ((one, token), (two, "made-up")):
-            other, said = begun(thief, secrets["other"], resume_token=guess)
+        for guess in (token, "made-up"):
+            other, said = begun(connected(), secrets["other"], resume_token=guess)
             assert said == ["resume_expired"]
             assert other != token
         owners.send(jpeg(0))
         assert json.loads(owners.recv(20))["type"] == "result"  # undisturbed
-        assert begun(heir, secrets["stream"], resume_token=token) == (token, [])
+        assert begun(connected(), secrets["stream"], resume_token=token) == (token, [])
 
 
 # -- limits

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import OWN_CLIPS
-from posting import samples
+from posting import eventually, samples
 from serving import Server, running_server
 from typer.testing import CliRunner
 
@@ -36,7 +36,10 @@ def run(tmp_path: Path, server: Server, *options: str) -> dict[str, Any]:
 def test_what_it_says_is_what_the_service_counts(tmp_path: Path, server: Server) -> None:
     before = samples(server)
     report = run(tmp_path, server, "--cameras", "2", "--uploads", "1", "--seconds", "4", "--keyframe-hz", "4")
-    after = samples(server)
+    # the service notes a request once it is answered
+    answered = ("stmixer_request_seconds_count", (("code", "200"), ("route", "/v1/detect")))
+    uploads = before.get(answered, 0) + report["steps"][0]["uploads"]
+    after = eventually(lambda: samples(server), lambda seen: seen.get(answered, 0) >= uploads)
 
     def added(name: str, **labels: str) -> float:
         key = (f"stmixer_{name}", tuple(sorted(labels.items())))

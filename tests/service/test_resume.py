@@ -131,11 +131,13 @@ def test_a_stream_waits_no_longer_than_it_said(patient: Server) -> None:
 
 @pytest.mark.parametrize("farewell", [1000, 1001])
 def test_a_client_that_says_goodbye_is_not_waited_for(patient: Server, farewell: int) -> None:
+    before = reconnects(patient)
     with stream(patient, **CAMERA) as client:
         client.first("ready")
         client.picture(jpeg(0))
         client.socket.close(farewell)
-    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0, TTL_S / 2)
+    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
+    assert reconnects(patient) == before  # a stream that was waited for in vain has expired
 
 
 def test_what_is_resumed_keeps_its_terms(patient: Server) -> None:

@@ -34,7 +34,7 @@ def painted(
         frames[:, top : top + high, left : left + wide] = COLOURS[column]
         boxes.append((left / width, top / height, (left + wide) / width, (top + high) / height))
     rows = np.eye(3, dtype=np.bool_)[:people]
-    return AnnotatedClip(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy())
+    return AnnotatedClip(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy(), np.zeros(people, dtype=np.bool_))
 
 
 def seen(frame: np.ndarray, colour: tuple[int, ...]) -> tuple[float, ...] | None:

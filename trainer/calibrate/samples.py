@@ -110,7 +110,7 @@ def _of_source(source: ClipSource, seen: Sequence[_KeyframeQueries]) -> Samples:
         person_half=half,
         action_half=half[found],
         on_empty=np.full(len(person), source.empty),
-        people=len(split.known),
+        people=int((~split.crowd).sum()),
         keyframes=len(split),
         empty_keyframes=len(split) if source.empty else 0,
     )

@@ -35,19 +35,32 @@ _GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 class AnnotatedClip:
     """A clip's frames (T, H, W, 3) uint8 RGB, and the people on its keyframe: (n, 4) corners 0–1, their rows apart.
 
-    Where several of the frames have people of their own, ``at`` (n,) is the frame that each stands on.
+    Rows with ``crowd`` (n,) are no people but areas to ignore, in which nobody is taught to be absent. Where several of
+    the frames have people of their own, ``at`` (n,) is the frame that each stands on.
     """
 
     frames: Pixels
     boxes_xyxy: NDArray[np.float64]
     actions: NDArray[np.bool_]
     annotated: NDArray[np.bool_]
+    crowd: NDArray[np.bool_]
     at: NDArray[np.int64] | None = None
 
-    def take(self, people: Mask) -> AnnotatedClip:
-        """With some of the people."""
-        at = None if self.at is None else self.at[people]
-        return AnnotatedClip(self.frames, self.boxes_xyxy[people], self.actions[people], self.annotated[people], at)
+    @property
+    def people(self) -> int:
+        """How many they are, areas to ignore left out."""
+        return int((~self.crowd).sum())
+
+    def take(self, rows: Mask) -> AnnotatedClip:
+        """With some of the rows."""
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[rows],
+            actions=self.actions[rows],
+            annotated=self.annotated[rows],
+            crowd=self.crowd[rows],
+            at=None if self.at is None else self.at[rows],
+        )
 
 
 def joined(frames: Pixels, clips: Sequence[AnnotatedClip], boxes_xyxy: Floats) -> AnnotatedClip:
@@ -58,6 +71,7 @@ def joined(frames: Pixels, clips: Sequence[AnnotatedClip], boxes_xyxy: Floats) -
         boxes_xyxy,
         np.concatenate([clip.actions for clip in clips]),
         np.concatenate([clip.annotated for clip in clips]),
+        np.concatenate([clip.crowd for clip in clips]),
         np.concatenate(at) if at else None,
     )
 
@@ -99,8 +113,8 @@ def tile(left: AnnotatedClip, right: AnnotatedClip) -> AnnotatedClip | None:
 def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> AnnotatedClip:
     """The picture's content ``low`` to ``high`` times as large (drawn evenly on a log scale), its size as it was.
 
-    Over 1 a random part is enlarged; under 1 the picture shrinks and stands somewhere on one random colour. People keep
-    what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than LEAST_PX or shows
+    Over 1 a random part is enlarged; under 1 the picture shrinks and stands somewhere on one random colour. People, and
+    areas to ignore, keep what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than LEAST_PX or shows
     nobody of those who are there is drawn anew; after some attempts the clip stays as it is.
     """
     height, width = clip.frames.shape[1:3]
@@ -108,7 +122,7 @@ def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> Annota
     for _ in range(_ATTEMPTS):
         scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         origin = rng.random(2) * (size - size / scale)
-        boxes, kept = _in_view(clip.boxes_xyxy * np.tile(size, 2), origin, scale, size)
+        boxes, kept = _in_view(clip.boxes_xyxy * np.tile(size, 2), clip.crowd, origin, scale, size)
         if kept is not None:
             break
     else:
@@ -123,16 +137,21 @@ def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> Annota
     return replace(clip.take(kept), frames=np.stack(frames), boxes_xyxy=boxes / np.tile(size, 2))
 
 
-def _in_view(boxes_px: Floats, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
+def _in_view(
+    boxes_px: Floats, crowd: Mask, origin: Floats, scale: float, size: Floats
+) -> tuple[Floats, Mask | None]:
     """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
     whole = (boxes_px - np.tile(origin, 2)) * scale
     cut = np.clip(whole, 0, np.tile(size, 2))
     share = np.asarray(areas(cut) / areas(whole), dtype=np.float64)
     centre = (whole[:, :2] + whole[:, 2:]) / 2
-    kept = ((centre >= 0) & (centre < size)).all(1) & (share >= LEAST_VISIBLE_SHARE)
+    inside = ((centre >= 0) & (centre < size)).all(1) & (share >= LEAST_VISIBLE_SHARE)
     sides = cut[:, 2:] - cut[:, :2]
-    good = np.where(kept, (sides >= LEAST_PX).all(1), share <= GONE_SHARE)
-    wanted = bool(good.all()) and (bool(kept.any()) or not len(kept))
+    good = np.where(inside, (sides >= LEAST_PX).all(1), share <= GONE_SHARE)
+    people = ~crowd
+    wanted = bool(good[people].all()) and (bool(inside[people].any()) or not people.any())
+    # an area to ignore may be cut anywhere: what of it can be seen is ignored
+    kept = np.where(crowd, (sides > 0).all(1), inside)
     return cut[kept], kept if wanted else None
 
 
@@ -155,7 +174,8 @@ def mosaic(clips: Sequence[AnnotatedClip], rng: Generator) -> AnnotatedClip | No
             canvas[frame, top : top + inner[1], left : left + inner[0]] = small
         boxes.append(clip.boxes_xyxy * np.tile(inner, 2) + (left, top, left, top))
     boxes_px = np.concatenate(boxes)
-    if ((boxes_px[:, 2:] - boxes_px[:, :2]) < LEAST_PX).any():
+    people = ~np.concatenate([clip.crowd for clip in clips])
+    if ((boxes_px[people, 2:] - boxes_px[people, :2]) < LEAST_PX).any():
         return None
     return joined(canvas, clips, boxes_px / (width, height, width, height))
 

@@ -19,7 +19,7 @@ from stmixer.trainer.data.augment import AnnotatedClip
 from stmixer.trainer.data.clips import WHOLE, ClipReader, View
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints, Mask, Split
-from stmixer.trainer.data.targets import Target
+from stmixer.trainer.data.targets import Target, target_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,16 @@ class ClipSource:
         return isinstance(self.config, CustomSet) and self.config.empty
 
     def clip(self, keyframe: int, frames: augment.Pixels) -> AnnotatedClip:
-        """The frames with the keyframe's people."""
+        """The frames with the keyframe's people and areas to ignore."""
         rows = self.split.people(keyframe)
-        return AnnotatedClip(frames, self.split.boxes_xyxy[rows], self.actions[rows], self.annotated[rows])
+        split = self.split
+        boxes, crowd = split.boxes_xyxy[rows], split.crowd[rows]
+        return AnnotatedClip(frames, boxes, self.actions[rows], self.annotated[rows], crowd)
 
     def single_actors(self) -> Ints:
         """The keyframes with exactly one person."""
-        return np.flatnonzero(np.diff(self.split.starts) == 1)
+        people = self.split.person_keyframes[~self.split.crowd]
+        return np.flatnonzero(np.bincount(people, minlength=len(self.split)) == 1)
 
 
 class ClipSet(Dataset[ClipItem]):
@@ -86,11 +89,8 @@ class ClipSet(Dataset[ClipItem]):
     def __getitem__(self, draw: Draw) -> ClipItem:
         clip = self._evaluated(draw) if self._augmentation is None else self._augmented(draw, self._augmentation)
         height, width = clip.frames.shape[1:3]
-        target = Target(
-            torch.from_numpy(clip.boxes_xyxy * (width, height, width, height)).float(),
-            torch.from_numpy(clip.actions).float(),
-            torch.from_numpy(clip.annotated),
-        )
+        boxes_px = clip.boxes_xyxy * (width, height, width, height)
+        target = target_of(boxes_px, clip.actions, clip.annotated, clip.crowd)
         return ClipItem(torch.from_numpy(np.ascontiguousarray(clip.frames)), target, draw)
 
     def _clip(self, source: int, keyframe: int, short_side: int, view: View) -> AnnotatedClip:
@@ -120,7 +120,7 @@ class ClipSet(Dataset[ClipItem]):
         clip = self._clip(draw.source, draw.keyframe, short_side, view)
         if rng.random() < chances.mosaic:
             clip = self._in_mosaic(clip, rng, short_side, view)
-        elif len(clip.boxes_xyxy) == 1 and rng.random() < chances.tile:
+        elif clip.people == 1 and rng.random() < chances.tile:
             clip = self._tiled(clip, draw, rng, short_side, view)
         if rng.random() < chances.zoom:
             clip = augment.zoom(clip, *chances.zoom_range, rng)

@@ -114,8 +114,8 @@ def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> Annota
     """The picture's content ``low`` to ``high`` times as large (drawn evenly on a log scale), its size as it was.
 
     Over 1 a random part is enlarged; under 1 the picture shrinks and stands somewhere on one random colour. People, and
-    areas to ignore, keep what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than LEAST_PX or shows
-    nobody of those who are there is drawn anew; after some attempts the clip stays as it is.
+    areas to ignore, keep what of their boxes is inside. A view that cuts somebody in half, makes somebody smaller than
+    LEAST_PX or shows nobody of those who are there is drawn anew; after some attempts the clip stays as it is.
     """
     height, width = clip.frames.shape[1:3]
     size = np.array((width, height))
@@ -137,9 +137,7 @@ def zoom(clip: AnnotatedClip, low: float, high: float, rng: Generator) -> Annota
     return replace(clip.take(kept), frames=np.stack(frames), boxes_xyxy=boxes / np.tile(size, 2))
 
 
-def _in_view(
-    boxes_px: Floats, crowd: Mask, origin: Floats, scale: float, size: Floats
-) -> tuple[Floats, Mask | None]:
+def _in_view(boxes_px: Floats, crowd: Mask, origin: Floats, scale: float, size: Floats) -> tuple[Floats, Mask | None]:
     """A view's boxes, px, of those who are kept, and the mask of these; None for a view that is not to be."""
     whole = (boxes_px - np.tile(origin, 2)) * scale
     cut = np.clip(whole, 0, np.tile(size, 2))

@@ -41,9 +41,11 @@ class ClipSource:
     annotated: Mask
 
     @classmethod
-    def of(cls, config: SetConfig, split: Split, labels: Sequence[str]) -> ClipSource:
-        """Raises ValueError for a label that the run does not have."""
-        return cls(config, split, *split.relabelled(labels))
+    def of(
+        cls, config: SetConfig, split: Split, labels: Sequence[str], exclusive: Sequence[Sequence[str]] = ()
+    ) -> ClipSource:
+        """Labels and ``exclusive`` groups are the run's. Raises ValueError for a label that the run does not have."""
+        return cls(config, split, *split.relabelled(labels, exclusive))
 
     @property
     def empty(self) -> bool:

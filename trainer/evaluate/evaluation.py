@@ -19,7 +19,7 @@ from stmixer.trainer.config.run import AvaSet, RunConfig
 from stmixer.trainer.data.check import read_picture
 from stmixer.trainer.data.clips import WHOLE, View
 from stmixer.trainer.data.clipset import ClipSource
-from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
+from stmixer.trainer.data.records import FrameFolder, Part, Picture, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
 from stmixer.trainer.errors import writing
@@ -157,6 +157,8 @@ def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
     match split.videos[number].source:
         case FrameFolder() as folder:
             return read_picture(folder.path(frame))
+        case Picture(path):
+            return read_picture(path)
         case VideoFile(path, _):
             with VideoReader(path, limits=Limits.unlimited()) as reader:
                 for shown in reader:
@@ -165,10 +167,12 @@ def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
                 return shown.rgb()
 
 
-def _read_moment(place: FrameFolder | VideoFile, pts_us: int) -> np.ndarray:
+def _read_moment(place: FrameFolder | VideoFile | Picture, pts_us: int) -> np.ndarray:
     """The picture of a moment, µs: the last frame up to half a raw frame after it, as on the time grid."""
     if isinstance(place, FrameFolder):
         return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
+    if isinstance(place, Picture):
+        return read_picture(place.path)
     frames = frames_from(place.path, pts_us)
     shown = next(frames)
     for later in frames:

@@ -150,10 +150,10 @@ class FeatureFolder:
         people = []
         for number in range(self.count):
             with np.load(self._file(number, "npz")) as columns:
-                known = [columns[name] for name in _COLUMNS]
+                rows = [columns[name] for name in _COLUMNS]
                 # folders of earlier versions hold people alone
                 crowd = columns["crowd"] if "crowd" in columns else np.zeros(len(columns["at"]), dtype=np.bool_)
-                people.append(_SegmentPeople(int(columns["source"]), *known, crowd))
+                people.append(_SegmentPeople(int(columns["source"]), *[*rows, crowd]))
         return people
 
     def _file(self, number: int, suffix: str) -> Path:

@@ -22,7 +22,7 @@ from stmixer.media.resize import resize
 from stmixer.model.clip import MAX_ASPECT, input_size, window
 from stmixer.model.config import ClipConfig
 from stmixer.trainer.data.check import read_picture
-from stmixer.trainer.data.records import FrameFolder, Video, VideoFile
+from stmixer.trainer.data.records import FrameFolder, Picture, Video, VideoFile
 from stmixer.trainer.data.seek import frames_from
 
 Pixels = NDArray[np.uint8]
@@ -102,6 +102,8 @@ class ClipReader:
         match video.source:
             case FrameFolder() as folder:
                 return self._from_folder(folder, indices, short_side)
+            case Picture(path):
+                return self._from_picture(path, len(indices), short_side)
             case VideoFile(path, duration) if duration is not None and duration <= SHORT_US:
                 return self._from_short(path, indices, short_side)
             case VideoFile(path, _):
@@ -115,6 +117,12 @@ class ClipReader:
         size = _size(width, height, short_side)
         small = {index: resize(picture, *size, self._antialias) for index, picture in pictures.items()}
         return np.stack([small[index] for index in wanted])
+
+    def _from_picture(self, path: Path, frames: int, short_side: int) -> Pixels:
+        """As often as frames are wanted: at every moment it shows the same."""
+        picture = read_picture(path)
+        small = resize(picture, *_size(picture.shape[1], picture.shape[0], short_side), self._antialias)
+        return np.repeat(small[None], frames, axis=0)
 
     def _from_short(self, path: Path, indices: tuple[int, ...], short_side: int) -> Pixels:
         key: tuple[Path, int | None] = (path, None) if (path, None) in self._strips else (path, short_side)

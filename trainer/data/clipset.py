@@ -52,9 +52,11 @@ class ClipSource:
     turned: bool = False
 
     @classmethod
-    def of(cls, config: SetConfig, split: Split, labels: Sequence[str]) -> ClipSource:
-        """Raises ValueError for a label that the run does not have."""
-        return cls(config, split, *split.relabelled(labels))
+    def of(
+        cls, config: SetConfig, split: Split, labels: Sequence[str], exclusive: Sequence[Sequence[str]] = ()
+    ) -> ClipSource:
+        """Labels and ``exclusive`` groups are the run's. Raises ValueError for a label that the run does not have."""
+        return cls(config, split, *split.relabelled(labels, exclusive))
 
     def quarter_turned(self) -> ClipSource:
         """The same turned by 90° anticlockwise."""

@@ -134,14 +134,20 @@ class Split:
         """(n,) the keyframe of each row."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
-    def relabelled(self, labels: Sequence[str]) -> tuple[Mask, Mask]:
-        """(n, len(labels)) actions and what of them is annotated, for a run's list of labels."""
+    def relabelled(self, labels: Sequence[str], exclusive: Sequence[Sequence[str]] = ()) -> tuple[Mask, Mask]:
+        """(n, len(labels)) actions and what of them is annotated, for a run's list of labels.
+
+        Who has exactly one label of a group of ``exclusive`` is known not to have the group's others.
+        """
         actions = np.zeros((len(self.crowd), len(labels)), dtype=np.bool_)
         annotated = np.zeros_like(actions)
         for column, label in enumerate(self.labels):
             target = labels.index(label)
             actions[:, target] = self.actions[:, column]
             annotated[:, target] = self.annotated[:, column]
+        for group in exclusive:
+            columns = [labels.index(label) for label in group]
+            annotated[np.ix_(actions[:, columns].sum(1) == 1, columns)] = True
         return actions, annotated
 
 

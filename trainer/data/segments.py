@@ -20,7 +20,7 @@ from stmixer.trainer.data.augment import AnnotatedClip
 from stmixer.trainer.data.camera_motion import camera_motion
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.clipset import ClipSource
-from stmixer.trainer.data.records import Ints, Mask
+from stmixer.trainer.data.records import Ints, Mask, Picture
 from stmixer.trainer.data.turn import turn
 
 
@@ -114,6 +114,8 @@ class SegmentSet(Dataset[Segment]):
         chosen = self._sources[source]
         split, offsets = chosen.split, window(self._config.clip).offsets
         video = split.video[int(rng.integers(len(split)))]
+        if isinstance(split.videos[video].source, Picture):
+            return self._of_picture(chosen, int(video), short_side, whole=whole)
         of_video = np.flatnonzero(split.video == video)
         grid = np.array([self._reader.window.grid.nearest(int(t)) for t in split.pts_us[of_video]])
         earliest, latest = int(grid.min()) + offsets[0], int(grid.max()) + offsets[-1] - self._samples + 1
@@ -131,11 +133,28 @@ class SegmentSet(Dataset[Segment]):
         places, rows = places[inside], of_video[rows[inside]]
         known = np.zeros(count, dtype=np.bool_)
         known[places] = usable[places]
-        anybody = chosen.clip(int(of_video[0]), frames)
-        nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
-        people = [_standing(chosen.clip(int(k), frames), int(p)) for p, k in zip(places, rows, strict=True) if known[p]]
-        clips = [nobody, *people]
-        return augment.joined(frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips])), known
+        people = [(int(p), chosen.clip(int(k), frames)) for p, k in zip(places, rows, strict=True) if known[p]]
+        return _together(chosen.clip(int(of_video[0]), frames), people), known
+
+    def _of_picture(
+        self, chosen: ClipSource, video: int, short_side: int, *, whole: bool
+    ) -> tuple[AnnotatedClip, Mask]:
+        """A still: its people stand on every frame that a clip may be around, which is one if not ``whole``."""
+        assert self._reader is not None
+        offsets = window(self._config.clip).offsets
+        count = self._samples if whole else window(self._config.clip).span
+        frames = self._reader.read(chosen.split.videos[video], (0,) * count, short_side)
+        known = np.zeros(count, dtype=np.bool_)
+        known[-offsets[0] : count - offsets[-1]] = True
+        clip = chosen.clip(int(np.flatnonzero(chosen.split.video == video)[0]), frames)
+        return _together(clip, [(int(place), clip) for place in np.flatnonzero(known)]), known
+
+
+def _together(anybody: AnnotatedClip, people: Sequence[tuple[int, AnnotatedClip]]) -> AnnotatedClip:
+    """A clip's frames, with all of these clips' people on the frames that stand beside them, and not its own."""
+    nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
+    clips = [nobody, *(_standing(clip, place) for place, clip in people)]
+    return augment.joined(anybody.frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips]))
 
 
 def _only(clip: AnnotatedClip, known: Mask) -> AnnotatedClip:

@@ -12,6 +12,7 @@ from torch import Tensor
 from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import POSTURES, Ints
@@ -152,10 +153,16 @@ def _truth(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int], hei
 
 
 def _absent(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int]) -> GroundTruth | None:
-    """A row per person and label that is known to be absent; None where people are annotated wholly or not at all."""
-    split = source.split
-    some = split.annotated.any(1) & ~split.annotated.all(1)
-    if not some.any():
+    """A row per person and label that is known to be absent; None where the protocol's rule says the same.
+
+    That is so where everything is known of whoever has a label, and of others nothing, or of everybody (``unlabelled:
+    negative``).
+    """
+    split, people = source.split, ~source.split.crowd
+    wholly = split.annotated.all(1) == split.annotated.any(1)
+    by_labels = wholly & (split.annotated.any(1) == split.actions.any(1))
+    negative = isinstance(source.config, CustomSet) and source.config.unlabelled == "negative"
+    if not split.labels or (wholly if negative else by_labels)[people].all():
         return None
     person, column = np.nonzero(split.annotated & ~split.actions & ~split.crowd[:, None])
     label_ids = np.array([ids[name] for name in split.labels], dtype=np.int64)

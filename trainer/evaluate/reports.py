@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from stmixer.model.labels import Label
-from stmixer.trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
+from stmixer.trainer.config.run import AvaSet, CustomSet, PictureSet, SetConfig, TubeSet
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
@@ -28,6 +28,8 @@ def frame_protocol(chosen: SetConfig) -> FrameProtocol:
             return FRAMES_CUSTOM_NEGATIVE
         case CustomSet():
             return FRAMES_CUSTOM
+        case PictureSet():
+            return PICTURES
         case TubeSet() | AvaSet():
             return FRAMES_ALL
 

@@ -38,7 +38,7 @@ from stmixer.trainer.errors import TrainError, writing
 log = logging.getLogger("stmixer.train")
 
 _SHAPING: dict[str, Any] = {
-    **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
+    **dict.fromkeys(("model", "variant", "sets", "labels", "exclusive", "split", "augment", "seed"), True),
     "cached_features": {"samples"},
 }
 """What of a configuration the maps depend on. Not their number: more are made beside those that are there."""
@@ -78,7 +78,14 @@ def make_features(
 def _what_made(path: Path) -> dict[str, Any]:
     """What a folder's maps were made of, as ``made.json`` says."""
     of: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return of | {"config": current_keys(of["config"])}
+    written = current_keys(of["config"])
+    needed = {"run_dir": ".", "frozen": ["backbone."], "cached_features": written["cached_features"] | {"segments": 1}}
+    try:
+        # keys that an earlier version did not know are at their defaults
+        config = RunConfig.model_validate(written | needed)
+    except ValueError:
+        return of
+    return of | {"config": config.model_dump(mode="json", include=_SHAPING)}
 
 
 def wait_for_features(folder: FeatureFolder) -> None:

@@ -82,6 +82,12 @@ def test_a_cell_goes_to_the_person_whom_it_fits_best() -> None:
     assert person[10] == 1, "inside both, with the other's box"
 
 
+def test_of_two_people_with_one_box_the_first_has_the_cells() -> None:
+    same = (8.0, 8.0, 24.0, 24.0)
+    person = assigned(around(CENTRES, 16), [same, same])
+    assert set(person.tolist()) == {-1, 0}
+
+
 def test_a_person_between_the_centres_has_the_nearest_cell() -> None:
     person = assigned(around(CENTRES, 4), [(21.0, 13.0, 25.0, 18.0)])
     assert (person >= 0).nonzero().flatten().tolist() == [10]

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.detector import Detector
@@ -47,12 +46,11 @@ _SHAPING: dict[str, Any] = {
 def feature_folder(root: Path, config: RunConfig, detector: Detector) -> FeatureFolder:
     """The folder of a run's maps, made or not."""
     assert config.cached_features is not None
-    assert isinstance(detector.backbone, FrameBackbone)
     sizes, within = config.augment.short_sides, config.augment.within
     assert sizes is not None
     assert within is not None
     canvas_wh = padded_size(round(sizes[0] * within), sizes[0], detector.config.preprocess)
-    return FeatureFolder(root, config.cached_features.segments, canvas_wh, detector.backbone.channels)
+    return FeatureFolder(root, config.cached_features.segments, canvas_wh, detector.config.backbone.map_channels)
 
 
 def make_features(

@@ -114,29 +114,41 @@ class DenseLoss:
             centres_xy_px: (cells, 2).
             people_xyxy_px: (n, 4) of positive area.
         """
-        nobody = torch.full_like(scores, -1, dtype=torch.int64)
-        if not len(people_xyxy_px):
-            return Assignment(nobody, torch.zeros_like(scores))
-        overlap = iou(people_xyxy_px[:, None], boxes_xyxy_px[None])
-        fit = scores**self.alpha * overlap**self.beta
-        middle = (people_xyxy_px[:, :2] + people_xyxy_px[:, 2:]) / 2
+        nobody, nothing = torch.full_like(scores, -1, dtype=torch.int64), torch.zeros_like(scores)
+        n = len(people_xyxy_px)
+        if not n:
+            return Assignment(nobody, nothing)
         candidate = _inside(centres_xy_px, people_xyxy_px)
         without = (~candidate.any(1)).nonzero()[:, 0]
-        candidate[without, torch.cdist(middle[without], centres_xy_px).argmin(1)] = True
-        fit = fit.masked_fill(~candidate, -1.0)
-        best = fit.topk(min(self.best, len(scores)), dim=1).indices
-        fit = fit.masked_fill(~torch.zeros_like(candidate).scatter(1, best, True), -1.0)
-        of_cell, whose = fit.max(0)
-        person = torch.where(of_cell >= 0, whose, nobody)
+        middle = (people_xyxy_px[without, :2] + people_xyxy_px[without, 2:]) / 2
+        candidate[without, torch.cdist(middle, centres_xy_px).argmin(1)] = True
 
-        owned = person == torch.arange(len(people_xyxy_px), device=person.device)[:, None]
+        # pairs of a person and a cell, as few as there are: the whole table is a hundred times as long
+        who, cell = candidate.nonzero(as_tuple=True)
+        overlap = iou(people_xyxy_px[who], boxes_xyxy_px[cell])
+        fits = torch.full_like(candidate, -1.0, dtype=scores.dtype)
+        fits[who, cell] = scores[cell] ** self.alpha * overlap**self.beta
+        fit, cell = fits.topk(min(self.best, len(scores)), dim=1)
+        who = torch.arange(n, device=cell.device)[:, None].expand_as(cell)[fit >= 0]
+        fit, cell = fit[fit >= 0], cell[fit >= 0]
+        dearest = fit == torch.full_like(scores, -1.0).scatter_reduce(0, cell, fit, "amax")[cell]
+        # of equals the first, so that every run does the same
+        person = torch.full_like(nobody, n).scatter_reduce(0, cell[dearest], who[dearest], "amin")
+        own = dearest & (person[cell] == who)
+        who, cell, fit = who[own], cell[own], fit[own]
+
+        overlap = iou(people_xyxy_px[who], boxes_xyxy_px[cell])
+        best_fit, best_overlap = (
+            torch.zeros(n, dtype=v.dtype, device=v.device).scatter_reduce(0, who, v, "amax")[who]
+            for v in (fit, overlap)
+        )
         least = torch.finfo(fit.dtype).tiny  # where no box overlaps anybody, all cells fit alike
-        relative = (fit + least) / (fit.masked_fill(~owned, 0.0).amax(1, keepdim=True) + least)
-        most = overlap.masked_fill(~owned, 0.0).amax(1, keepdim=True).clamp(min=LEAST_TARGET)
-        return Assignment(person, (relative * most).masked_fill(~owned, 0.0).sum(0))
+        aim = (fit + least) / (best_fit + least) * best_overlap.clamp(min=LEAST_TARGET)
+        return Assignment(nobody.index_put((cell,), who), nothing.index_put((cell,), aim))
 
 
 def _inside(centres_xy_px: Tensor, boxes_xyxy_px: Tensor) -> Tensor:
     """(cells, 2) and (n, 4) -> (n, cells), whether the centre lies in the box."""
-    low, high = boxes_xyxy_px[:, None, :2], boxes_xyxy_px[:, None, 2:]
-    return ((centres_xy_px >= low) & (centres_xy_px < high)).all(-1)
+    x, y = centres_xy_px.unbind(-1)
+    x1, y1, x2, y2 = boxes_xyxy_px.unsqueeze(-1).unbind(1)
+    return (x >= x1) & (x < x2) & (y >= y1) & (y < y2)

@@ -41,7 +41,7 @@ Json = dict[str, object]
 ORIGINS: Mapping[Origin, str] = {
     "true": "annotated by people",
     "pseudo": "PSEUDO: a person detector's, not people's",
-    "mixed": "MIXED: some boxes annotated by people, some a detector's (pseudo)",
+    "mixed": "MIXED: some boxes annotated by people, some a detector's (pseudo) or drawn by other means",
 }
 TUBE_THRESHOLDS = (0.2, *COCO_THRESHOLDS)
 
@@ -269,7 +269,7 @@ def summary(report: Report) -> list[str]:
             lines.append(
                 f"{p.false_per_empty_keyframe:.3f} false people per empty keyframe ({p.empty_keyframes} of them)"
             )
-        lines += [_cut(f"at score ≥ {p.threshold:g}", p.served), _cut(f"at precision ≥ {PRECISION_FROM:g}", p.precise)]
+        lines += [_cut("served", p.served), _cut(f"at precision ≥ {PRECISION_FROM:g}", p.precise)]
     if report.out_of_set is not None:
         lines += _out_of_set(report.out_of_set)
     for what, r in (("person", report.person_reliability), ("action", report.action_reliability)):

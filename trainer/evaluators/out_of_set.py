@@ -44,7 +44,7 @@ class OutOfSet:
         score: the action score from which a label is said, inclusive.
         people: how many there are of whom at least one label is known to be absent, found or not.
         any_label: over all labels; somebody of whom several are said counts once.
-        among: over the labels that were asked for; None where none were.
+        among: over the labels that were asked for; None where the set has none of them.
         by_label: each label by itself, in the labels' order, where it is known to be absent of somebody.
     """
 
@@ -105,7 +105,7 @@ def evaluate_out_of_set(
         score=score,
         people=int(lacks.any(1).sum()),
         any_label=named("any label", list(range(len(names)))),
-        among=named(", ".join(names[column] for column in chosen), chosen) if among else None,
+        among=named(", ".join(names[column] for column in chosen), chosen) if chosen else None,
         by_label=tuple(named(name, [column]) for column, name in enumerate(names) if lacks[:, column].any()),
     )
 

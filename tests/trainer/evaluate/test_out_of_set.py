@@ -91,6 +91,8 @@ def test_who_is_named_who_should_not_be(truth_of: Truth, found_of: Found, people
     assert out.any_label.share == pytest.approx(1 / 3)
     assert out.among == NamedOf("squat", 1, 2)
     assert out.by_label == (NamedOf("walk", 1, 2), NamedOf("squat", 1, 2))
+    unknown = evaluate_out_of_set(truth, absent, people, actions, LABELS, FRAMES_CUSTOM, among=("kick",))
+    assert unknown.among is None
     none = evaluate_out_of_set(truth, absent, people_of([]), found_of([]), LABELS, FRAMES_CUSTOM)
     assert (none.any_label, none.among, none.any_label.share) == (NamedOf("any label", 0, 0), None, None)
     assert np.isin([n.of for n in none.by_label], ["walk", "squat"]).all()

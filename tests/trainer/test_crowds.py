@@ -146,6 +146,21 @@ def test_all_together(clips) -> None:
     same_in_any_order(clips(short_sides=(96,), **chances), clips(short_sides=(96,), **chances), draws)
 
 
+def test_in_the_end_nobody_small_is_taught(tmp_path: Path) -> None:
+    """Also where nothing but the size of the picture makes them small."""
+    boxes = (
+        "video,frame,x1,y1,x2,y2,label,track\nwalk.mp4,0,0.1,0.2,0.2,0.6,walk,1\nwalk.mp4,0,0.5,0.5,0.52,0.6,walk,2\n"
+    )
+    custom_set(tmp_path, boxes, {"walk.mp4": "train"})
+    data = load_data(run_config(tmp_path, sets=[{"kind": "custom", "parts": ["train"]}]), ("train",))
+    counts = []
+    for ignore in (True, False):
+        chances = AugmentSection(flip=0.0, short_sides=(64,), ignore_small=ignore)
+        target = ClipSet(data.train, variant("tiny"), chances, 1 << 28)[Draw(0, 0, (0,))].target
+        counts.append((len(target.boxes_xyxy_px), len(target.ignore_xyxy_px)))
+    assert counts == [(1, 1), (2, 0)]
+
+
 @pytest.mark.parametrize("name", ["crowd_mosaic", "paste"])
 def test_not_with_cached_features(name: str) -> None:
     augment = {"short_sides": [224], "within": 1.4, name: 0.1}

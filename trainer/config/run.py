@@ -216,8 +216,8 @@ class AugmentSection(Section):
     reduced_lookahead: Share = 0.0
     """The clip ends a random time before the model's own look-ahead, as on a low-latency stream."""
     ignore_small: bool = False
-    """Zoom and mosaic make people as small as they come: those below 8 px on the longer side become areas to ignore.
-    Else nobody is made smaller than 8 px on either side, so that few become smaller than 20 px."""
+    """Zoom and mosaic make people as small as they come; who is below 8 px on the longer side in the end becomes an
+    area to ignore. Else nobody is made smaller than 8 px on either side, so that few become smaller than 20 px."""
     crowd_mosaic: Share = 0.0
     """``crowd_side`` times ``crowd_side`` clips, of any sets, in one picture, with ``ignore_small``; at most 40 people
     are taught."""

@@ -167,6 +167,8 @@ class ClipSet(Dataset[ClipItem]):
             clip = augment.zoom(clip, *chances.zoom_range, rng, ignore_small=chances.ignore_small)
         if chances.within is not None:
             clip = augment.within(clip, round(short_side * chances.within), short_side)
+        if chances.ignore_small:
+            clip = augment.small_ignored(clip)
         if _happens(chances.camera, rng):
             clip = camera_motion(clip, self._moments(draw, view, len(clip.frames)), rng)
         if rng.random() < chances.flip:

@@ -81,6 +81,8 @@ class SegmentSet(Dataset[Segment]):
         if rng.random() < chances.zoom:
             clip = augment.zoom(clip, *chances.zoom_range, rng, ignore_small=chances.ignore_small)
         clip = augment.within(clip, round(short_side * chances.within), short_side)
+        if chances.ignore_small:
+            clip = augment.small_ignored(clip)
         if chances.camera > 0 and rng.random() < chances.camera:
             clip = camera_motion(clip, range(len(clip.frames)), rng)
         if rng.random() < chances.flip:

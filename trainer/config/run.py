@@ -217,6 +217,22 @@ class AugmentSection(Section):
     """The keyframe stands for the clip's whole window."""
     reduced_lookahead: Share = 0.0
     """The clip ends a random time before the model's own look-ahead, as on a low-latency stream."""
+    ignore_small: bool = False
+    """Zoom and mosaic make people as small as they come: those below 8 px on the longer side become areas to ignore.
+    Else nobody is made smaller than 8 px on either side, so that few become smaller than 20 px."""
+    crowd_mosaic: Share = 0.0
+    """``crowd_side`` times ``crowd_side`` clips, of any sets, in one picture, with ``ignore_small``; at most 40 people
+    are taught."""
+    crowd_side: Annotated[int, Field(ge=2, le=6)] = 3
+    turn: Share = 0.0
+    """The picture on its side: turned by 60° to 120°, half of the time by 90°. People are people still, of unknown
+    actions."""
+    paste: Share = 0.0
+    """Somebody of another clip, cut out by their box and turned by 60° to 120°, lies where there is room; of unknown
+    actions."""
+    camera: Share = 0.0
+    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Of stills, which
+    have no window, nothing changes."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -291,6 +307,8 @@ class EvaluateSection(Section):
     score_threshold: Share = 0.6
     keep_top3: bool = True
     """The official evaluation's way with a clip in which nobody reaches the threshold."""
+    out_of_set_labels: tuple[str, ...] = ()
+    """Of people whose set says which labels are absent, these are told by themselves too: how many have one of them."""
 
 
 class RunConfig(Section):
@@ -390,6 +408,8 @@ class RunConfig(Section):
             raise ValueError("cached_features: the backbone must not change; put backbone. into frozen, its norms too")
         if self.stills or self.long_term is not None or self.augment.tile > 0:
             raise ValueError("cached_features: not together with stills, long_term or augment.tile")
+        if self.augment.crowd_mosaic > 0 or self.augment.paste > 0:
+            raise ValueError("cached_features: not together with augment.crowd_mosaic or augment.paste")
         if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
             raise ValueError("cached_features: wants augment.within, and one size in augment.short_sides")
 

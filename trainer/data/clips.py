@@ -34,10 +34,11 @@ SHORT_US = 30_000_000
 @dataclass(frozen=True, slots=True)
 class View:
     """What of its window a clip sees: up to ``lookahead_ms`` (None: all), with ``still`` the keyframe alone, as often
-    as the window has samples."""
+    as the window has samples; with ``moving`` as an evaluated clip's simulated camera that moves sees it."""
 
     lookahead_ms: float | None = None
     still: bool = False
+    moving: bool = False
 
 
 WHOLE = View()

@@ -17,9 +17,11 @@ from stmixer.model.config import DetectorConfig
 from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection
 from stmixer.trainer.data import augment
 from stmixer.trainer.data.augment import AnnotatedClip
+from stmixer.trainer.data.camera_motion import camera_motion
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import Ints, Mask, Picture
+from stmixer.trainer.data.turn import turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +77,12 @@ class SegmentSet(Dataset[Segment]):
         if rng.random() < chances.mosaic:
             clip, known = self._in_mosaic(source, rng, short_side)
         else:
-            clip, known = self._segment(source, rng, short_side, whole=False)
+            clip, known = self._part(source, rng, short_side, whole=False)
         if rng.random() < chances.zoom:
-            clip = augment.zoom(clip, *chances.zoom_range, rng)
+            clip = augment.zoom(clip, *chances.zoom_range, rng, ignore_small=chances.ignore_small)
         clip = augment.within(clip, round(short_side * chances.within), short_side)
+        if chances.camera > 0 and rng.random() < chances.camera:
+            clip = camera_motion(clip, range(len(clip.frames)), rng)
         if rng.random() < chances.flip:
             clip = augment.flip(clip)
         if chances.colour_jitter > 0:
@@ -87,13 +91,20 @@ class SegmentSet(Dataset[Segment]):
 
     def _in_mosaic(self, source: int, rng: Generator, short_side: int) -> tuple[AnnotatedClip, Mask]:
         """With three others, each of a random set, in random quarters; a frame is known where all four are."""
-        parts = [self._segment(source, rng, short_side, whole=True)]
-        parts += [self._segment(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
+        parts = [self._part(source, rng, short_side, whole=True)]
+        parts += [self._part(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
         known = np.logical_and.reduce([part[1] for part in parts])
         if not known.any():
             return parts[0]
-        together = augment.mosaic([_only(parts[i][0], known) for i in rng.permutation(4)], rng)
+        shown, small = [_only(parts[i][0], known) for i in rng.permutation(4)], self._augmentation.ignore_small
+        together = augment.mosaic(shown, rng, ignore_small=small)
         return parts[0] if together is None else (augment.to_short_side(together, short_side), known)
+
+    def _part(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[AnnotatedClip, Mask]:
+        """A segment, perhaps on its side."""
+        clip, known = self._segment(source, rng, short_side, whole=whole)
+        share = self._augmentation.turn
+        return (turn(clip, rng) if share > 0 and rng.random() < share else clip), known
 
     def _segment(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[AnnotatedClip, Mask]:
         """Frames around a random keyframe, and which of them are known; ``whole``: so many even if the video ends."""

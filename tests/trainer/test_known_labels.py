@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from training import CLIPS, run_config
 
 from stmixer.trainer.config.file import load_config, parse_config
@@ -16,6 +17,7 @@ from stmixer.trainer.data.records import Split
 from stmixer.trainer.data.sets import load_data
 from stmixer.trainer.errors import TrainError
 
+WALKING = SHARED / "data" / "human_walking"
 VIDEOS = """video,split,source
 walk.mp4,train,street:walking
 fall.mp4,train,room:falling
@@ -205,3 +207,15 @@ def test_areas_come_to_the_target_apart_from_people(tmp_path: Path) -> None:
         assert (sides > 0).all()
         assert len(target.ignore_xyxy_px) >= 1
         assert not np.isin(target.boxes_xyxy_px.numpy(), target.ignore_xyxy_px.numpy()).all(1).any()
+
+
+@pytest.mark.skipif(not WALKING.exists(), reason="no shared data here")
+def test_the_second_man_of_human_walking_is_ignored_where_he_walks() -> None:
+    table = Path(__file__).resolve().parents[2] / "weights" / "recipe" / "human_walking_second_man.csv"
+    for part, frames in (("train", 171), ("val", 28)):
+        split = read_custom(CustomSet(kind="custom", ignore=table), WALKING, part, None)  # type: ignore[arg-type]
+        names = {split.videos[split.video[keyframe]].name for keyframe in split.person_keyframes[split.crowd]}
+        assert names == {"walk1.mp4" if part == "train" else "walk2.mp4"}
+        assert split.crowd.sum() == frames
+        sides = split.boxes_xyxy[split.crowd, 2:] - split.boxes_xyxy[split.crowd, :2]
+        assert (sides[:, 0] < 0.25).all(), "a man, and no half of the picture"

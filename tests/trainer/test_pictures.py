@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from training import own_set, run_config
+from training import IMAGES, PICTURE_BOXES, own_set, picture_set, run_config
 
 from stmixer.model.checkpoint import ModelCard
 from stmixer.model.clip import window
@@ -29,32 +29,6 @@ from stmixer.trainer.evaluate.evaluation import read_frame
 from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
 from stmixer.trainer.long_term.bank import every_second
 
-IMAGES = """image,split,width
-street.png,train,96
-room.png,train,96
-empty.png,train,96
-other.png,val,96
-"""
-BOXES = """image,x1,y1,x2,y2,posture,crowd,origin
-street.png,0.1,0.2,0.3,0.8,stand,0,true
-street.png,0.5,0.2,0.7,0.8,unknown,0,true
-street.png,0.6,0.0,1.0,0.5,stand,1,true
-room.png,0.1,0.5,0.6,0.8,lie,0,eye
-room.png,0.7,0.2,0.9,0.8,crouch,0,eye
-other.png,0.1,0.2,0.3,0.8,stand,0,true
-"""
-SIZE = 96, 64
-
-
-def written(root: Path, images: str = IMAGES, boxes: str = BOXES) -> Path:
-    (root / "images").mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for name in ("street", "room", "empty", "other"):
-        cv2.imwrite(str(root / "images" / f"{name}.png"), rng.integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
-    (root / "images.csv").write_text(images)
-    (root / "boxes.csv").write_text(boxes)
-    return root
-
 
 def read(root: Path, allowed: tuple[str, ...] | None = None, **config: Any) -> Split:
     return read_pictures(PictureSet(kind="pictures", **config), root, "train", allowed)
@@ -62,7 +36,7 @@ def read(root: Path, allowed: tuple[str, ...] | None = None, **config: Any) -> S
 
 def sources(root: Path, **config: Any) -> tuple[ClipSource, ...]:
     """The pictures, and the repository's clips beside them, which have labels."""
-    written(root / "stills")
+    picture_set(root / "stills")
     own_set(root / "own", "train")
     sets = [
         {"kind": "pictures", "root": "stills", "parts": ["train"]} | config,
@@ -72,7 +46,7 @@ def sources(root: Path, **config: Any) -> tuple[ClipSource, ...]:
 
 
 def test_every_picture_is_a_keyframe(tmp_path: Path) -> None:
-    split = read(written(tmp_path))
+    split = read(picture_set(tmp_path))
     assert [split.videos[v].name for v in split.video] == ["street.png", "room.png", "empty.png"]
     assert np.diff(split.starts).tolist() == [3, 2, 0]
     assert split.crowd.tolist() == [False, False, True, False, False]
@@ -83,7 +57,7 @@ def test_every_picture_is_a_keyframe(tmp_path: Path) -> None:
 
 
 def test_postures_that_are_labels_are_known_of_whom_they_are_said(tmp_path: Path) -> None:
-    split = read(written(tmp_path), postures={"lie": "lie", "sit": "sit"})
+    split = read(picture_set(tmp_path), postures={"lie": "lie", "sit": "sit"})
     assert split.labels == ("lie", "sit")
     assert split.actions.tolist() == [[False, False]] * 3 + [[True, False], [False, False]]
     assert split.annotated.all(1).tolist() == [True, False, False, True, True], "who stands does not lie"
@@ -93,10 +67,10 @@ def test_postures_that_are_labels_are_known_of_whom_they_are_said(tmp_path: Path
 
 
 def test_labels_of_pictures(tmp_path: Path) -> None:
-    lines = BOXES.splitlines()
+    lines = PICTURE_BOXES.splitlines()
     ends = ("label", "walk", "none", "", "", "wave", "walk")
     boxes = "\n".join(f"{line},{end}" for line, end in zip(lines, ends, strict=True))
-    split = read(written(tmp_path, boxes=boxes), postures={"lie": "lie"})
+    split = read(picture_set(tmp_path, boxes=boxes), postures={"lie": "lie"})
     assert split.labels == ("lie", "walk", "wave")
     assert split.actions.astype(int).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
     assert split.annotated.astype(int).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
@@ -105,18 +79,22 @@ def test_labels_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "boxes", "message"),
     [
-        (IMAGES.replace("room.png,train", "room.png,test"), BOXES, r"images\.csv:3: split 'test' is neither"),
-        (IMAGES.replace("empty.png", "room.png"), BOXES, r"images\.csv:4: room\.png a second time"),
-        (IMAGES.replace("empty.png", "../empty.png"), BOXES, r"images\.csv:4: .* no name inside images/"),
-        (IMAGES, BOXES.replace("room.png", "hall.png"), r"boxes\.csv:5: image 'hall\.png' is not in images\.csv"),
-        (IMAGES, BOXES.replace("crouch", "hover"), r"boxes\.csv:6: posture 'hover' is none of"),
-        (IMAGES, BOXES.replace("0.6,0.0,1.0", "0.6,0.0,1.5"), r"boxes\.csv:4: box .* lies outside 0–1"),
-        (IMAGES, BOXES.replace("stand,1", "stand,yes"), r"boxes\.csv:4: crowd 'yes' is neither 0 nor 1"),
+        (IMAGES.replace("room.png,train", "room.png,test"), PICTURE_BOXES, r"images\.csv:3: split 'test' is neither"),
+        (IMAGES.replace("empty.png", "room.png"), PICTURE_BOXES, r"images\.csv:4: room\.png a second time"),
+        (IMAGES.replace("empty.png", "../empty.png"), PICTURE_BOXES, r"images\.csv:4: .* no name inside images/"),
+        (
+            IMAGES,
+            PICTURE_BOXES.replace("room.png", "hall.png"),
+            r"boxes\.csv:5: image 'hall\.png' is not in images\.csv",
+        ),
+        (IMAGES, PICTURE_BOXES.replace("crouch", "hover"), r"boxes\.csv:6: posture 'hover' is none of"),
+        (IMAGES, PICTURE_BOXES.replace("0.6,0.0,1.0", "0.6,0.0,1.5"), r"boxes\.csv:4: box .* lies outside 0–1"),
+        (IMAGES, PICTURE_BOXES.replace("stand,1", "stand,yes"), r"boxes\.csv:4: crowd 'yes' is neither 0 nor 1"),
     ],
 )
 def test_faults_are_named_by_file_and_row(tmp_path: Path, images: str, boxes: str, message: str) -> None:
     with pytest.raises(TrainError, match=message):
-        read(written(tmp_path, images, boxes))
+        read(picture_set(tmp_path, images, boxes))
 
 
 def test_a_posture_that_nobody_can_have_is_refused() -> None:
@@ -125,7 +103,7 @@ def test_a_posture_that_nobody_can_have_is_refused() -> None:
 
 
 def test_pictures_that_are_not_there_are_said_before_training(tmp_path: Path) -> None:
-    written(tmp_path)
+    picture_set(tmp_path)
     (tmp_path / "images" / "room.png").unlink()
     (tmp_path / "images" / "empty.png").write_bytes(b"no picture")
     sets = [{"kind": "pictures", "parts": ["train"], "postures": {"lie": "lie"}}]
@@ -162,7 +140,7 @@ def test_pictures_and_clips_stand_in_one_mosaic(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_segments_of_pictures(tmp_path: Path, mosaic: float) -> None:
     """Alone a picture is one clip; in a mosaic its people are there at all times."""
-    written(tmp_path)
+    picture_set(tmp_path)
     sets = [{"kind": "pictures", "parts": ["train"], "postures": {"lie": "lie"}}]
     pictures = load_data(run_config(tmp_path, sets=sets), ("train",)).train
     config = variant("rt_lite0")
@@ -189,7 +167,7 @@ def test_other_readers_of_sources_know_pictures(tmp_path: Path) -> None:
 
 
 def test_a_network_runs_over_pictures(tmp_path: Path) -> None:
-    written(tmp_path)
+    picture_set(tmp_path)
     sets = [{"kind": "pictures", "postures": {"lie": "lie"}}]
     config = run_config(tmp_path, sets=sets)
     data = load_data(config)

@@ -140,6 +140,8 @@ class VariantSection(Section):
     mixing: Mixing | None = None
     queries: Count | None = None
     """N."""
+    cells: Annotated[int, Field(ge=0)] | None = None
+    """How many of them start at the best cells of a dense person head. 0: none, as in the paper."""
     stages: Count | None = None
     """M."""
     points: Count | None = None
@@ -388,6 +390,8 @@ class RunConfig(Section):
             self._fit_for_cached_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
+        if self.loss.dense > 0 and self.detector().decoder.cells == 0:
+            raise ValueError(f"loss.dense: no query of {self.model} starts at a cell, so it has no dense person head")
         self.detector()
         weights = [s.weight for s in self.sets if "train" in s.parts]
         if any(w is None for w in weights) and any(w is not None for w in weights):

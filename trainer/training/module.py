@@ -17,20 +17,20 @@ from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
 from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.labels import Label
+from stmixer.model.person_head import Cells
 from stmixer.model.postprocess import PostProcess
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.batch import ClipBatch, network_input
 from stmixer.trainer.data.cached_features import FeatureBatch
 from stmixer.trainer.data.clipset import ClipSource
-from stmixer.trainer.errors import TrainError
 from stmixer.trainer.evaluate.network import once_per_frame
 from stmixer.trainer.evaluate.predictions import Predictions
 from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import main_figures, report_empty_sets, report_sets
 from stmixer.trainer.long_term.windows import Windows, detect
 from stmixer.trainer.training.criterion import Criterion, LossWeights
-from stmixer.trainer.training.dense_loss import DenseLoss, PersonCells
+from stmixer.trainer.training.dense_loss import DenseLoss
 from stmixer.trainer.training.matcher import Matcher
 from stmixer.trainer.training.optimiser import (
     freeze,
@@ -53,11 +53,6 @@ def build_criterion(config: RunConfig) -> Criterion:
     )
 
 
-def person_head(detector: Detector) -> Callable[[Sequence[Tensor]], PersonCells] | None:
-    """What says of the backbone's four maps of F frames which cells are people; None for a detector without one."""
-    return cast("Callable[[Sequence[Tensor]], PersonCells] | None", getattr(detector, "person_head", None))
-
-
 class TrainingModule(L.LightningModule):
     """The detector with its criterion, optimiser and evaluation.
 
@@ -71,9 +66,6 @@ class TrainingModule(L.LightningModule):
         val: what evaluations look at; keyframes of its loaders are numbered as here.
         labels: in the logits' order.
         windows: a long-term model's, in training and in evaluation.
-
-    Raises:
-        TrainError: ``loss.dense`` for a detector without a dense person head.
     """
 
     def __init__(
@@ -96,8 +88,6 @@ class TrainingModule(L.LightningModule):
         self._windows = windows
         self._predictions = Predictions()
         self._postprocess = PostProcess(config.evaluate.score_threshold, config.evaluate.keep_top3)
-        if config.loss.dense > 0 and person_head(detector) is None:
-            raise TrainError(f"loss.dense: {config.model} has no dense person head")
         if config.backbone_norm == "frozen":
             freeze_norms(detector.backbone)
         freeze(detector, config.frozen)
@@ -127,7 +117,7 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch | FeatureBatch, batch_idx: int) -> Tensor:
         """The total loss of a batch."""
-        cells: PersonCells | None = None
+        cells: Cells | None = None
         if isinstance(batch, FeatureBatch):
             sizes_wh = batch.sizes_wh
             maps: Sequence[Tensor] = [m.float().flatten(0, 1) for m in batch.maps]
@@ -161,15 +151,15 @@ class TrainingModule(L.LightningModule):
         with torch.no_grad():
             return cast(Sequence[Tensor], self._folded[0](frames_of(clip)))
 
-    def _cells(self, maps: Sequence[Tensor], clips: int) -> PersonCells | None:
+    def _cells(self, maps: Sequence[Tensor], clips: int) -> Cells | None:
         """What the dense person head says of every clip's keyframe, where the detector has one."""
-        head = person_head(self.detector)
+        head = self.detector.person_head
         if head is None:
             return None
         of_clips = clips_of(maps, clips)
-        return head([of_clip[:, of_clip.shape[1] // 2] for of_clip in of_clips])
+        return cast(Cells, head([of_clip[:, of_clip.shape[1] // 2] for of_clip in of_clips]))
 
-    def _after_backbone(self, maps: Sequence[Tensor], cells: PersonCells | None) -> Callable[..., DecoderOutput]:
+    def _after_backbone(self, maps: Sequence[Tensor], cells: Cells | None) -> Callable[..., DecoderOutput]:
         """As the detector's forward, of the clip whose maps and keyframe's cells these are."""
 
         def run(clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
@@ -177,11 +167,9 @@ class TrainingModule(L.LightningModule):
 
         return run
 
-    def _rest(
-        self, maps: Sequence[Tensor], cells: PersonCells | None, sizes_wh: Tensor, *bank: Tensor
-    ) -> DecoderOutput:
+    def _rest(self, maps: Sequence[Tensor], cells: Cells | None, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips, ``cells`` of keyframes."""
-        levels = self.detector.project(maps)
+        levels = self.detector.project(maps, cells)
         return self.detector.clip_stage(clips_of(levels, len(sizes_wh)), sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:

@@ -17,11 +17,13 @@ from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.pictures import read_pictures
 from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.evaluate.evaluation import read_frame
 from stmixer.trainer.evaluate.overview import overview, overview_table, write_overview
 from stmixer.trainer.evaluate.page import page
+from stmixer.trainer.evaluate.pictures import PERSON_LABEL, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
 from stmixer.trainer.evaluate.report import Report
-from stmixer.trainer.evaluate.reports import main_figures, report_sets
+from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_sets
 
 LABELS = ("lie", "sit", "squat")
 PICTURES = """image,x1,y1,x2,y2,posture,crowd
@@ -115,6 +117,26 @@ def test_a_set_of_pictures(tmp_path: Path) -> None:
     assert figures["stills/person_recall_when_precise"] == 1.0
     assert "stills/frame_map" not in figures
     assert "person AP" in page(report)
+
+
+def test_pictures_of_people_alone(tmp_path: Path) -> None:
+    source = pictures(tmp_path).quarter_turned()
+    street, room, empty = (keyframe_of(source, f"{name}.png") for name in ("street", "room", "empty"))
+    predictions = found(source, {street: [0.9, 0.3, 0.95], room: [0.5]}, {empty: [(0.1, 0.1, 0.4, 0.9)]})
+    (report,) = report_sets([source], predictions, labels(), with_actions=False)
+    assert report.people is not None
+    given = tables(source, predictions.of(0), labels())
+    truth, shown, score = as_one_label(given.truth, given.people, report.people)
+    picks = pick(truth, shown, score, frame_protocol(source.config), per_label=9)
+    assert [(p.kind, p.video) for p in picks] == [
+        ("right", "street.png"), ("wrong", "empty.png"), ("missed", "room.png"), ("missed", "street.png")
+    ]  # fmt: skip
+    drawn = draw(picks, truth, shown, PERSON_LABEL, lambda video, frame: read_frame(source, video, frame))
+    assert drawn[0].caption == "right: person 0.90 · street.png · frame 0"
+    assert read_frame(source, "street.png", 0).shape == (96, 48, 3)
+    text = page(report, drawn)
+    assert "who is not there" in text
+    assert text.count("<figure>") == 4
 
 
 def test_turned_pictures_are_measured_along_the_person(tmp_path: Path) -> None:

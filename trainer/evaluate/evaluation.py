@@ -26,7 +26,7 @@ from stmixer.trainer.errors import writing
 from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, run_network
 from stmixer.trainer.evaluate.overview import overview_table, write_overview
 from stmixer.trainer.evaluate.page import write_page
-from stmixer.trainer.evaluate.pictures import draw, pick
+from stmixer.trainer.evaluate.pictures import PERSON_LABEL, PICTURES_EACH, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import frame_protocol, report_empty_sets, report_sets
@@ -159,14 +159,27 @@ class Evaluation:
 
 
 def _pictures(source: ClipSource, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
-    if report.actions is None:
+    protocol = frame_protocol(source.config)
+    if report.actions is not None:
+        picks = pick(given.truth, given.actions, report.actions, protocol)
+        return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
+    if report.people is None:
         return []
-    picks = pick(given.truth, given.actions, report.actions, frame_protocol(source.config))
-    return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
+    truth, found, score = as_one_label(given.truth, given.people, report.people)
+    picks = pick(truth, found, score, protocol, per_label=PICTURES_EACH)
+    return draw(picks, truth, found, PERSON_LABEL, reader)
 
 
 def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
-    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video. Raises MediaError."""
+    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video, as the network is shown it.
+
+    Raises MediaError.
+    """
+    picture = _read_frame(source, name, frame)
+    return np.ascontiguousarray(np.rot90(picture)) if source.turned else picture
+
+
+def _read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
     split = source.split
     number = next(i for i, video in enumerate(split.videos) if video.name == name)
     if isinstance(source.config, AvaSet):  # there it is a second of the movie

@@ -38,6 +38,11 @@ _HEADS: dict[Kind, str] = {
     "wrong": "Wrong: the surest detections that are not",
     "missed": "Missed: people whose action was not reported",
 }
+_HEADS_OF_PEOPLE: dict[Kind, str] = {
+    "right": "Right: the surest of who was found",
+    "wrong": "Wrong: the surest of who is not there",
+    "missed": "Missed: people who were not found, the largest first",
+}
 
 
 def write_page(path: Path, report: Report, pictures: Sequence[ReportPicture] = ()) -> None:
@@ -56,7 +61,7 @@ def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
     if report.actions is None and report.people is not None:
         figure, means = f"person AP {percent(report.people.ap)}", ", people alone"
     title = f"{subject.name} {subject.split}: {figure} %"
-    lines = summary(report)
+    lines, heads = summary(report), _HEADS if report.actions is not None else _HEADS_OF_PEOPLE
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>Protocol <code>{escape(report.protocol)}</code> at IoU {report.iou:g}{means}.</p>",
@@ -69,7 +74,7 @@ def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
         _tubes(report),
         f'<h2>Precision and recall</h2><div class="plots">{_curves(report)}</div>',
         _reliability(report),
-        *(_gallery(kind, [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
+        *(_gallery(heads[kind], [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
     ]
     return _document(title, body)
 
@@ -158,7 +163,7 @@ def _reliability(report: Report) -> str:
     return f'<h2>Do the scores mean what they say?</h2><div class="plots">{"".join(plots)}</div>'
 
 
-def _gallery(kind: Kind, pictures: Sequence[ReportPicture]) -> str:
+def _gallery(head: str, pictures: Sequence[ReportPicture]) -> str:
     if not pictures:
         return ""
     figures = []
@@ -169,4 +174,4 @@ def _gallery(kind: Kind, pictures: Sequence[ReportPicture]) -> str:
             f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    return f'<h2>{_HEADS[kind]}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'
+    return f'<h2>{head}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.box_tensors import cxcyzr_to_xyxy, whole_frame_cxcyzr
+from stmixer.model.box_tensors import cxcyzr_to_xyxy
 from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig
-from stmixer.model.decoder import run_stages
+from stmixer.model.decoder import run_stages, whole_frames
 from stmixer.model.mixing import AdaptiveMixing
 from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
 from stmixer.model.stage import (
@@ -125,7 +125,8 @@ class OneStreamDecoder(nn.Module):
         embeddings = self.temporal_queries if self.spatial_queries is None else self.spatial_queries
         assert embeddings is not None
         query = starting_queries(embeddings, sizes_wh.shape[0])
-        return run_stages(self.stages, make_sampler(self.config, space, strides), query, query, sizes_wh, bank)
+        boxes = whole_frames(sizes_wh, query.shape[1])
+        return run_stages(self.stages, make_sampler(self.config, space, strides), boxes, query, query, bank)
 
 
 def _one_stream_stage(config: DecoderConfig) -> StageBase:
@@ -166,7 +167,7 @@ class KeyframeDecoder(nn.Module):
             starting_queries(self.spatial_queries, batch),
             starting_queries(self.temporal_queries, batch),
         )
-        boxes = whole_frame_cxcyzr(sizes_wh).unsqueeze(1).expand(batch, spatial.shape[1], 4)
+        boxes = whole_frames(sizes_wh, spatial.shape[1])
         keyframe = make_sampler(self.config, space[:4], strides)
         found = []
         for stage in self.people:

@@ -148,8 +148,10 @@ class VitConfig:
 FRAME_CHANNELS: dict[str, tuple[int, int, int, int]] = {
     "tf_efficientnet_lite0": (24, 40, 112, 320),
     "resnet18": (64, 128, 256, 512),
+    "yolox_nano": (32, 64, 128, 256),
 }
-"""Channels of the maps at strides 4, 8, 16, 32 of the image networks (names as in timm) that can be a backbone."""
+"""Channels of the maps at strides 4, 8, 16, 32 of the image networks that can be a backbone: classifiers by their names
+in timm, and the backbone and neck of a detector (``model.backbones.yolox``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class FrameConfig:
     is in.
     """
 
-    network: Literal["tf_efficientnet_lite0", "resnet18"]
+    network: Literal["tf_efficientnet_lite0", "resnet18", "yolox_nano"]
     kind: Literal["frame"] = "frame"
 
     def temporal_points(self, frames: int) -> int:

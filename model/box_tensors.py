@@ -36,8 +36,19 @@ def refine_cxcyzr(boxes_cxcyzr: Tensor, deltas: Tensor) -> Tensor:
 
 def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
     """(B, N, 4) corners -> (B, N, N): overlap of row and column over the area of the row's box."""
+    overlap, area = _pairwise_overlap(boxes_xyxy_px)
+    return overlap / area.unsqueeze(-1)
+
+
+def pairwise_iou(boxes_xyxy_px: Tensor) -> Tensor:
+    """(B, N, 4) corners -> (B, N, N): intersection over union of row and column, 0..1."""
+    overlap, area = _pairwise_overlap(boxes_xyxy_px)
+    return overlap / (area.unsqueeze(-1) + area.unsqueeze(-2) - overlap)
+
+
+def _pairwise_overlap(boxes_xyxy_px: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, 4) corners -> (B, N, N) common areas and (B, N) areas, px squared."""
     top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
     bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
     overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)
-    return overlap / area.unsqueeze(-1)
+    return overlap, (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)

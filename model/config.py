@@ -96,6 +96,8 @@ class DecoderConfig:
     """Queries and ASAM stages. ``frames`` is T, ``frames_out`` T_out, ``points`` P_in and ``points_out`` P_out.
 
     ``sampling`` and ``mixing`` other than the first are ablations; coupled mixing takes T P_in rows to T P_out.
+    ``cells``: how many queries start at the best cells of a dense person head (``model.starts``); the others, in the
+    paper all of them, start with the whole frame.
     """
 
     frames: int
@@ -111,15 +113,20 @@ class DecoderConfig:
     ffn_dim: int = 2048
     sampling: Sampling = "copying"
     mixing: Mixing = "dual"
+    cells: int = 0
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            if f.name in ("sampling", "mixing"):
+            if f.name in ("sampling", "mixing", "cells"):
                 continue
             value, most = getattr(self, f.name), 64 if f.name == "stages" else 65536
             require(value >= 1, f"decoder.{f.name} must be at least 1, got {value}")
             # a damaged or hostile header must not make us build for hours
             require(value <= most, f"decoder.{f.name} may be at most {most}, got {value}")
+        require(
+            0 <= self.cells <= self.queries,
+            f"decoder.cells must be 0 to decoder.queries {self.queries}, got {self.cells}",
+        )
         require(self.dim % self.groups == 0, f"decoder.groups {self.groups} must divide decoder.dim {self.dim}")
         require(self.dim % self.heads == 0, f"decoder.heads {self.heads} must divide decoder.dim {self.dim}")
         require(self.dim % 8 == 0, f"decoder.dim must be a multiple of 8 (sine and cosine of 4 numbers): {self.dim}")
@@ -186,6 +193,10 @@ class DetectorConfig:
             self.feature_space != "keyframe_res5"
             or (self.decoder.mixing, self.decoder.sampling) == ("dual", "copying"),
             "feature_space keyframe_res5 goes with the paper's own sampling and mixing",
+        )
+        require(
+            self.decoder.cells == 0 or (self.backbone.per_frame and self.decoder.mixing in ("dual", "fixed")),
+            "decoder.cells wants a backbone that sees frames one by one, and decoder.mixing dual or fixed",
         )
         if self.long_term is not None:
             require(

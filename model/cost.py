@@ -14,11 +14,12 @@ from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import skeleton
 
 _COUNTED = frozenset({torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm})
-_PARTS = ("backbone", "feature_space", "decoder")
+_PARTS = ("backbone", "feature_space", "person_head", "decoder")
 
 
 def multiply_adds(config: DetectorConfig, width: int = 256, height: int = 256, batch: int = 1) -> dict[str, float]:
-    """Multiply-adds of one forward, in 10^9, by part: backbone, feature_space, and decoder.<module> over all stages.
+    """Multiply-adds of one forward, in 10^9, by part: backbone, feature_space, person_head where
+    there is one, and decoder.<module> over all stages.
 
     Nothing is computed: the network runs on the meta device.
     """

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from stmixer.model.ablations import KeyframeDecoder, OneStreamDecoder
 from stmixer.model.backbones import STRIDES, build_backbone
+from stmixer.model.backbones.yolox import ConvSilu
 from stmixer.model.classifiers import BankWindow, Head
 from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import Decoder
 from stmixer.model.feature_space import build_feature_space
 from stmixer.model.frame_then_clip import detect_by_frame
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
+from stmixer.model.person_head import Cells, PersonHead
 from stmixer.model.sampling import PointGenerator
 from stmixer.model.stage import DecoderOutput, StageBase
+from stmixer.model.starts import best_cells
 
 ACTION_PRIOR = 0.01
 
@@ -30,6 +33,7 @@ class Detector(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone)
         self.feature_space = build_feature_space(config)
+        self.person_head = PersonHead(config.backbone.map_channels) if config.decoder.cells else None
         self.decoder = build_decoder(config)
 
     def forward(
@@ -62,13 +66,22 @@ class Detector(nn.Module):
             frames: (F, 3, H, W) float, normalised and padded like a clip's.
 
         Returns:
-            The feature space of each frame by itself: four maps (F, D, H / s, W / s).
+            The feature space of each frame by itself: four maps (F, D, H / s, W / s); and where
+            ``config.decoder.cells`` is K > 0 a fifth, the frame's starts (F, 5, K, 1) of ``model.starts``.
         """
         return self.project(self.backbone(frames))
 
-    def project(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The second half of ``frame_stage``: the backbone's maps (F, C_k, H / s, W / s) to (F, D, H / s, W / s)."""
-        return tuple(x.squeeze(2) for x in self.feature_space([x.unsqueeze(2) for x in maps]))
+    def project(self, maps: Sequence[Tensor], cells: Cells | None = None) -> tuple[Tensor, ...]:
+        """The second half of ``frame_stage``: the backbone's maps (F, C_k, H / s, W / s) to what that gives.
+
+        ``cells``: what ``person_head`` says of these frames, where that is known already, or of the clips' keyframes
+        alone, one a clip: all that ``clip_stage`` reads of the starts.
+        """
+        space = tuple(x.squeeze(2) for x in self.feature_space([x.unsqueeze(2) for x in maps]))
+        if self.person_head is None:
+            return space
+        starts = best_cells(self.person_head(maps) if cells is None else cells, self.config.decoder.cells)
+        return *space, starts
 
     def clip_stage(
         self,
@@ -79,10 +92,12 @@ class Detector(nn.Module):
     ) -> DecoderOutput:
         """The rest: four maps (B, T, D, H / s, W / s) of ``frame_stage``'s frames, in time, and (B, 2) sizes in px.
 
+        A model with starts takes them as a fifth, (B, T, 5, K, 1), of which it reads the keyframe's.
         ``forward`` of a clip is ``clip_stage`` of its frames' maps. T = 1 stands for a clip in which nothing moves.
         """
-        space, bank = [x.transpose(1, 2) for x in maps], self._bank(bank_queries, bank_mask)
-        output: DecoderOutput = self.decoder(space, STRIDES, sizes_wh, bank)
+        space = [x.transpose(1, 2) for x in maps[: len(STRIDES)]]
+        inputs = (space, STRIDES, sizes_wh, self._bank(bank_queries, bank_mask), *maps[len(STRIDES) :])
+        output: DecoderOutput = self.decoder(*inputs)
         return output
 
     def _bank(self, queries: Tensor | None, mask: Tensor | None) -> BankWindow | None:
@@ -105,7 +120,7 @@ class Detector(nn.Module):
                 nn.init.normal_(queries)
         for module in self.modules():
             match module:
-                case PointGenerator():
+                case PointGenerator() | PersonHead() | ConvSilu():
                     module.reset_parameters()
                 case AdaptiveMixing():
                     nn.init.zeros_(module.generator.weight)
@@ -125,7 +140,7 @@ def build_decoder(config: DetectorConfig) -> Decoder | OneStreamDecoder | Keyfra
     if config.feature_space == "keyframe_res5":
         return KeyframeDecoder(config.decoder)
     if config.decoder.mixing in ("dual", "fixed"):
-        return Decoder(config.decoder, config.long_term)
+        return Decoder(config.decoder, config.long_term, by_frame=config.backbone.per_frame)
     return OneStreamDecoder(config.decoder)
 
 

@@ -28,9 +28,10 @@ from torch.export import Dim
 from stmixer.model.backbones import STRIDES
 from stmixer.model.checkpoint import FORMAT, CheckpointError, Model, digest
 from stmixer.model.detector import Detector
-from stmixer.model.runtimes.onnx import MAPS, OnnxRuntime, stage_path
+from stmixer.model.runtimes.onnx import OnnxRuntime, frame_outputs, stage_path
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
+from stmixer.model.starts import ABSENT_LOGIT
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -78,14 +79,15 @@ class Whole(nn.Module):
 class FrameStage(nn.Module):
     """``Detector.frame_stage``."""
 
-    inputs, outputs = ("frames",), MAPS
+    inputs = ("frames",)
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        self.outputs = frame_outputs(detector.config)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """(F, 3, H, W) -> four maps (F, D, H / s, W / s)."""
+        """(F, 3, H, W) -> four maps (F, D, H / s, W / s), and starts (F, 5, K, 1)."""
         return self.detector.frame_stage(frames)
 
     def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
@@ -104,27 +106,31 @@ class FrameStage(nn.Module):
 class ClipStage(nn.Module):
     """``Detector.clip_stage``, the last stage of the decoder as a tuple."""
 
-    inputs, outputs = (*MAPS, "sizes_wh"), OUTPUTS
+    outputs = OUTPUTS
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        self.inputs = (*frame_outputs(detector.config), "sizes_wh")
 
     def forward(self, maps: Sequence[Tensor], sizes_wh: Tensor) -> tuple[Tensor, ...]:
-        """Four maps (B, T, D, H / s, W / s) and (B, 2) -> ``OUTPUTS``."""
+        """Four maps (B, T, D, H / s, W / s), starts (B, T, 5, K, 1) where there are any, and (B, 2) -> ``OUTPUTS``."""
         return last_stage(self.detector.clip_stage(maps, sizes_wh))
 
     def example(self, batch: int, height: int, width: int) -> tuple[Any, ...]:
         """Inputs of this shape, the same every time."""
-        t, dim = self.detector.config.decoder.frames, self.detector.config.decoder.dim
-        maps = [_example_values((batch, t, dim, height // s, width // s)) for s in STRIDES]
+        c = self.detector.config.decoder
+        maps = [_example_values((batch, c.frames, c.dim, height // s, width // s)) for s in STRIDES]
+        if c.cells:
+            maps.append(_example_starts((batch, c.frames), c.cells, height, width))
         return maps, _example_sizes(batch, height, width)
 
     def dynamic(self) -> tuple[Any, ...]:
         """The free dimensions of the inputs."""
         batch, h, w = Dim("batch"), Dim("h"), Dim("w")
         maps = [{0: batch, 3: k * h, 4: k * w} if k > 1 else {0: batch, 3: h, 4: w} for k in (32 // s for s in STRIDES)]
-        return maps, {0: batch}
+        starts = [{0: batch}] if self.detector.config.decoder.cells else []
+        return [*maps, *starts], {0: batch}
 
     def run(self, runtime: Runtime, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The same by a runtime."""
@@ -233,6 +239,15 @@ def _quiet_exporter() -> Iterator[None]:
 def _example_values(shape: tuple[int, ...]) -> Tensor:
     """A smooth deterministic picture, within what normalised frames reach."""
     return torch.linspace(-40, 40, torch.Size(shape).numel()).sin().mul(2).view(shape)
+
+
+def _example_starts(frames: tuple[int, int], count: int, height: int, width: int) -> Tensor:
+    """(B, T, 5, K, 1) of which the last has no cell; boxes within the frame, best first."""
+    share = torch.linspace(0.1, 0.9, torch.Size(frames).numel() * count).view(*frames, count)
+    logits = torch.linspace(3.0, -3.0, count).repeat(*frames, 1)
+    logits[..., -1] = ABSENT_LOGIT
+    numbers = (width * share, height * (1 - share), 3 + 2 * share, 1 - share, logits)
+    return torch.stack(numbers, 2).unsqueeze(-1)
 
 
 def _example_sizes(batch: int, height: int, width: int) -> Tensor:

@@ -21,10 +21,11 @@ FRAMES_AT_ONCE = 8
 """Frames per run of the frame stage: enough to fill a device, few enough to bound its memory."""
 
 FrameStage = Callable[[Tensor], Sequence[Tensor]]
-"""(F, 3, H, W) normalised and padded frames -> four maps (F, D, H / s, W / s)."""
+"""(F, 3, H, W) normalised and padded frames -> four maps (F, D, H / s, W / s), and where the model has them the frames'
+starts (F, 5, K, 1), which all here treats as a map like the others."""
 
 ClipStage = Callable[..., DecoderOutput]
-"""Four maps (B, T, D, H / s, W / s), (B, 2) sizes in px and, of a long-term model, its bank -> the decoder's output."""
+"""Such maps (B, T, D, H / s, W / s), (B, 2) sizes in px and, of a long-term model, its bank -> the decoder's output."""
 
 
 def frames_of(clip: Tensor) -> Tensor:
@@ -87,8 +88,8 @@ def by_cell(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
 def gather(clips: Sequence[Sequence[Sequence[Tensor]]]) -> list[Tensor]:
     """The clip stage's maps out of kept ones.
 
-    ``clips`` holds, for each of B clips and each of its T frames, the four maps (h, w, D) that ``by_cell`` gave.
-    Returns four maps (B, T, D, h, w), each a view of (B, T, h, w, D).
+    ``clips`` holds, for each of B clips and each of its T frames, the maps (h, w, D) that ``by_cell`` gave.
+    Returns as many maps (B, T, D, h, w), each a view of (B, T, h, w, D).
     """
     frames = [frame for clip in clips for frame in clip]
     stacked = clips_of((torch.stack(level) for level in zip(*frames, strict=True)), len(clips))

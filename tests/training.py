@@ -37,6 +37,22 @@ fall.mp4,5,0.1,0.2,0.3,0.4,,,pseudo
 """
 """A custom set's boxes: two labels, a person without one, two frames that evaluation does not look at."""
 
+IMAGES = """image,split,width
+street.png,train,96
+room.png,train,96
+empty.png,train,96
+other.png,val,96
+"""
+PICTURE_BOXES = """image,x1,y1,x2,y2,posture,crowd,origin
+street.png,0.1,0.2,0.3,0.8,stand,0,true
+street.png,0.5,0.2,0.7,0.8,unknown,0,true
+street.png,0.6,0.0,1.0,0.5,stand,1,true
+room.png,0.1,0.5,0.6,0.8,lie,0,eye
+room.png,0.7,0.2,0.9,0.8,crouch,0,eye
+other.png,0.1,0.2,0.3,0.8,stand,0,true
+"""
+"""A set of pictures: an area to ignore, a picture without people, every posture but one."""
+
 
 def filled(fill: ModuleType, name: str, classes: int | None = None, seed: int = 0) -> Detector:
     """A variant with fill.py's weights: no zero, no degenerate norm."""
@@ -97,6 +113,17 @@ def custom_set(root: Path, boxes: str, splits: dict[str, str]) -> Path:
             (videos / name).symlink_to(CLIPS / name)
     rows = [f"{name},{part}" for name, part in splits.items()]
     (root / "videos.csv").write_text("\n".join(["video,split", *rows]) + "\n")
+    (root / "boxes.csv").write_text(boxes)
+    return root
+
+
+def picture_set(root: Path, images: str = IMAGES, boxes: str = PICTURE_BOXES) -> Path:
+    """A set of four pictures of noise, 96 x 64 px, with these tables."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("street", "room", "empty", "other"):
+        cv2.imwrite(str(root / "images" / f"{name}.png"), rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    (root / "images.csv").write_text(images)
     (root / "boxes.csv").write_text(boxes)
     return root
 

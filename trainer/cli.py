@@ -96,6 +96,13 @@ def evaluate(
     single_frame: Annotated[
         bool, typer.Option("--single-frame", help="the keyframe alone: what is known without motion")
     ] = False,
+    turned: Annotated[
+        bool, typer.Option("--turned", help="the pictures turned by 90°, people alone: is somebody found who lies")
+    ] = False,
+    camera_motion: Annotated[
+        bool,
+        typer.Option("--camera-motion", help="a simulated camera moves: is the keyframe, not the window, believed"),
+    ] = False,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16: autocast")] = "fp32",
     device: Device = None,
 ) -> None:
@@ -104,10 +111,12 @@ def evaluate(
         run = _evaluated_run(config, custom, empty, data_root, settings)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
+        if single_frame and camera_motion:
+            raise TrainError("--single-frame has no window for a camera to move over; leave out --camera-motion")
         from stmixer.trainer.data.clips import View
         from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
-        mode = EvaluationMode(View(lookahead_ms, single_frame), precision)
+        mode = EvaluationMode(View(lookahead_ms, single_frame, camera_motion), precision, turned)
         with _progress("detecting") as update:
             evaluation = Evaluation(
                 *(run, weights, part, _device(device)),

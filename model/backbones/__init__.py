@@ -12,6 +12,7 @@ from stmixer.model.backbones.csn import Csn
 from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.backbones.resnet3d import SlowFast, SlowOnly
 from stmixer.model.backbones.vit import Vit
+from stmixer.model.backbones.yolox import YoloxBackbone
 from stmixer.model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
 
 STRIDES = (4, 8, 16, 32)
@@ -20,6 +21,8 @@ STRIDES = (4, 8, 16, 32)
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone a configuration names."""
     match config:
+        case FrameConfig(network="yolox_nano"):
+            return YoloxBackbone(config)
         case FrameConfig():
             return FrameBackbone(config)
         case CsnConfig():

@@ -21,8 +21,9 @@ COUNTER = "num_batches_tracked"
 class Pretrained:
     """What a file gave.
 
-    ``tensors`` by the detector's names, all of its backbone; ``adapted``: those of them that do not come from the file
-    as they are, each with what was done; ``left``: the file's names that only its own classifier or training needs.
+    ``tensors`` by the detector's names, all of its backbone and, of a detector's file, of the person head; ``adapted``:
+    those of them that do not come from the file as they are, each with what was done; ``left``: the file's names that
+    only its own classifier or training needs.
     """
 
     tensors: dict[str, Tensor]

@@ -13,12 +13,18 @@ from torch import Tensor
 
 from stmixer.model.backbones import STRIDES
 from stmixer.model.checkpoint import CheckpointError, ModelCard, parse_header
+from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import DecoderOutput, StageOutput
 from stmixer.model.runtimes.runtime import OUTPUTS, RuntimeUnavailable
+from stmixer.model.starts import NUMBERS
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-MAPS = tuple(f"map_{stride}" for stride in STRIDES)
-"""Names of the feature space's maps in exported graphs."""
+
+
+def frame_outputs(config: DetectorConfig) -> tuple[str, ...]:
+    """Names in exported graphs of what the frame stage gives: the feature space's maps, and starts if there are any."""
+    maps = tuple(f"map_{stride}" for stride in STRIDES)
+    return (*maps, "starts") if config.decoder.cells else maps
 
 
 def stage_path(path: Path, stage: str) -> Path:
@@ -54,16 +60,17 @@ class OnnxRuntime:
     def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
         """See ``Runtime``."""
         count, _, height, width = frames.shape
-        dim = self.card.config.decoder.dim
-        shapes: dict[str, tuple[int, ...]] = {
-            name: (count, dim, height // stride, width // stride) for name, stride in zip(MAPS, STRIDES, strict=True)
-        }
-        return tuple(self._run("frame", {"frames": frames}, shapes))
+        c = self.card.config.decoder
+        shapes: list[tuple[int, ...]] = [(count, c.dim, height // stride, width // stride) for stride in STRIDES]
+        if c.cells:
+            shapes.append((count, NUMBERS, c.cells, 1))
+        names = frame_outputs(self.card.config)
+        return tuple(self._run("frame", {"frames": frames}, dict(zip(names, shapes, strict=True))))
 
     def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
         """See ``Runtime``."""
         assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
-        feeds = dict(zip(MAPS, maps, strict=True)) | {"sizes_wh": sizes_wh}
+        feeds = dict(zip(frame_outputs(self.card.config), maps, strict=True)) | {"sizes_wh": sizes_wh}
         return self._last_stage("clip", feeds, sizes_wh.shape[0])
 
     def _last_stage(self, stage: str, feeds: dict[str, Tensor], batch: int) -> DecoderOutput:

@@ -46,11 +46,14 @@ class Runtime(Protocol):
         ...
 
     def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """``Detector.frame_stage``: (F, 3, H, W) -> four maps (F, D, H / s, W / s). Families that have one only."""
+        """``Detector.frame_stage``: (F, 3, H, W) -> four maps (F, D, H / s, W / s), and starts if the model has them.
+
+        Families that have one only.
+        """
         ...
 
     def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
-        """``Detector.clip_stage``: four maps (B, T, D, H / s, W / s) and (B, 2) sizes in px."""
+        """``Detector.clip_stage``: what its frames' ``frame_stage`` gave, (B, T, ...) each, and (B, 2) sizes in px."""
         ...
 
 

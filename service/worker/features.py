@@ -37,7 +37,7 @@ class FeatureRing:
         return sum(len(frames) for frames in self._streams.values())
 
     def keep(self, key: FrameKey, maps: Sequence[Tensor]) -> None:
-        """Take a frame's four maps (D, h, w)."""
+        """Take what the frame stage gave for one frame: maps (D, h, w)."""
         self._streams.setdefault(key.stream, OrderedDict())[key.generation] = by_cell(maps)
 
     def windows(self, windows: Sequence[Sequence[FrameKey]]) -> list[Tensor]:

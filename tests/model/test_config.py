@@ -72,7 +72,7 @@ def test_variant() -> None:
         *(
             (DecoderConfig(4, 16), {name: 0}, f"decoder.{name} must be at least 1, got 0")
             for name in DecoderConfig.__slots__
-            if name not in ("sampling", "mixing")
+            if name not in ("sampling", "mixing", "cells")
         ),
         (ResNetConfig("slowonly"), {"nonlocal_after": (6,)}, "backbone.nonlocal_after names blocks of the 6"),
         (CsnConfig(), {"depths": (3, 8, 0, 3)}, "backbone.depths must be positive"),
@@ -83,6 +83,8 @@ def test_variant() -> None:
         (VARIANTS["vit_b"], {"feature_space": "fpn"}, "feature_space fpn is an ablation of the slowonly and slowfast"),
         (DecoderConfig(4, 16), {"sampling": "grid"}, "decoder.points must be a square for a fixed grid, got 32"),
         (SLOWONLY, {"long_term": LongTermConfig("online", best=101)}, "long_term.best may be at most decoder.queries"),
+        (DecoderConfig(4, 16), {"cells": -1}, "decoder.cells must be 0 to decoder.queries 100, got -1"),
+        (DecoderConfig(4, 16), {"cells": 101}, "decoder.cells must be 0 to decoder.queries 100, got 101"),
         (DecoderConfig(4, 16), {"groups": 3}, "decoder.groups 3 must divide decoder.dim 256"),
         (DecoderConfig(4, 16), {"heads": 3}, "decoder.heads 3 must divide decoder.dim 256"),
         (DecoderConfig(4, 16), {"dim": 60, "heads": 4}, "decoder.dim must be a multiple of 8"),

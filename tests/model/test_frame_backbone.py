@@ -36,7 +36,7 @@ def a_clip(detector: Detector, seed: int = 0) -> torch.Tensor:
 
 
 def test_there_are_realtime_variants_that_share_their_samples() -> None:
-    assert {"rt_lite0", "rt_resnet18"} <= set(REALTIME)
+    assert {"rt_lite0", "rt_resnet18", "rt_nano"} <= set(REALTIME)
     assert all(VARIANTS[name].clip.grid == VARIANTS[name].clip.stride for name in REALTIME)
 
 
@@ -85,7 +85,8 @@ def test_maps_stay_in_float32_under_autocast(detector: Detector, ready: bool) ->
     with torch.autocast("cpu", torch.bfloat16), WideProducts():
         found, projected = half.backbone(frames), half.frame_stage(frames)
     assert all(map(torch.equal, found, full.backbone(frames)))
-    assert {x.dtype for x in projected} == {torch.bfloat16}
+    assert {x.dtype for x in projected[:4]} == {torch.bfloat16}
+    assert all(map(torch.equal, projected[4:], full.frame_stage(frames)[4:])), "places and logits of cells"
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -169,7 +170,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 def test_an_unknown_network_is_refused() -> None:
     data = variant("rt_lite0").to_dict()
     data["backbone"]["network"] = "resnet19"
-    with pytest.raises(ValueError, match=r"backbone\.network must be 'tf_efficientnet_lite0' or 'resnet18'"):
+    with pytest.raises(ValueError, match=r"backbone\.network must be '.*_lite0' or 'resnet18' or 'yolox_nano', got"):
         type(variant("rt_lite0")).from_dict(data)
     data["backbone"] = {"kind": "sphere"}
     with pytest.raises(

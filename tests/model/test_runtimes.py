@@ -21,13 +21,14 @@ CPU = torch.device("cpu")
 TOLERANCE = 1e-3
 """Of an output's largest value, in fp32."""
 SMALL = ("tiny", "rt_lite0")
-QUICK = {("tiny", "eager"), ("rt_lite0", "eager")}
+QUICK = {("tiny", "eager"), ("rt_lite0", "eager"), ("rt_nano", "eager")}
 SLOW = {
     ("tiny", "onnx"),
     ("rt_lite0", "onnx"),
     ("tiny", "compile"),
     ("slowonly_r50", "eager"),
     ("rt_resnet18", "eager"),
+    ("rt_nano", "onnx"),
 }
 """Exporting and compiling take half a minute and more each, large networks minutes: all the rest is a drill."""
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -81,14 +82,14 @@ def test_same_numbers_at_other_batches_and_sizes(made, padded_clip, sizes: list[
     compare(made, *padded_clip(made[1].config.clip.frames, sizes))
 
 
-@pytest.mark.parametrize("made", of(("rt_lite0", "rt_resnet18"), RUNTIMES), indirect=True)
+@pytest.mark.parametrize("made", of(("rt_lite0", "rt_resnet18", "rt_nano"), RUNTIMES), indirect=True)
 def test_stages_are_the_whole(made, padded_clip) -> None:
     """The frame stage frame by frame, as a stream brings them, then the clip stage."""
     runtime, detector = made
     clip, sizes = padded_clip(detector.config.clip.frames, [(96, 64), (90, 60)])
     clip, sizes = clip.to(runtime.device), sizes.to(runtime.device)
     frames = [[runtime.frame_stage(clip[b : b + 1, :, t]) for t in range(clip.shape[2])] for b in range(2)]
-    maps = [torch.stack([torch.cat([f[k] for f in one]) for one in frames]) for k in range(4)]
+    maps = [torch.stack([torch.cat([f[k] for f in one]) for one in frames]) for k in range(len(frames[0][0]))]
     whole, staged = runtime.detect(clip, sizes), runtime.clip_stage(maps, sizes)
     assert deviation(last_stage(staged), last_stage(whole)) <= 1e-4
 

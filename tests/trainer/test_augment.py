@@ -25,7 +25,8 @@ def marked(height: int, width: int, box: tuple[int, int, int, int], label: int =
     x1, y1, x2, y2 = box
     frames[:, y1:y2, x1:x2] = 255
     actions = np.eye(3, dtype=np.bool_)[[label]]
-    return AnnotatedClip(frames, np.array([box]) / (width, height, width, height), actions, np.ones((1, 3), np.bool_))
+    boxes = np.array([box]) / (width, height, width, height)
+    return AnnotatedClip(frames, boxes, actions, np.ones((1, 3), np.bool_), np.zeros(1, np.bool_))
 
 
 def white(clip: AnnotatedClip) -> list[tuple[float, ...]]:

@@ -140,6 +140,21 @@ def test_what_it_learns_from(tmp_path: Path) -> None:
     assert samples.actions.weights.tolist() == [0.5, 1.0, 0.5], "every track weighs the same"
 
 
+def test_areas_to_ignore_teach_nothing(tmp_path: Path) -> None:
+    area = "walk.mp4,0,0.45,0.1,0.9,0.9,,,1\n"
+    rows = ["walk.mp4,0,0.1,0.2,0.3,0.4,walk,7,0", "walk.mp4,10,0.5,0.2,0.7,0.4,walk,7,0"]
+    boxes = "video,frame,x1,y1,x2,y2,label,track,crowd\n" + "\n".join(rows) + "\n" + area
+    custom_set(tmp_path, boxes + area.replace(",0,", ",10,", 1), {"walk.mp4": "val"})
+    config = run_config(tmp_path, sets=[{"kind": "custom", "parts": ["val"]}], labels=["walk", "wave"])
+    card = ModelCard(variant("tiny", classes=2), (Label(1, "walk"), Label(2, "wave")), trained=False)
+    samples = gather(LoadedNetwork(known, card), load_data(config, ("val",)).val, config, torch.device("cpu"))
+    # frame 0: the third query lies in the area and finds nobody; frame 10: there it finds somebody true
+    assert samples.person.right.tolist() == [True, False, False, False, True]
+    assert samples.person.logits.tolist() == [2.0, 1.0, 2.0, 1.0, 0.5]
+    assert (samples.people, samples.empty_keyframes) == (2, 0)
+    assert not samples.on_empty.any()
+
+
 def test_the_command(tmp_path: Path, monkeypatch) -> None:
     custom_set(tmp_path, BOXES, {"walk.mp4": "val", "fall.mp4": "train"})
     detector, labels = build(variant("tiny", classes=2)), (Label(1, "walk"), Label(2, "wave"))

@@ -127,3 +127,47 @@ def test_half_precision_outputs_are_summed_in_single() -> None:
     exact = losses(people, action_logits=torch.full((1, 2, 2), 0.5))
     half = losses(people, action_logits=torch.full((1, 2, 2), 0.5, dtype=torch.bfloat16))
     assert half["loss_bce"] == pytest.approx(exact["loss_bce"], rel=1e-6)
+
+
+def ignoring(target: Target, *areas: tuple[float, ...]) -> Target:
+    return Target(target.boxes_xyxy_px, target.actions, target.annotated, torch.tensor(areas))
+
+
+def test_queries_inside_an_area_to_ignore_are_not_taught_to_be_background() -> None:
+    """By at least half of their own area, whatever they are of the area's; and only those that answer for nobody."""
+    boxes = torch.tensor([[[10.0, 20, 30, 60], [50, 100, 90, 180], [60, 110, 80, 130], [0, 0, 100, 200]]])
+    logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.0, 0.0]]])
+    person = one((10, 20, 30, 60))
+    area = (0.0, 0.0, 70.0, 200.0)  # all of query 0, half of 1 and 2, and 0.7 of the whole frame
+
+    def background(logit: float) -> float:
+        return 0.1 * math.log(1 + math.exp(logit))
+
+    found = math.log(1 + math.exp(-2))
+    alone = losses([ignoring(person, area)], boxes, human_logits=logits)
+    assert alone["loss_ce"] == pytest.approx(found, rel=1e-5), "all but the person's own query are left out"
+    narrow = losses([ignoring(person, (0.0, 0.0, 69.0, 150.0))], boxes, human_logits=logits)
+    expected = (found + background(1) + background(0.5)) / 1.2
+    assert narrow["loss_ce"] == pytest.approx(expected, rel=1e-5), "the whole frame's query lies inside by 0.5175"
+    none = losses([person], boxes, human_logits=logits)
+    assert none["loss_ce"] == pytest.approx((found + background(1) + background(0.5) + background(0)) / 1.3, rel=1e-5)
+    others = {name: value for name, value in none.items() if name != "loss_ce"}
+    assert {name: alone[name] for name in others} == others
+
+
+def test_areas_are_those_of_their_own_clip() -> None:
+    nobody = fully_annotated(torch.zeros(0, 4), torch.zeros(0, 2))
+    logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0]], [[3.0, 0.0], [-1.0, 0.0]]])
+    targets = [nobody, ignoring(nobody, (0.0, 0.0, 40.0, 80.0), (1.0, 1.0, 2.0, 2.0))]
+    found = losses(targets, BOXES.repeat(2, 1, 1), SIZES.repeat(2, 1), human_logits=logits)
+    # of the second clip, the first query is ignored
+    expected = sum(math.log(1 + math.exp(logit)) for logit in (2, 1, -1)) / 3
+    assert found["loss_ce"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_of_which_all_is_ignored() -> None:
+    nobody = ignoring(fully_annotated(torch.zeros(0, 4), torch.zeros(0, 2)), (0.0, 0.0, 100.0, 200.0))
+    output = decoder_output(stage_output(BOXES.clone().requires_grad_()))
+    for normaliser in ("rank", "global"):
+        result = Criterion(normaliser=normaliser)(output, [nobody], SIZES)
+        assert result.total.item() == 0

@@ -89,6 +89,7 @@ def test_sets_with_people_and_without_in_one_summary(weights: Path, tmp_path: Pa
     ("options", "message"),
     [
         (("--single-frame", "--lookahead-ms", "100"), "--single-frame sees nothing ahead"),
+        (("--single-frame", "--camera-motion"), "--single-frame has no window"),
         (("--empty", "nowhere"), "nowhere is not a folder"),
     ],
 )
@@ -97,6 +98,36 @@ def test_one_line_for_what_is_wrong(weights: Path, tmp_path: Path, options: tupl
     code, printed = evaluate(weights, "--custom", own, "-o", tmp_path / "out", *options)
     assert code == 2
     assert message in printed
+
+
+def test_turned_pictures_are_for_people_alone(weights: Path, tmp_path: Path) -> None:
+    own, bare, out = own_set(tmp_path / "own", "val"), bare_set(tmp_path / "bare"), tmp_path / "out"
+    code, printed = evaluate(weights, "--custom", own, "--empty", bare, "-o", out, "--turned")
+    assert code == 0, printed
+    report = json.loads((out / "own.json").read_text())
+    assert (report["mean_ap"], report["classes"], report["video_map"]) == (None, [], {})
+    assert report["action_reliability"] is None
+    assert report["people"]["people"] == 19
+    assert sum(each["people"] for each in report["people"]["served"]["by_height"][:4]) == 19
+    assert "pictures turned by 90°, people alone; heights are the longer side" in report["notes"]
+    (of_set,) = json.loads((out / "summary.json").read_text())["sets"]
+    assert of_set["served"] == report["people"]["served"]
+    assert {p.name for p in out.iterdir()} == {"own.json", "own.html", "bare.json", "summary.json"}
+    assert "people alone" in printed
+    assert "person AP" in (out / "own.html").read_text()
+
+
+def test_turned_boxes_lie_on_turned_frames(tmp_path: Path) -> None:
+    own_set(tmp_path, "val")
+    data = load_data(run_config(tmp_path, sets=[{"kind": "custom", "parts": ["val"]}]), ("val",))
+    (source,) = data.val
+    upright, turned = (
+        ClipSet([each], variant("tiny"), None, 1 << 28)[Draw(0, 5, (0,))] for each in (source, source.quarter_turned())
+    )
+    assert torch.equal(turned.frames, upright.frames.rot90(dims=(1, 2)))
+    (x1, y1, x2, y2), width = upright.target.boxes_xyxy_px[0].tolist(), upright.frames.shape[2]
+    assert turned.target.boxes_xyxy_px[0].tolist() == pytest.approx([y1, width - x2, y2, width - x1], abs=1e-3)
+    assert source.quarter_turned().quarter_turned().turned is False
 
 
 def frames(tmp_path: Path, view: View, keyframe: int = 5) -> torch.Tensor:
@@ -116,10 +147,16 @@ def test_what_of_its_window_a_clip_sees(tmp_path: Path) -> None:
     assert still.shape == whole.shape
     assert all(torch.equal(frame, whole[middle]) for frame in still)
     assert torch.equal(frames(tmp_path, View(lookahead_ms=1e6)), whole)
+    moving = frames(tmp_path, View(moving=True))
+    assert torch.equal(moving[middle], whole[middle])
+    assert not torch.equal(moving[0], whole[0])
+    assert torch.equal(moving, frames(tmp_path, View(moving=True))), "the same camera for all weights"
+    assert not torch.equal(moving, frames(tmp_path, View(moving=True), keyframe=6))
 
 
 def test_notes_say_how() -> None:
     assert EvaluationMode().notes() == ()
+    assert EvaluationMode(turned=True).notes() == ("pictures turned by 90°, people alone; heights are the longer side",)
     assert EvaluationMode(View(lookahead_ms=150), "bf16").notes() == (
         "look-ahead at most 150 ms; later samples repeat the last one", "precision: bf16"
     )  # fmt: skip

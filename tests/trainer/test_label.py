@@ -149,7 +149,7 @@ def test_the_draft_is_a_custom_set(tmp_path: Path) -> None:
         split = check_split(read_custom(CustomSet(kind="custom"), tmp_path / "out", part, None), "quick")
         assert [video.name for video in split.videos] == [name]
         assert split.origin == "pseudo"
-        assert not split.known.any()
+        assert split.labels == ()
         assert (split.frame % 5 == 0).all()
     found = rows(tmp_path / "out" / "boxes.csv")
     fall = [row for row in found if row["video"] == "fall.mp4"]

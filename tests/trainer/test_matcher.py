@@ -11,8 +11,8 @@ from training import stage_output
 
 from stmixer.trainer.data.targets import Target, fully_annotated
 from stmixer.trainer.errors import DivergedError
-from stmixer.trainer.training.giou import generalised_iou
 from stmixer.trainer.training.matcher import Match, Matcher
+from stmixer.trainer.training.overlap import generalised_iou
 
 SIZES = torch.tensor([[100.0, 200.0]])
 

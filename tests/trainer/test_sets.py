@@ -26,7 +26,8 @@ def test_custom_set(tmp_path: Path) -> None:
     assert split.frame.tolist() == [0, 3, 10], "a frame without rows is no keyframe"
     assert split.people(0) == slice(0, 2)
     assert split.actions.tolist()[:2] == [[True, True], [False, False]], "rows of one box are one person"
-    assert split.known.tolist() == [True, False, True, True]
+    assert split.annotated.tolist() == [[True] * 2, [False] * 2, [True] * 2, [True] * 2]
+    assert not split.crowd.any()
     assert split.track.tolist() == [7, 8, 7, 7]
     assert split.origin == "true"
     val = read_custom(CustomSet(kind="custom"), tmp_path, "val", None)
@@ -47,7 +48,7 @@ def test_evaluation_keyframes_are_multiples_of_five(tmp_path: Path) -> None:
 def test_receivers_are_negative_for_what_the_set_annotates(tmp_path: Path) -> None:
     custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
     split = read_custom(CustomSet(kind="custom", unlabelled="negative"), tmp_path, "train", None)
-    assert split.known.all()
+    assert split.annotated.all()
     actions, annotated = split.relabelled(["sit", "wave", "walk"])
     assert actions.tolist()[:2] == [[False, True, True], [False, False, False]]
     assert annotated.tolist()[:2] == [[False, True, True], [False, True, True]]
@@ -85,7 +86,7 @@ def test_ava(tmp_path: Path) -> None:
     assert train.frame.tolist() == [902, 903, 904]
     assert train.pts_us.tolist() == [2_000_000, 3_000_000, 4_000_000]
     assert np.flatnonzero(train.actions[0]).tolist() == [11, 79], "actions count from 1"
-    assert train.known.all()
+    assert train.annotated.all()
     assert train.track.tolist() == [3, -1, 1]
     val = read_ava(AvaSet(kind="ava"), tmp_path, "val")
     assert val.frame.tolist() == [902, 903, 905], "without the excluded one; nobody at 905"

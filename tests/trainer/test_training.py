@@ -73,7 +73,9 @@ def test_frozen_norms_stay_still(fill, tmp_path: Path) -> None:
 def test_groups_of_weight_decay(fill) -> None:
     detector = filled(fill, "tiny")
     names = {id(p): name for name, p in detector.named_parameters()}
-    decayed, still = ([names[id(p)] for p in group["params"]] for group in parameter_groups(detector, 1e-4, 1e-3, 1e-3))
+    decayed, still = (
+        [names[id(p)] for p in group["params"]] for group in parameter_groups(detector, 1e-4, *[1e-3] * 3)
+    )
     assert all(name.startswith("backbone.") and "norm" in name for name in still)
     assert len(still) == len([n for n in names.values() if n.startswith("backbone.") and "norm" in n])
     assert any("mixing_norm" in name for name in decayed), "the decoder's norms decay, as officially"

@@ -12,7 +12,7 @@ from training import BOXES, custom_set, own_set, run_config, same_in_any_order
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import AugmentSection
-from stmixer.trainer.data.augment import LEAST_PX, AnnotatedClip, mosaic, zoom
+from stmixer.trainer.data.augment import LEAST_PX, AnnotatedClip, flip, mosaic, tile, zoom
 from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.sets import load_data
@@ -34,7 +34,7 @@ def painted(
         frames[:, top : top + high, left : left + wide] = COLOURS[column]
         boxes.append((left / width, top / height, (left + wide) / width, (top + high) / height))
     rows = np.eye(3, dtype=np.bool_)[:people]
-    return AnnotatedClip(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy())
+    return AnnotatedClip(frames, np.array(boxes).reshape(-1, 4), rows, rows.copy(), np.zeros(people, dtype=np.bool_))
 
 
 def seen(frame: np.ndarray, colour: tuple[int, ...]) -> tuple[float, ...] | None:
@@ -166,3 +166,56 @@ def test_mosaics_mix_sets_and_depend_on_their_draw_alone(clips) -> None:
 def test_a_range_that_falls_is_refused() -> None:
     with pytest.raises(TrainError, match="zoom_range must rise"):
         parse_config({"run_dir": ".", "sets": [{"kind": "custom"}], "augment": {"zoom_range": [2, 0.5]}})
+
+
+def with_area(clip: AnnotatedClip, area: tuple[float, ...]) -> AnnotatedClip:
+    """The clip with an area to ignore, painted white, beside its people."""
+    height, width = clip.frames.shape[1:3]
+    x1, y1, x2, y2 = np.rint(np.array(area) * (width, height, width, height)).astype(int)
+    clip.frames[:, y1:y2, x1:x2] = 255
+    nothing = np.zeros((1, 3), dtype=np.bool_)
+    return AnnotatedClip(
+        clip.frames,
+        np.concatenate((clip.boxes_xyxy, [area])),
+        np.concatenate((clip.actions, nothing)),
+        np.concatenate((clip.annotated, nothing)),
+        np.append(clip.crowd, True),
+    )
+
+
+def test_a_zoom_may_cut_an_area_to_ignore_and_nobody_is_kept_for_it() -> None:
+    rng = np.random.default_rng(2)
+    cut = gone = 0
+    for _ in range(60):
+        clip = with_area(painted(rng, 1), (0.5, 0, 1, 0.5))
+        zoomed = zoom(clip, 1.5, 3, rng)
+        if zoomed.frames is clip.frames:
+            continue
+        assert zoomed.people == 1, "an area is nobody: a view that shows it alone is not to be"
+        gone += not zoomed.crowd.any()
+        for x1, y1, x2, y2 in zoomed.boxes_xyxy[zoomed.crowd] * (160, 120, 160, 120):
+            inner = zoomed.frames[0, round(y1) : round(y2), round(x1) : round(x2)]
+            assert inner.size == 0 or (inner[1:-1, 1:-1] > 200).all(), "what is ignored is what was ignored"
+            cut += (x2 - x1, y2 - y1) != pytest.approx((240, 180), abs=1)
+        outside = zoomed.frames[0].copy()
+        for x1, y1, x2, y2 in zoomed.boxes_xyxy[zoomed.crowd] * (160, 120, 160, 120):
+            outside[max(0, int(y1) - 1) : int(y2) + 2, max(0, int(x1) - 1) : int(x2) + 2] = 0
+        assert not (outside > 250).all(-1).any(), "and all of it that can be seen"
+    assert cut > 10
+    assert gone > 0
+
+
+def test_areas_of_any_size_go_into_a_mosaic_and_a_flip() -> None:
+    rng = np.random.default_rng(6)
+    clips = [with_area(painted(rng, 1, least=30), (0.9, 0.9, 0.93, 0.93)) for _ in range(4)]
+    together = mosaic(clips, rng)
+    assert together is not None, "an area under 8 px is no reason to leave a mosaic out"
+    assert together.crowd.tolist() == [False, True] * 4
+    assert together.people == 4
+    for quarter, box in enumerate(together.boxes_xyxy[together.crowd]):
+        corner = np.array((quarter % 2, quarter // 2)) / 2
+        assert box.tolist() == pytest.approx([*(corner + 0.45), *(corner + 0.465)], abs=1e-6)
+    beside = tile(clips[0], clips[1])
+    assert beside is not None
+    assert beside.crowd.tolist() == [False, True, False, True]
+    assert flip(clips[0]).crowd.tolist() == [False, True]

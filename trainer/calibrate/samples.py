@@ -15,7 +15,8 @@ from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import Ints
 from stmixer.trainer.evaluate.network import LoadedNetwork, run_network
-from stmixer.trainer.evaluators.overlap import assign, overlaps, ranks
+from stmixer.trainer.evaluators.ignore_areas import IGNORED_FROM
+from stmixer.trainer.evaluators.overlap import assign, inside, overlaps, pairs, ranks
 
 OVERLAP = 0.5
 """IoU from which a query is somebody at their place."""
@@ -30,7 +31,7 @@ class Samples:
         actions: of those that found somebody.
         action_person_logits: (m,) their person logits.
         person_half, action_half: (n,) and (m,), 0 or 1: a video is in one of two halves.
-        on_empty: (n,) the query's clip has nobody in it.
+        on_empty: (n,) the query's clip has nobody in it, and no area to ignore.
         people, keyframes, empty_keyframes: how many there were.
     """
 
@@ -99,9 +100,13 @@ def _of_source(source: ClipSource, seen: Sequence[_KeyframeQueries]) -> Samples:
         np.concatenate(part)
         for part in ([s.boxes_xyxy for s in seen], [s.person for s in seen], [s.actions for s in seen])
     )
-    i, j, overlap = overlaps(boxes, split.boxes_xyxy, keyframe, split.person_keyframes, "normalised")
+    rows = np.where(split.crowd, -1, split.person_keyframes)
+    i, j, overlap = overlaps(boxes, split.boxes_xyxy, keyframe, rows, "normalised")
     taken = assign(i, j, overlap, ranks(person), OVERLAP, best_only=False)
-    found = taken >= 0
+    judged = (taken >= 0) | ~_in_areas(source, boxes, keyframe)
+    boxes, person, actions = boxes[judged], person[judged], actions[judged]
+    keyframe, taken = keyframe[judged], taken[judged]
+    found, empty = taken >= 0, np.diff(split.starts) == 0
     who, half = taken[found], split.video[keyframe] % 2
     return Samples(
         person=PersonSamples(person, found, np.ones(len(person))),
@@ -109,11 +114,20 @@ def _of_source(source: ClipSource, seen: Sequence[_KeyframeQueries]) -> Samples:
         action_person_logits=person[found],
         person_half=half,
         action_half=half[found],
-        on_empty=np.full(len(person), source.empty),
-        people=len(split.known),
+        on_empty=empty[keyframe],
+        people=int((~split.crowd).sum()),
         keyframes=len(split),
-        empty_keyframes=len(split) if source.empty else 0,
+        empty_keyframes=int(empty.sum()),
     )
+
+
+def _in_areas(source: ClipSource, boxes: Floats, keyframe: Ints) -> Mask:
+    """(n,) which queries' boxes lie in areas to ignore, by the evaluators' rule: they are neither right nor wrong."""
+    split = source.split
+    i, j = pairs(keyframe, np.where(split.crowd, split.person_keyframes, -1))
+    covered = np.zeros(len(boxes), dtype=np.bool_)
+    covered[i[inside(boxes[i], split.boxes_xyxy[j], "normalised") >= IGNORED_FROM]] = True
+    return covered
 
 
 def _of_tracks(source: ClipSource, who: Ints) -> Floats:

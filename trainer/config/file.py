@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from stmixer.trainer.config.run import RunConfig, current_keys
+from stmixer.trainer.config.run import CustomSet, RunConfig, current_keys
 from stmixer.trainer.errors import TrainError, reading
 
 
@@ -77,8 +77,14 @@ def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
     long_term = config.long_term
     if long_term is not None and long_term.bank is not None:
         long_term = long_term.model_copy(update={"bank": folder / long_term.bank})
+    sets = tuple(
+        chosen.model_copy(update={"ignore": folder / chosen.ignore})
+        if isinstance(chosen, CustomSet) and chosen.ignore is not None
+        else chosen
+        for chosen in config.sets
+    )
     paths = {"run_dir": folder / config.run_dir, "data_root": folder / config.data_root}
-    return config.model_copy(update=paths | {"init": init, "long_term": long_term})
+    return config.model_copy(update=paths | {"sets": sets, "init": init, "long_term": long_term})
 
 
 def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:

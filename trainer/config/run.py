@@ -64,7 +64,8 @@ class CustomSet(SetSection):
 
     kind: Literal["custom"]
     annotates: tuple[str, ...] | None = None
-    """Labels that this set annotates; others get no loss on its clips. Default: those that its boxes.csv holds."""
+    """Labels that this set annotates; others get no loss on its clips. Default: those that its boxes.csv holds. Of a
+    set with a negatives.csv: the labels that are taken from it. Default: all that its tables hold."""
     unlabelled: Literal["unknown", "negative"] = "unknown"
     """An empty label: a person whose action is not annotated, or one who does none of what the set annotates."""
     exclude: tuple[str, ...] = ()
@@ -75,6 +76,11 @@ class CustomSet(SetSection):
     keyframe_every: Count | None = None
     """Train on every n-th annotated frame, default 1. Of an empty set: every n-th frame, in evaluation too, default
     15."""
+    ignore: Path | None = None
+    """A further table, relative to the configuration file's folder: ``video, frame, x1, y1, x2, y2``, areas in which
+    people may lack boxes, so that nobody is taught or counted as absent there. On frames that boxes.csv annotates."""
+    by_looking: bool = False
+    """Take the labels of whole tracks in by_looking.csv too."""
     on_grid: bool = False
     """Train only on frames within half a raw frame (1/60 s) of a sample of the model's grid: on a coarse grid the boxes
     of the others belong to a picture that the clip does not hold."""
@@ -83,7 +89,21 @@ class CustomSet(SetSection):
     def _nobody_does_anything(self) -> Self:
         if self.empty and self.annotates is not None:
             raise ValueError("an empty set has nobody to annotate; leave out annotates")
+        if self.empty and (self.ignore is not None or self.by_looking):
+            raise ValueError("an empty set has nobody in it; leave out ignore and by_looking")
         return self
+
+
+Posture = Literal["stand", "sit", "lie", "crouch"]
+
+
+class PictureSet(SetSection):
+    """A folder with images.csv, boxes.csv and images/: stills to find people by."""
+
+    kind: Literal["pictures"]
+    postures: dict[Posture, str] = {}
+    """The label of each posture that is one. Whose posture boxes.csv says is known to have none of the others of these
+    labels; whose it does not say, has none."""
 
 
 class AvaSet(SetSection):
@@ -108,7 +128,7 @@ class TubeSet(SetSection):
     """Of frame folders. Default: 30 for JHMDB, 25 for UCF101-24."""
 
 
-SetConfig = Annotated[CustomSet | AvaSet | TubeSet, Field(discriminator="kind")]
+SetConfig = Annotated[CustomSet | PictureSet | AvaSet | TubeSet, Field(discriminator="kind")]
 
 
 class VariantSection(Section):
@@ -120,6 +140,8 @@ class VariantSection(Section):
     mixing: Mixing | None = None
     queries: Count | None = None
     """N."""
+    cells: Annotated[int, Field(ge=0)] | None = None
+    """How many of them start at the best cells of a dense person head. 0: none, as in the paper."""
     stages: Count | None = None
     """M."""
     points: Count | None = None
@@ -195,6 +217,22 @@ class AugmentSection(Section):
     """The keyframe stands for the clip's whole window."""
     reduced_lookahead: Share = 0.0
     """The clip ends a random time before the model's own look-ahead, as on a low-latency stream."""
+    ignore_small: bool = False
+    """Zoom and mosaic make people as small as they come; who is below 8 px on the longer side in the end becomes an
+    area to ignore. Else nobody is made smaller than 8 px on either side, so that few become smaller than 20 px."""
+    crowd_mosaic: Share = 0.0
+    """``crowd_side`` times ``crowd_side`` clips, of any sets, in one picture, with ``ignore_small``; at most 40 people
+    are taught."""
+    crowd_side: Annotated[int, Field(ge=2, le=6)] = 3
+    turn: Share = 0.0
+    """The picture on its side: turned by 60° to 120°, half of the time by 90°. People are people still, of unknown
+    actions."""
+    paste: Share = 0.0
+    """Somebody of another clip, cut out by their box and turned by 60° to 120°, lies where there is room; of unknown
+    actions."""
+    camera: Share = 0.0
+    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Of stills, which
+    have no window, nothing changes."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -227,6 +265,9 @@ class LossSection(Section):
     """``terms``: the number of loss terms, 24 for six stages, as the official trainer. 1 leaves the sum alone."""
     one_to_many: Count = 1
     """How many queries learn one person in every stage but the last. 1: the paper's."""
+    dense: NotNegative = 0.0
+    """Of the dense person head's own loss (trainer.training.dense_loss), beside the divided sum of the others. 0: the
+    head learns only through the queries that start at its cells."""
 
 
 class OptimiserSection(Section):
@@ -238,6 +279,8 @@ class OptimiserSection(Section):
     weight_decay: NotNegative = 1e-4
     backbone_factor: Positive = 1.0
     """The backbone's rate is this much of ``lr``."""
+    person_head_factor: Positive | None = None
+    """So the dense person head's. Default: as the backbone, with which it was trained."""
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
@@ -264,6 +307,8 @@ class EvaluateSection(Section):
     score_threshold: Share = 0.6
     keep_top3: bool = True
     """The official evaluation's way with a clip in which nobody reaches the threshold."""
+    out_of_set_labels: tuple[str, ...] = ()
+    """Of people whose set says which labels are absent, these are told by themselves too: how many have one of them."""
 
 
 class RunConfig(Section):
@@ -282,6 +327,9 @@ class RunConfig(Section):
     long_term: LongTermSection | None = None
     labels: tuple[str, ...] | None = None
     """The classes, in the logits' order. Default: the sets' labels, set by set."""
+    exclusive: tuple[tuple[str, ...], ...] = ()
+    """Groups of labels of which nobody has two at once: a person with one of a group is known not to have the others,
+    in whatever set. Not so where a set says that somebody has several."""
     init: InitSection = InitSection()
     augment: AugmentSection = AugmentSection()
     loss: LossSection = LossSection()
@@ -334,12 +382,16 @@ class RunConfig(Section):
             raise ValueError(f"model {self.model!r} is unknown; known: {', '.join(VARIANTS)}")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels holds a name twice")
+        if any(len(set(group)) != len(group) or len(group) < 2 for group in self.exclusive):
+            raise ValueError("exclusive: a group is two labels or more, none of them twice")
         if self.stills and not VARIANTS[self.model].backbone.per_frame:
             raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
         if self.cached_features is not None:
             self._fit_for_cached_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
+        if self.loss.dense > 0 and self.detector().decoder.cells == 0:
+            raise ValueError(f"loss.dense: no query of {self.model} starts at a cell, so it has no dense person head")
         self.detector()
         weights = [s.weight for s in self.sets if "train" in s.parts]
         if any(w is None for w in weights) and any(w is not None for w in weights):
@@ -356,6 +408,8 @@ class RunConfig(Section):
             raise ValueError("cached_features: the backbone must not change; put backbone. into frozen, its norms too")
         if self.stills or self.long_term is not None or self.augment.tile > 0:
             raise ValueError("cached_features: not together with stills, long_term or augment.tile")
+        if self.augment.crowd_mosaic > 0 or self.augment.paste > 0:
+            raise ValueError("cached_features: not together with augment.crowd_mosaic or augment.paste")
         if len(self.augment.short_sides or ()) != 1 or self.augment.within is None:
             raise ValueError("cached_features: wants augment.within, and one size in augment.short_sides")
 

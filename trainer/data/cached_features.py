@@ -24,7 +24,7 @@ from stmixer.trainer.config.run import AugmentSection
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints
 from stmixer.trainer.data.segments import Segment
-from stmixer.trainer.data.targets import Target
+from stmixer.trainer.data.targets import Target, target_of
 from stmixer.trainer.errors import TrainError
 
 
@@ -77,6 +77,7 @@ class _SegmentPeople:
     boxes_xyxy_px: NDArray[np.float32]
     actions: NDArray[np.bool_]
     annotated: NDArray[np.bool_]
+    crowd: NDArray[np.bool_]
 
 
 _COLUMNS = ("size_wh", "keyframes", "at", "boxes_xyxy_px", "actions", "annotated")
@@ -117,6 +118,7 @@ class FeatureFolder:
                 boxes_xyxy_px=(clip.boxes_xyxy * (width, height, width, height)).astype(np.float32),
                 actions=clip.actions,
                 annotated=clip.annotated,
+                crowd=clip.crowd,
             )
         partial.replace(self._file(segment.number, "npz"))
 
@@ -134,11 +136,8 @@ class FeatureFolder:
         """Size and people of a clip."""
         people = self._people[segment]
         rows = people.at == keyframe
-        return torch.from_numpy(people.size_wh), Target(
-            torch.from_numpy(people.boxes_xyxy_px[rows]),
-            torch.from_numpy(people.actions[rows]).float(),
-            torch.from_numpy(people.annotated[rows]),
-        )
+        columns = (people.boxes_xyxy_px, people.actions, people.annotated, people.crowd)
+        return torch.from_numpy(people.size_wh), target_of(*(column[rows] for column in columns))
 
     def maps(self, segment: int, frames: Sequence[int]) -> tuple[Tensor, ...]:
         """The maps of some of a segment's frames, (T, C_k, H / s, W / s) float16 each."""
@@ -151,7 +150,10 @@ class FeatureFolder:
         people = []
         for number in range(self.count):
             with np.load(self._file(number, "npz")) as columns:
-                people.append(_SegmentPeople(int(columns["source"]), *(columns[name] for name in _COLUMNS)))
+                rows = [columns[name] for name in _COLUMNS]
+                # folders of earlier versions hold people alone
+                crowd = columns["crowd"] if "crowd" in columns else np.zeros(len(columns["at"]), dtype=np.bool_)
+                people.append(_SegmentPeople(int(columns["source"]), *[*rows, crowd]))
         return people
 
     def _file(self, number: int, suffix: str) -> Path:

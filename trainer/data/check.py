@@ -20,7 +20,7 @@ from stmixer.media.errors import MediaError
 from stmixer.media.probe import choose_stream, explain, open_container
 from stmixer.media.source import open_source
 from stmixer.model.clip import MAX_ASPECT, input_size
-from stmixer.trainer.data.records import FrameFolder, Ints, Split, Video, VideoFile, timed
+from stmixer.trainer.data.records import FrameFolder, Ints, Picture, Split, Video, VideoFile, timed
 from stmixer.trainer.errors import TrainError
 
 Thoroughness = Literal["quick", "full"]
@@ -82,7 +82,7 @@ def _times(checked: CheckedVideo) -> Ints:
 
 
 def _place(video: Video) -> Path:
-    return video.source.path if isinstance(video.source, VideoFile) else video.source.folder
+    return video.source.folder if isinstance(video.source, FrameFolder) else video.source.path
 
 
 def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> CheckedVideo:
@@ -90,6 +90,9 @@ def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> Ch
     if isinstance(video.source, FrameFolder):
         return _check_folder(video, video.source, thoroughness)
     path = video.source.path
+    if isinstance(video.source, Picture):
+        _check_size(read_picture(path))
+        return CheckedVideo(video, np.zeros(1, dtype=np.int64))
     with VideoReader(path, limits=LIMITS, threads=1) as reader:
         input_size(reader.info.width, reader.info.height, 256, 256 * MAX_ASPECT)
         if thoroughness == "full":
@@ -150,9 +153,13 @@ def _check_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness)
             "unreadable", f"{len(missing)} of {source.count} pictures missing, first {source.name(missing[0])}"
         )
     for index in range(source.count) if thoroughness == "full" else (0, source.count - 1):
-        picture = read_picture(source.path(index))
-        input_size(picture.shape[1], picture.shape[0], 256, 256 * MAX_ASPECT)
+        _check_size(read_picture(source.path(index)))
     return CheckedVideo(video, np.array([source.time_us(i) for i in range(source.count)], dtype=np.int64))
+
+
+def _check_size(picture: np.ndarray) -> None:
+    """Raises MediaError for a picture that is too long and thin for a model."""
+    input_size(picture.shape[1], picture.shape[0], 256, 256 * MAX_ASPECT)
 
 
 def read_picture(path: Path) -> np.ndarray:

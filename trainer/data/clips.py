@@ -22,7 +22,7 @@ from stmixer.media.resize import resize
 from stmixer.model.clip import MAX_ASPECT, input_size, window
 from stmixer.model.config import ClipConfig
 from stmixer.trainer.data.check import read_picture
-from stmixer.trainer.data.records import FrameFolder, Video, VideoFile
+from stmixer.trainer.data.records import FrameFolder, Picture, Video, VideoFile
 from stmixer.trainer.data.seek import frames_from
 
 Pixels = NDArray[np.uint8]
@@ -34,10 +34,11 @@ SHORT_US = 30_000_000
 @dataclass(frozen=True, slots=True)
 class View:
     """What of its window a clip sees: up to ``lookahead_ms`` (None: all), with ``still`` the keyframe alone, as often
-    as the window has samples."""
+    as the window has samples; with ``moving`` as an evaluated clip's simulated camera that moves sees it."""
 
     lookahead_ms: float | None = None
     still: bool = False
+    moving: bool = False
 
 
 WHOLE = View()
@@ -101,6 +102,8 @@ class ClipReader:
         match video.source:
             case FrameFolder() as folder:
                 return self._from_folder(folder, indices, short_side)
+            case Picture(path):
+                return self._from_picture(path, len(indices), short_side)
             case VideoFile(path, duration) if duration is not None and duration <= SHORT_US:
                 return self._from_short(path, indices, short_side)
             case VideoFile(path, _):
@@ -114,6 +117,12 @@ class ClipReader:
         size = _size(width, height, short_side)
         small = {index: resize(picture, *size, self._antialias) for index, picture in pictures.items()}
         return np.stack([small[index] for index in wanted])
+
+    def _from_picture(self, path: Path, frames: int, short_side: int) -> Pixels:
+        """As often as frames are wanted: at every moment it shows the same."""
+        picture = read_picture(path)
+        small = resize(picture, *_size(picture.shape[1], picture.shape[0], short_side), self._antialias)
+        return np.repeat(small[None], frames, axis=0)
 
     def _from_short(self, path: Path, indices: tuple[int, ...], short_side: int) -> Pixels:
         key: tuple[Path, int | None] = (path, None) if (path, None) in self._strips else (path, short_side)

@@ -1,8 +1,10 @@
 """The custom set: a folder with videos.csv, boxes.csv and videos/.
 
 - videos.csv: ``video, split`` (train or val) and whatever else; a row per video.
-- boxes.csv: ``video, frame`` (0-based), ``x1, y1, x2, y2`` (0–1), ``label``, ``track`` and whatever else; a row per box
-  and label. An empty label is a person whose action is not annotated; ``track`` may be missing.
+- boxes.csv: ``video, frame`` (0-based), ``x1, y1, x2, y2`` (0–1), ``label``, ``track``, ``crowd`` and whatever else; a
+  row per box and label. An empty label, or ``none``, is a person whose action is not annotated; ``crowd`` 1 is an area
+  to ignore; ``track`` and ``crowd`` may be missing.
+- more tables beside it: `trainer.data.beside_boxes`.
 
 A frame without rows is no keyframe. Evaluation keyframes are the annotated frames whose index is a multiple of 5.
 
@@ -12,21 +14,43 @@ keyframe on which nobody is, for training as for evaluation.
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from stmixer.trainer.config.run import CustomSet
+from stmixer.trainer.data.beside_boxes import LookedLabel, read_ignored, read_looked, read_negatives
+from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, yes
 from stmixer.trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
-from stmixer.trainer.errors import TrainError, reading
+from stmixer.trainer.errors import TrainError
 
 EVALUATION_STEP = 5
 EMPTY_STEP = 15
 """Frames from one keyframe of a video without people to the next: the next one shows nothing new."""
 
+NO_LABEL = ("", "none")
+"""What boxes.csv has for a person whose action is not annotated."""
+
 _VIDEO_COLUMNS = ("video", "split")
-_BOX_COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label")
+_BOX_COLUMNS = ("video", "frame", *CORNERS, "label")
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """The labels that are read from a set; of others nothing is known where ``partial``, else they are faults."""
+
+    labels: tuple[str, ...]
+    partial: bool
+
+    def number(self, label: str) -> int:
+        """Its index, or UNKNOWN. Raises ValueError for a label that is not to be."""
+        if label in self.labels:
+            return self.labels.index(label)
+        if self.partial or label in NO_LABEL:
+            return UNKNOWN
+        raise ValueError(f"label {label!r} is not in the list: {', '.join(self.labels)}")
 
 
 def read_custom(
@@ -42,38 +66,54 @@ def read_custom(
         step: annotated frames whose index is a multiple of it are keyframes. Default: what the part wants.
 
     Raises:
-        TrainError: a line for every fault found in the two files.
+        TrainError: a line for every fault found in the set's files.
     """
     name = config.name or root.resolve().name
     split_of = _read_videos(root / "videos.csv", config.exclude)
     boxes = root / "boxes.csv"
-    table = _read_table(boxes, _BOX_COLUMNS)
+    table = read_table(boxes, _BOX_COLUMNS)
     if config.empty:
         return _read_empty(config, root, name, part, table)
-    labels = _labels(config, boxes, table, allowed)
+    absent = read_negatives(root)
+    if absent is not None and config.unlabelled == "negative":
+        raise TrainError(f"sets: {name} has a negatives.csv, which says what is absent: leave out unlabelled")
+    looked = read_looked(root) if config.by_looking else []
+    vocabulary = _Vocabulary(_labels(config, table, looked, absent, allowed), partial=absent is not None)
     names = [video for video, its_part in split_of.items() if its_part == part and video not in config.exclude]
-    rows, faults = _rows(boxes, table, split_of, names, labels)
-    if faults:
-        raise TrainError(faults)
+    numbers = {video: i for i, video in enumerate(names)}
+    rows, faults = _rows(boxes, table, split_of, numbers, vocabulary)
+    more, more_faults = _looked_rows(root / "by_looking.csv", table, rows, looked, numbers, vocabulary)
+    if faults + more_faults:
+        raise TrainError(faults + more_faults)
+    rows = rows.and_more(more)
+    if config.ignore is not None:
+        rows = rows.and_more(_on_annotated_frames(read_ignored(config.ignore, numbers, split_of), rows))
     step = step or (EVALUATION_STEP if part == "val" else config.keyframe_every or 1)
-    videos = [Video(video, VideoFile(root / "videos" / video)) for video in names]
-    return build_split(
+    split = build_split(
         name,
         part,
-        labels,
-        videos,
+        vocabulary.labels,
+        [Video(video, VideoFile(root / "videos" / video)) for video in names],
         rows.take(rows.frame % step == 0),
         unlabelled_is_negative=config.unlabelled == "negative",
-        origin=_origin({row.get("origin") or "true" for row in table if row["video"] in names}),
+        origin=origin_of({row.get("origin") or "true" for row in table if row["video"] in numbers}),
     )
+    return split if absent is None else _label_by_label(split, absent)
 
 
 def video_names(root: Path) -> set[str]:
     """The videos that a set lists. Raises TrainError."""
-    return {row["video"] for row in _read_table(root / "videos.csv", _VIDEO_COLUMNS)}
+    return {row["video"] for row in read_table(root / "videos.csv", _VIDEO_COLUMNS)}
 
 
-def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: list[dict[str, str]]) -> Split:
+def origin_of(found: set[str]) -> Origin:
+    """Who drew a split's boxes, by what its rows say. Where the file does not say, people did."""
+    if found <= {"true"}:
+        return "true"
+    return "pseudo" if found == {"pseudo"} else "mixed"
+
+
+def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: list[Row]) -> Split:
     """Keyframes of videos without people. Raises TrainError for boxes, and for videos whose length is not stated."""
     path = root / "videos.csv"
     if boxes:
@@ -82,7 +122,7 @@ def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: lis
     videos: list[Video] = []
     keyframes: list[tuple[int, int]] = []
     faults = []
-    for line, row in enumerate(_read_table(path, (*_VIDEO_COLUMNS, "frames")), start=2):
+    for line, row in enumerate(read_table(path, (*_VIDEO_COLUMNS, "frames")), start=2):
         if row["split"] != part or row["video"] in config.exclude:
             continue
         if not row["frames"].isdecimal() or int(row["frames"]) < 1:
@@ -97,29 +137,17 @@ def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: lis
     return build_split(name, part, (), videos, Rows.of([], [], [], [], []), empty_keyframes=keyframes)
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, restval="")
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise TrainError(f"{path}: no column {', '.join(missing)}")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TrainError(f"{path} is no csv in UTF-8: {error}") from None
-
-
 def _read_videos(path: Path, exclude: tuple[str, ...]) -> dict[str, str]:
     """The split of every video. Raises TrainError, a line per fault."""
     split_of: dict[str, str] = {}
     faults = []
-    for line, row in enumerate(_read_table(path, _VIDEO_COLUMNS), start=2):
+    for line, row in enumerate(read_table(path, _VIDEO_COLUMNS), start=2):
         video, part = row["video"], row["split"]
         if part not in ("train", "val"):
             faults.append(f"{path}:{line}: split {part!r} is neither train nor val")
         if video in split_of and video not in exclude:
             faults.append(f"{path}:{line}: {video} a second time")
-        if not video or Path(video).is_absolute() or ".." in Path(video).parts:
+        if outside(video):
             faults.append(f"{path}:{line}: video {video!r} is no name inside videos/")
         split_of[video] = part
     faults += [f"sets: exclude names {video}, which is not in {path}" for video in exclude if video not in split_of]
@@ -129,57 +157,99 @@ def _read_videos(path: Path, exclude: tuple[str, ...]) -> dict[str, str]:
 
 
 def _labels(
-    config: CustomSet, path: Path, table: list[dict[str, str]], allowed: tuple[str, ...] | None
+    config: CustomSet,
+    table: list[Row],
+    looked: list[LookedLabel],
+    absent: Mapping[str, tuple[str, ...]] | None,
+    allowed: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
-    """The labels that the set annotates, all of them in the run's list."""
-    found = sorted({row["label"] for row in table} - {""})
+    """The labels that are read from the set, all of them in the run's list."""
     if config.annotates is not None:
         if allowed is not None and (strange := [label for label in config.annotates if label not in allowed]):
             raise TrainError(f"sets: annotates {', '.join(strange)}, not among the run's labels")
         return config.annotates
-    return tuple(found) if allowed is None else tuple(label for label in allowed if label in found)
-
-
-def _origin(found: set[str]) -> Origin:
-    """Who drew a split's boxes. Where the file does not say, people did."""
-    if found <= {"true"}:
-        return "true"
-    return "pseudo" if found == {"pseudo"} else "mixed"
+    found = {row["label"] for row in table} | {line.label for line in looked}
+    for labels in (absent or {}).values():
+        found |= set(labels)
+    found -= set(NO_LABEL)
+    return tuple(sorted(found)) if allowed is None else tuple(label for label in allowed if label in found)
 
 
 def _rows(
-    path: Path, table: list[dict[str, str]], split_of: dict[str, str], names: list[str], labels: tuple[str, ...]
+    path: Path, table: list[Row], split_of: dict[str, str], videos: dict[str, int], vocabulary: _Vocabulary
 ) -> tuple[Rows, list[str]]:
-    """The rows of the named videos, and the faults of all of these rows and of rows of unknown videos."""
-    videos = {video: i for i, video in enumerate(names)}
-    label_ids = {"": UNKNOWN} | {label: i for i, label in enumerate(labels)}
+    """The rows of the numbered videos, and the faults of all of these rows and of rows of unknown videos."""
     faults: list[str] = []
     lines: list[int] = []
-    video, frame, boxes, label, track = [], [], [], [], []
+    video, frame, boxes, label, track, crowd = [], [], [], [], [], []
     for line, row in enumerate(table, start=2):
         if row["video"] not in split_of:
             faults.append(f"{path}:{line}: video {row['video']!r} is not in videos.csv")
             continue
         if row["video"] not in videos:
             continue
-        if row["label"] not in label_ids:
-            faults.append(f"{path}:{line}: label {row['label']!r} is not in the list: {', '.join(labels)}")
-            continue
         try:
-            numbers = [float(row[corner]) for corner in ("x1", "y1", "x2", "y2")]
-            index, person = int(row["frame"]), int(row.get("track") or -1)
+            its_label, numbers = vocabulary.number(row["label"]), corners(row)
+            index, person, area = int(row["frame"]), int(row.get("track") or -1), yes(row, "crowd")
         except ValueError as error:
             faults.append(f"{path}:{line}: {error}")
             continue
         if index < 0:
             faults.append(f"{path}:{line}: frame {index} is negative")
             continue
+        if area and row["label"] not in NO_LABEL:
+            faults.append(f"{path}:{line}: an area to ignore (crowd 1) does nothing: leave out {row['label']!r}")
+            continue
         video.append(videos[row["video"]])
         frame.append(index)
         boxes.append(numbers)
-        label.append(label_ids[row["label"]])
+        label.append(its_label)
         track.append(person)
+        crowd.append(area)
         lines.append(line)
-    rows = Rows.of(video, frame, boxes, label, track)
+    rows = Rows.of(video, frame, boxes, label, track, crowd)
     faults += [f"{path}:{lines[row]}: {fault}" for row, fault in box_faults(np.asarray(rows.boxes_xyxy))]
     return rows, faults
+
+
+def _looked_rows(
+    path: Path,
+    table: list[Row],
+    rows: Rows,
+    looked: list[LookedLabel],
+    videos: dict[str, int],
+    vocabulary: _Vocabulary,
+) -> tuple[Rows, list[str]]:
+    """The rows of tracks that have a label by looking, once more with that label; and what is wrong with its lines."""
+    tracks = {(row["video"], row.get("track") or "") for row in table}
+    faults: list[str] = []
+    more = rows.take(np.zeros(0, dtype=np.int64))
+    for line in looked:
+        if (line.video, str(line.track)) not in tracks:
+            faults.append(f"{path}:{line.line}: boxes.csv has no track {line.track} of {line.video}")
+            continue
+        try:
+            label = vocabulary.number(line.label)
+        except ValueError as error:
+            faults.append(f"{path}:{line.line}: {error}")
+            continue
+        if line.video in videos and label != UNKNOWN:
+            of_track = rows.take((rows.video == videos[line.video]) & (rows.track == line.track) & ~rows.crowd)
+            more = more.and_more(replace(of_track, label=np.full_like(of_track.label, label)))
+    return more, faults
+
+
+def _on_annotated_frames(areas: Rows, rows: Rows) -> Rows:
+    """The areas on frames that have rows: an area alone does not make a frame annotated."""
+    annotated = set(zip(rows.video.tolist(), rows.frame.tolist(), strict=True))
+    pairs = zip(areas.video.tolist(), areas.frame.tolist(), strict=True)
+    return areas.take(np.array([pair in annotated for pair in pairs], dtype=np.bool_))
+
+
+def _label_by_label(split: Split, absent: Mapping[str, tuple[str, ...]]) -> Split:
+    """With what people do, and what is absent from their video, as all that is known of them."""
+    missing = np.array(
+        [[label in absent[video.name] for label in split.labels] for video in split.videos], dtype=np.bool_
+    ).reshape(len(split.videos), len(split.labels))
+    of_people = missing[split.video[split.person_keyframes]] & ~split.crowd[:, None]
+    return replace(split, annotated=split.actions | of_people)

@@ -6,7 +6,7 @@ Arrays rather than objects: AVA has a million boxes, and worker processes share 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,9 @@ Mask = NDArray[np.bool_]
 
 UNKNOWN = -1
 """A label: the person's action is not annotated."""
+
+POSTURES = ("unknown", "stand", "sit", "lie", "crouch")
+"""How somebody in a picture holds themself, where a set says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,26 @@ class FrameFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A single picture: a video of one frame, which is shown at all times."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
-    """A video as its set names it."""
+    """A video, or a picture, as its set names it."""
 
     name: str
-    source: VideoFile | FrameFolder
+    source: VideoFile | FrameFolder | Picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """The keyframes of one split of a set, with K keyframes and n people.
+    """The keyframes of one split of a set, with K keyframes and n rows: people, and areas to ignore.
+
+    In an area to ignore there may be people without boxes of their own: nobody is taught or counted as absent there.
+    It does nothing, and nothing is annotated of it.
 
     Attributes:
         name: the set's name.
@@ -80,10 +93,12 @@ class Split:
         video: (K,) index into ``videos``.
         frame: (K,) what the annotation calls the frame: 0-based index, or AVA's timestamp in seconds.
         pts_us: (K,) the keyframe's moment after the video's first frame, µs; -1 until the videos are checked.
-        starts: (K + 1,) the first person of each keyframe.
+        starts: (K + 1,) the first row of each keyframe.
         boxes_xyxy: (n, 4) corners, 0–1 of width and height.
         actions: (n, C) what they do.
-        known: (n,) whether ``actions`` is annotated at all.
+        annotated: (n, C) where ``actions`` means something; False is a label of which nothing is known.
+        crowd: (n,) whether the row is an area to ignore and no person.
+        posture: (n,) index into POSTURES; 0, unknown, where the set does not say it.
         track: (n,) the person's number in the video, -1 where unknown.
         sizes_wh: (videos, 2) width and height in px where the set is evaluated in pixels, else None.
         origin: who drew the boxes: people (``true``), a detector (``pseudo``), or some of each.
@@ -99,7 +114,9 @@ class Split:
     starts: Ints
     boxes_xyxy: Floats
     actions: Mask
-    known: Mask
+    annotated: Mask
+    crowd: Mask
+    posture: Ints
     track: Ints
     sizes_wh: Floats | None = None
     origin: Origin = "true"
@@ -109,22 +126,28 @@ class Split:
         return len(self.video)
 
     def people(self, keyframe: int) -> slice:
-        """The rows of a keyframe's people."""
+        """The rows of a keyframe's people and areas to ignore."""
         return slice(int(self.starts[keyframe]), int(self.starts[keyframe + 1]))
 
     @property
     def person_keyframes(self) -> Ints:
-        """(n,) the keyframe of each person."""
+        """(n,) the keyframe of each row."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
-    def relabelled(self, labels: Sequence[str]) -> tuple[Mask, Mask]:
-        """(n, len(labels)) actions and what of them is annotated, for a run's list of labels."""
-        actions = np.zeros((len(self.known), len(labels)), dtype=np.bool_)
+    def relabelled(self, labels: Sequence[str], exclusive: Sequence[Sequence[str]] = ()) -> tuple[Mask, Mask]:
+        """(n, len(labels)) actions and what of them is annotated, for a run's list of labels.
+
+        Who has exactly one label of a group of ``exclusive`` is known not to have the group's others.
+        """
+        actions = np.zeros((len(self.crowd), len(labels)), dtype=np.bool_)
         annotated = np.zeros_like(actions)
         for column, label in enumerate(self.labels):
             target = labels.index(label)
             actions[:, target] = self.actions[:, column]
-            annotated[:, target] = self.known
+            annotated[:, target] = self.annotated[:, column]
+        for group in exclusive:
+            columns = [labels.index(label) for label in group]
+            annotated[np.ix_(actions[:, columns].sum(1) == 1, columns)] = True
         return actions, annotated
 
 
@@ -132,7 +155,7 @@ class Split:
 class Rows:
     """A split as its files give it: a row per box and label. All columns have one length.
 
-    ``video`` indexes the videos, ``label`` the labels (UNKNOWN for none), ``frame`` and ``track`` as in Split.
+    ``video`` indexes the videos, ``label`` the labels (UNKNOWN for none), the others are as in Split.
     """
 
     video: Ints
@@ -140,6 +163,8 @@ class Rows:
     boxes_xyxy: Floats
     label: Ints
     track: Ints
+    crowd: Mask
+    posture: Ints
 
     @classmethod
     def of(
@@ -149,16 +174,25 @@ class Rows:
         boxes_xyxy: Sequence[Sequence[float]],
         label: Sequence[int],
         track: Sequence[int],
+        crowd: Sequence[bool] = (),
+        posture: Sequence[int] = (),
     ) -> Rows:
-        """From lists."""
+        """From lists; without ``crowd`` all are people, without ``posture`` nobody's is known."""
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         columns = (np.asarray(column, dtype=np.int64) for column in (video, frame, label, track))
         video_column, frame_column, label_column, track_column = columns
-        return cls(video_column, frame_column, boxes, label_column, track_column)
+        n = len(boxes)
+        areas = np.asarray(crowd or np.zeros(n), dtype=np.bool_)
+        postures = np.asarray(posture or np.zeros(n), dtype=np.int64)
+        return cls(video_column, frame_column, boxes, label_column, track_column, areas, postures)
 
-    def take(self, rows: Mask) -> Rows:
+    def take(self, rows: Mask | Ints) -> Rows:
         """Some of the rows."""
-        return Rows(self.video[rows], self.frame[rows], self.boxes_xyxy[rows], self.label[rows], self.track[rows])
+        return Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def and_more(self, more: Rows) -> Rows:
+        """These rows, then those."""
+        return Rows(*(np.concatenate((getattr(self, f.name), getattr(more, f.name))) for f in fields(self)))
 
 
 def build_split(
@@ -175,22 +209,23 @@ def build_split(
 ) -> Split:
     """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
 
-    Rows of one (video, frame, box, track) are one person. ``empty_keyframes`` adds (video, frame) pairs at which
-    nobody may be annotated.
+    Rows of one (video, frame, box, track) are one person, of whom all labels are annotated if any is given, or if
+    ``unlabelled_is_negative``. ``empty_keyframes`` adds (video, frame) pairs at which nobody may be annotated.
     """
     extra = np.asarray(empty_keyframes, dtype=np.int64).reshape(-1, 2)
     pairs = np.concatenate((np.stack((rows.video, rows.frame), 1), extra))
     keys, where = np.unique(pairs, axis=0, return_inverse=True)
     keyframe = where.reshape(-1)[: len(rows.video)].astype(np.int64)
 
-    person_key = np.column_stack((keyframe, rows.boxes_xyxy, rows.track))
+    person_key = np.column_stack((keyframe, rows.boxes_xyxy, rows.track, rows.crowd, rows.posture))
     people, person = np.unique(person_key, axis=0, return_inverse=True)
     person = person.reshape(-1)
     n = len(people)
     actions = np.zeros((n, len(labels)), dtype=np.bool_)
-    labelled = rows.label != UNKNOWN
+    crowd = people[:, 6].astype(np.bool_)
+    labelled = (rows.label != UNKNOWN) & ~rows.crowd
     actions[person[labelled], rows.label[labelled]] = True
-    known = actions.any(1) | np.full(n, unlabelled_is_negative)
+    known = actions.any(1) | (unlabelled_is_negative & ~crowd)
 
     used, video = np.unique(keys[:, 0], return_inverse=True)
     starts = np.searchsorted(people[:, 0], np.arange(len(keys) + 1)) if n else np.zeros(len(keys) + 1)
@@ -205,7 +240,9 @@ def build_split(
         starts=starts.astype(np.int64),
         boxes_xyxy=people[:, 1:5].astype(np.float64),
         actions=actions,
-        known=np.asarray(known, dtype=np.bool_),
+        annotated=np.repeat(known[:, None], len(labels), 1),
+        crowd=crowd,
+        posture=people[:, 7].astype(np.int64),
         track=people[:, 5].astype(np.int64),
         sizes_wh=None if sizes_wh is None else sizes_wh[used],
         origin=origin,
@@ -230,7 +267,9 @@ def on_grid(split: Split, grid: TimeGrid) -> Split:
         starts=starts,
         boxes_xyxy=split.boxes_xyxy[people],
         actions=split.actions[people],
-        known=split.known[people],
+        annotated=split.annotated[people],
+        crowd=split.crowd[people],
+        posture=split.posture[people],
         track=split.track[people],
     )
 

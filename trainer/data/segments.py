@@ -17,9 +17,11 @@ from stmixer.model.config import DetectorConfig
 from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection
 from stmixer.trainer.data import augment
 from stmixer.trainer.data.augment import AnnotatedClip
+from stmixer.trainer.data.camera_motion import camera_motion
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.clipset import ClipSource
-from stmixer.trainer.data.records import Ints, Mask
+from stmixer.trainer.data.records import Ints, Mask, Picture
+from stmixer.trainer.data.turn import turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +77,14 @@ class SegmentSet(Dataset[Segment]):
         if rng.random() < chances.mosaic:
             clip, known = self._in_mosaic(source, rng, short_side)
         else:
-            clip, known = self._segment(source, rng, short_side, whole=False)
+            clip, known = self._part(source, rng, short_side, whole=False)
         if rng.random() < chances.zoom:
-            clip = augment.zoom(clip, *chances.zoom_range, rng)
+            clip = augment.zoom(clip, *chances.zoom_range, rng, ignore_small=chances.ignore_small)
         clip = augment.within(clip, round(short_side * chances.within), short_side)
+        if chances.ignore_small:
+            clip = augment.small_ignored(clip)
+        if chances.camera > 0 and rng.random() < chances.camera:
+            clip = camera_motion(clip, range(len(clip.frames)), rng)
         if rng.random() < chances.flip:
             clip = augment.flip(clip)
         if chances.colour_jitter > 0:
@@ -87,13 +93,20 @@ class SegmentSet(Dataset[Segment]):
 
     def _in_mosaic(self, source: int, rng: Generator, short_side: int) -> tuple[AnnotatedClip, Mask]:
         """With three others, each of a random set, in random quarters; a frame is known where all four are."""
-        parts = [self._segment(source, rng, short_side, whole=True)]
-        parts += [self._segment(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
+        parts = [self._part(source, rng, short_side, whole=True)]
+        parts += [self._part(int(s), rng, short_side, whole=True) for s in rng.integers(len(self._sources), size=3)]
         known = np.logical_and.reduce([part[1] for part in parts])
         if not known.any():
             return parts[0]
-        together = augment.mosaic([_only(parts[i][0], known) for i in rng.permutation(4)], rng)
+        shown, small = [_only(parts[i][0], known) for i in rng.permutation(4)], self._augmentation.ignore_small
+        together = augment.mosaic(shown, rng, ignore_small=small)
         return parts[0] if together is None else (augment.to_short_side(together, short_side), known)
+
+    def _part(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[AnnotatedClip, Mask]:
+        """A segment, perhaps on its side."""
+        clip, known = self._segment(source, rng, short_side, whole=whole)
+        share = self._augmentation.turn
+        return (turn(clip, rng) if share > 0 and rng.random() < share else clip), known
 
     def _segment(self, source: int, rng: Generator, short_side: int, *, whole: bool) -> tuple[AnnotatedClip, Mask]:
         """Frames around a random keyframe, and which of them are known; ``whole``: so many even if the video ends."""
@@ -103,6 +116,8 @@ class SegmentSet(Dataset[Segment]):
         chosen = self._sources[source]
         split, offsets = chosen.split, window(self._config.clip).offsets
         video = split.video[int(rng.integers(len(split)))]
+        if isinstance(split.videos[video].source, Picture):
+            return self._of_picture(chosen, int(video), short_side, whole=whole)
         of_video = np.flatnonzero(split.video == video)
         grid = np.array([self._reader.window.grid.nearest(int(t)) for t in split.pts_us[of_video]])
         earliest, latest = int(grid.min()) + offsets[0], int(grid.max()) + offsets[-1] - self._samples + 1
@@ -120,11 +135,28 @@ class SegmentSet(Dataset[Segment]):
         places, rows = places[inside], of_video[rows[inside]]
         known = np.zeros(count, dtype=np.bool_)
         known[places] = usable[places]
-        anybody = chosen.clip(int(of_video[0]), frames)
-        nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
-        people = [_standing(chosen.clip(int(k), frames), int(p)) for p, k in zip(places, rows, strict=True) if known[p]]
-        clips = [nobody, *people]
-        return augment.joined(frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips])), known
+        people = [(int(p), chosen.clip(int(k), frames)) for p, k in zip(places, rows, strict=True) if known[p]]
+        return _together(chosen.clip(int(of_video[0]), frames), people), known
+
+    def _of_picture(
+        self, chosen: ClipSource, video: int, short_side: int, *, whole: bool
+    ) -> tuple[AnnotatedClip, Mask]:
+        """A still: its people stand on every frame that a clip may be around, which is one if not ``whole``."""
+        assert self._reader is not None
+        offsets = window(self._config.clip).offsets
+        count = self._samples if whole else window(self._config.clip).span
+        frames = self._reader.read(chosen.split.videos[video], (0,) * count, short_side)
+        known = np.zeros(count, dtype=np.bool_)
+        known[-offsets[0] : count - offsets[-1]] = True
+        clip = chosen.clip(int(np.flatnonzero(chosen.split.video == video)[0]), frames)
+        return _together(clip, [(int(place), clip) for place in np.flatnonzero(known)]), known
+
+
+def _together(anybody: AnnotatedClip, people: Sequence[tuple[int, AnnotatedClip]]) -> AnnotatedClip:
+    """A clip's frames, with all of these clips' people on the frames that stand beside them, and not its own."""
+    nobody = _standing(anybody.take(np.zeros(len(anybody.boxes_xyxy), dtype=np.bool_)), 0)
+    clips = [nobody, *(_standing(clip, place) for place, clip in people)]
+    return augment.joined(anybody.frames, clips, np.concatenate([clip.boxes_xyxy for clip in clips]))
 
 
 def _only(clip: AnnotatedClip, known: Mask) -> AnnotatedClip:

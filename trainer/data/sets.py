@@ -11,11 +11,12 @@ from stmixer.media.grid import TimeGrid
 from stmixer.model.clip import window
 from stmixer.model.labels import AVA_LABELS, Label
 from stmixer.model.zoo import VARIANTS
-from stmixer.trainer.config.run import AvaSet, CustomSet, RunConfig, SetConfig, TubeSet
+from stmixer.trainer.config.run import AvaSet, CustomSet, PictureSet, RunConfig, SetConfig, TubeSet
 from stmixer.trainer.data.ava import read_ava
 from stmixer.trainer.data.check import check_split
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.custom import read_custom
+from stmixer.trainer.data.pictures import read_pictures
 from stmixer.trainer.data.records import Part, Split, on_grid
 from stmixer.trainer.data.tubes import read_tubes
 from stmixer.trainer.errors import TrainError
@@ -49,10 +50,15 @@ def load_data(config: RunConfig, parts: Sequence[Part] = ("train", "val")) -> Ru
         raise TrainError([f"{name}: label {label!r} is not in the run's list" for name, label in strange])
     if not labels:
         raise TrainError("no set holds a label; nothing can be learned but people")
+    if lacking := [name for group in config.exclusive for name in group if name not in labels]:
+        raise TrainError(f"exclusive names {', '.join(lacking)}, not among the run's labels")
     checked = _all([partial(check_split, split, config.check) for split in splits])
     grid = TimeGrid(window(VARIANTS[config.model].clip).grid_s)
     splits = [on_grid(s, grid) if _wants_grid(c, s) else s for (c, _), s in zip(wanted, checked, strict=True)]
-    sources = [ClipSource.of(chosen, split, labels) for (chosen, _), split in zip(wanted, splits, strict=True)]
+    sources = [
+        ClipSource.of(chosen, split, labels, config.exclusive)
+        for (chosen, _), split in zip(wanted, splits, strict=True)
+    ]
     train = tuple(s for s in sources if s.split.part == "train")
     return RunData(labels, train, tuple(s for s in sources if s.split.part == "val"))
 
@@ -69,6 +75,8 @@ def read_set(config: RunConfig, chosen: SetConfig, part: Part) -> Split:
     match chosen:
         case CustomSet():
             return read_custom(chosen, root, part, config.labels)
+        case PictureSet():
+            return read_pictures(chosen, root, part, config.labels)
         case AvaSet():
             return read_ava(chosen, root, part)
         case TubeSet():

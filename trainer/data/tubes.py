@@ -93,7 +93,8 @@ def _rows(content: Mapping[str, Any], names: list[str]) -> tuple[Rows, list[str]
     whole = np.concatenate(parts) if parts else np.zeros((0, 5))
     frames = whole[:, 0].astype(np.int64) - 1
     ids, actions, people = (np.asarray(column, dtype=np.int64) for column in (video, label, track))
-    return Rows(ids, frames, whole[:, 1:], actions, people), faults
+    nothing = np.zeros(len(whole), dtype=np.int64)
+    return Rows(ids, frames, whole[:, 1:], actions, people, nothing.astype(np.bool_), nothing), faults
 
 
 def _leaves(boxes: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -19,14 +19,14 @@ from stmixer.trainer.config.run import AvaSet, RunConfig
 from stmixer.trainer.data.check import read_picture
 from stmixer.trainer.data.clips import WHOLE, View
 from stmixer.trainer.data.clipset import ClipSource
-from stmixer.trainer.data.records import FrameFolder, Part, VideoFile
+from stmixer.trainer.data.records import FrameFolder, Part, Picture, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
 from stmixer.trainer.errors import writing
 from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, run_network
 from stmixer.trainer.evaluate.overview import overview_table, write_overview
 from stmixer.trainer.evaluate.page import write_page
-from stmixer.trainer.evaluate.pictures import draw, pick
+from stmixer.trainer.evaluate.pictures import PERSON_LABEL, PICTURES_EACH, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import frame_protocol, report_empty_sets, report_sets
@@ -37,10 +37,11 @@ from stmixer.trainer.evaluators.tables import Keyframes
 
 @dataclass(frozen=True, slots=True)
 class EvaluationMode:
-    """How the weights are run: what of its window a clip sees, and the precision."""
+    """How weights are run: what of its window a clip sees, the precision, and whether pictures are turned by 90°."""
 
     view: View = WHOLE
     precision: Precision = "fp32"
+    turned: bool = False
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures must know."""
@@ -49,6 +50,10 @@ class EvaluationMode:
             given.append("single frame: the keyframe stands for the whole window")
         elif self.view.lookahead_ms is not None:
             given.append(f"look-ahead at most {self.view.lookahead_ms:g} ms; later samples repeat the last one")
+        if self.view.moving:
+            given.append("a simulated camera moves over the window; the keyframe stays")
+        if self.turned:
+            given.append("pictures turned by 90°, people alone; heights are the longer side")
         if self.precision != "fp32":
             given.append(f"precision: {self.precision}")
         return tuple(given)
@@ -93,6 +98,8 @@ class Evaluation:
         names = tuple(label.name for label in card.labels)
         data = load_data(self.config.model_copy(update={"labels": names}), (self.part,))
         sources = data.val if self.part == "val" else data.train
+        if self.mode.turned:
+            sources = tuple(source.quarter_turned() for source in sources)
         found = self._detect(network, sources)
         of_weights = f"weights: {self.weights.name}, {card.name}, trained on {card.trained_on or 'nothing'}"
         notes = (of_weights, *self.mode.notes())
@@ -100,7 +107,14 @@ class Evaluation:
         done = EvaluationResult()
         for i, source in enumerate(sources):
             alone = Predictions({(0, k): f for (s, k), f in found.rows.items() if s == i})
-            of_set = report_sets([source], alone, card.labels, notes=notes, with_tubes=True, excluded=excluded)
+            of_set = report_sets(
+                *([source], alone, card.labels),
+                notes=notes,
+                with_actions=not self.mode.turned,
+                with_tubes=True,
+                among=self.config.evaluate.out_of_set_labels,
+                excluded=excluded,
+            )
             self._write(out, card, source, alone, of_set)
             done.reports.extend(of_set)
             done.empty_reports.extend(report_empty_sets([source], alone, notes=notes))
@@ -134,21 +148,38 @@ class Evaluation:
         given = tables(source, found.of(0), labels)
         reader = functools.partial(read_frame, source)
         for report in reports:
-            stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.actions.protocol}"
+            stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.protocol}"
             report.write_json(out / f"{stem}.json")
             write_page(out / f"{stem}.html", report, _pictures(source, given, report, reader))
+        if not given.labels or source.turned:
+            return
         # the public format has boxes of 0-1
         normalised = replace(source, split=replace(source.split, sizes_wh=None))
         write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
 
 
 def _pictures(source: ClipSource, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
-    picks = pick(given.truth, given.actions, report.actions, frame_protocol(source.config))
-    return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
+    protocol = frame_protocol(source.config)
+    if report.actions is not None:
+        picks = pick(given.truth, given.actions, report.actions, protocol)
+        return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
+    if report.people is None:
+        return []
+    truth, found, score = as_one_label(given.truth, given.people, report.people)
+    picks = pick(truth, found, score, protocol, per_label=PICTURES_EACH)
+    return draw(picks, truth, found, PERSON_LABEL, reader)
 
 
 def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
-    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video. Raises MediaError."""
+    """The (H, W, 3) uint8 picture that a set's annotation calls ``frame`` of a video, as the network is shown it.
+
+    Raises MediaError.
+    """
+    picture = _read_frame(source, name, frame)
+    return np.ascontiguousarray(np.rot90(picture)) if source.turned else picture
+
+
+def _read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
     split = source.split
     number = next(i for i, video in enumerate(split.videos) if video.name == name)
     if isinstance(source.config, AvaSet):  # there it is a second of the movie
@@ -157,6 +188,8 @@ def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
     match split.videos[number].source:
         case FrameFolder() as folder:
             return read_picture(folder.path(frame))
+        case Picture(path):
+            return read_picture(path)
         case VideoFile(path, _):
             with VideoReader(path, limits=Limits.unlimited()) as reader:
                 for shown in reader:
@@ -165,8 +198,10 @@ def read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
                 return shown.rgb()
 
 
-def _read_moment(place: FrameFolder | VideoFile, pts_us: int) -> np.ndarray:
+def _read_moment(place: FrameFolder | VideoFile | Picture, pts_us: int) -> np.ndarray:
     """The picture of a moment, µs: the last frame up to half a raw frame after it, as on the time grid."""
+    if isinstance(place, Picture):
+        return read_picture(place.path)
     if isinstance(place, FrameFolder):
         return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
     frames = frames_from(place.path, pts_us)

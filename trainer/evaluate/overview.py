@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stmixer.trainer.evaluate.report import Json, Report, percent
+from stmixer.trainer.evaluate.report import Json, Report, cut_values, out_of_set_values, percent
 from stmixer.trainer.evaluators.empty import EmptyReport
 
 
@@ -32,21 +32,24 @@ def write_overview(path: Path, reports: Sequence[Report], empty_reports: Sequenc
 
 
 def overview_table(reports: Sequence[Report], empty_reports: Sequence[EmptyReport]) -> Table:
-    """For the terminal: a row per set. False people are those of person score ≥ 0.6, per keyframe."""
+    """For the terminal: a row per set. False people are those of person score ≥ 0.6, per keyframe; "recall at 0.72" is
+    at that precision; "named" is the share of people out of set of whom a label is said that they do not have."""
     table = Table(title="all sets")
     for head in ("set", "boxes"):
         table.add_column(head)
-    for head in ("mAP %", "person AP %", "recall %", "false people", "keyframes"):
+    for head in ("mAP %", "person AP %", "recall %", "recall at 0.72 %", "false people", "named %", "keyframes"):
         table.add_column(head, justify="right")
     for report in reports:
-        p, name = report.people, f"{report.subject.name} ({report.actions.protocol})"
-        people = ("–",) * 4
+        p, name = report.people, f"{report.subject.name} ({report.protocol})"
+        people, keyframes = ("–",) * 4, "–"
         if p is not None:
-            people = (percent(p.ap), percent(p.recall), f"{p.false_per_keyframe:.3f}", str(p.keyframes))
-        table.add_row(name, report.subject.origin, percent(report.actions.mean_ap), *people)
+            found = (percent(p.ap), percent(p.recall), percent(p.precise.recall))
+            people, keyframes = (*found, f"{p.false_per_keyframe:.3f}"), str(p.keyframes)
+        named = "–" if report.out_of_set is None else percent(report.out_of_set.any_label.share)
+        table.add_row(name, report.subject.origin, percent(report.mean_ap), *people, named, keyframes)
     for empty in empty_reports:
         false = f"{empty.false_per_keyframe:.3f}"
-        table.add_row(f"{empty.name} (nobody there)", "none", "–", "–", "–", false, str(empty.keyframes))
+        table.add_row(f"{empty.name} (nobody there)", "none", "–", "–", "–", "–", false, "–", str(empty.keyframes))
     return table
 
 
@@ -60,12 +63,12 @@ def _set(report: Report) -> Json:
         "set": report.subject.name,
         "split": report.subject.split,
         "origin": report.subject.origin,
-        "protocol": report.actions.protocol,
-        "iou": report.actions.iou,
-        "mean_ap": report.actions.mean_ap,
+        "protocol": report.protocol,
+        "iou": report.iou,
+        "mean_ap": report.mean_ap,
         "classes": [
             {"name": c.name, "ap": c.ap, "boxes": c.boxes, "tracks": c.tracks, "few_tracks": c.few}
-            for c in report.actions.classes
+            for c in report.classes
         ],
         "person_ap": None if p is None else p.ap,
         "person_recall": None if p is None else p.recall,
@@ -73,6 +76,10 @@ def _set(report: Report) -> Json:
         "false_people_per_keyframe": None if p is None else p.false_per_keyframe,
         "person_threshold": None if p is None else p.threshold,
         "people": None if p is None else p.people,
+        "served": None if p is None else cut_values(p.served),
+        "precise": None if p is None else cut_values(p.precise),
+        "false_people_per_empty_keyframe": None if p is None else p.false_per_empty_keyframe,
+        "out_of_set": out_of_set_values(report.out_of_set),
         "keyframes": None if p is None else p.keyframes,
         "video_map": report.video_map,
     }

@@ -10,6 +10,10 @@ from pathlib import Path
 from stmixer.trainer.evaluate.pictures import KINDS, Kind, ReportPicture
 from stmixer.trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
 from stmixer.trainer.evaluate.report import ORIGINS, Report, percent, summary
+from stmixer.trainer.evaluators.out_of_set import OutOfSet
+from stmixer.trainer.evaluators.people import PersonScore
+from stmixer.trainer.evaluators.person_cut import PRECISION_FROM
+from stmixer.trainer.evaluators.tables import HEIGHT_AT
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --warn: #8a3b00; }
@@ -34,6 +38,11 @@ _HEADS: dict[Kind, str] = {
     "wrong": "Wrong: the surest detections that are not",
     "missed": "Missed: people whose action was not reported",
 }
+_HEADS_OF_PEOPLE: dict[Kind, str] = {
+    "right": "Right: the surest of who was found",
+    "wrong": "Wrong: the surest of who is not there",
+    "missed": "Missed: people who were not found, the largest first",
+}
 
 
 def write_page(path: Path, report: Report, pictures: Sequence[ReportPicture] = ()) -> None:
@@ -47,21 +56,25 @@ def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
     Args:
         pictures: see `trainer.evaluate.pictures.draw`; shown by kind, found on the left, true on the right.
     """
-    subject, actions = report.subject, report.actions
-    title = f"{subject.name} {subject.split}: mAP {percent(actions.mean_ap)} %"
-    lines = summary(report)
+    subject = report.subject
+    figure, means = f"mAP {percent(report.mean_ap)}", ", mean over the labels that have boxes in the split"
+    if report.actions is None and report.people is not None:
+        figure, means = f"person AP {percent(report.people.ap)}", ", people alone"
+    title = f"{subject.name} {subject.split}: {figure} %"
+    lines, heads = summary(report), _HEADS if report.actions is not None else _HEADS_OF_PEOPLE
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>Protocol <code>{escape(actions.protocol)}</code> at IoU {actions.iou:g}, mean over the labels that have "
-        "boxes in the split.</p>",
+        f"<p>Protocol <code>{escape(report.protocol)}</code> at IoU {report.iou:g}{means}.</p>",
         f'<p class="origin">Boxes: {escape(ORIGINS[subject.origin])}.</p>',
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines[1:]) + "</ul>" if lines[1:] else "",
-        f'<h2>AP per label</h2><div class="wide">{bars(actions.classes)}</div>',
+        f'<h2>AP per label</h2><div class="wide">{bars(report.classes)}</div>' if report.classes else "",
+        _people(report.people),
+        _out_of_set(report.out_of_set),
         _absent(report),
         _tubes(report),
         f'<h2>Precision and recall</h2><div class="plots">{_curves(report)}</div>',
         _reliability(report),
-        *(_gallery(kind, [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
+        *(_gallery(heads[kind], [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
     ]
     return _document(title, body)
 
@@ -81,12 +94,46 @@ def _document(title: str, body: Sequence[str]) -> str:
 
 
 def _absent(report: Report) -> str:
-    names = [c.name for c in report.actions.classes if c.ap is None]
+    names = [c.name for c in report.classes if c.ap is None]
     return f"<p>Without boxes in this split, so not measured: {escape(', '.join(names))}.</p>" if names else ""
 
 
+def _people(p: PersonScore | None) -> str:
+    if p is None:
+        return ""
+    cuts = (p.served, p.precise)
+    heads = (f"score ≥ {p.threshold:g}", f"precision ≥ {PRECISION_FROM:g}")
+    whole = [f"{cut.found} of {cut.people}" for cut in cuts]
+    kinds = [("everybody", *whole)]
+    for one, other in zip(*((*cut.by_height, *cut.by_posture, *cut.by_label) for cut in cuts), strict=True):
+        kinds.append((one.kind, f"{one.found} of {one.people}", f"{other.found} of {other.people}"))
+    return (
+        f"<h2>People found</h2><p>Heights are those of a picture with a short side of {HEIGHT_AT} px.</p>"
+        f"{_table(('', *heads), kinds)}"
+    )
+
+
+def _out_of_set(o: OutOfSet | None) -> str:
+    if o is None:
+        return ""
+    shown = [o.any_label, *([] if o.among is None else [o.among]), *o.by_label]
+    rows = [(n.of, str(n.named), str(n.people), percent(n.share)) for n in shown]
+    return (
+        "<h2>Labels of people who do not do them</h2><p>People who are found and of whom the set says that they do not "
+        f"do this; named are those of whom it is said with a score of {o.score:g} or more.</p>"
+        f"{_table(('label', 'named', 'people found', '%'), rows)}"
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    return f"<table>{row(heads, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+
+
 def _curves(report: Report) -> str:
-    shown = sorted((c for c in report.actions.classes if c.ap is not None), key=lambda c: -(c.ap or 0.0))
+    shown = sorted((c for c in report.classes if c.ap is not None), key=lambda c: -(c.ap or 0.0))
     people = [] if report.people is None else [person_curve(report.people.curve, report.people.ap)]
     return "".join(people + [precision_recall(c) for c in shown])
 
@@ -97,7 +144,7 @@ def _tubes(report: Report) -> str:
     shown = [s for s in report.tubes if f"{s.iou:g}" in report.video_map]
     heads = "".join(f"<th>{s.iou:g}</th>" for s in shown)
     rows = []
-    for at, c in enumerate(report.actions.classes):
+    for at, c in enumerate(report.classes):
         if shown and shown[0].classes[at].ap is not None:
             cells = "".join(f"<td>{percent(s.classes[at].ap)}</td>" for s in shown)
             rows.append(f"<tr><td>{escape(c.name)}</td><td>{shown[0].classes[at].positives}</td>{cells}</tr>")
@@ -116,7 +163,7 @@ def _reliability(report: Report) -> str:
     return f'<h2>Do the scores mean what they say?</h2><div class="plots">{"".join(plots)}</div>'
 
 
-def _gallery(kind: Kind, pictures: Sequence[ReportPicture]) -> str:
+def _gallery(head: str, pictures: Sequence[ReportPicture]) -> str:
     if not pictures:
         return ""
     figures = []
@@ -127,4 +174,4 @@ def _gallery(kind: Kind, pictures: Sequence[ReportPicture]) -> str:
             f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    return f'<h2>{_HEADS[kind]}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'
+    return f'<h2>{head}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'

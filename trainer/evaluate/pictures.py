@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 from stmixer.media.draw import DrawnActor, draw_actors, tile
 from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
 from stmixer.trainer.evaluators.overlap import areas, overlaps
+from stmixer.trainer.evaluators.people import PersonScore, one_row_each
 from stmixer.trainer.evaluators.precision import RIGHT, WRONG, Score
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
@@ -33,6 +34,10 @@ Kind = Literal["right", "wrong", "missed"]
 ReadRgb = Callable[[str, int], "np.ndarray"]
 KINDS: tuple[Kind, ...] = ("right", "wrong", "missed")
 SHOWN_SCORE = 0.3
+PICTURES_EACH = 8
+"""Pictures of a kind."""
+PERSON_LABEL: Mapping[int, str] = {0: "person"}
+"""The list of labels of `as_one_label`."""
 _SHOWN_LABELS = 3
 _UNKNOWN = "unlabelled"
 _UNLISTED = "not in the list"
@@ -66,7 +71,13 @@ class ReportPicture:
 
 
 def pick(
-    truth: GroundTruth, found: Detections, score: Score, protocol: FrameProtocol, *, each: int = 8, per_label: int = 2
+    truth: GroundTruth,
+    found: Detections,
+    score: Score,
+    protocol: FrameProtocol,
+    *,
+    each: int = PICTURES_EACH,
+    per_label: int = 2,
 ) -> list[Pick]:
     """Choose pictures: of each kind at most ``each``, at most ``per_label`` of a label, no picture twice in a kind.
 
@@ -85,6 +96,19 @@ def pick(
     for row in _spread(truth, missed, each, per_label):
         picks.append(_pick("missed", truth, row, None))
     return picks
+
+
+def as_one_label(
+    truth: GroundTruth, people: PersonDetections, score: PersonScore
+) -> tuple[GroundTruth, Detections, Score]:
+    """Who is reported and who is there, as if to be a person were the one label: for `pick` and `draw`."""
+    everybody = one_row_each(truth)[0]
+    reported = people.score >= score.threshold
+    shown = people.take(reported)
+    nothing = np.zeros(len(shown), dtype=np.int64)
+    found = Detections(shown.video, shown.frame, shown.boxes, nothing, shown.score, shown.unit)
+    verdict = Score(score.protocol, score.iou, (), score.verdict[reported])
+    return replace(everybody, label=np.zeros_like(everybody.label)), found, verdict
 
 
 def draw(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,17 @@ from torch import Tensor
 from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.labels import Label
 from stmixer.model.postprocess import PostProcess
+from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.plan import Draw
-from stmixer.trainer.data.records import Ints
+from stmixer.trainer.data.records import POSTURES, Ints
+from stmixer.trainer.evaluators.person_cut import height_px
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     Detections,
     Floats,
     GroundTruth,
+    IgnoreAreas,
     Keyframes,
     PersonDetections,
     Unit,
@@ -31,13 +34,15 @@ MIN_SCORE = 0.002
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyframePredictions:
-    """One keyframe: the people above the threshold with all their action scores, and every query as a person."""
+    """One keyframe: the people above the threshold with all their action scores, and every query as a person; width and
+    height of its picture in px at the network's input, where they are known."""
 
     draw: Draw
     boxes_xyxy: NDArray[np.float32]
     action_scores: NDArray[np.float32]
     person_boxes_xyxy: NDArray[np.float32]
     person_scores: NDArray[np.float32]
+    size_wh: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -50,9 +55,10 @@ class Predictions:
         """Take in a batch."""
         arrays = last_arrays(output, sizes_wh)
         everyone = PostProcess(score_threshold=0.0)(*arrays)
-        for draw, people, queries in zip(draws, postprocess(*arrays), everyone, strict=True):
+        sizes = [(int(width), int(height)) for width, height in sizes_wh.tolist()]
+        for draw, size, people, queries in zip(draws, sizes, postprocess(*arrays), everyone, strict=True):
             columns = (people.boxes_xyxy, people.action_scores, queries.boxes_xyxy, queries.person_scores)
-            self.rows[draw.source, draw.keyframe] = KeyframePredictions(draw, *columns)
+            self.rows[draw.source, draw.keyframe] = KeyframePredictions(draw, *columns, size)
 
     def merge(self, others: Sequence[Predictions]) -> None:
         """Take in what other processes found."""
@@ -66,11 +72,20 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """One set's ground truth and detections, as the evaluators want them."""
+    """One set's ground truth and detections, as the evaluators want them.
+
+    Attributes:
+        keyframes: all of them; ``empty``: those with neither people nor areas to ignore.
+        ignored: the areas to ignore.
+        absent: where the set knows labels one by one, the people and labels known to be absent of them; else None.
+    """
 
     labels: dict[int, str]
     truth: GroundTruth
     keyframes: Keyframes
+    empty: Keyframes
+    ignored: IgnoreAreas
+    absent: GroundTruth | None
     actions: Detections
     people: PersonDetections
 
@@ -107,20 +122,69 @@ def tables(source: ClipSource, found: Sequence[KeyframePredictions], labels: Seq
     person_scores = _stacked([f.person_scores[:, None] for f in found], 1)[:, 0].astype(np.float64)
     people = PersonDetections(names[split.video[at]], split.frame[at], person_boxes, person_scores, unit)
     listed = {ids[name]: name for name in split.labels if name in ids}
-    return Tables(listed, _truth(source, names, ids, unit), keyframes, actions, people)
+    areas = np.flatnonzero(split.crowd)
+    at = split.person_keyframes[areas]
+    area_boxes = _in_unit(source, at, split.boxes_xyxy[areas])
+    return Tables(
+        labels=listed,
+        truth=_truth(source, names, ids, _heights(source, found)),
+        keyframes=keyframes,
+        empty=keyframes.take(np.diff(split.starts) == 0),
+        ignored=IgnoreAreas(names[split.video[at]], split.frame[at], area_boxes, unit),
+        absent=_absent(source, names, ids),
+        actions=actions,
+        people=people,
+    )
 
 
-def _truth(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int], unit: Unit) -> GroundTruth:
+def _truth(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int], heights: Floats) -> GroundTruth:
     """A row per person and label; people without one have UNKNOWN_ACTION (the protocol says what that means)."""
     split = source.split
-    person, column = np.nonzero(split.actions)
+    person, column = np.nonzero(split.actions & ~split.crowd[:, None])
     label_ids = np.array([ids[name] for name in split.labels], dtype=np.int64)
-    bare = np.flatnonzero(~split.actions.any(1))
+    bare = np.flatnonzero(~split.actions.any(1) & ~split.crowd)
     rows = np.concatenate((person, bare))
     label = np.concatenate((label_ids[column], np.full(len(bare), UNKNOWN_ACTION)))
+    given = _person_rows(source, names, rows, label)
+    if not split.posture.any():
+        return replace(given, height_px=heights[rows])
+    postures = np.array(["", *POSTURES[1:]], dtype=np.str_)[split.posture]
+    return replace(given, height_px=heights[rows], posture=postures[rows])
+
+
+def _absent(source: ClipSource, names: NDArray[np.str_], ids: dict[str, int]) -> GroundTruth | None:
+    """A row per person and label that is known to be absent; None where the protocol's rule says the same.
+
+    That is so where everything is known of whoever has a label, and of others nothing, or of everybody (``unlabelled:
+    negative``).
+    """
+    split, people = source.split, ~source.split.crowd
+    wholly = split.annotated.all(1) == split.annotated.any(1)
+    by_labels = wholly & (split.annotated.any(1) == split.actions.any(1))
+    negative = isinstance(source.config, CustomSet) and source.config.unlabelled == "negative"
+    if not split.labels or (wholly if negative else by_labels)[people].all():
+        return None
+    person, column = np.nonzero(split.annotated & ~split.actions & ~split.crowd[:, None])
+    label_ids = np.array([ids[name] for name in split.labels], dtype=np.int64)
+    return _person_rows(source, names, person, label_ids[column])
+
+
+def _person_rows(source: ClipSource, names: NDArray[np.str_], rows: Ints, label: Ints) -> GroundTruth:
+    split = source.split
     at = split.person_keyframes[rows]
     boxes = _in_unit(source, at, split.boxes_xyxy[rows])
+    unit: Unit = "normalised" if split.sizes_wh is None else "pixels"
     return GroundTruth(names[split.video[at]], split.frame[at], boxes, label, split.track[rows], unit)
+
+
+def _heights(source: ClipSource, found: Sequence[KeyframePredictions]) -> Floats:
+    """(n,) px at the short side in which heights are told; NaN on keyframes whose size nobody has told."""
+    split = source.split
+    sizes = np.full((len(split), 2), np.nan)
+    for each in found:
+        if each.size_wh is not None:
+            sizes[each.draw.keyframe] = each.size_wh
+    return height_px(split.boxes_xyxy, sizes[split.person_keyframes], longer_side=source.turned)
 
 
 def _in_unit(source: ClipSource, keyframes: Ints, boxes: NDArray[np.floating]) -> Floats:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +19,20 @@ from rich.text import Text
 
 from stmixer.trainer.evaluators.ava import AvaProtocol, evaluate_ava
 from stmixer.trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, protocol_rows
+from stmixer.trainer.evaluators.out_of_set import NamedOf, OutOfSet, evaluate_out_of_set
 from stmixer.trainer.evaluators.people import PERSON_THRESHOLD, PersonScore, evaluate_people
+from stmixer.trainer.evaluators.person_cut import PRECISION_FROM, FoundOf, PersonCut
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, ClassScore, Score
 from stmixer.trainer.evaluators.reliability import Reliability, reliability
-from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
+from stmixer.trainer.evaluators.tables import (
+    HEIGHT_AT,
+    Detections,
+    GroundTruth,
+    IgnoreAreas,
+    Keyframes,
+    PersonDetections,
+    check_pair,
+)
 from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes
 from stmixer.trainer.evaluators.tubes import Linking, link
 
@@ -31,7 +41,7 @@ Json = dict[str, object]
 ORIGINS: Mapping[Origin, str] = {
     "true": "annotated by people",
     "pseudo": "PSEUDO: a person detector's, not people's",
-    "mixed": "MIXED: some boxes annotated by people, some a detector's (pseudo)",
+    "mixed": "MIXED: some boxes annotated by people, some a detector's (pseudo) or drawn by other means",
 }
 TUBE_THRESHOLDS = (0.2, *COCO_THRESHOLDS)
 
@@ -58,22 +68,37 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """The result of one evaluation.
+    """The result of one evaluation: of actions, of people, or of both.
 
     Attributes:
-        actions: frame mAP.
+        protocol, iou: which pictures counted, and the overlap from which a detection is right.
+        actions: frame mAP; None where no label has a box in the split, or people alone are measured.
         people: None where no person detections were given.
+        out_of_set: None where the set does not say which labels are absent of whom.
         tubes: video scores, one per threshold of ``TUBE_THRESHOLDS``; empty where none were asked for.
         person_reliability: person score against "somebody is there", over all detections that counted.
         action_reliability: action score against "the person does it", where a person was found.
     """
 
     subject: Subject
-    actions: Score
+    protocol: str
+    iou: float
+    actions: Score | None
     people: PersonScore | None = None
+    out_of_set: OutOfSet | None = None
     tubes: tuple[Score, ...] = ()
     person_reliability: Reliability | None = None
     action_reliability: Reliability | None = None
+
+    @property
+    def mean_ap(self) -> float | None:
+        """Frame mAP, 0–1."""
+        return None if self.actions is None else self.actions.mean_ap
+
+    @property
+    def classes(self) -> tuple[ClassScore, ...]:
+        """One per label."""
+        return () if self.actions is None else self.actions.classes
 
     @property
     def video_map(self) -> dict[str, float]:
@@ -92,11 +117,12 @@ class Report:
             "split": subject.split,
             "origin": subject.origin,
             "notes": list(subject.notes),
-            "protocol": self.actions.protocol,
-            "iou": self.actions.iou,
-            "mean_ap": self.actions.mean_ap,
-            "classes": [_class(c) for c in self.actions.classes],
+            "protocol": self.protocol,
+            "iou": self.iou,
+            "mean_ap": self.mean_ap,
+            "classes": [_class(c) for c in self.classes],
             "people": _people(self.people),
+            "out_of_set": out_of_set_values(self.out_of_set),
             "video_map": self.video_map,
             "tubes": [_tubes(s) for s in self.tubes],
             "person_reliability": bins(self.person_reliability),
@@ -109,21 +135,24 @@ class Report:
 
     def table(self) -> Table:
         """For the terminal: a row per label, the mean below."""
-        title = f"{self.subject.name} {self.subject.split} · {self.actions.protocol} · IoU {self.actions.iou:g}"
+        title = f"{self.subject.name} {self.subject.split} · {self.protocol} · IoU {self.iou:g}"
         table = Table(title=title)
         table.add_column("label")
         for head in ("AP %", "boxes", "tracks", "detections"):
             table.add_column(head, justify="right")
-        for c in self.actions.classes:
+        for c in self.classes:
             tracks = "–" if c.tracks is None else f"{c.tracks}{' (few)' if c.few else ''}"
             table.add_row(c.name, percent(c.ap), str(c.boxes), tracks, str(c.detections))
         table.add_section()
-        table.add_row("mean", percent(self.actions.mean_ap))
+        table.add_row("mean", percent(self.mean_ap))
         return table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """``rich.print(report)``: the table, then `summary`."""
-        yield self.table()
+        if self.actions is None:
+            yield Text(f"{self.subject.name} {self.subject.split} · {self.protocol} · IoU {self.iou:g}: people alone")
+        else:
+            yield self.table()
         for line in summary(self):
             yield Text(line)
 
@@ -137,35 +166,57 @@ def report_frames(
     *,
     people: PersonDetections | None = None,
     empty: Keyframes | None = None,
+    ignored: IgnoreAreas | None = None,
+    absent: GroundTruth | None = None,
+    among: Collection[str] = (),
     person_threshold: float = PERSON_THRESHOLD,
     threshold: float = 0.5,
     linking: Linking | None = None,
+    with_actions: bool = True,
     with_tubes: bool = True,
 ) -> Report:
-    """Evaluate JHMDB, UCF101-24 or a custom set; the arguments are those of the single evaluators.
+    """Evaluate JHMDB, UCF101-24, a custom set or pictures; the arguments are those of the single evaluators.
 
     Args:
-        with_tubes: link and evaluate tubes too; needs tracks in the ground truth.
+        with_actions: evaluate actions where a label has a box in the split; else people alone.
+        with_tubes: link and evaluate tubes too; needs tracks in the ground truth. They know no areas to ignore.
         linking: None for the defaults.
     """
-    actions = evaluate_frames(truth, found, labels, protocol, threshold=threshold)
-    persons = None
+    check_pair(truth, found)
+    actions, persons, out_of_set = None, None, None
+    if with_actions and np.isin(protocol_rows(truth, found, protocol)[0].label, list(labels)).any():
+        actions = evaluate_frames(truth, found, labels, protocol, threshold=threshold, absent=absent, ignored=ignored)
     if people is not None:
         persons = evaluate_people(
-            truth, people, protocol, empty=empty, threshold=person_threshold, overlap_from=threshold
+            *(truth, people, protocol),
+            empty=empty,
+            ignored=ignored,
+            labels=labels,
+            threshold=person_threshold,
+            overlap_from=threshold,
         )
-    counts, there = action_outcomes(truth, found, protocol, threshold=threshold)
+    if with_actions and people is not None and absent is not None:
+        out_of_set = evaluate_out_of_set(
+            *(truth, absent, people, found, labels, protocol),
+            among=among,
+            person_threshold=person_threshold,
+            overlap_from=threshold,
+        )
+    counts, there = action_outcomes(truth, found, protocol, threshold=threshold, absent=absent)
     tubes: tuple[Score, ...] = ()
-    if with_tubes:
+    if actions is not None and with_tubes:
         linked = link(found, linking, pictures=_pictures(truth, found, protocol))
         tubes = evaluate_tubes(truth, linked, labels, protocol, thresholds=TUBE_THRESHOLDS)
     return Report(
         subject=subject,
+        protocol=protocol.name,
+        iou=threshold,
         actions=actions,
         people=persons,
+        out_of_set=out_of_set,
         tubes=tubes,
         person_reliability=_person_reliability(people, persons),
-        action_reliability=reliability(found.score[counts], there[counts]),
+        action_reliability=reliability(found.score[counts], there[counts]) if with_actions else None,
     )
 
 
@@ -189,6 +240,8 @@ def report_ava(
     counts &= np.isin(found.label, list(labels))
     return Report(
         subject=subject,
+        protocol=actions.protocol,
+        iou=actions.iou,
         actions=actions,
         people=persons,
         person_reliability=_person_reliability(people, persons),
@@ -200,7 +253,7 @@ def summary(report: Report) -> list[str]:
     """The report's head, in lines."""
     subject = report.subject
     lines = [f"boxes: {ORIGINS[subject.origin]}", *subject.notes]
-    if any(c.few for c in report.actions.classes):
+    if any(c.few for c in report.classes):
         lines.append("(few): fewer than 3 people with that label in the split, too few to claim anything")
     if report.tubes:
         means = " · ".join(f"{at} {percent(v)}" for at, v in report.video_map.items())
@@ -216,10 +269,42 @@ def summary(report: Report) -> list[str]:
             lines.append(
                 f"{p.false_per_empty_keyframe:.3f} false people per empty keyframe ({p.empty_keyframes} of them)"
             )
+        lines += [_cut("served", p.served), _cut(f"at precision ≥ {PRECISION_FROM:g}", p.precise)]
+    if report.out_of_set is not None:
+        lines += _out_of_set(report.out_of_set)
     for what, r in (("person", report.person_reliability), ("action", report.action_reliability)):
         if r is not None and r.ece is not None:
             lines.append(f"{what} score: expected calibration error {r.ece:.3f}")
     return lines
+
+
+def _cut(at: str, cut: PersonCut) -> str:
+    """A cut in a line: who is found, of which height, posture and label."""
+    if cut.score is None:
+        return f"{at}: nobody is found, no score is that precise"
+    kinds = "".join(
+        f"; {what}: {', '.join(str(each) for each in found)}"
+        for what, found in (
+            (f"height at a short side of {HEIGHT_AT} px", cut.by_height),
+            ("posture", cut.by_posture),
+            ("label", cut.by_label),
+        )
+        if found
+    )
+    return f"{at} (score ≥ {cut.score:.2f}): found {cut.found} of {cut.people}, {percent(cut.recall)} %{kinds}"
+
+
+def _out_of_set(o: OutOfSet) -> list[str]:
+    """Who has a label that is known to be absent, in all and of the labels that were asked for."""
+    by_label = ", ".join(f"{each.of} {each.named} of {each.people}" for each in o.by_label if each.named)
+    lines = [f"out of set: {_named(o.any_label)} at score ≥ {o.score:g}{f'; {by_label}' if by_label else ''}"]
+    if o.among is not None:
+        lines.append(f"out of set, among {o.among.of}: {_named(o.among)}")
+    return lines
+
+
+def _named(n: NamedOf) -> str:
+    return f"{n.named} of {n.people} people found ({percent(n.share)} %) have a label that is known to be absent"
 
 
 def percent(share: float | None) -> str:
@@ -260,7 +345,44 @@ def _tubes(s: Score) -> Json:
 def _people(p: PersonScore | None) -> Json | None:
     if p is None:
         return None
-    return {f.name: getattr(p, f.name) for f in fields(p) if f.name not in ("curve", "verdict")}
+    plain = {f.name: getattr(p, f.name) for f in fields(p) if f.name not in ("curve", "verdict")}
+    return plain | {"served": cut_values(p.served), "precise": cut_values(p.precise)}
+
+
+def cut_values(cut: PersonCut) -> Json:
+    """A cut as plain values for JSON."""
+
+    def found(of: tuple[FoundOf, ...]) -> list[Json]:
+        return [asdict(each) for each in of]
+
+    return {
+        "score": cut.score,
+        "precision": cut.precision,
+        "recall": cut.recall,
+        "found": cut.found,
+        "people": cut.people,
+        "false_people": cut.false_people,
+        "by_height": found(cut.by_height),
+        "by_posture": found(cut.by_posture),
+        "by_label": found(cut.by_label),
+    }
+
+
+def out_of_set_values(o: OutOfSet | None) -> Json | None:
+    """The share out of set as plain values for JSON."""
+    if o is None:
+        return None
+
+    def plain(n: NamedOf) -> Json:
+        return asdict(n) | {"share": n.share}
+
+    return {
+        "score": o.score,
+        "people": o.people,
+        "any_label": plain(o.any_label),
+        "among": None if o.among is None else plain(o.among),
+        "by_label": [plain(n) for n in o.by_label],
+    }
 
 
 def bins(r: Reliability | None) -> Json | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from stmixer.model.labels import Label
-from stmixer.trainer.config.run import AvaSet, CustomSet, SetConfig, TubeSet
+from stmixer.trainer.config.run import AvaSet, CustomSet, PictureSet, SetConfig, TubeSet
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED
 from stmixer.trainer.evaluators.empty import EmptyReport, report_empty
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, FrameProtocol
+from stmixer.trainer.evaluators.frames import (
+    FRAMES_ALL,
+    FRAMES_CUSTOM,
+    FRAMES_CUSTOM_NEGATIVE,
+    PICTURES,
+    FrameProtocol,
+)
 from stmixer.trainer.evaluators.tables import Keyframes
 
 
@@ -22,6 +28,8 @@ def frame_protocol(chosen: SetConfig) -> FrameProtocol:
             return FRAMES_CUSTOM_NEGATIVE
         case CustomSet():
             return FRAMES_CUSTOM
+        case PictureSet():
+            return PICTURES
         case TubeSet() | AvaSet():
             return FRAMES_ALL
 
@@ -32,14 +40,18 @@ def report_sets(
     labels: Sequence[Label],
     *,
     notes: tuple[str, ...] = (),
+    with_actions: bool = True,
     with_tubes: bool = False,
+    among: Collection[str] = (),
     excluded: Keyframes | None = None,
 ) -> list[Report]:
     """One report per set with people, two for AVA where its exclusion list is given; labels in the logits' order.
 
     Args:
         notes: for the reports' heads.
-        with_tubes: video mAP too, which takes its time.
+        with_actions: what people do too, not only whether they are found.
+        with_tubes: video mAP too, which takes its time; not of sets that know labels one by one.
+        among: labels for which the share out of set is told by themselves too.
         excluded: AVA's list.
     """
     reports: list[Report] = []
@@ -48,15 +60,22 @@ def report_sets(
             continue
         given = tables(source, found.of(i), labels)
         subject = Subject(source.split.name, source.split.part, source.split.origin, notes)
-        if isinstance(source.config, AvaSet):
+        if isinstance(source.config, AvaSet) and with_actions:
             reports += _ava(subject, given, excluded)
             continue
         # tracks are what tubes are made of
-        tubes = with_tubes and bool((source.split.track >= 0).all())
-        protocol = frame_protocol(source.config)
+        people, protocol = ~source.split.crowd, frame_protocol(source.config)
+        tubes = with_tubes and given.absent is None and bool((source.split.track[people] >= 0).all())
         reports.append(
             report_frames(
-                subject, given.truth, given.actions, given.labels, protocol, people=given.people, with_tubes=tubes
+                *(subject, given.truth, given.actions, given.labels, protocol),
+                people=given.people,
+                empty=given.empty if protocol is PICTURES else None,
+                ignored=given.ignored,
+                absent=given.absent,
+                among=among,
+                with_actions=with_actions,
+                with_tubes=tubes,
             )
         )
     return reports
@@ -70,9 +89,8 @@ def report_empty_sets(
     for i, source in enumerate(sources):
         if source.empty:
             given = tables(source, found.of(i), ())
-            reports.append(
-                report_empty(source.split.name, source.split.part, given.keyframes, given.people, notes=notes)
-            )
+            name, part = source.split.name, source.split.part
+            reports.append(report_empty(name, part, given.keyframes, given.people, notes=notes, ignored=given.ignored))
     return reports
 
 
@@ -93,11 +111,15 @@ def main_figures(reports: Sequence[Report], empty_reports: Sequence[EmptyReport]
     values: dict[str, float] = {}
     for report in reports:
         name = report.subject.name
-        values.setdefault(f"{name}/frame_map", report.actions.mean_ap)
+        if report.mean_ap is not None:
+            values.setdefault(f"{name}/frame_map", report.mean_ap)
         if report.people is not None:
             values[f"{name}/person_ap"] = report.people.ap
             values[f"{name}/person_recall"] = report.people.recall
+            values[f"{name}/person_recall_when_precise"] = report.people.precise.recall
             values[f"{name}/false_people_per_keyframe"] = report.people.false_per_keyframe
+        if report.out_of_set is not None and report.out_of_set.any_label.share is not None:
+            values[f"{name}/named_out_of_set"] = report.out_of_set.any_label.share
     for empty in empty_reports:
         values[f"{empty.name}/false_people_per_keyframe"] = empty.false_per_keyframe
     return values

@@ -14,8 +14,9 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
+from stmixer.trainer.evaluators.ignore_areas import in_ignore_area
 from stmixer.trainer.evaluators.people import PERSON_THRESHOLD
-from stmixer.trainer.evaluators.tables import Keyframes, PersonDetections, keys
+from stmixer.trainer.evaluators.tables import IgnoreAreas, Keyframes, PersonDetections, keys
 
 SHOWN = 10
 
@@ -90,6 +91,7 @@ def report_empty(
     found: PersonDetections,
     *,
     notes: tuple[str, ...] = (),
+    ignored: IgnoreAreas | None = None,
     threshold: float = PERSON_THRESHOLD,
 ) -> EmptyReport:
     """Count people on empty pictures.
@@ -97,6 +99,7 @@ def report_empty(
     Args:
         keyframes: the pictures.
         found: people of any score on them; on other pictures they do not count.
+        ignored: areas to ignore; whoever is found in them does not count.
         threshold: person score from which somebody is reported, inclusive.
 
     Raises:
@@ -105,7 +108,7 @@ def report_empty(
     if not len(keyframes):
         raise ValueError(f"{name}, {split}: no empty keyframe to look at")
     empty_key, found_key = keys(keyframes, found)
-    found = found.take(np.isin(found_key, empty_key))
+    found = found.take(np.isin(found_key, empty_key) & ~in_ignore_area(found, ignored))
     (found_key,) = keys(found)
     reported = found.score >= threshold
     order = np.argsort(-found.score, kind="stable")

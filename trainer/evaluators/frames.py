@@ -14,6 +14,11 @@ Protocols:
   one it overlaps most and by at least the threshold.
 - ``frames-custom-negative``: the same, but an empty label is somebody who does none of the set's actions, and
   detections on them are wrong: the receiver in ``interaction``.
+- ``pictures``: every picture counts; a person with an empty label has an unknown action.
+
+Where a set says label by label what is **known to be absent** of a person, this replaces the rule of the empty label: a
+detection is wrong if the person whom it overlaps most is known not to do its label, ignored if that is unknown.
+Detections on nobody are wrong, unless they lie in an ignore area (`trainer.evaluators.ignore_areas`).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stmixer.trainer.evaluators.ignore_areas import in_ignore_area
 from stmixer.trainer.evaluators.overlap import assign, best_overlap, overlaps, ranks
 from stmixer.trainer.evaluators.precision import IGNORED, WRONG, Score, class_scores, trapezoid_area, verdicts
 from stmixer.trainer.evaluators.tables import (
@@ -30,6 +36,7 @@ from stmixer.trainer.evaluators.tables import (
     Detections,
     Floats,
     GroundTruth,
+    IgnoreAreas,
     Ints,
     Keyframes,
     Mask,
@@ -60,6 +67,7 @@ class FrameProtocol:
 FRAMES_ALL = FrameProtocol("frames-all", step=None, empty_is_negative=False)
 FRAMES_CUSTOM = FrameProtocol("frames-custom", step=KEYFRAME_STEP, empty_is_negative=False)
 FRAMES_CUSTOM_NEGATIVE = FrameProtocol("frames-custom-negative", step=KEYFRAME_STEP, empty_is_negative=True)
+PICTURES = FrameProtocol("pictures", step=None, empty_is_negative=False)
 
 
 def keyframes_of(truth: GroundTruth, step: int = KEYFRAME_STEP) -> Keyframes:
@@ -76,6 +84,8 @@ def evaluate_frames(
     protocol: FrameProtocol,
     *,
     threshold: float = 0.5,
+    absent: GroundTruth | None = None,
+    ignored: IgnoreAreas | None = None,
 ) -> Score:
     """Frame mAP.
 
@@ -84,6 +94,10 @@ def evaluate_frames(
         found: may hold other frames than keyframes; the protocol ignores them.
         labels: the labels that the set annotates. Leave others out of ``found``: the set says nothing about them.
         threshold: IoU from which a detection is right.
+        absent: where the set says it label by label, a row per person of ``truth`` and label that the person is known
+            not to do; every other label that is not in ``truth`` is then unknown.
+        ignored: areas to ignore. A detection that overlaps a true person by at least the threshold is about that
+            person and not about the area.
 
     Raises:
         ValueError: an empty split, different units, or a label outside the list.
@@ -91,22 +105,32 @@ def evaluate_frames(
     check_pair(truth, found)
     check_labels(truth, labels)
     check_labels(found, labels)
-    truth, counts = protocol_rows(truth, found, protocol)
+    truth, counts = protocol_rows(truth, found, protocol, ignored)
     truth_key, found_key = keys(truth, found)
     i, j, overlap = overlaps(found.boxes, truth.boxes, np.where(counts, found_key, -1), truth_key, truth.unit)
     same = found.label[i] == truth.label[j]
     taken = assign(i[same], j[same], overlap[same], ranks(found.score), threshold, best_only=False)
     verdict = verdicts(counts, taken)
-    if not protocol.empty_is_negative:
-        verdict[(verdict == WRONG) & on_unknown(i, overlap, truth.label[j], len(found), threshold)] = IGNORED
+    wrong = verdict == WRONG
+    best = best_overlap(i, overlap, np.ones(len(i), dtype=np.bool_), len(found))
+    if absent is not None:
+        known = np.maximum(best_overlap(i, overlap, same, len(found)), _overlap_with_absent(found, absent))
+        verdict[wrong & (best >= threshold) & (best > known)] = IGNORED
+    elif not protocol.empty_is_negative:
+        verdict[wrong & on_unknown(i, overlap, truth.label[j], len(found), threshold)] = IGNORED
+    verdict[wrong & (best < threshold) & in_ignore_area(found, ignored)] = IGNORED
     classes = class_scores(labels, truth, (found.label, found.score), verdict, trapezoid_area)
     return Score(protocol.name, threshold, classes, verdict)
 
 
 def protocol_rows(
-    truth: GroundTruth, found: Detections | PersonDetections | Tubes, protocol: FrameProtocol
+    truth: GroundTruth,
+    found: Detections | PersonDetections | Tubes,
+    protocol: FrameProtocol,
+    ignored: IgnoreAreas | None = None,
 ) -> tuple[GroundTruth, Mask]:
-    """The true rows on the protocol's pictures, and which detections lie on them.
+    """The true rows on the protocol's pictures, and which detections lie on them. A picture that has nothing but areas
+    to ignore is one of them.
 
     Raises:
         ValueError: no ground truth on any keyframe.
@@ -116,18 +140,32 @@ def protocol_rows(
     truth = truth.take(truth.frame % protocol.step == 0)
     if not len(truth):
         raise ValueError(f"the split is empty: no annotated frame is a multiple of {protocol.step}")
-    truth_key, found_key = keys(truth, found)
-    return truth, np.isin(found_key, truth_key)
+    if ignored is None:
+        truth_key, found_key = keys(truth, found)
+        return truth, np.isin(found_key, truth_key)
+    truth_key, found_key, ignored_key = keys(truth, found, on_pictures(ignored, protocol))
+    return truth, np.isin(found_key, np.concatenate([truth_key, ignored_key]))
+
+
+def on_pictures(areas: IgnoreAreas, protocol: FrameProtocol) -> IgnoreAreas:
+    """Those on the protocol's pictures."""
+    return areas if protocol.step is None else areas.take(areas.frame % protocol.step == 0)
 
 
 def action_outcomes(
-    truth: GroundTruth, found: Detections, protocol: FrameProtocol, *, threshold: float = 0.5
+    truth: GroundTruth,
+    found: Detections,
+    protocol: FrameProtocol,
+    *,
+    threshold: float = 0.5,
+    absent: GroundTruth | None = None,
 ) -> tuple[Mask, Mask]:
     """Whether an action was there, given that a person was: what an action score predicts.
 
     A detection counts if it overlaps somebody by at least the threshold on one of the protocol's pictures, and the one
-    it overlaps most has known actions (with ``empty_is_negative`` everybody has). The action was there if that person
-    has the detection's label. Two people of equal overlap are taken together.
+    it overlaps most has known actions (with ``empty_is_negative`` everybody has; with ``absent``, as in
+    `evaluate_frames`, a known answer for the detection's label). The action was there if that person has the
+    detection's label. Two people of equal overlap are taken together.
 
     Returns:
         ``counts`` and ``there``, (n,) bool per detection; ``there`` is meaningless where ``counts`` is not set.
@@ -142,9 +180,18 @@ def action_outcomes(
     there[i[nearest & (found.label[i] == truth.label[j])]] = True
     unknown[i[nearest & (truth.label[j] == UNKNOWN_ACTION)]] = True
     counts &= best >= threshold
-    if not protocol.empty_is_negative:
+    if absent is not None:
+        counts &= there | (_overlap_with_absent(found, absent) == best)
+    elif not protocol.empty_is_negative:
         counts &= ~unknown
     return counts, there
+
+
+def _overlap_with_absent(found: Detections, absent: GroundTruth) -> Floats:
+    """(n,) each detection's best overlap with somebody who is known not to do its label."""
+    found_key, absent_key = keys(found, absent)
+    i, j, overlap = overlaps(found.boxes, absent.boxes, found_key, absent_key, found.unit)
+    return best_overlap(i, overlap, found.label[i] == absent.label[j], len(found))
 
 
 def on_unknown(found: Ints, overlap: Floats, truth_label: Ints, rows: int, threshold: float) -> Mask:

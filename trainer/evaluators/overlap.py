@@ -16,9 +16,19 @@ def areas(boxes: Floats, unit: Unit) -> Floats:
 
 def iou(a: Floats, b: Floats, unit: Unit) -> Floats:
     """Intersection over union of rows: (n, 4) and (n, 4) xyxy → (n,) in 0–1; 0 where both are empty."""
-    shared = areas(np.hstack([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])]), unit)
+    shared = _shared(a, b, unit)
     union = areas(a, unit) + areas(b, unit) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def inside(a: Floats, b: Floats, unit: Unit) -> Floats:
+    """How much of each box of ``a`` lies in the same row of ``b``: (n, 4) and (n, 4) xyxy → (n,) share of its area."""
+    own = areas(a, unit)
+    return np.divide(_shared(a, b, unit), own, out=np.zeros_like(own), where=own > 0)
+
+
+def _shared(a: Floats, b: Floats, unit: Unit) -> Floats:
+    return areas(np.hstack([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])]), unit)
 
 
 def pairs(left: Ints, right: Ints) -> tuple[Ints, Ints]:

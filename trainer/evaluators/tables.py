@@ -32,6 +32,8 @@ Unit = Literal["normalised", "pixels"]
 
 UNKNOWN_ACTION = -1
 UNKNOWN_TRACK = -1
+HEIGHT_AT = 224
+"""Short side, px, at which heights of people are told."""
 _SLACK = 1e-6  # float32 boxes divided by the width may exceed 1 by a rounding
 
 
@@ -50,6 +52,9 @@ class _Table:
     def __post_init__(self) -> None:
         wanted: dict[str, type[np.generic]] = {"video": np.str_, "frame": np.int64, "label": np.int64}
         wanted |= {"track": np.int64, "tube": np.int64, "score": np.float64, "boxes": np.float64}
+        if isinstance(self, GroundTruth):
+            optional: dict[str, type[np.generic]] = {"height_px": np.float64, "posture": np.str_}
+            wanted |= {name: kind for name, kind in optional.items() if getattr(self, name) is not None}
         for field in fields(self):
             if field.name in wanted:
                 column = np.asarray(getattr(self, field.name))
@@ -63,7 +68,7 @@ class _Table:
                 raise ValueError(
                     f"{type(self).__name__}.{field.name} has shape {getattr(self, field.name).shape}, not {shape}"
                 )
-        if isinstance(self, GroundTruth | Detections | PersonDetections | Tubes):
+        if isinstance(self, GroundTruth | IgnoreAreas | Detections | PersonDetections | Tubes):
             _check_boxes(self)
         if isinstance(self, Detections | PersonDetections | Tubes):
             _check_scores(self, self.score)
@@ -95,11 +100,29 @@ class GroundTruth(_Table):
         label: (n,) int64 label id; −1 (``UNKNOWN_ACTION``) is a person whose action is not annotated.
         track: (n,) int64, the person's number within the video; −1 where unknown.
         unit: of ``boxes``.
+        height_px: (n,) float64, the person's height in px of the picture at a short side of ``HEIGHT_AT`` (of somebody
+            who lies, the longer side); NaN where unknown; None where it is not told.
+        posture: (n,) str; empty where unknown; None where the set says it of nobody.
     """
 
     boxes: Floats
     label: Ints
     track: Ints
+    unit: Unit = "normalised"
+    height_px: Floats | None = None
+    posture: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IgnoreAreas(_Table):
+    """Areas of pictures in which somebody may be whom nobody annotated, a row each: a crowd, a reflection.
+
+    Attributes:
+        boxes: (n, 4) float64 xyxy in ``unit``.
+        unit: of ``boxes``.
+    """
+
+    boxes: Floats
     unit: Unit = "normalised"
 
 
@@ -202,7 +225,7 @@ def _where(table: _Table, row: int) -> str:
     return f"{type(table).__name__} row {row} ({table.video[row]}, frame {table.frame[row]})"
 
 
-def _check_boxes(table: GroundTruth | Detections | PersonDetections | Tubes) -> None:
+def _check_boxes(table: GroundTruth | IgnoreAreas | Detections | PersonDetections | Tubes) -> None:
     boxes = table.boxes
     if table.unit not in ("normalised", "pixels"):
         raise ValueError(f"unit {table.unit!r} is neither 'normalised' nor 'pixels'")

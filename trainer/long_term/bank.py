@@ -33,7 +33,7 @@ from stmixer.trainer.data.check import check_split, frame_times
 from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.loader import make_loader
 from stmixer.trainer.data.plan import in_order
-from stmixer.trainer.data.records import FrameFolder, Split, Video
+from stmixer.trainer.data.records import FrameFolder, Picture, Split, Video
 from stmixer.trainer.data.sets import read_set
 from stmixer.trainer.errors import TrainError
 
@@ -269,7 +269,9 @@ def every_second(name: str, videos: Sequence[Video]) -> Split:
         starts=np.zeros(n + 1, dtype=np.int64),
         boxes_xyxy=np.zeros((0, 4)),
         actions=np.zeros((0, 0), dtype=np.bool_),
-        known=np.zeros(0, dtype=np.bool_),
+        annotated=np.zeros((0, 0), dtype=np.bool_),
+        crowd=np.zeros(0, dtype=np.bool_),
+        posture=np.zeros(0, dtype=np.int64),
         track=np.zeros(0, dtype=np.int64),
     )
 
@@ -279,6 +281,8 @@ def _end_us(name: str, video: Video) -> int:
     match video.source:
         case FrameFolder() as folder:
             return folder.time_us(folder.count - 1)
+        case Picture():
+            return 0
         case source:
             if source.duration_us is not None:
                 return source.duration_us

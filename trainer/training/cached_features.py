@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.clip import padded_size
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.detector import Detector
@@ -38,7 +37,7 @@ from stmixer.trainer.errors import TrainError, writing
 log = logging.getLogger("stmixer.train")
 
 _SHAPING: dict[str, Any] = {
-    **dict.fromkeys(("model", "variant", "sets", "labels", "split", "augment", "seed"), True),
+    **dict.fromkeys(("model", "variant", "sets", "labels", "exclusive", "split", "augment", "seed"), True),
     "cached_features": {"samples"},
 }
 """What of a configuration the maps depend on. Not their number: more are made beside those that are there."""
@@ -47,12 +46,11 @@ _SHAPING: dict[str, Any] = {
 def feature_folder(root: Path, config: RunConfig, detector: Detector) -> FeatureFolder:
     """The folder of a run's maps, made or not."""
     assert config.cached_features is not None
-    assert isinstance(detector.backbone, FrameBackbone)
     sizes, within = config.augment.short_sides, config.augment.within
     assert sizes is not None
     assert within is not None
     canvas_wh = padded_size(round(sizes[0] * within), sizes[0], detector.config.preprocess)
-    return FeatureFolder(root, config.cached_features.segments, canvas_wh, detector.backbone.channels)
+    return FeatureFolder(root, config.cached_features.segments, canvas_wh, detector.config.backbone.map_channels)
 
 
 def make_features(
@@ -78,7 +76,14 @@ def make_features(
 def _what_made(path: Path) -> dict[str, Any]:
     """What a folder's maps were made of, as ``made.json`` says."""
     of: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return of | {"config": current_keys(of["config"])}
+    written = current_keys(of["config"])
+    needed = {"run_dir": ".", "frozen": ["backbone."], "cached_features": written["cached_features"] | {"segments": 1}}
+    try:
+        # keys that an earlier version did not know are at their defaults
+        config = RunConfig.model_validate(written | needed)
+    except ValueError:
+        return of
+    return of | {"config": config.model_dump(mode="json", include=_SHAPING)}
 
 
 def wait_for_features(folder: FeatureFolder) -> None:

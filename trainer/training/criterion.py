@@ -1,7 +1,8 @@
 """Losses per stage (paper §3.5; docs/detector.md, Training).
 
 Beyond the paper: labels that a set does not annotate are left out of the action loss, whose mean is then over what is
-annotated; with everything annotated it is the published one.
+annotated; with everything annotated it is the published one. A query that answers for nobody and lies inside an area to
+ignore is not taught to be background.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from torch import Tensor
 
 from stmixer.model.decoder import PERSON, DecoderOutput, StageOutput
 from stmixer.trainer.data.targets import Target
-from stmixer.trainer.training.giou import generalised_iou
 from stmixer.trainer.training.matcher import Match, Matcher
+from stmixer.trainer.training.overlap import generalised_iou, share_inside
 
 BACKGROUND_WEIGHT = 0.1
 """Weight of the background in the human cross entropy; a person has 1."""
+
+INSIDE = 0.5
+"""Share of its own area from which a box lies inside an area to ignore."""
 
 Normaliser = Literal["rank", "global"]
 TERMS = ("loss_ce", "loss_bbox", "loss_giou", "loss_bce")
@@ -95,7 +99,8 @@ class Criterion:
         """
         matches = self.matcher(output.stages, targets, sizes_wh)
         merged = _Merged.of(targets)
-        sums = [_stage_sums(s, m, merged, sizes_wh) for s, m in zip(output.stages, matches, strict=True)]
+        ignored = _padded_areas(targets)
+        sums = [_stage_sums(s, m, merged, ignored, sizes_wh) for s, m in zip(output.stages, matches, strict=True)]
         boxes, human, action = self._divisors([match.wanted for match in matches], sums)
         terms: dict[str, Tensor] = {}
         for i, stage in enumerate(sums):
@@ -110,9 +115,11 @@ class Criterion:
         human = torch.stack([s.human_weight for s in sums])
         action = torch.stack([s.action_entries for s in sums])
         total, world = _sum_over_ranks(torch.stack((human.new_tensor(boxes), human, action)))
+        # all of the weight may be gone where everything is ignored; one query has at least this much
+        least = BACKGROUND_WEIGHT
         if self.normaliser == "rank":
-            return (total[0] / world).clamp(min=1), human, action.clamp(min=1)
-        return total[0].clamp(min=1) / world, total[1] / world, total[2].clamp(min=1) / world
+            return (total[0] / world).clamp(min=1), human.clamp(min=least), action.clamp(min=1)
+        return total[0].clamp(min=1) / world, total[1].clamp(min=least) / world, total[2].clamp(min=1) / world
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +143,24 @@ class _Merged:
         )
 
 
-def _stage_sums(stage: StageOutput, match: Match, people: _Merged, sizes_wh: Tensor) -> _Sums:
+def _padded_areas(targets: Sequence[Target]) -> Tensor | None:
+    """(B, M, 4) areas to ignore, px, filled up with boxes of no area; None where no clip has any."""
+    if not any(len(target.ignore_xyxy_px) for target in targets):
+        return None
+    return torch.nn.utils.rnn.pad_sequence([target.ignore_xyxy_px for target in targets], batch_first=True).float()
+
+
+def _stage_sums(stage: StageOutput, match: Match, people: _Merged, ignored: Tensor | None, sizes_wh: Tensor) -> _Sums:
     # float32 throughout, whatever autocast gave: sums over hundreds of queries and classes
     rows = people.starts[match.clips] + match.people
     logits = stage.human_logits.float()
     classes = torch.full(logits.shape[:2], 1 - PERSON, device=logits.device)
     classes[match.clips, match.queries] = PERSON
-    weight = torch.full_like(logits[..., 0], BACKGROUND_WEIGHT).masked_fill(classes == PERSON, 1.0)
+    weight = torch.full_like(logits[..., 0], BACKGROUND_WEIGHT)
+    if ignored is not None:
+        inside = share_inside(stage.boxes_xyxy_px.detach().float(), ignored).amax(-1) >= INSIDE
+        weight = weight.masked_fill(inside, 0.0)
+    weight = weight.masked_fill(classes == PERSON, 1.0)
     human = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
 
     found, wanted = stage.boxes_xyxy_px.float()[match.clips, match.queries], people.boxes_xyxy_px[rows]

@@ -24,6 +24,7 @@ from stmixer.trainer.data.cached_features import FeatureClips
 from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.loader import TrainLoader, make_loader
 from stmixer.trainer.data.plan import Plan, in_order
+from stmixer.trainer.data.records import Split
 from stmixer.trainer.data.sets import RunData, label_list, load_data
 from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
@@ -218,10 +219,16 @@ def summary(config: RunConfig, data: RunData, plan: Plan, module: TrainingModule
     lines = [f"{config.model}, {trained:,} parameters to train, {len(module.frozen_parameters())} tensors frozen"]
     for source in (*data.train, *data.val):
         split = source.split
-        people = f"{len(split.known)} people, {int((~split.known).sum())} of unknown action"
-        lines.append(f"{split.name} {split.part}: {len(split.videos)} videos, {len(split)} keyframes, {people}")
+        lines.append(f"{split.name} {split.part}: {len(split.videos)} videos, {len(split)} keyframes, {_people(split)}")
     untaught = [label for i, label in enumerate(data.labels) if not any(s.actions[:, i].any() for s in data.train)]
     if untaught:
         lines.append(f"labels without a training box: {', '.join(untaught)}")
     lines.append(f"{config.epochs} epochs of {len(plan)} steps of {config.batch_size} clips")
     return lines
+
+
+def _people(split: Split) -> str:
+    people = ~split.crowd
+    unknown = people & ~split.annotated.any(1)
+    areas = f", {int(split.crowd.sum())} areas to ignore" if split.crowd.any() else ""
+    return f"{int(people.sum())} people, {int(unknown.sum())} of unknown action{areas}"

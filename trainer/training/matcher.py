@@ -13,7 +13,7 @@ from torch import Tensor
 from stmixer.model.decoder import PERSON, StageOutput
 from stmixer.trainer.data.targets import Target
 from stmixer.trainer.errors import DivergedError
-from stmixer.trainer.training.giou import generalised_iou
+from stmixer.trainer.training.overlap import generalised_iou
 
 
 @dataclass(frozen=True, slots=True)

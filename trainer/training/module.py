@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -17,6 +17,7 @@ from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
 from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.labels import Label
+from stmixer.model.person_head import Cells
 from stmixer.model.postprocess import PostProcess
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig
@@ -29,6 +30,7 @@ from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import main_figures, report_empty_sets, report_sets
 from stmixer.trainer.long_term.windows import Windows, detect
 from stmixer.trainer.training.criterion import Criterion, LossWeights
+from stmixer.trainer.training.dense_loss import DenseLoss
 from stmixer.trainer.training.matcher import Matcher
 from stmixer.trainer.training.optimiser import (
     freeze,
@@ -78,6 +80,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.detector = detector
         self.criterion = build_criterion(config)
+        self.dense_loss = DenseLoss()
         self.reports: list[Report] = []
         self._config = config
         self._steps_per_epoch = steps_per_epoch
@@ -114,32 +117,59 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch | FeatureBatch, batch_idx: int) -> Tensor:
         """The total loss of a batch."""
+        cells: Cells | None = None
         if isinstance(batch, FeatureBatch):
             sizes_wh = batch.sizes_wh
-            output = self._rest([m.float().flatten(0, 1) for m in batch.maps], sizes_wh)
+            maps: Sequence[Tensor] = [m.float().flatten(0, 1) for m in batch.maps]
+            cells = self._cells(maps, len(sizes_wh))
+            output = self._rest(maps, cells, sizes_wh)
         else:
             clip, sizes_wh = network_input(batch.frames, self.detector.config.preprocess)
-            output = detect(self._detect, self._windows[0], batch.draws, clip, sizes_wh)
+            run: Callable[..., DecoderOutput] = self.detector
+            if self.detector.config.backbone.per_frame:
+                maps = self._maps(clip)
+                cells = self._cells(maps, len(sizes_wh))
+                run = self._after_backbone(maps, cells)
+            output = detect(run, self._windows[0], batch.draws, clip, sizes_wh)
         losses = self.criterion(output, batch.targets, sizes_wh)
-        logged = _over_ranks({"loss": losses.total} | losses.terms)
+        total, terms = losses.total, losses.terms
+        if cells is not None and self._config.loss.dense > 0:
+            dense = self.dense_loss(cells, batch.targets)
+            total, terms = total + self._config.loss.dense * dense.total, terms | dense.terms
+        logged = _over_ranks({"loss": total} | terms)
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.draws))
         self.log("lr", self.optimizers().param_groups[0]["lr"], prog_bar=True)  # type: ignore[union-attr]
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch.draws))
-        return losses.total
+        return total
 
-    def _detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
-        """The detector's forward; a frame backbone that is frozen whole runs with its norms folded, as in serving."""
+    def _maps(self, clip: Tensor) -> Sequence[Tensor]:
+        """What a frame backbone gives, (B T, C_k, H / s, W / s); frozen whole, with its norms folded, as in serving."""
         if not self._frozen_backbone:
-            return cast(DecoderOutput, self.detector(clip, sizes_wh, *bank))
+            return cast(Sequence[Tensor], self.detector.backbone(frames_of(clip)))
         if not self._folded:
             self._folded.append(prepared(self.detector, pack=False).backbone)
         with torch.no_grad():
-            maps = self._folded[0](frames_of(clip))
-        return self._rest(maps, sizes_wh, *bank)
+            return cast(Sequence[Tensor], self._folded[0](frames_of(clip)))
 
-    def _rest(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
-        """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips."""
-        levels = self.detector.project(maps)
+    def _cells(self, maps: Sequence[Tensor], clips: int) -> Cells | None:
+        """What the dense person head says of every clip's keyframe, where the detector has one."""
+        head = self.detector.person_head
+        if head is None:
+            return None
+        of_clips = clips_of(maps, clips)
+        return cast(Cells, head([of_clip[:, of_clip.shape[1] // 2] for of_clip in of_clips]))
+
+    def _after_backbone(self, maps: Sequence[Tensor], cells: Cells | None) -> Callable[..., DecoderOutput]:
+        """As the detector's forward, of the clip whose maps and keyframe's cells these are."""
+
+        def run(clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+            return self._rest(maps, cells, sizes_wh, *bank)
+
+        return run
+
+    def _rest(self, maps: Sequence[Tensor], cells: Cells | None, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+        """What comes after the backbone, of the maps (B T, C_k, H / s, W / s) of B clips, ``cells`` of keyframes."""
+        levels = self.detector.project(maps, cells)
         return self.detector.clip_stage(clips_of(levels, len(sizes_wh)), sizes_wh, *bank)
 
     def on_validation_epoch_start(self) -> None:
@@ -169,7 +199,9 @@ class TrainingModule(L.LightningModule):
         """AdamW and a rate that is set at every step."""
         options = self._config.optimiser
         rate = learning_rate(options, self._config.batch_size)
-        groups = parameter_groups(self.detector, options.weight_decay, rate, rate * options.backbone_factor)
+        of_head = options.backbone_factor if options.person_head_factor is None else options.person_head_factor
+        rates = (rate, rate * options.backbone_factor, rate * of_head)
+        groups = parameter_groups(self.detector, options.weight_decay, *rates)
         optimiser = torch.optim.AdamW(groups, lr=rate, betas=options.betas)
         schedule, epochs = self._config.schedule, self._config.epochs
         course = LambdaLR(optimiser, lambda step: rate_factor(step / self._steps_per_epoch, schedule, epochs))

@@ -40,7 +40,7 @@ def keep_norms_still(backbone: nn.Module) -> None:
 
 
 def parameter_groups(
-    detector: Detector, weight_decay: float, rate: float, backbone_rate: float
+    detector: Detector, weight_decay: float, rate: float, backbone_rate: float, person_head_rate: float
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate, with and without weight decay.
 
@@ -56,11 +56,11 @@ def parameter_groups(
     }
     if transformer:
         still |= {id(parameter) for parameter in detector.backbone.parameters() if parameter.dim() == 1}
-    backbone = {id(parameter) for parameter in detector.backbone.parameters()}
+    rates = {"backbone": backbone_rate, "person_head": person_head_rate}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(rate, weight_decay): []}
-    for parameter in detector.parameters():
+    for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            its_rate = backbone_rate if id(parameter) in backbone else rate
+            its_rate = rates.get(name.split(".")[0], rate)
             groups.setdefault((its_rate, 0.0 if id(parameter) in still else weight_decay), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 

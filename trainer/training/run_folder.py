@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -68,11 +69,19 @@ class RunFolder:
     def _same_run(self, config: RunConfig) -> None:
         if not self.checkpoint.exists():
             raise TrainError(f"run folder {self.root} holds no last.ckpt to go on from")
-        before = current_keys(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        before = self._begun_with()
         now = config.model_dump(mode="json")
         changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
         if changed:
             raise TrainError(f"{self.config}: the run began with other values of {', '.join(changed)}")
+
+    def _begun_with(self) -> dict[str, Any]:
+        """The run's configuration as it was written; keys that an earlier version did not know at their defaults."""
+        written = current_keys(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        try:
+            return RunConfig.model_validate(written).model_dump(mode="json")
+        except ValueError:
+            return written
 
 
 def versions() -> dict[str, str]:

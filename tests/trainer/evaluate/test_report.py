@@ -76,6 +76,66 @@ def test_figures(scene: Scene, tmp_path: Path) -> None:
     assert out["action_reliability"]["observed"][2] is None
 
 
+def test_people_at_both_cuts(scene: Scene) -> None:
+    people = scene.report().as_dict()["people"]
+    by_label = [{"kind": "walk <slow>", "found": 4, "people": 4}, {"kind": "fall", "found": 4, "people": 4}]
+    cut = {
+        "precision": 1.0,
+        "recall": 1.0,
+        "found": 8,
+        "people": 8,
+        "false_people": 0,
+        "by_height": [],
+        "by_posture": [],
+    }
+    assert isinstance(people, dict)
+    assert people["served"] == {"score": 0.6, "by_label": by_label, **cut}
+    assert people["precise"] == {"score": 0.7, "by_label": by_label, **cut}
+
+
+def test_people_alone(scene: Scene, tmp_path: Path) -> None:
+    report = scene.report(with_actions=False)
+    assert (report.mean_ap, report.classes, report.tubes, report.protocol) == (None, (), (), "frames-custom")
+    out = report.as_dict()
+    assert (out["mean_ap"], out["out_of_set"], out["action_reliability"]) == (None, None, None)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(report)
+    assert "people alone" in (text := console.export_text())
+    assert "found 8 of 8" in text
+    write_page(tmp_path / "page.html", report)
+    assert "<h1>home &amp; co val: person AP 100.0 %</h1>" in (tmp_path / "page.html").read_text()
+
+
+def test_a_set_whose_labels_nobody_has_is_of_people_alone(scene: Scene) -> None:
+    subject = Subject("x", "val", "true")
+    report = report_frames(
+        *(subject, scene.truth, scene.found.take(np.array([], dtype=np.int64)), {7: "jump"}, FRAMES_CUSTOM),
+        people=scene.people,
+    )
+    assert report.actions is None
+    assert report.people is not None
+
+
+def test_out_of_set_in_all_forms(scene: Scene, truth_of: Truth, boxes: Boxes) -> None:
+    absent = truth_of([("v.mp4", f, boxes[0], 1, 0) for f in (0, 5, 10, 15)])
+    report = scene.report(absent=absent, among=("fall",), with_tubes=False)
+    out = report.as_dict()["out_of_set"]
+    one = {"named": 1, "people": 4, "share": 0.25}
+    assert out == {
+        "score": 0.5,
+        "people": 4,
+        "any_label": {"of": "any label", **one},
+        "among": {"of": "fall", **one},
+        "by_label": [{"of": "fall", **one}],
+    }
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(report)
+    text = console.export_text()
+    assert "1 of 4 people found (25.0 %) have a label that is known to be absent at score ≥ 0.5; fall 1 of 4" in text
+    assert "out of set, among fall: 1 of 4" in text
+    assert "<td>fall</td><td>1</td><td>4</td><td>25.0</td>" in page(report)
+
+
 def test_a_picture_without_detections_is_a_missed_one(truth_of: Truth, found_of: Found, boxes: Boxes) -> None:
     a, _, _ = boxes
     truth = truth_of([("v", f, a, 0, 0) for f in range(0, 31)])

@@ -36,19 +36,26 @@ def refine_cxcyzr(boxes_cxcyzr: Tensor, deltas: Tensor) -> Tensor:
 
 def pairwise_iof(boxes_xyxy_px: Tensor) -> Tensor:
     """(B, N, 4) corners -> (B, N, N): overlap of row and column over the area of the row's box."""
-    overlap, area = _pairwise_overlap(boxes_xyxy_px)
+    top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
+    bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    area = (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)
     return overlap / area.unsqueeze(-1)
 
 
 def pairwise_iou(boxes_xyxy_px: Tensor) -> Tensor:
-    """(B, N, 4) corners -> (B, N, N): intersection over union of row and column, 0..1."""
-    overlap, area = _pairwise_overlap(boxes_xyxy_px)
+    """(B, N, 4) corners -> (B, N, N): intersection over union of row and column, 0..1.
+
+    Side by side, not with x and y in a last dimension of two, which costs runtimes five times as much.
+    """
+    x1, y1, x2, y2 = boxes_xyxy_px.unbind(-1)
+    overlap = _pairwise_overlap(x1, x2) * _pairwise_overlap(y1, y2)
+    area = (x2 - x1) * (y2 - y1)
     return overlap / (area.unsqueeze(-1) + area.unsqueeze(-2) - overlap)
 
 
-def _pairwise_overlap(boxes_xyxy_px: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, 4) corners -> (B, N, N) common areas and (B, N) areas, px squared."""
-    top_left = torch.maximum(boxes_xyxy_px[:, :, None, :2], boxes_xyxy_px[:, None, :, :2])
-    bottom_right = torch.minimum(boxes_xyxy_px[:, :, None, 2:], boxes_xyxy_px[:, None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    return overlap, (boxes_xyxy_px[..., 2:] - boxes_xyxy_px[..., :2]).prod(-1)
+def _pairwise_overlap(starts: Tensor, ends: Tensor) -> Tensor:
+    """(B, N) intervals -> (B, N, N): length of what row and column have in common."""
+    first = torch.maximum(starts.unsqueeze(-1), starts.unsqueeze(-2))
+    last = torch.minimum(ends.unsqueeze(-1), ends.unsqueeze(-2))
+    return (last - first).clamp(min=0)

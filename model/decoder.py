@@ -26,12 +26,9 @@ class Decoder(nn.Module):
     best cells, best first.
     """
 
-    def __init__(
-        self, config: DecoderConfig, long_term: LongTermConfig | None = None, *, by_frame: bool = False
-    ) -> None:
+    def __init__(self, config: DecoderConfig, long_term: LongTermConfig | None = None) -> None:
         super().__init__()
         self.config = config
-        self._by_frame = by_frame
         # which cell comes first says nothing that its logit does not: all cells share the first row
         rows = config.queries - config.cells + bool(config.cells)
         self.spatial_queries = nn.Parameter(torch.empty(rows, config.dim))
@@ -66,7 +63,7 @@ class Decoder(nn.Module):
         spatial = starting_queries(self.spatial_queries, batch)
         temporal = starting_queries(self.temporal_queries, batch)
         boxes = whole_frames(sizes_wh, spatial.shape[1])
-        sampler = make_sampler(self.config, space, strides, by_frame=self._by_frame)
+        sampler = make_sampler(self.config, space, strides)
         if self.cell_content is not None:
             assert starts is not None
             boxes, spatial, temporal = self._with_cells(sampler, starts, boxes, spatial, temporal)

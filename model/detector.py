@@ -77,7 +77,7 @@ class Detector(nn.Module):
         ``cells``: what ``person_head`` says of these frames, where that is known already, or of the clips' keyframes
         alone, one a clip: all that ``clip_stage`` reads of the starts.
         """
-        space = tuple(x.squeeze(2) for x in self.feature_space([x.unsqueeze(2) for x in maps]))
+        space: tuple[Tensor, ...] = self.feature_space(maps)
         if self.person_head is None:
             return space
         starts = best_cells(self.person_head(maps) if cells is None else cells, self.config.decoder.cells)
@@ -140,7 +140,7 @@ def build_decoder(config: DetectorConfig) -> Decoder | OneStreamDecoder | Keyfra
     if config.feature_space == "keyframe_res5":
         return KeyframeDecoder(config.decoder)
     if config.decoder.mixing in ("dual", "fixed"):
-        return Decoder(config.decoder, config.long_term, by_frame=config.backbone.per_frame)
+        return Decoder(config.decoder, config.long_term)
     return OneStreamDecoder(config.decoder)
 
 

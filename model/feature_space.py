@@ -33,7 +33,10 @@ def build_feature_space(config: DetectorConfig) -> nn.Module:
 
 
 class LateralFeatureSpace(nn.Module):
-    """A 1 x 1 x 1 convolution with bias per level: (B, C_k, T, H_k, W_k) -> (B, D, T, H_k, W_k)."""
+    """A 1 x 1 x 1 convolution with bias per level: (B, C_k, T, H_k, W_k) -> (B, D, T, H_k, W_k).
+
+    Of frames by themselves (F, C_k, H_k, W_k) -> (F, D, H_k, W_k).
+    """
 
     def __init__(self, map_channels: Sequence[int], dim: int) -> None:
         super().__init__()

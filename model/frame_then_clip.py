@@ -85,12 +85,13 @@ def by_cell(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(x.permute(1, 2, 0).contiguous() for x in maps)
 
 
-def gather(clips: Sequence[Sequence[Sequence[Tensor]]]) -> list[Tensor]:
+def gather(clips: Sequence[Sequence[Sequence[Tensor]]], *, cells: bool = True) -> list[Tensor]:
     """The clip stage's maps out of kept ones.
 
-    ``clips`` holds, for each of B clips and each of its T frames, the maps (h, w, D) that ``by_cell`` gave.
+    ``clips`` holds, for each of B clips and each of its T frames, the maps (h, w, D) that ``by_cell`` gave;
+    without ``cells``, maps (D, h, w) as they are.
     Returns as many maps (B, T, D, h, w), each a view of (B, T, h, w, D).
     """
     frames = [frame for clip in clips for frame in clip]
     stacked = clips_of((torch.stack(level) for level in zip(*frames, strict=True)), len(clips))
-    return [x.permute(0, 1, 4, 2, 3) for x in stacked]
+    return [x.permute(0, 1, 4, 2, 3) for x in stacked] if cells else stacked

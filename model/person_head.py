@@ -26,6 +26,9 @@ PERSON_PRIOR = 0.01
 _MAX_LOG_SIZE = 8.0
 """ln of a box's side in cells is kept within this on both sides: 95,000 px at stride 32, so that nothing overflows."""
 
+_MAX_LOGIT = 40.0
+"""Its exponential and the square of that are still float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -108,8 +111,9 @@ class PersonHead(nn.Module):
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:
-    """The logit of sigmoid(a) sigmoid(b): 1 / p - 1 is e^-a + e^-b + e^(-a - b)."""
-    return -torch.logsumexp(torch.stack((-a, -b, -a - b)), 0)
+    """The logit of sigmoid(a) sigmoid(b): 1 / p - 1 is e^-a + e^-b + e^(-a - b). Each counts within ``_MAX_LOGIT``."""
+    of_a, of_b = ((-logit.clamp(-_MAX_LOGIT, _MAX_LOGIT)).exp() for logit in (a, b))
+    return -torch.log(of_a + of_b + of_a * of_b)
 
 
 def _corners(height: int, width: int, like: Tensor) -> Tensor:

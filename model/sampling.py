@@ -2,8 +2,7 @@
 
 ``sample`` is the paper's equation, one value per point, frame and channel. The decoder wants only two means of it, over
 frames for spatial mixing and over points for temporal mixing, and a ``Sampler`` gives it just those: ``GridSampler``
-from ``sample`` itself, on accelerators and in exported graphs (``ByFrameSampler`` where frames are computed one by one);
-``BagSampler`` on a CPU, eight times as fast there.
+from ``sample`` itself, on accelerators and in exported graphs; ``BagSampler`` on a CPU, eight times as fast there.
 """
 
 from __future__ import annotations
@@ -139,20 +138,13 @@ def sample(space: Sequence[Tensor], points_xyz: Tensor, strides: Sequence[int]) 
     out: Tensor | None = None
     for level, (x, stride) in enumerate(zip(space, strides, strict=True)):
         height, width = x.shape[-2:]
-        grid = _grid(points, width * stride, height * stride)
+        # by plain numbers, not by a tensor of them, which an exported graph would keep for every size
+        grid = 2 * torch.stack((points[..., 0] / (width * stride), points[..., 1] / (height * stride)), -1) - 1
         # time rides along as channels: one read per point serves all frames
         values = F.grid_sample(x.reshape(b * g, dim // g * frames, height, width), grid, align_corners=False)
         out = values * weights[level] if out is None else torch.addcmul(out, values, weights[level])
     assert out is not None
     return out.view(b, g, dim // g, frames, n, p)
-
-
-def _grid(points_xyz: Tensor, width_px: int, height_px: int) -> Tensor:
-    """(..., 3) points -> (..., 2) x and y as ``grid_sample`` wants them, of a map that spans so many px.
-
-    By plain numbers, not by a tensor of them, which an exported graph would keep for every size.
-    """
-    return 2 * torch.stack((points_xyz[..., 0] / width_px, points_xyz[..., 1] / height_px), -1) - 1
 
 
 class Sampler(Protocol):
@@ -163,19 +155,14 @@ class Sampler(Protocol):
         ...
 
 
-def make_sampler(
-    config: DecoderConfig, space: Sequence[Tensor], strides: Sequence[int], *, by_frame: bool = False
-) -> Sampler:
-    """The sampler for a decoder and the device that the maps (B, D, T, H_k, W_k) are on.
-
-    ``by_frame``: in memory they lie frame by frame, (B, T, D, H_k, W_k), as where each frame is computed by itself.
-    """
+def make_sampler(config: DecoderConfig, space: Sequence[Tensor], strides: Sequence[int]) -> Sampler:
+    """The sampler for a decoder and the device that the maps (B, D, T, H_k, W_k) are on."""
     if config.sampling == "moving" or config.mixing == "coupled":
         # a mean over frames or points is not enough where points differ between frames, or all are mixed at once
         return WholeSampler(space, strides)
     if space[0].device.type == "cpu" and not torch.compiler.is_exporting():
         return BagSampler(space, strides, config.groups)
-    return ByFrameSampler(space, strides) if by_frame else GridSampler(space, strides)
+    return GridSampler(space, strides)
 
 
 class GridSampler:
@@ -189,30 +176,6 @@ class GridSampler:
     def __call__(self, points_xyz: Tensor) -> tuple[Tensor, Tensor]:
         sampled = sample(self._space, points_xyz, self._strides)  # B, G, D/G, T, N, P
         return sampled.mean(3).permute(0, 3, 1, 4, 2), sampled.mean(5).permute(0, 4, 1, 3, 2)
-
-
-class ByFrameSampler:
-    """The same means of maps that lie frame by frame in memory: each frame is read where it lies, none is moved."""
-
-    def __init__(self, space: Sequence[Tensor], strides: Sequence[int]) -> None:
-        self._frames = [x.transpose(1, 2).contiguous() for x in space]
-        self._strides = strides
-
-    def __call__(self, points_xyz: Tensor) -> tuple[Tensor, Tensor]:
-        b, n, g, p, _ = points_xyz.shape
-        t, dim = self._frames[0].shape[1:3]
-        points = points_xyz.transpose(1, 2)
-        weights = level_weights(points[..., 2], len(self._frames))[:, :, None, :, None]  # levels, B, 1, G, 1, N, P
-        out: Tensor | None = None
-        for level, (x, stride) in enumerate(zip(self._frames, self._strides, strict=True)):
-            height, width = x.shape[-2:]
-            grid = _grid(points, width * stride, height * stride).unsqueeze(1).expand(b, t, g, n, p, 2)
-            maps = x.reshape(b * t * g, dim // g, height, width)
-            values = F.grid_sample(maps, grid.reshape(b * t * g, n, p, 2), align_corners=False)
-            values = values.view(b, t, g, dim // g, n, p)
-            out = values * weights[level] if out is None else torch.addcmul(out, values, weights[level])
-        assert out is not None
-        return out.mean(1).permute(0, 3, 1, 4, 2), out.mean(5).permute(0, 4, 2, 1, 3)
 
 
 class WholeSampler:

@@ -14,7 +14,13 @@ class FactorisedConv3d(nn.Conv3d):
     """A Conv3d with zero padding and a kernel (1, k, k) or (k, 1, 1); parameters and result are Conv3d's own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, C_out, T', H', W'), channels last in memory if x is."""
+        """(B, C, T, H, W) -> (B, C_out, T', H', W'), channels last in memory if x is.
+
+        Frames by themselves, (F, C, H, W) -> (F, C_out, H', W'), where the kernel is 1 in time.
+        """
+        if x.dim() == 4:
+            assert self.kernel_size[0] == 1
+            return F.conv2d(x, self.weight.squeeze(2), self.bias, self.stride[1:], self._pads[1:])
         if self.kernel_size[0] == 1 and self.stride[0] == 1:
             return self._each_frame(x)
         if self.kernel_size[1:] == (1, 1) and self.stride[1:] == (1, 1):

@@ -24,10 +24,14 @@ class FrameKey:
 
 
 class FeatureRing:
-    """Features by frame; after ``trim`` at most ``per_stream`` frames of each stream, those used last."""
+    """Features by frame; after ``trim`` at most ``per_stream`` frames of each stream, those used last.
 
-    def __init__(self, per_stream: int) -> None:
-        self._per_stream = per_stream
+    ``cells``: kept cell by cell, as torch's samplers read them; ONNX graphs want maps as they are, and laying out a
+    window's anew would cost them as much as a new frame.
+    """
+
+    def __init__(self, per_stream: int, *, cells: bool = True) -> None:
+        self._per_stream, self._cells = per_stream, cells
         self._streams: dict[int, OrderedDict[int, tuple[Tensor, ...]]] = {}
 
     def __contains__(self, key: FrameKey) -> bool:
@@ -38,13 +42,15 @@ class FeatureRing:
 
     def keep(self, key: FrameKey, maps: Sequence[Tensor]) -> None:
         """Take what the frame stage gave for one frame: maps (D, h, w)."""
-        self._streams.setdefault(key.stream, OrderedDict())[key.generation] = by_cell(maps)
+        kept = by_cell(maps) if self._cells else tuple(x.clone() for x in maps)
+        self._streams.setdefault(key.stream, OrderedDict())[key.generation] = kept
 
     def windows(self, windows: Sequence[Sequence[FrameKey]]) -> list[Tensor]:
         """The maps (B, T, D, h, w) of B windows of T frames that are all here, in their order."""
         for key in (key for window in windows for key in window):
             self._streams[key.stream].move_to_end(key.generation)
-        return gather([[self._streams[key.stream][key.generation] for key in window] for window in windows])
+        clips = [[self._streams[key.stream][key.generation] for key in window] for window in windows]
+        return gather(clips, cells=self._cells)
 
     def trim(self) -> None:
         """Forget what was used longest ago. Between batches: one batch may hold many windows of a stream."""

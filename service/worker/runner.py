@@ -126,7 +126,7 @@ class Runner:
         # a window, and as many frames again as a slow keyframe's successors may have brought
         self._features: FeatureRing | None = None
         if keep_features and config.backbone.per_frame:
-            self._features = FeatureRing(config.clip.frames + 4)
+            self._features = FeatureRing(config.clip.frames + 4, cells=runtime.name != "onnx")
 
     @property
     def card(self) -> ModelCard:

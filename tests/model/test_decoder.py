@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from stmixer.model.box_tensors import box_sizes, cxcyzr_to_xyxy, pairwise_iof, refine_cxcyzr, whole_frame_cxcyzr
 from stmixer.model.detector import Detector, build
 from stmixer.model.mixing import AdaptiveMixing
-from stmixer.model.sampling import (
-    BagSampler,
-    ByFrameSampler,
-    GridSampler,
-    PointGenerator,
-    level_weights,
-    make_sampler,
-    sample,
-)
+from stmixer.model.sampling import BagSampler, GridSampler, PointGenerator, level_weights, make_sampler, sample
 from stmixer.model.stage import SelfAttention, box_position_encoding
 from stmixer.model.zoo import variant
 
@@ -83,7 +75,7 @@ def test_both_samplers_are_the_means_of_sample(memory_format: torch.memory_forma
     expected = sampled.mean(3).permute(0, 3, 1, 4, 2), sampled.mean(5).permute(0, 4, 1, 3, 2)
     wanted = torch.autograd.grad(expected[0].sin().sum() + expected[1].cos().sum(), [points, *space])
     maps = [x.to(memory_format=memory_format) for x in space]
-    for sampler in (BagSampler(maps, STRIDES, 2), GridSampler(maps, STRIDES), ByFrameSampler(maps, STRIDES)):
+    for sampler in (BagSampler(maps, STRIDES, 2), GridSampler(maps, STRIDES)):
         over_time, over_points = sampler(points)
         torch.testing.assert_close((over_time, over_points), expected, atol=1e-12, rtol=0)
         gradients = torch.autograd.grad(over_time.sin().sum() + over_points.cos().sum(), [points, *space])
@@ -95,7 +87,6 @@ def test_the_sampler_of_the_device() -> None:
     config = replace(TINY.decoder, groups=2)
     assert isinstance(make_sampler(config, maps, STRIDES), BagSampler)
     assert isinstance(make_sampler(config, [x.to("meta") for x in maps], STRIDES), GridSampler)
-    assert isinstance(make_sampler(config, [x.to("meta") for x in maps], STRIDES, by_frame=True), ByFrameSampler)
 
 
 def test_points_that_are_no_number_read_no_strange_memory() -> None:

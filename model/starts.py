@@ -18,10 +18,10 @@ NUMBERS = 5
 MAX_LOGIT = 12.0
 """A start's logit is kept within this on both sides."""
 ABSENT_LOGIT = -20.0
-"""The logit of a place for which the frame had no cell; its box means nothing."""
+"""The logit of a place for which the frame had no cell; its box is four zeros and means nothing."""
 SAME_PERSON_IOU = 0.7
 """From which overlap on the weaker of two cells stands for the same person."""
-_CANDIDATES = 8
+_CANDIDATES = 6
 """Cells looked at for each that is taken: about as many as a clear person fills."""
 _NO_CELL = -1e4
 
@@ -48,8 +48,11 @@ def best_cells(cells: Cells, count: int) -> Tensor:
     # of each pair, row i and column j, the better one is i < j
     overlap = pairwise_iou(cxcyzr_to_xyxy(boxes)).triu(1).amax(1)
     logits, places = logits.masked_fill(overlap > SAME_PERSON_IOU, _NO_CELL).topk(count, dim=1)
-    kept = logits.clamp(-MAX_LOGIT, MAX_LOGIT).masked_fill(logits <= _NO_CELL, ABSENT_LOGIT)
-    return torch.cat((_rows(boxes, places), kept.unsqueeze(-1)), -1).transpose(1, 2).unsqueeze(-1)
+    absent = logits <= _NO_CELL
+    kept = logits.clamp(-MAX_LOGIT, MAX_LOGIT).masked_fill(absent, ABSENT_LOGIT)
+    # which of the cells that are none comes first differs between runtimes
+    boxes = _rows(boxes, places).masked_fill(absent.unsqueeze(-1), 0.0)
+    return torch.cat((boxes, kept.unsqueeze(-1)), -1).transpose(1, 2).unsqueeze(-1)
 
 
 def keyframe_starts(starts: Tensor, whole_cxcyzr: Tensor) -> tuple[Tensor, Tensor]:

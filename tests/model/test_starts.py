@@ -107,8 +107,11 @@ def test_what_is_taken_never_overlaps(fill) -> None:
 
 
 def test_fewer_cells_than_places() -> None:
-    starts = best_cells(cells_of([1.0, 30.0], cxcyzr((0, 0, 20, 40), (50, 0, 70, 40))), 4)
+    # the third is a duplicate, whose box must not stay behind either
+    boxes = cxcyzr((0, 0, 20, 40), (50, 0, 70, 40), (51, 0, 71, 40))
+    starts = best_cells(cells_of([1.0, 30.0, 2.0], boxes), 4)
     assert starts[0, 4, :, 0].tolist() == [MAX_LOGIT, 1.0, ABSENT_LOGIT, ABSENT_LOGIT]
+    assert not starts[0, :4, 2:].any()
     whole = whole_frame_cxcyzr(torch.tensor([[96.0, 64.0]]))
     boxes, logits = keyframe_starts(starts.unsqueeze(1), whole)
     assert torch.equal(boxes[0, 2:], whole.expand(2, 4))

@@ -23,7 +23,7 @@ from stmixer.trainer.evaluate.page import page
 from stmixer.trainer.evaluate.pictures import PERSON_LABEL, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
 from stmixer.trainer.evaluate.report import Report
-from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_sets
+from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_empty_sets, report_sets
 
 LABELS = ("lie", "sit", "squat")
 PICTURES = """image,x1,y1,x2,y2,posture,crowd
@@ -39,13 +39,13 @@ fall.mp4,5,0.1,0.2,0.3,0.4,none,1
 """
 
 
-def pictures(root: Path, **config: object) -> ClipSource:
+def pictures(root: Path, boxes: str = PICTURES, **config: object) -> ClipSource:
     """Three pictures of 96 by 48 px: two people and an area, somebody who lies, and nobody."""
     (root / "images").mkdir(parents=True)
     for name in ("street", "room", "empty"):
         cv2.imwrite(str(root / "images" / f"{name}.png"), np.zeros((48, 96, 3), np.uint8))
     (root / "images.csv").write_text("image,split\nstreet.png,val\nroom.png,val\nempty.png,val\n")
-    (root / "boxes.csv").write_text(PICTURES)
+    (root / "boxes.csv").write_text(boxes)
     chosen = PictureSet(kind="pictures", name="stills", **config)  # type: ignore[arg-type]
     return ClipSource.of(chosen, read_pictures(chosen, root, "val", LABELS), LABELS)
 
@@ -214,3 +214,40 @@ def test_crowd_rows_are_no_people(tmp_path: Path) -> None:
     assert np.isnan(given.truth.height_px).all(), "nobody has told the pictures' sizes"
     bare = replace(source, split=replace(source.split, posture=np.zeros_like(source.split.posture)))
     assert tables(bare, [], labels()).truth.posture is None
+
+
+AREA_ON_ALL = "image,x1,y1,x2,y2,posture,crowd\nstreet.png,0.5,0.0,1.0,1.0,unknown,1\n"
+NOBODY = "image,x1,y1,x2,y2,posture,crowd\n"
+
+
+@pytest.mark.parametrize(("boxes", "false_people"), [(AREA_ON_ALL, 1), (NOBODY, 2)])
+def test_pictures_that_happen_to_show_nobody(tmp_path: Path, boxes: str, false_people: int) -> None:
+    source = pictures(tmp_path, boxes, postures={"lie": "lie"})
+    street, room = (keyframe_of(source, f"{name}.png") for name in ("street", "room"))
+    scores = {street: [0.1] * int(np.diff(source.split.starts)[street])}
+    # in the right half of one picture, where the area is, and on another
+    predictions = found(source, scores, {street: [(0.6, 0.1, 0.8, 0.9)], room: [(0.1, 0.1, 0.4, 0.9)]})
+    assert report_sets([source], predictions, labels()) == []
+    (report,) = report_empty_sets([source], predictions, labels(), notes=("a note",))
+    assert (report.name, report.split, report.notes) == ("stills", "val", ("a note",))
+    assert (report.keyframes, report.false_people) == (3, false_people)
+    assert main_figures([], [report]) == {"stills/false_people_per_keyframe": false_people / 3}
+
+
+def test_clips_whose_keyframes_hold_areas_alone(tmp_path: Path) -> None:
+    rows = "walk.mp4,5,0.5,0,1,1,,1,1\nwalk.mp4,6,0.1,0.2,0.3,0.4,lie,1,0\nfall.mp4,0,0.5,0,1,1,,1,1\n"
+    boxes = f"video,frame,x1,y1,x2,y2,label,track,crowd\n{rows}"
+    custom_set(tmp_path, boxes, {"walk.mp4": "train", "fall.mp4": "train"})
+    chosen = CustomSet(kind="custom", name="mine")
+    # training keyframes too: of the two at 5 and 0 the protocol counts, of that at 6 it does not
+    source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
+    extra = [(0.6, 0.1, 0.8, 0.9), (0.1, 0.1, 0.4, 0.9)]
+    predictions = found(source, dict.fromkeys(range(3), [0.1]), dict.fromkeys(range(3), extra))
+    assert report_sets([source], predictions, labels()) == []
+    (report,) = report_empty_sets([source], predictions, labels())
+    assert (report.keyframes, report.false_people) == (2, 2)
+    somebody = boxes + "fall.mp4,0,0.1,0.2,0.3,0.4,lie,2,0\n"
+    custom_set(tmp_path, somebody, {"walk.mp4": "train", "fall.mp4": "train"})
+    source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
+    assert len(report_sets([source], Predictions(), labels())) == 1
+    assert report_empty_sets([source], Predictions(), labels()) == []

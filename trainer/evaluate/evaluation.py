@@ -117,7 +117,7 @@ class Evaluation:
             )
             self._write(out, card, source, alone, of_set)
             done.reports.extend(of_set)
-            done.empty_reports.extend(report_empty_sets([source], alone, notes=notes))
+            done.empty_reports.extend(report_empty_sets([source], alone, card.labels, notes=notes))
         for empty in done.empty_reports:
             empty.write_json(out / f"{empty.name}.json")
         write_overview(out / "summary.json", done.reports, done.empty_reports)

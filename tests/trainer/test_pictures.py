@@ -76,6 +76,28 @@ def test_labels_of_pictures(tmp_path: Path) -> None:
     assert split.annotated.astype(int).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
 
 
+def test_a_label_that_came_from_a_posture_says_nothing_of_other_labels(tmp_path: Path) -> None:
+    boxes = (
+        "image,x1,y1,x2,y2,posture,label\n"
+        "street.png,0.0,0,0.5,0.5,lie,\nstreet.png,0.1,0,0.5,0.5,stand,lie\nstreet.png,0.2,0,0.5,0.5,unknown,fall\n"
+    )
+    split = read(picture_set(tmp_path, boxes=boxes), postures={"lie": "lie"})
+    assert split.labels == ("lie", "fall")
+    assert split.actions.astype(int).tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert split.annotated.astype(int).tolist() == [[1, 0], [1, 1], [1, 1]], "who lies may have fallen"
+
+
+def test_one_row_of_a_person_says_the_posture(tmp_path: Path) -> None:
+    boxes = (
+        "image,x1,y1,x2,y2,posture,label\n"
+        "street.png,0.1,0.2,0.3,0.8,,wave\nstreet.png,0.1,0.2,0.3,0.8,lie,fall\nstreet.png,0.5,0.2,0.7,0.8,sit,\n"
+    )
+    split = read(picture_set(tmp_path, boxes=boxes), postures={"lie": "lie"})
+    assert np.diff(split.starts).tolist() == [2, 0, 0], "two people, not three"
+    assert [POSTURES[p] for p in split.posture] == ["lie", "sit"]
+    assert split.actions.astype(int).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("images", "boxes", "message"),
     [
@@ -88,6 +110,16 @@ def test_labels_of_pictures(tmp_path: Path) -> None:
             r"boxes\.csv:5: image 'hall\.png' is not in images\.csv",
         ),
         (IMAGES, PICTURE_BOXES.replace("crouch", "hover"), r"boxes\.csv:6: posture 'hover' is none of"),
+        (
+            IMAGES,
+            PICTURE_BOXES + "room.png,0.1,0.5,0.6,0.8,stand,0,true\n",
+            r"boxes\.csv:8: the same box has two postures, lie and stand",
+        ),
+        (
+            IMAGES,
+            PICTURE_BOXES + "street.png,0.1,0.2,0.3,0.8,stand,1,true\n",
+            r"boxes\.csv:8: the same box is a person in one row and an area to ignore",
+        ),
         (IMAGES, PICTURE_BOXES.replace("0.6,0.0,1.0", "0.6,0.0,1.5"), r"boxes\.csv:4: box .* lies outside 0–1"),
         (IMAGES, PICTURE_BOXES.replace("stand,1", "stand,yes"), r"boxes\.csv:4: crowd 'yes' is neither 0 nor 1"),
     ],

@@ -23,7 +23,18 @@ import numpy as np
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.beside_boxes import LookedLabel, read_ignored, read_looked, read_negatives
 from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, yes
-from stmixer.trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
+from stmixer.trainer.data.records import (
+    UNKNOWN,
+    Origin,
+    Part,
+    Rows,
+    Split,
+    Video,
+    VideoFile,
+    box_faults,
+    build_split,
+    disagreements,
+)
 from stmixer.trainer.errors import TrainError
 
 EVALUATION_STEP = 5
@@ -208,8 +219,8 @@ def _rows(
         crowd.append(area)
         lines.append(line)
     rows = Rows.of(video, frame, boxes, label, track, crowd)
-    faults += [f"{path}:{lines[row]}: {fault}" for row, fault in box_faults(np.asarray(rows.boxes_xyxy))]
-    return rows, faults
+    wrong = box_faults(rows.boxes_xyxy) + disagreements(rows)
+    return rows, faults + [f"{path}:{lines[row]}: {fault}" for row, fault in wrong]
 
 
 def _looked_rows(

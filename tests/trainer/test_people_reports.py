@@ -102,12 +102,12 @@ def test_a_set_of_pictures(tmp_path: Path) -> None:
     assert (people.people, people.keyframes, people.empty_keyframes) == (3, 3, 1)
     assert (people.false_per_keyframe, people.false_per_empty_keyframe) == (pytest.approx(1 / 3), 1.0)
     assert (people.served.found, people.served.false_people) == (1, 1)
-    # 224 px high: half of it is 112, a quarter 56
+    # 224 px high: half of it is 112, a quarter 56; 448 wide: who lies is 224 long
     assert [(f.kind, f.found, f.people) for f in people.served.by_height] == [
         ("under 16 px", 0, 0),
         ("16 to 32 px", 0, 0),
-        ("32 to 64 px", 0, 2),
-        ("over 64 px", 1, 1),
+        ("32 to 64 px", 0, 1),
+        ("over 64 px", 1, 2),
         ("32 px and over", 1, 3),
     ]
     assert [(f.kind, f.found, f.people) for f in people.served.by_posture] == [("lie", 0, 1), ("stand", 1, 1)]

@@ -22,7 +22,7 @@ from stmixer.trainer.evaluate.overview import overview, overview_table, write_ov
 from stmixer.trainer.evaluate.page import page
 from stmixer.trainer.evaluate.pictures import PERSON_LABEL, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
-from stmixer.trainer.evaluate.report import Report
+from stmixer.trainer.evaluate.report import Report, summary
 from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_empty_sets, report_sets
 
 LABELS = ("lie", "sit", "squat")
@@ -65,15 +65,17 @@ def found(
     scores: dict[int, list[float]],
     more: dict[int, list[tuple[float, ...]]] | None = None,
     does: float = 0.9,
+    does_from: float = 0.6,
 ) -> Predictions:
-    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels said."""
+    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels said, from
+    a person score on."""
     predictions = Predictions()
     for keyframe in range(len(source.split)):
         rows = np.flatnonzero(source.split.person_keyframes == keyframe)
         boxes = [*source.split.boxes_xyxy[rows], *(more or {}).get(keyframe, [])]
         boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         person = np.array(scores.get(keyframe, []) + [0.95] * len((more or {}).get(keyframe, [])), dtype=np.float32)
-        kept = person >= 0.6
+        kept = person >= does_from
         actions = np.full((int(kept.sum()), len(LABELS)), does, dtype=np.float32)
         predictions.rows[0, keyframe] = KeyframePredictions(
             Draw(0, keyframe, (0,)), boxes[kept], actions, boxes, person, (320, 160)
@@ -184,6 +186,24 @@ def test_a_set_with_negatives(tmp_path: Path) -> None:
     (silent,) = report_sets([source], found(source, {walk: [0.9, 0.8], fall: [0.7]}, does=0.4), labels())
     assert silent.out_of_set is not None
     assert silent.out_of_set.any_label.share == 0
+
+
+def test_who_is_too_unsure_to_have_actions_is_not_found_out_of_set(tmp_path: Path) -> None:
+    source = negatives(tmp_path)
+    walk, fall = (keyframe_of(source, f"{name}.mp4") for name in ("walk", "fall"))
+    predictions = found(source, {walk: [0.9, 0.65], fall: [0.75]}, does_from=0.7)
+    (report,) = report_sets([source], predictions, labels(), score_threshold=0.7)
+    out = report.out_of_set
+    assert out is not None
+    assert (out.any_label.named, out.any_label.people, out.people, out.person_score) == (2, 2, 3, 0.7)
+    assert any("person score ≥ 0.7" in line for line in summary(report))
+    assert "found with a score of 0.7" in page(report)
+    (usual,) = report_sets([source], predictions, labels(), score_threshold=0.3)
+    assert report.people is not None
+    assert usual.people is not None
+    assert usual.people.served == report.people.served, "who is found at all is told at the served score"
+    assert usual.out_of_set is not None
+    assert (usual.out_of_set.person_score, usual.out_of_set.any_label.people) == (0.6, 3)
 
 
 def test_the_overview_has_it(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ class Evaluation:
                 with_actions=not self.mode.turned,
                 with_tubes=True,
                 among=self.config.evaluate.out_of_set_labels,
+                score_threshold=self.config.evaluate.score_threshold,
                 excluded=excluded,
             )
             self._write(out, card, source, alone, of_set)

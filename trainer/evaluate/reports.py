@@ -45,6 +45,7 @@ def report_sets(
     with_actions: bool = True,
     with_tubes: bool = False,
     among: Collection[str] = (),
+    score_threshold: float = 0.0,
     excluded: Keyframes | None = None,
 ) -> list[Report]:
     """One report per set with people, two for AVA where its exclusion list is given; labels in the logits' order.
@@ -56,6 +57,7 @@ def report_sets(
         with_actions: what people do too, not only whether they are found.
         with_tubes: video mAP too, which takes its time; not of sets that know labels one by one.
         among: labels for which the share out of set is told by themselves too.
+        score_threshold: person score from which ``found`` says what people do.
         excluded: AVA's list.
     """
     reports: list[Report] = []
@@ -78,6 +80,7 @@ def report_sets(
                 ignored=given.ignored,
                 absent=given.absent,
                 among=among,
+                actions_from=score_threshold,
                 with_actions=with_actions,
                 with_tubes=tubes,
             )

@@ -18,6 +18,7 @@ from stmixer.model.labels import Label
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection, PictureSet
+from stmixer.trainer.data.check import check_split
 from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.pictures import read_pictures
 from stmixer.trainer.data.plan import Draw
@@ -143,6 +144,21 @@ def test_pictures_that_are_not_there_are_said_before_training(tmp_path: Path) ->
         load_data(run_config(tmp_path, sets=sets), ("train",))
     assert len(raised.value.lines) == 2
     assert all("is missing or no picture" in line for line in raised.value.lines)
+
+
+def test_a_thorough_check_finds_pictures_that_are_cut_off(tmp_path: Path) -> None:
+    picture_set(tmp_path, IMAGES.replace("room.png", "room.jpg"), PICTURE_BOXES.replace("room.png", "room.jpg"))
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images" / "room.jpg"
+    cv2.imwrite(str(path), rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    split = read(tmp_path)
+    check_split(split, "full")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    check_split(split, "quick")
+    with pytest.raises(TrainError, match=r"room\.jpg is cut off or broken") as raised:
+        check_split(split, "full")
+    assert len(raised.value.lines) == 1
 
 
 def test_a_clip_of_a_picture_is_that_picture_all_along(tmp_path: Path) -> None:

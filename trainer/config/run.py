@@ -359,7 +359,8 @@ class RunConfig(Section):
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     """Small frames of short videos that each of them keeps."""
     check: Literal["quick", "full"] = "quick"
-    """At the start: open every video and count its frames, or decode it from end to end."""
+    """At the start: open every video and count its frames, or decode it from end to end. ``full`` also finds pictures
+    that are cut off."""
     checkpoint_every: Count = 500
     """Steps between the checkpoints from which a run can go on in mid-epoch."""
     log_every: Count = 10

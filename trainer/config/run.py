@@ -231,8 +231,8 @@ class AugmentSection(Section):
     """Somebody of another clip, cut out by their box and turned by 60° to 120°, lies where there is room; of unknown
     actions."""
     camera: Share = 0.0
-    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Of stills, which
-    have no window, nothing changes."""
+    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Clips of
+    pictures too are moved over; where ``stills`` leaves no window, nothing changes."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -67,8 +67,8 @@ def found(
     does: float = 0.9,
     does_from: float = 0.6,
 ) -> Predictions:
-    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels said, from
-    a person score on."""
+    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels
+    said, from a person score on."""
     predictions = Predictions()
     for keyframe in range(len(source.split)):
         rows = np.flatnonzero(source.split.person_keyframes == keyframe)
@@ -262,7 +262,7 @@ def test_clips_whose_keyframes_hold_areas_alone(tmp_path: Path) -> None:
     # training keyframes too: of the two at 5 and 0 the protocol counts, of that at 6 it does not
     source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
     extra = [(0.6, 0.1, 0.8, 0.9), (0.1, 0.1, 0.4, 0.9)]
-    predictions = found(source, dict.fromkeys(range(3), [0.1]), dict.fromkeys(range(3), extra))
+    predictions = found(source, {k: [0.1] for k in range(3)}, dict.fromkeys(range(3), extra))
     assert report_sets([source], predictions, labels()) == []
     (report,) = report_empty_sets([source], predictions, labels())
     assert (report.keyframes, report.false_people) == (2, 2)

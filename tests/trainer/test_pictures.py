@@ -133,6 +133,9 @@ def test_faults_are_named_by_file_and_row(tmp_path: Path, images: str, boxes: st
 def test_a_posture_that_nobody_can_have_is_refused() -> None:
     with pytest.raises(TrainError, match="postures"):
         parse_config({"run_dir": ".", "sets": [{"kind": "pictures", "postures": {"hover": "fly"}}]})
+    for nothing in ("", " ", "none"):
+        with pytest.raises(TrainError, match=f"postures: '{nothing}' is no label; leave out sit"):
+            parse_config({"run_dir": ".", "sets": [{"kind": "pictures", "postures": {"lie": "lie", "sit": nothing}}]})
 
 
 def test_pictures_that_are_not_there_are_said_before_training(tmp_path: Path) -> None:

@@ -169,8 +169,8 @@ def _check_picture(path: Path, thoroughness: Thoroughness) -> None:
 
 
 def _check_whole(path: Path) -> None:
-    """Raises MediaError for a picture that is cut off, which OpenCV fills up in silence. Of formats that Pillow does not
-    read, and of pictures too large for it, OpenCV is believed."""
+    """Raises MediaError for a picture that is cut off, which OpenCV fills up in silence. Of formats that Pillow does
+    not read, and of pictures too large for it, OpenCV is believed."""
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -210,7 +210,8 @@ def build_split(
     """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
 
     Rows of one (video, frame, box, track) are one person, of whom all labels are annotated if any is given, or if
-    ``unlabelled_is_negative``, and whose posture is that of any row that knows it. ``empty_keyframes`` adds (video, frame) pairs at which nobody may be annotated.
+    ``unlabelled_is_negative``, and whose posture is that of any row that knows it. ``empty_keyframes`` adds (video,
+    frame) pairs at which nobody may be annotated.
     """
     extra = np.asarray(empty_keyframes, dtype=np.int64).reshape(-1, 2)
     pairs = np.concatenate((np.stack((rows.video, rows.frame), 1), extra))

@@ -179,8 +179,8 @@ def report_frames(
     """Evaluate JHMDB, UCF101-24, a custom set or pictures; the arguments are those of the single evaluators.
 
     Args:
-        actions_from: person score from which people have rows in ``found``. Who is out of set is found from the higher of
-            it and ``person_threshold``.
+        actions_from: person score from which people have rows in ``found``. Who is out of set is found from the
+            higher of it and ``person_threshold``.
         with_actions: evaluate actions where a label has a box in the split; else people alone.
         with_tubes: link and evaluate tubes too; needs tracks in the ground truth. They know no areas to ignore.
         linking: None for the defaults.

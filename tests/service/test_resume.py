@@ -16,13 +16,20 @@ from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, Message, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, stream
 
-TTL_S = 4.0
+TTL_S, FOREVER_S = 4.0, 600.0
 CAMERA: dict[str, Any] = {"keyframe_hz": 4, "score_threshold": 1, "lookahead_ms": 0}
 
 
 @pytest.fixture(scope="module")
 def patient(tiny_weights: Path) -> Iterator[Server]:
     with running_server(weights=tiny_weights, resume_ttl_s=TTL_S) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def forgiving(tiny_weights: Path) -> Iterator[Server]:
+    """Waits longer than any test does."""
+    with running_server(weights=tiny_weights, resume_ttl_s=FOREVER_S) as server:
         yield server
 
 
@@ -130,14 +137,12 @@ def test_a_stream_waits_no_longer_than_it_said(patient: Server) -> None:
 
 
 @pytest.mark.parametrize("farewell", [1000, 1001])
-def test_a_client_that_says_goodbye_is_not_waited_for(patient: Server, farewell: int) -> None:
-    before = reconnects(patient)
-    with stream(patient, **CAMERA) as client:
+def test_a_client_that_says_goodbye_is_not_waited_for(forgiving: Server, farewell: int) -> None:
+    with stream(forgiving, **CAMERA) as client:
         client.first("ready")
         client.picture(jpeg(0))
         client.socket.close(farewell)
-    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
-    assert reconnects(patient) == before  # a stream that was waited for in vain has expired
+    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == 0, FOREVER_S / 10)
 
 
 def test_what_is_resumed_keeps_its_terms(patient: Server) -> None:

@@ -35,15 +35,14 @@ class Cells:
     """What the head says of every cell of F frames, level by level, row by row.
 
     ``logits`` (F, cells): sigmoid gives the score, objectness x person probability. ``boxes_cxcyzr`` and
-    ``boxes_xyxy_px`` (F, cells, 4), not cut to the frame. ``centres_xy_px`` (cells, 2) and ``strides`` (cells,), px, of
-    the cells themselves. All float32.
+    ``boxes_xyxy_px`` (F, cells, 4), not cut to the frame. ``centres_xy_px`` (cells, 2) of the cells themselves. All
+    float32.
     """
 
     logits: Tensor
     boxes_cxcyzr: Tensor
     boxes_xyxy_px: Tensor
     centres_xy_px: Tensor
-    strides: Tensor
 
 
 class PersonHeadLevel(nn.Module):
@@ -106,7 +105,6 @@ class PersonHead(nn.Module):
             boxes,
             cxcyzr_to_xyxy(boxes),
             (corner + 0.5) * px.unsqueeze(-1),
-            px,
         )
 
 

@@ -33,7 +33,6 @@ def cells_of(logits: list[float], boxes_cxcyzr: Tensor) -> Cells:
         boxes_cxcyzr[None],
         cxcyzr_to_xyxy(boxes_cxcyzr)[None],
         torch.zeros(n, 2),
-        torch.full((n,), 8.0),
     )
 
 
@@ -57,7 +56,6 @@ def test_cells_lie_level_by_level_and_row_by_row() -> None:
     cells = head(maps)
     assert cells.logits.shape == (2, 8 * 12 + 4 * 6 + 2 * 3)
     assert cells.boxes_cxcyzr.shape == cells.boxes_xyxy_px.shape == (2, 126, 4)
-    assert cells.strides.tolist() == [8.0] * 96 + [16.0] * 24 + [32.0] * 6
     assert cells.centres_xy_px[[0, 1, 12, 96, 97, 125]].tolist() == [
         [4, 4],
         [12, 4],

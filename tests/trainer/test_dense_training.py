@@ -96,3 +96,5 @@ def test_a_model_without_a_head_has_no_loss_for_it(tmp_path: Path) -> None:
     for changes in ({"model": "rt_lite0"}, {"variant": {"cells": 0}}):
         with pytest.raises(TrainError, match=r"loss\.dense: no query of rt_\w+ starts at a cell"):
             configured(tmp_path, loss={"dense": 1.0}, **changes)
+        with pytest.raises(TrainError, match=r"optimiser\.person_head_factor: no query of rt_\w+ starts at a cell"):
+            configured(tmp_path, optimiser={"person_head_factor": 0.5}, **changes)

@@ -294,7 +294,7 @@ def test_false_people_are_counted_apart(tmp_path: Path) -> None:
         found.rows[0, keyframe] = KeyframePredictions(
             Draw(0, keyframe, (0,)), boxes[:0], np.zeros((0, 1), np.float32), boxes, person
         )
-    (report,) = report_empty_sets([source], found)
+    (report,) = report_empty_sets([source], found, ())
     assert (report.keyframes, report.false_people, report.keyframes_with_people) == (3, 3, 2)
     assert report.false_per_keyframe == 1.0
     assert [(p.video, p.frame) for p in report.surest] == [("a.mp4", 15), ("a.mp4", 45), ("b.mp4", 2)]

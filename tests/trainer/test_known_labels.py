@@ -31,7 +31,7 @@ fall.mp4,5,0.1,0.2,0.3,0.4,wave,1,0
 fall.mp4,6,0.0,0.0,0.5,0.5,,,1
 """
 NEGATIVES = """source,labels
-street:walking,squat; fall ;lie
+street:walking,squat; fall ;run; hover
 """
 LOOKED = """video,track,label
 walk.mp4,1,walk
@@ -66,16 +66,16 @@ def known(split: Split, row: int) -> dict[str, bool]:
 
 def test_what_is_absent_is_known_and_all_else_is_not(tmp_path: Path) -> None:
     split = read(written(tmp_path))
-    assert split.labels == ("fall", "lie", "squat"), "those of both tables that the run has"
+    assert split.labels == ("fall", "lie", "run", "squat"), "those of both tables that the run has"
     assert split.crowd.tolist() == [True, False, False, False, False, True]
     assert known(split, 0) == {}, "an area to ignore does nothing and lacks nothing"
-    assert known(split, 1) == {"fall": False, "lie": False, "squat": False}
-    assert known(split, 2) == {"fall": False, "lie": True, "squat": False}, "who has a label does not lack it"
+    assert known(split, 1) == {"fall": False, "run": False, "squat": False}
+    assert known(split, 2) == {"fall": False, "lie": True, "run": False, "squat": False}, "of others lie is unknown"
     assert known(split, 4) == {}, "a label that the run has not, in a source of which nothing is absent"
 
 
 def test_without_a_list_all_labels_are_read_but_none(tmp_path: Path) -> None:
-    assert read(written(tmp_path), None).labels == ("fall", "lie", "squat", "wave")
+    assert read(written(tmp_path), None).labels == ("fall", "hover", "lie", "run", "squat", "wave")
     assert read(written(tmp_path), annotates=("lie", "run")).labels == ("lie", "run")
 
 
@@ -96,12 +96,31 @@ def test_labels_by_looking_are_taken_where_the_run_wants_them(tmp_path: Path) ->
         ({"by_looking": LOOKED.replace("1", "7")}, r"by_looking\.csv:2: boxes\.csv has no track 7 of walk\.mp4"),
         ({"by_looking": LOOKED.replace("1", "x")}, r"by_looking\.csv:2: invalid literal"),
         ({"boxes": BOXES.replace(",1,0\nwalk.mp4,5", ",1,2\nwalk.mp4,5").replace("1,0\n", "1,2\n")}, "neither 0 nor 1"),
+        ({"boxes": BOXES + "walk.mp4,0,0.5,0.2,0.7,0.4,,2,1\n"}, r"boxes\.csv:8: the same box is a person in one row"),
         ({"boxes": BOXES.replace("0.5,,,1\nw", "0.5,lie,,1\nw")}, r"boxes\.csv:4: an area to ignore \(crowd 1\)"),
     ],
 )
 def test_faults_are_named_by_file_and_row(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         read(written(tmp_path, **files), by_looking=True)
+
+
+def test_what_is_absent_is_not_there(tmp_path: Path) -> None:
+    again = "walk.mp4,5,0.5,0.2,0.7,0.4,lie,2,0\nfall.mp4,10,0.1,0.2,0.3,0.4,fall,1,0\n"
+    absent = "source,labels\nstreet:walking,lie;squat;walk\nroom:falling,fall;wave\n"
+    root = written(tmp_path, boxes=BOXES + again, negatives=absent)
+    for part in ("train", "val"):
+        with pytest.raises(TrainError) as raised:
+            read_custom(CustomSet(kind="custom", by_looking=True), root, part, LABELS)  # type: ignore[arg-type]
+        assert [line.partition("negatives.csv: ")[2] for line in raised.value.lines] == [
+            "'lie' is absent from source 'street:walking', but boxes.csv:3 says it of walk.mp4",
+            "'fall' is absent from source 'room:falling', but boxes.csv:9 says it of fall.mp4",
+            "'walk' is absent from source 'street:walking', but by_looking.csv:2 says it of walk.mp4",
+        ], "wave is no label of the run"
+    with pytest.raises(TrainError) as raised:
+        read(root, exclude=("walk.mp4",))
+    assert len(raised.value.lines) == 1
+    assert read(root, annotates=("squat", "walk")).labels == ("squat", "walk"), "nobody looked"
 
 
 def test_a_set_without_negatives_still_refuses_labels_outside_the_list(tmp_path: Path) -> None:

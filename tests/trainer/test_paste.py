@@ -82,10 +82,13 @@ def test_only_into_free_room() -> None:
         ([(0.1, 0.1, 0.2, 0.8)], [True]),
         ([(0.1, 0.4, 0.8, 0.6)], [False]),
         ([(0.1, 0.0, 0.2, 0.8)], [False]),
+        ([(0.1, 0.2, 0.2, 1.0)], [False]),
+        ([(0.0, 0.1, 0.1, 0.8)], [False]),
+        ([(0.9, 0.1, 1.0, 0.8)], [False]),
         ([(0.1, 0.1, 0.11, 0.2)], [False]),
         ([(0.1, 0.1, 0.25, 0.8), (0.15, 0.1, 0.3, 0.8)], [False, False]),
     ],
-    ids=["nobody", "an area", "lying", "cut by the edge", "too small", "behind each other"],
+    ids=["nobody", "an area", "lying", "cut above", "below", "left", "right", "too small", "behind each other"],
 )
 def test_who_is_not_cut_out(boxes: list[tuple[float, ...]], crowd: list[bool]) -> None:
     clip = grey([])

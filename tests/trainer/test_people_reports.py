@@ -22,8 +22,8 @@ from stmixer.trainer.evaluate.overview import overview, overview_table, write_ov
 from stmixer.trainer.evaluate.page import page
 from stmixer.trainer.evaluate.pictures import PERSON_LABEL, as_one_label, draw, pick
 from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
-from stmixer.trainer.evaluate.report import Report
-from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_sets
+from stmixer.trainer.evaluate.report import Report, summary
+from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_empty_sets, report_sets
 
 LABELS = ("lie", "sit", "squat")
 PICTURES = """image,x1,y1,x2,y2,posture,crowd
@@ -39,13 +39,13 @@ fall.mp4,5,0.1,0.2,0.3,0.4,none,1
 """
 
 
-def pictures(root: Path, **config: object) -> ClipSource:
+def pictures(root: Path, boxes: str = PICTURES, **config: object) -> ClipSource:
     """Three pictures of 96 by 48 px: two people and an area, somebody who lies, and nobody."""
     (root / "images").mkdir(parents=True)
     for name in ("street", "room", "empty"):
         cv2.imwrite(str(root / "images" / f"{name}.png"), np.zeros((48, 96, 3), np.uint8))
     (root / "images.csv").write_text("image,split\nstreet.png,val\nroom.png,val\nempty.png,val\n")
-    (root / "boxes.csv").write_text(PICTURES)
+    (root / "boxes.csv").write_text(boxes)
     chosen = PictureSet(kind="pictures", name="stills", **config)  # type: ignore[arg-type]
     return ClipSource.of(chosen, read_pictures(chosen, root, "val", LABELS), LABELS)
 
@@ -65,15 +65,17 @@ def found(
     scores: dict[int, list[float]],
     more: dict[int, list[tuple[float, ...]]] | None = None,
     does: float = 0.9,
+    does_from: float = 0.6,
 ) -> Predictions:
-    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels said."""
+    """Every row's box with its person score (rows of a keyframe in turn), and boxes more with 0.95; all labels
+    said, from a person score on."""
     predictions = Predictions()
     for keyframe in range(len(source.split)):
         rows = np.flatnonzero(source.split.person_keyframes == keyframe)
         boxes = [*source.split.boxes_xyxy[rows], *(more or {}).get(keyframe, [])]
         boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         person = np.array(scores.get(keyframe, []) + [0.95] * len((more or {}).get(keyframe, [])), dtype=np.float32)
-        kept = person >= 0.6
+        kept = person >= does_from
         actions = np.full((int(kept.sum()), len(LABELS)), does, dtype=np.float32)
         predictions.rows[0, keyframe] = KeyframePredictions(
             Draw(0, keyframe, (0,)), boxes[kept], actions, boxes, person, (320, 160)
@@ -102,12 +104,12 @@ def test_a_set_of_pictures(tmp_path: Path) -> None:
     assert (people.people, people.keyframes, people.empty_keyframes) == (3, 3, 1)
     assert (people.false_per_keyframe, people.false_per_empty_keyframe) == (pytest.approx(1 / 3), 1.0)
     assert (people.served.found, people.served.false_people) == (1, 1)
-    # 224 px high: half of it is 112, a quarter 56
+    # 224 px high: half of it is 112, a quarter 56; 448 wide: who lies is 224 long
     assert [(f.kind, f.found, f.people) for f in people.served.by_height] == [
         ("under 16 px", 0, 0),
         ("16 to 32 px", 0, 0),
-        ("32 to 64 px", 0, 2),
-        ("over 64 px", 1, 1),
+        ("32 to 64 px", 0, 1),
+        ("over 64 px", 1, 2),
         ("32 px and over", 1, 3),
     ]
     assert [(f.kind, f.found, f.people) for f in people.served.by_posture] == [("lie", 0, 1), ("stand", 1, 1)]
@@ -186,6 +188,24 @@ def test_a_set_with_negatives(tmp_path: Path) -> None:
     assert silent.out_of_set.any_label.share == 0
 
 
+def test_who_is_too_unsure_to_have_actions_is_not_found_out_of_set(tmp_path: Path) -> None:
+    source = negatives(tmp_path)
+    walk, fall = (keyframe_of(source, f"{name}.mp4") for name in ("walk", "fall"))
+    predictions = found(source, {walk: [0.9, 0.65], fall: [0.75]}, does_from=0.7)
+    (report,) = report_sets([source], predictions, labels(), score_threshold=0.7)
+    out = report.out_of_set
+    assert out is not None
+    assert (out.any_label.named, out.any_label.people, out.people, out.person_score) == (2, 2, 3, 0.7)
+    assert any("person score ≥ 0.7" in line for line in summary(report))
+    assert "found with a score of 0.7" in page(report)
+    (usual,) = report_sets([source], predictions, labels(), score_threshold=0.3)
+    assert report.people is not None
+    assert usual.people is not None
+    assert usual.people.served == report.people.served, "who is found at all is told at the served score"
+    assert usual.out_of_set is not None
+    assert (usual.out_of_set.person_score, usual.out_of_set.any_label.people) == (0.6, 3)
+
+
 def test_the_overview_has_it(tmp_path: Path) -> None:
     source = negatives(tmp_path / "clips")
     scores = {k: [0.9] * int(n) for k, n in enumerate(np.diff(source.split.starts))}
@@ -214,3 +234,40 @@ def test_crowd_rows_are_no_people(tmp_path: Path) -> None:
     assert np.isnan(given.truth.height_px).all(), "nobody has told the pictures' sizes"
     bare = replace(source, split=replace(source.split, posture=np.zeros_like(source.split.posture)))
     assert tables(bare, [], labels()).truth.posture is None
+
+
+AREA_ON_ALL = "image,x1,y1,x2,y2,posture,crowd\nstreet.png,0.5,0.0,1.0,1.0,unknown,1\n"
+NOBODY = "image,x1,y1,x2,y2,posture,crowd\n"
+
+
+@pytest.mark.parametrize(("boxes", "false_people"), [(AREA_ON_ALL, 1), (NOBODY, 2)])
+def test_pictures_that_happen_to_show_nobody(tmp_path: Path, boxes: str, false_people: int) -> None:
+    source = pictures(tmp_path, boxes, postures={"lie": "lie"})
+    street, room = (keyframe_of(source, f"{name}.png") for name in ("street", "room"))
+    scores = {street: [0.1] * int(np.diff(source.split.starts)[street])}
+    # in the right half of one picture, where the area is, and on another
+    predictions = found(source, scores, {street: [(0.6, 0.1, 0.8, 0.9)], room: [(0.1, 0.1, 0.4, 0.9)]})
+    assert report_sets([source], predictions, labels()) == []
+    (report,) = report_empty_sets([source], predictions, labels(), notes=("a note",))
+    assert (report.name, report.split, report.notes) == ("stills", "val", ("a note",))
+    assert (report.keyframes, report.false_people) == (3, false_people)
+    assert main_figures([], [report]) == {"stills/false_people_per_keyframe": false_people / 3}
+
+
+def test_clips_whose_keyframes_hold_areas_alone(tmp_path: Path) -> None:
+    rows = "walk.mp4,5,0.5,0,1,1,,1,1\nwalk.mp4,6,0.1,0.2,0.3,0.4,lie,1,0\nfall.mp4,0,0.5,0,1,1,,1,1\n"
+    boxes = f"video,frame,x1,y1,x2,y2,label,track,crowd\n{rows}"
+    custom_set(tmp_path, boxes, {"walk.mp4": "train", "fall.mp4": "train"})
+    chosen = CustomSet(kind="custom", name="mine")
+    # training keyframes too: of the two at 5 and 0 the protocol counts, of that at 6 it does not
+    source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
+    extra = [(0.6, 0.1, 0.8, 0.9), (0.1, 0.1, 0.4, 0.9)]
+    predictions = found(source, {k: [0.1] for k in range(3)}, dict.fromkeys(range(3), extra))
+    assert report_sets([source], predictions, labels()) == []
+    (report,) = report_empty_sets([source], predictions, labels())
+    assert (report.keyframes, report.false_people) == (2, 2)
+    somebody = boxes + "fall.mp4,0,0.1,0.2,0.3,0.4,lie,2,0\n"
+    custom_set(tmp_path, somebody, {"walk.mp4": "train", "fall.mp4": "train"})
+    source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
+    assert len(report_sets([source], Predictions(), labels())) == 1
+    assert report_empty_sets([source], Predictions(), labels()) == []

@@ -18,6 +18,7 @@ from stmixer.model.labels import Label
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
 from stmixer.trainer.config.run import AugmentSection, CachedFeaturesSection, PictureSet
+from stmixer.trainer.data.check import check_split
 from stmixer.trainer.data.clipset import ClipSet, ClipSource
 from stmixer.trainer.data.pictures import read_pictures
 from stmixer.trainer.data.plan import Draw
@@ -76,6 +77,28 @@ def test_labels_of_pictures(tmp_path: Path) -> None:
     assert split.annotated.astype(int).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
 
 
+def test_a_label_that_came_from_a_posture_says_nothing_of_other_labels(tmp_path: Path) -> None:
+    boxes = (
+        "image,x1,y1,x2,y2,posture,label\n"
+        "street.png,0.0,0,0.5,0.5,lie,\nstreet.png,0.1,0,0.5,0.5,stand,lie\nstreet.png,0.2,0,0.5,0.5,unknown,fall\n"
+    )
+    split = read(picture_set(tmp_path, boxes=boxes), postures={"lie": "lie"})
+    assert split.labels == ("lie", "fall")
+    assert split.actions.astype(int).tolist() == [[1, 0], [1, 0], [0, 1]]
+    assert split.annotated.astype(int).tolist() == [[1, 0], [1, 1], [1, 1]], "who lies may have fallen"
+
+
+def test_one_row_of_a_person_says_the_posture(tmp_path: Path) -> None:
+    boxes = (
+        "image,x1,y1,x2,y2,posture,label\n"
+        "street.png,0.1,0.2,0.3,0.8,,wave\nstreet.png,0.1,0.2,0.3,0.8,lie,fall\nstreet.png,0.5,0.2,0.7,0.8,sit,\n"
+    )
+    split = read(picture_set(tmp_path, boxes=boxes), postures={"lie": "lie"})
+    assert np.diff(split.starts).tolist() == [2, 0, 0], "two people, not three"
+    assert [POSTURES[p] for p in split.posture] == ["lie", "sit"]
+    assert split.actions.astype(int).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("images", "boxes", "message"),
     [
@@ -88,6 +111,16 @@ def test_labels_of_pictures(tmp_path: Path) -> None:
             r"boxes\.csv:5: image 'hall\.png' is not in images\.csv",
         ),
         (IMAGES, PICTURE_BOXES.replace("crouch", "hover"), r"boxes\.csv:6: posture 'hover' is none of"),
+        (
+            IMAGES,
+            PICTURE_BOXES + "room.png,0.1,0.5,0.6,0.8,stand,0,true\n",
+            r"boxes\.csv:8: the same box has two postures, lie and stand",
+        ),
+        (
+            IMAGES,
+            PICTURE_BOXES + "street.png,0.1,0.2,0.3,0.8,stand,1,true\n",
+            r"boxes\.csv:8: the same box is a person in one row and an area to ignore",
+        ),
         (IMAGES, PICTURE_BOXES.replace("0.6,0.0,1.0", "0.6,0.0,1.5"), r"boxes\.csv:4: box .* lies outside 0–1"),
         (IMAGES, PICTURE_BOXES.replace("stand,1", "stand,yes"), r"boxes\.csv:4: crowd 'yes' is neither 0 nor 1"),
     ],
@@ -100,6 +133,9 @@ def test_faults_are_named_by_file_and_row(tmp_path: Path, images: str, boxes: st
 def test_a_posture_that_nobody_can_have_is_refused() -> None:
     with pytest.raises(TrainError, match="postures"):
         parse_config({"run_dir": ".", "sets": [{"kind": "pictures", "postures": {"hover": "fly"}}]})
+    for nothing in ("", " ", "none"):
+        with pytest.raises(TrainError, match=f"postures: '{nothing}' is no label; leave out sit"):
+            parse_config({"run_dir": ".", "sets": [{"kind": "pictures", "postures": {"lie": "lie", "sit": nothing}}]})
 
 
 def test_pictures_that_are_not_there_are_said_before_training(tmp_path: Path) -> None:
@@ -111,6 +147,21 @@ def test_pictures_that_are_not_there_are_said_before_training(tmp_path: Path) ->
         load_data(run_config(tmp_path, sets=sets), ("train",))
     assert len(raised.value.lines) == 2
     assert all("is missing or no picture" in line for line in raised.value.lines)
+
+
+def test_a_thorough_check_finds_pictures_that_are_cut_off(tmp_path: Path) -> None:
+    picture_set(tmp_path, IMAGES.replace("room.png", "room.jpg"), PICTURE_BOXES.replace("room.png", "room.jpg"))
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images" / "room.jpg"
+    cv2.imwrite(str(path), rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    split = read(tmp_path)
+    check_split(split, "full")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    check_split(split, "quick")
+    with pytest.raises(TrainError, match=r"room\.jpg is cut off or broken") as raised:
+        check_split(split, "full")
+    assert len(raised.value.lines) == 1
 
 
 def test_a_clip_of_a_picture_is_that_picture_all_along(tmp_path: Path) -> None:

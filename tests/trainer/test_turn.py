@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from training import picture_set, run_config
 
+from stmixer.model.zoo import variant
+from stmixer.trainer.config.run import AugmentSection
 from stmixer.trainer.data.augment import AnnotatedClip
+from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.plan import Draw
+from stmixer.trainer.data.sets import load_data
 from stmixer.trainer.data.turn import quarter_turned, turn, turned_extent
 
 
@@ -107,3 +114,14 @@ def test_a_clip_without_people() -> None:
     turned = turn(replace(empty, boxes_xyxy=np.zeros((0, 4))), np.random.default_rng(0))
     assert turned.frames.shape == (3, 160, 120, 3)
     assert turned.boxes_xyxy.shape == (0, 4)
+
+
+def test_one_person_left_by_a_turn_has_no_neighbour_where_all_have_company(tmp_path: Path) -> None:
+    boxes = "image,x1,y1,x2,y2\nstreet.png,0.45,0.3,0.55,0.7\nstreet.png,0.0,0.75,0.06,1.0\n"
+    picture_set(tmp_path, "image,split\nstreet.png,train\n", boxes)
+    run = run_config(tmp_path, sets=[{"kind": "pictures", "parts": ["train"]}], labels=["walk"])
+    sources = load_data(run, ("train",)).train
+    assert not len(sources[0].single_actors())
+    clips = ClipSet(sources, variant("tiny", classes=1), AugmentSection(turn=1, tile=1, short_sides=(64,)), 0)
+    people = {len(clips[Draw(0, 0, (number,))].target.boxes_xyxy_px) for number in range(24)}
+    assert people == {1, 2}, "the turn drops one of them at times"

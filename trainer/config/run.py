@@ -105,6 +105,13 @@ class PictureSet(SetSection):
     """The label of each posture that is one. Whose posture boxes.csv says is known to have none of the others of these
     labels; whose it does not say, has none."""
 
+    @model_validator(mode="after")
+    def _postures_are_labels(self) -> Self:
+        for posture, label in self.postures.items():
+            if label.strip() in ("", "none"):
+                raise ValueError(f"postures: {label!r} is no label; leave out {posture} where it is none")
+        return self
+
 
 class AvaSet(SetSection):
     """AVA as PySlowFast lays it out: annotations/, frame_lists/ with frames/, or videos/."""
@@ -182,7 +189,8 @@ class InitSection(Section):
     classifier: Literal["keep", "new"] = "new"
     """Whether the action heads' last layers come from the file too, which then must have the same labels."""
     backbone: Path | None = None
-    """A classifier's file (model.foreign.pretrained) that the backbone of a realtime variant starts from."""
+    """A file (model.foreign.pretrained) that the backbone starts from: a classifier's, or for ``rt_nano`` a detector's,
+    of which the dense person head comes too."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -231,8 +239,8 @@ class AugmentSection(Section):
     """Somebody of another clip, cut out by their box and turned by 60° to 120°, lies where there is room; of unknown
     actions."""
     camera: Share = 0.0
-    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Of stills, which
-    have no window, nothing changes."""
+    """The window is seen by a camera that pans, zooms, rolls and shakes; the keyframe stays as it is. Clips of
+    pictures too are moved over; where ``stills`` leaves no window, nothing changes."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -280,7 +288,7 @@ class OptimiserSection(Section):
     backbone_factor: Positive = 1.0
     """The backbone's rate is this much of ``lr``."""
     person_head_factor: Positive | None = None
-    """So the dense person head's. Default: as the backbone, with which it was trained."""
+    """So the dense person head's, for a model that has one. Default: as the backbone, with which it was trained."""
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
@@ -359,7 +367,8 @@ class RunConfig(Section):
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     """Small frames of short videos that each of them keeps."""
     check: Literal["quick", "full"] = "quick"
-    """At the start: open every video and count its frames, or decode it from end to end."""
+    """At the start: open every video and count its frames, or decode it from end to end. ``full`` also finds pictures
+    that are cut off."""
     checkpoint_every: Count = 500
     """Steps between the checkpoints from which a run can go on in mid-epoch."""
     log_every: Count = 10
@@ -390,13 +399,21 @@ class RunConfig(Section):
             self._fit_for_cached_features()
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
-        if self.loss.dense > 0 and self.detector().decoder.cells == 0:
-            raise ValueError(f"loss.dense: no query of {self.model} starts at a cell, so it has no dense person head")
-        self.detector()
+        if self.detector().decoder.cells == 0:
+            self._fit_without_person_head()
         weights = [s.weight for s in self.sets if "train" in s.parts]
         if any(w is None for w in weights) and any(w is not None for w in weights):
             raise ValueError("sets: give every set a weight, or none")
         return self
+
+    def _fit_without_person_head(self) -> None:
+        """Nothing is asked of a head that is not there."""
+        asked = {
+            "loss.dense": self.loss.dense > 0,
+            "optimiser.person_head_factor": self.optimiser.person_head_factor is not None,
+        }
+        if keys := ", ".join(key for key, given in asked.items() if given):
+            raise ValueError(f"{keys}: no query of {self.model} starts at a cell, so it has no dense person head")
 
     def _fit_for_cached_features(self) -> None:
         """Maps are those of one frozen backbone and fit into one picture, padded once."""

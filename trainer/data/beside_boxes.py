@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,40 @@ class LookedLabel:
     label: str
 
 
-def read_negatives(root: Path) -> dict[str, tuple[str, ...]] | None:
-    """The labels that are certainly absent from each video; None for a set without negatives.csv.
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """A negatives.csv: the source of every video of the set, and the labels that are certainly absent from sources."""
+
+    path: Path
+    source_of: Mapping[str, str]
+    absent: Mapping[str, tuple[str, ...]]
+
+    @property
+    def labels(self) -> set[str]:
+        """All that it names."""
+        return {label for labels in self.absent.values() for label in labels}
+
+    def of(self, video: str) -> tuple[str, ...]:
+        """The labels that are certainly absent from a video of the set."""
+        return self.absent.get(self.source_of[video], ())
+
+    def contradicted_by(self, said: Iterable[tuple[str, str, str]]) -> list[str]:
+        """A fault for each source and label that it says is absent, and a table says is there all the same.
+
+        Args:
+            said: place of the line, video and label, each.
+        """
+        faults: dict[tuple[str, str], str] = {}
+        for place, video, label in said:
+            source = self.source_of.get(video)
+            if source is not None and label in self.absent.get(source, ()):
+                fault = f"{self.path}: {label!r} is absent from source {source!r}, but {place} says it of {video}"
+                faults.setdefault((source, label), fault)
+        return list(faults.values())
+
+
+def read_negatives(root: Path) -> Negatives | None:
+    """What is certainly absent; None for a set without negatives.csv.
 
     Raises:
         TrainError: no column ``source`` in videos.csv, a source a second time, or one that has no video.
@@ -49,7 +81,7 @@ def read_negatives(root: Path) -> dict[str, tuple[str, ...]] | None:
         absent[source] = tuple(label.strip() for label in row["labels"].split(";") if label.strip())
     if faults:
         raise TrainError(faults)
-    return {video: absent.get(source, ()) for video, source in source_of.items()}
+    return Negatives(path, source_of, absent)
 
 
 def read_looked(root: Path) -> list[LookedLabel]:

@@ -14,6 +14,7 @@ from typing import Literal
 import av.error
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
@@ -39,7 +40,8 @@ class CheckedVideo:
 def check_split(split: Split, thoroughness: Thoroughness) -> Split:
     """Open every video of a split and time its keyframes.
 
-    ``quick`` opens each file, decodes its first frame and reads the times of all; ``full`` decodes everything.
+    ``quick`` opens each file, decodes its first frame and reads the times of all; ``full`` decodes everything, and so
+    finds pictures too that are cut off.
 
     Raises:
         TrainError: a line for each video that is missing, broken, too elongated or shorter than its annotation, and
@@ -91,7 +93,7 @@ def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> Ch
         return _check_folder(video, video.source, thoroughness)
     path = video.source.path
     if isinstance(video.source, Picture):
-        _check_size(read_picture(path))
+        _check_picture(path, thoroughness)
         return CheckedVideo(video, np.zeros(1, dtype=np.int64))
     with VideoReader(path, limits=LIMITS, threads=1) as reader:
         input_size(reader.info.width, reader.info.height, 256, 256 * MAX_ASPECT)
@@ -153,13 +155,29 @@ def _check_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness)
             "unreadable", f"{len(missing)} of {source.count} pictures missing, first {source.name(missing[0])}"
         )
     for index in range(source.count) if thoroughness == "full" else (0, source.count - 1):
-        _check_size(read_picture(source.path(index)))
+        _check_picture(source.path(index), thoroughness)
     return CheckedVideo(video, np.array([source.time_us(i) for i in range(source.count)], dtype=np.int64))
 
 
-def _check_size(picture: np.ndarray) -> None:
-    """Raises MediaError for a picture that is too long and thin for a model."""
+def _check_picture(path: Path, thoroughness: Thoroughness) -> None:
+    """Raises MediaError for a picture that cannot be read, or is too long and thin for a model; ``full``: that is not
+    whole."""
+    picture = read_picture(path)
     input_size(picture.shape[1], picture.shape[0], 256, 256 * MAX_ASPECT)
+    if thoroughness == "full":
+        _check_whole(path)
+
+
+def _check_whole(path: Path) -> None:
+    """Raises MediaError for a picture that is cut off, which OpenCV fills up in silence. Of formats that Pillow does
+    not read, and of pictures too large for it, OpenCV is believed."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MediaError("unreadable", f"{path.name} is cut off or broken: {error}") from None
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -159,7 +159,7 @@ class ClipSet(Dataset[ClipItem]):
             clip = self._in_mosaic(clip, look, rng, side=chances.crowd_side, ignore_small=True)
         elif rng.random() < chances.mosaic:
             clip = self._in_mosaic(clip, look, rng, side=2, ignore_small=chances.ignore_small)
-        elif clip.people == 1 and rng.random() < chances.tile:
+        elif clip.people == 1 and len(self._singles[draw.source]) and rng.random() < chances.tile:
             clip = self._tiled(clip, draw, rng, short_side, view)
         if _happens(chances.paste, rng):
             clip = self._with_somebody(clip, look, rng)

@@ -14,16 +14,26 @@ keyframe on which nobody is, for training as for evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from stmixer.trainer.config.run import CustomSet
-from stmixer.trainer.data.beside_boxes import LookedLabel, read_ignored, read_looked, read_negatives
+from stmixer.trainer.data.beside_boxes import LookedLabel, Negatives, read_ignored, read_looked, read_negatives
 from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, yes
-from stmixer.trainer.data.records import UNKNOWN, Origin, Part, Rows, Split, Video, VideoFile, box_faults, build_split
+from stmixer.trainer.data.records import (
+    UNKNOWN,
+    Origin,
+    Part,
+    Rows,
+    Split,
+    Video,
+    VideoFile,
+    box_faults,
+    build_split,
+    disagreements,
+)
 from stmixer.trainer.errors import TrainError
 
 EVALUATION_STEP = 5
@@ -83,8 +93,12 @@ def read_custom(
     numbers = {video: i for i, video in enumerate(names)}
     rows, faults = _rows(boxes, table, split_of, numbers, vocabulary)
     more, more_faults = _looked_rows(root / "by_looking.csv", table, rows, looked, numbers, vocabulary)
-    if faults + more_faults:
-        raise TrainError(faults + more_faults)
+    faults += more_faults
+    if absent is not None:
+        taken = [each for each in _said(table, looked, vocabulary) if each[1] not in config.exclude]
+        faults += absent.contradicted_by(taken)
+    if faults:
+        raise TrainError(faults)
     rows = rows.and_more(more)
     if config.ignore is not None:
         rows = rows.and_more(_on_annotated_frames(read_ignored(config.ignore, numbers, split_of), rows))
@@ -160,7 +174,7 @@ def _labels(
     config: CustomSet,
     table: list[Row],
     looked: list[LookedLabel],
-    absent: Mapping[str, tuple[str, ...]] | None,
+    absent: Negatives | None,
     allowed: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
     """The labels that are read from the set, all of them in the run's list."""
@@ -169,8 +183,8 @@ def _labels(
             raise TrainError(f"sets: annotates {', '.join(strange)}, not among the run's labels")
         return config.annotates
     found = {row["label"] for row in table} | {line.label for line in looked}
-    for labels in (absent or {}).values():
-        found |= set(labels)
+    if absent is not None:
+        found |= absent.labels
     found -= set(NO_LABEL)
     return tuple(sorted(found)) if allowed is None else tuple(label for label in allowed if label in found)
 
@@ -208,8 +222,8 @@ def _rows(
         crowd.append(area)
         lines.append(line)
     rows = Rows.of(video, frame, boxes, label, track, crowd)
-    faults += [f"{path}:{lines[row]}: {fault}" for row, fault in box_faults(np.asarray(rows.boxes_xyxy))]
-    return rows, faults
+    wrong = box_faults(rows.boxes_xyxy) + disagreements(rows)
+    return rows, faults + [f"{path}:{lines[row]}: {fault}" for row, fault in wrong]
 
 
 def _looked_rows(
@@ -239,6 +253,13 @@ def _looked_rows(
     return more, faults
 
 
+def _said(table: list[Row], looked: list[LookedLabel], vocabulary: _Vocabulary) -> list[tuple[str, str, str]]:
+    """Place, video and label of every line that gives somebody a label that is read."""
+    said = [(f"boxes.csv:{line}", row["video"], row["label"]) for line, row in enumerate(table, start=2)]
+    said += [(f"by_looking.csv:{line.line}", line.video, line.label) for line in looked]
+    return [each for each in said if each[2] in vocabulary.labels]
+
+
 def _on_annotated_frames(areas: Rows, rows: Rows) -> Rows:
     """The areas on frames that have rows: an area alone does not make a frame annotated."""
     annotated = set(zip(rows.video.tolist(), rows.frame.tolist(), strict=True))
@@ -246,10 +267,10 @@ def _on_annotated_frames(areas: Rows, rows: Rows) -> Rows:
     return areas.take(np.array([pair in annotated for pair in pairs], dtype=np.bool_))
 
 
-def _label_by_label(split: Split, absent: Mapping[str, tuple[str, ...]]) -> Split:
+def _label_by_label(split: Split, absent: Negatives) -> Split:
     """With what people do, and what is absent from their video, as all that is known of them."""
     missing = np.array(
-        [[label in absent[video.name] for label in split.labels] for video in split.videos], dtype=np.bool_
+        [[label in absent.of(video.name) for label in split.labels] for video in split.videos], dtype=np.bool_
     ).reshape(len(split.videos), len(split.labels))
     of_people = missing[split.video[split.person_keyframes]] & ~split.crowd[:, None]
     return replace(split, annotated=split.actions | of_people)

@@ -78,7 +78,7 @@ def _stands_alone(clip: AnnotatedClip) -> np.ndarray:
     overlap = np.asarray(pairwise_iou(boxes, boxes), dtype=np.float64)
     np.fill_diagonal(overlap, 0)
     apart = (overlap <= CUT_OUT_OVERLAP).all(1) if len(boxes) else np.zeros(0, dtype=np.bool_)
-    whole = (clip.boxes_xyxy[:, 1] > 0) & (clip.boxes_xyxy[:, 3] < 1)
+    whole = (clip.boxes_xyxy[:, :2] > 0).all(1) & (clip.boxes_xyxy[:, 2:] < 1).all(1)
     upright = (sides[:, 1] >= LEAST_CUT_PX) & (sides[:, 1] >= UPRIGHT * sides[:, 0])
     return np.asarray(upright & apart & whole & ~clip.crowd, dtype=np.bool_)
 

@@ -17,7 +17,18 @@ import numpy as np
 from stmixer.trainer.config.run import PictureSet
 from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, yes
 from stmixer.trainer.data.custom import NO_LABEL, origin_of
-from stmixer.trainer.data.records import POSTURES, UNKNOWN, Part, Picture, Rows, Split, Video, box_faults, build_split
+from stmixer.trainer.data.records import (
+    POSTURES,
+    UNKNOWN,
+    Part,
+    Picture,
+    Rows,
+    Split,
+    Video,
+    box_faults,
+    build_split,
+    disagreements,
+)
 from stmixer.trainer.errors import TrainError
 
 
@@ -41,26 +52,30 @@ def read_pictures(config: PictureSet, root: Path, part: Part, allowed: tuple[str
     held = tuple(dict.fromkeys(config.postures.values()))
     if allowed is not None and (strange := [label for label in (*sorted(named), *held) if label not in allowed]):
         raise TrainError(f"sets: {name} has {', '.join(strange)}, not among the run's labels")
-    labels = (*held, *sorted(named - set(held)))
+    # what a posture says and what a label says, apart: a label of both has two columns
+    columns = (*held, *sorted(named))
     images = [image for image, its_part in split_of.items() if its_part == part]
     postures = {str(posture): label for posture, label in config.postures.items()}
-    rows, faults = _rows(path, table, split_of, images, labels, postures)
+    rows, faults = _rows(path, table, split_of, images, columns, postures)
     if faults:
         raise TrainError(faults)
     split = build_split(
         name,
         part,
-        labels,
+        columns,
         [Video(image, Picture(root / "images" / image)) for image in images],
         rows,
         empty_keyframes=[(i, 0) for i in range(len(images))],
         origin=origin_of({row.get("origin") or "true" for row in table if split_of[row["image"]] == part}),
     )
-    # of whom the posture is said, it is also said which they do not have; so of labels
+    # of whom the posture is said, it is also said which they do not have; so of who has a label of their own
+    labels = tuple(dict.fromkeys(columns))
+    named_too = split.actions[:, len(held) :].any(1, keepdims=True)
     by_posture = np.isin(labels, held) & (split.posture != 0)[:, None]
-    by_label = np.isin(labels, sorted(named))
-    by_label = by_label & split.actions[:, by_label].any(1, keepdims=True)
-    return replace(split, annotated=np.asarray(by_posture | by_label, dtype=np.bool_))
+    by_label = np.isin(labels, sorted(named)) & named_too
+    does = [split.actions[:, np.isin(columns, label)].any(1) for label in labels]
+    actions = np.array(does, dtype=np.bool_).reshape(len(labels), len(split.crowd)).T
+    return replace(split, labels=labels, actions=actions, annotated=np.asarray(by_posture | by_label, dtype=np.bool_))
 
 
 def _read_images(path: Path) -> dict[str, str]:
@@ -86,10 +101,11 @@ def _rows(
     table: list[Row],
     split_of: dict[str, str],
     images: list[str],
-    labels: tuple[str, ...],
+    columns: tuple[str, ...],
     postures: dict[str, str],
 ) -> tuple[Rows, list[str]]:
-    """The rows of the named pictures, one for each label of a person; and all faults of these, and of unknown ones."""
+    """The rows of the named pictures, one for each of a person's ``columns``: first the labels that postures are, then
+    those of the file; and all faults of these rows, and of unknown pictures."""
     number = {image: i for i, image in enumerate(images)}
     faults: list[str] = []
     lines: list[int] = []
@@ -111,8 +127,10 @@ def _rows(
             continue
         if area:
             said, held = "", POSTURES[0]
-        does = {labels.index(name) for name in (said, postures.get(held, "")) if name not in NO_LABEL}
-        for its_label in sorted(does) or [UNKNOWN]:
+        does = [columns.index(postures[held])] if held in postures else []
+        if said not in NO_LABEL:
+            does.append(len(columns) - 1 - columns[::-1].index(said))
+        for its_label in does or [UNKNOWN]:
             picture.append(number[row["image"]])
             boxes.append(box)
             label.append(its_label)
@@ -121,5 +139,5 @@ def _rows(
             lines.append(line)
     n = len(picture)
     rows = Rows.of(picture, [0] * n, boxes, label, [-1] * n, crowd, posture)
-    wrong = {lines[row]: fault for row, fault in box_faults(rows.boxes_xyxy)}
+    wrong = {lines[row]: fault for row, fault in box_faults(rows.boxes_xyxy) + disagreements(rows)}
     return rows, faults + [f"{path}:{line}: {fault}" for line, fault in wrong.items()]

@@ -210,19 +210,22 @@ def build_split(
     """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
 
     Rows of one (video, frame, box, track) are one person, of whom all labels are annotated if any is given, or if
-    ``unlabelled_is_negative``. ``empty_keyframes`` adds (video, frame) pairs at which nobody may be annotated.
+    ``unlabelled_is_negative``, and whose posture is that of any row that knows it. ``empty_keyframes`` adds (video,
+    frame) pairs at which nobody may be annotated.
     """
     extra = np.asarray(empty_keyframes, dtype=np.int64).reshape(-1, 2)
     pairs = np.concatenate((np.stack((rows.video, rows.frame), 1), extra))
     keys, where = np.unique(pairs, axis=0, return_inverse=True)
     keyframe = where.reshape(-1)[: len(rows.video)].astype(np.int64)
 
-    person_key = np.column_stack((keyframe, rows.boxes_xyxy, rows.track, rows.crowd, rows.posture))
+    person_key = np.column_stack((keyframe, rows.boxes_xyxy, rows.track, rows.crowd))
     people, person = np.unique(person_key, axis=0, return_inverse=True)
     person = person.reshape(-1)
     n = len(people)
     actions = np.zeros((n, len(labels)), dtype=np.bool_)
     crowd = people[:, 6].astype(np.bool_)
+    posture = np.zeros(n, dtype=np.int64)
+    np.maximum.at(posture, person, rows.posture)
     labelled = (rows.label != UNKNOWN) & ~rows.crowd
     actions[person[labelled], rows.label[labelled]] = True
     known = actions.any(1) | (unlabelled_is_negative & ~crowd)
@@ -242,7 +245,7 @@ def build_split(
         actions=actions,
         annotated=np.repeat(known[:, None], len(labels), 1),
         crowd=crowd,
-        posture=people[:, 7].astype(np.int64),
+        posture=posture,
         track=people[:, 5].astype(np.int64),
         sizes_wh=None if sizes_wh is None else sizes_wh[used],
         origin=origin,
@@ -285,4 +288,22 @@ def box_faults(boxes_xyxy: Floats) -> list[tuple[int, str]]:
         reason = "lies outside 0–1" if ((box < 0) | (box > 1)).any() else "has no area"
         reason = reason if np.isfinite(box).all() else "is not finite"
         faults.append((int(row), f"box {shown} {reason}"))
+    return faults
+
+
+def disagreements(rows: Rows) -> list[tuple[int, str]]:
+    """(row, what is wrong) of every row that contradicts an earlier one of the same video, frame, box and track: a
+    person in one and an area to ignore in the other, or in two postures."""
+    key = np.column_stack((rows.video, rows.frame, rows.boxes_xyxy, rows.track))
+    _, first, person = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    person = person.reshape(-1)
+    held = np.zeros(len(first), dtype=np.int64)
+    known = np.flatnonzero(rows.posture)[::-1]
+    held[person[known]] = rows.posture[known]  # backwards: the earliest is what stays
+    faults: list[tuple[int, str]] = []
+    for row in np.flatnonzero(rows.crowd != rows.crowd[first][person]):
+        faults.append((int(row), "the same box is a person in one row and an area to ignore (crowd 1) in another"))
+    for row in np.flatnonzero((rows.posture != 0) & (rows.posture != held[person])):
+        postures = f"{POSTURES[held[person[row]]]} and {POSTURES[rows.posture[row]]}"
+        faults.append((int(row), f"the same box has two postures, {postures}"))
     return faults

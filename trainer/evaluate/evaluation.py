@@ -113,11 +113,12 @@ class Evaluation:
                 with_actions=not self.mode.turned,
                 with_tubes=True,
                 among=self.config.evaluate.out_of_set_labels,
+                score_threshold=self.config.evaluate.score_threshold,
                 excluded=excluded,
             )
             self._write(out, card, source, alone, of_set)
             done.reports.extend(of_set)
-            done.empty_reports.extend(report_empty_sets([source], alone, notes=notes))
+            done.empty_reports.extend(report_empty_sets([source], alone, card.labels, notes=notes))
         for empty in done.empty_reports:
             empty.write_json(out / f"{empty.name}.json")
         write_overview(out / "summary.json", done.reports, done.empty_reports)

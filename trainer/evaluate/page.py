@@ -119,8 +119,10 @@ def _out_of_set(o: OutOfSet | None) -> str:
     shown = [o.any_label, *([] if o.among is None else [o.among]), *o.by_label]
     rows = [(n.of, str(n.named), str(n.people), percent(n.share)) for n in shown]
     return (
-        "<h2>Labels of people who do not do them</h2><p>People who are found and of whom the set says that they do not "
-        f"do this; named are those of whom it is said with a score of {o.score:g} or more.</p>"
+        "<h2>Labels of people who do not do them</h2><p>People who are "
+        f"found with a score of {o.person_score:g} or more and of whom the set says that they do not do this; "
+        "named are those of whom it is said with a score of "
+        f"{o.score:g} or more.</p>"
         f"{_table(('label', 'named', 'people found', '%'), rows)}"
     )
 

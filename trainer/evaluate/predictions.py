@@ -178,13 +178,15 @@ def _person_rows(source: ClipSource, names: NDArray[np.str_], rows: Ints, label:
 
 
 def _heights(source: ClipSource, found: Sequence[KeyframePredictions]) -> Floats:
-    """(n,) px at the short side in which heights are told; NaN on keyframes whose size nobody has told."""
+    """(n,) px at the short side in which heights are told, of who lies, and of all in turned pictures, the longer side;
+    NaN on keyframes whose size nobody has told."""
     split = source.split
     sizes = np.full((len(split), 2), np.nan)
     for each in found:
         if each.size_wh is not None:
             sizes[each.draw.keyframe] = each.size_wh
-    return height_px(split.boxes_xyxy, sizes[split.person_keyframes], longer_side=source.turned)
+    lies = (split.posture == POSTURES.index("lie")) | source.turned
+    return height_px(split.boxes_xyxy, sizes[split.person_keyframes], longer_side=lies)
 
 
 def _in_unit(source: ClipSource, keyframes: Ints, boxes: NDArray[np.floating]) -> Floats:

@@ -170,6 +170,7 @@ def report_frames(
     absent: GroundTruth | None = None,
     among: Collection[str] = (),
     person_threshold: float = PERSON_THRESHOLD,
+    actions_from: float = 0.0,
     threshold: float = 0.5,
     linking: Linking | None = None,
     with_actions: bool = True,
@@ -178,6 +179,8 @@ def report_frames(
     """Evaluate JHMDB, UCF101-24, a custom set or pictures; the arguments are those of the single evaluators.
 
     Args:
+        actions_from: person score from which people have rows in ``found``. Who is out of set is found from the
+            higher of it and ``person_threshold``.
         with_actions: evaluate actions where a label has a box in the split; else people alone.
         with_tubes: link and evaluate tubes too; needs tracks in the ground truth. They know no areas to ignore.
         linking: None for the defaults.
@@ -199,7 +202,7 @@ def report_frames(
         out_of_set = evaluate_out_of_set(
             *(truth, absent, people, found, labels, protocol),
             among=among,
-            person_threshold=person_threshold,
+            person_threshold=max(person_threshold, actions_from),
             overlap_from=threshold,
         )
     counts, there = action_outcomes(truth, found, protocol, threshold=threshold, absent=absent)
@@ -297,7 +300,8 @@ def _cut(at: str, cut: PersonCut) -> str:
 def _out_of_set(o: OutOfSet) -> list[str]:
     """Who has a label that is known to be absent, in all and of the labels that were asked for."""
     by_label = ", ".join(f"{each.of} {each.named} of {each.people}" for each in o.by_label if each.named)
-    lines = [f"out of set: {_named(o.any_label)} at score ≥ {o.score:g}{f'; {by_label}' if by_label else ''}"]
+    at = f"at score ≥ {o.score:g}, person score ≥ {o.person_score:g}"
+    lines = [f"out of set: {_named(o.any_label)} {at}{f'; {by_label}' if by_label else ''}"]
     if o.among is not None:
         lines.append(f"out of set, among {o.among.of}: {_named(o.among)}")
     return lines
@@ -378,6 +382,7 @@ def out_of_set_values(o: OutOfSet | None) -> Json | None:
 
     return {
         "score": o.score,
+        "person_score": o.person_score,
         "people": o.people,
         "any_label": plain(o.any_label),
         "among": None if o.among is None else plain(o.among),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from stmixer.model.labels import Label
 from stmixer.trainer.config.run import AvaSet, CustomSet, PictureSet, SetConfig, TubeSet
 from stmixer.trainer.data.clipset import ClipSource
@@ -18,7 +20,7 @@ from stmixer.trainer.evaluators.frames import (
     PICTURES,
     FrameProtocol,
 )
-from stmixer.trainer.evaluators.tables import Keyframes
+from stmixer.trainer.evaluators.tables import Ints, Keyframes, Mask
 
 
 def frame_protocol(chosen: SetConfig) -> FrameProtocol:
@@ -43,20 +45,24 @@ def report_sets(
     with_actions: bool = True,
     with_tubes: bool = False,
     among: Collection[str] = (),
+    score_threshold: float = 0.0,
     excluded: Keyframes | None = None,
 ) -> list[Report]:
     """One report per set with people, two for AVA where its exclusion list is given; labels in the logits' order.
+
+    A set in which nobody is, on the keyframes of its protocol, has one of `report_empty_sets` instead.
 
     Args:
         notes: for the reports' heads.
         with_actions: what people do too, not only whether they are found.
         with_tubes: video mAP too, which takes its time; not of sets that know labels one by one.
         among: labels for which the share out of set is told by themselves too.
+        score_threshold: person score from which ``found`` says what people do.
         excluded: AVA's list.
     """
     reports: list[Report] = []
     for i, source in enumerate(sources):
-        if source.empty:
+        if _nobody_is_in(source):
             continue
         given = tables(source, found.of(i), labels)
         subject = Subject(source.split.name, source.split.part, source.split.origin, notes)
@@ -74,6 +80,7 @@ def report_sets(
                 ignored=given.ignored,
                 absent=given.absent,
                 among=among,
+                actions_from=score_threshold,
                 with_actions=with_actions,
                 with_tubes=tubes,
             )
@@ -82,16 +89,31 @@ def report_sets(
 
 
 def report_empty_sets(
-    sources: Sequence[ClipSource], found: Predictions, *, notes: tuple[str, ...] = ()
+    sources: Sequence[ClipSource], found: Predictions, labels: Sequence[Label], *, notes: tuple[str, ...] = ()
 ) -> list[EmptyReport]:
-    """One report per set of clips without people."""
+    """One report per set of clips without people, and per set whose keyframes happen to show nobody; labels in the
+    logits' order."""
     reports = []
     for i, source in enumerate(sources):
-        if source.empty:
-            given = tables(source, found.of(i), ())
+        if _nobody_is_in(source):
+            given = tables(source, found.of(i), labels)
+            keyframes = given.keyframes.take(_counting(source, given.keyframes.frame))
             name, part = source.split.name, source.split.part
-            reports.append(report_empty(name, part, given.keyframes, given.people, notes=notes, ignored=given.ignored))
+            reports.append(report_empty(name, part, keyframes, given.people, notes=notes, ignored=given.ignored))
     return reports
+
+
+def _nobody_is_in(source: ClipSource) -> bool:
+    """Whether a set has keyframes by its protocol, and on none of these a person."""
+    split = source.split
+    people = split.frame[split.person_keyframes[~split.crowd]]
+    return bool(_counting(source, split.frame).any()) and not _counting(source, people).any()
+
+
+def _counting(source: ClipSource, frames: Ints) -> Mask:
+    """(n,) which frames are keyframes by a set's protocol; all of them in a set of clips without people."""
+    step = None if source.empty else frame_protocol(source.config).step
+    return np.asarray(frames % (step or 1) == 0, dtype=np.bool_)
 
 
 def _ava(subject: Subject, given: Tables, excluded: Keyframes | None) -> list[Report]:

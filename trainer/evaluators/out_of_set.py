@@ -42,6 +42,7 @@ class OutOfSet:
 
     Attributes:
         score: the action score from which a label is said, inclusive.
+        person_score: that from which somebody counts as found, inclusive.
         people: how many there are of whom at least one label is known to be absent, found or not.
         any_label: over all labels; somebody of whom several are said counts once.
         among: over the labels that were asked for; None where the set has none of them.
@@ -49,6 +50,7 @@ class OutOfSet:
     """
 
     score: float
+    person_score: float
     people: int
     any_label: NamedOf
     among: NamedOf | None
@@ -77,6 +79,8 @@ def evaluate_out_of_set(
         actions: what they are said to do, on the same boxes.
         labels: those that are judged.
         among: names of labels to be counted by themselves too; names that are not in ``labels`` count for nothing.
+        person_threshold: person score from which somebody counts as found, inclusive; not below that from which people
+            have rows in ``actions``: of others nothing is said.
 
     Raises:
         ValueError: an empty split, or different units.
@@ -103,6 +107,7 @@ def evaluate_out_of_set(
     chosen = [column for column, name in enumerate(names) if name in among]
     return OutOfSet(
         score=score,
+        person_score=person_threshold,
         people=int(lacks.any(1).sum()),
         any_label=named("any label", list(range(len(names)))),
         among=named(", ".join(names[column] for column in chosen), chosen) if chosen else None,

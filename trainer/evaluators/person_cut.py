@@ -125,16 +125,16 @@ class CountedPeople:
         return self.at(float(score[good[-1]]) if len(good) else None)
 
 
-def height_px(boxes_xyxy: Floats, sizes_wh: Floats, *, longer_side: bool) -> Floats:
+def height_px(boxes_xyxy: Floats, sizes_wh: Floats, *, longer_side: Mask | bool) -> Floats:
     """Heights of people in px of pictures whose short side has ``HEIGHT_AT``.
 
     Args:
         boxes_xyxy: (n, 4) as shares of width and height.
         sizes_wh: (n, 2) of the people's pictures, of any unit; NaN where unknown.
-        longer_side: the longer of both sides: how long somebody is who does not stand.
+        longer_side: of whom (n,), or whether of all, it is the longer of both sides: how long somebody is who lies.
     """
     sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * sizes_wh * (HEIGHT_AT / sizes_wh.min(1, keepdims=True))
-    return np.asarray(sides.max(1) if longer_side else sides[:, 1], dtype=np.float64)
+    return np.asarray(np.where(longer_side, sides.max(1), sides[:, 1]), dtype=np.float64)
 
 
 def _of(kind: str, found: Mask, chosen: Mask) -> FoundOf:

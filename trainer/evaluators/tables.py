@@ -100,8 +100,8 @@ class GroundTruth(_Table):
         label: (n,) int64 label id; −1 (``UNKNOWN_ACTION``) is a person whose action is not annotated.
         track: (n,) int64, the person's number within the video; −1 where unknown.
         unit: of ``boxes``.
-        height_px: (n,) float64, the person's height in px of the picture at a short side of ``HEIGHT_AT`` (of somebody
-            who lies, the longer side); NaN where unknown; None where it is not told.
+        height_px: (n,) float64, the person's height in px of the picture at a short side of ``HEIGHT_AT`` (of who is
+            said to lie, and of all in turned pictures, the longer side); NaN where unknown; None where it is not told.
         posture: (n,) str; empty where unknown; None where the set says it of nobody.
     """
 

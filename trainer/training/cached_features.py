@@ -33,6 +33,7 @@ from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.loader import one_thread
 from stmixer.trainer.data.segments import SegmentSet
 from stmixer.trainer.errors import TrainError, writing
+from stmixer.trainer.training.named_files import by_contents, contents
 
 log = logging.getLogger("stmixer.train")
 
@@ -61,7 +62,7 @@ def make_features(
     Raises:
         TrainError: the folder holds maps of something else, or cannot be written.
     """
-    of = {"backbone": _digest(detector.backbone), "config": config.model_dump(mode="json", include=_SHAPING)}
+    of = {"backbone": _digest(detector.backbone), "config": _shaping(config)}
     made = folder.root / "made.json"
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,13 @@ def _what_made(path: Path) -> dict[str, Any]:
         config = RunConfig.model_validate(written | needed)
     except ValueError:
         return of
-    return of | {"config": config.model_dump(mode="json", include=_SHAPING)}
+    return of | {"config": _shaping(config)}
+
+
+def _shaping(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration the maps depend on; files by their contents, wherever they lie."""
+    values = config.model_dump(mode="json", include=_SHAPING)
+    return by_contents(values, contents(values))
 
 
 def wait_for_features(folder: FeatureFolder) -> None:

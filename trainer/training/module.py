@@ -191,8 +191,10 @@ class TrainingModule(L.LightningModule):
             everyone: list[Predictions | None] = [None] * dist.get_world_size()
             dist.all_gather_object(everyone, self._predictions)
             self._predictions.merge([predictions for predictions in everyone if predictions is not None])
-        self.reports = report_sets(self._val, self._predictions, self._labels)
-        for name, value in main_figures(self.reports, report_empty_sets(self._val, self._predictions)).items():
+        acting_from = self._config.evaluate.score_threshold
+        self.reports = report_sets(self._val, self._predictions, self._labels, score_threshold=acting_from)
+        of_nobody = report_empty_sets(self._val, self._predictions, self._labels)
+        for name, value in main_figures(self.reports, of_nobody).items():
             self.log(name, value, rank_zero_only=True, prog_bar=name.endswith("frame_map"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

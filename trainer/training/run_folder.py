@@ -1,6 +1,7 @@
 """A run's folder: what was asked for, with what it ran, and what came out.
 
-``config.yaml`` (all keys), ``versions.json`` (packages, git commit), ``metrics/start_<n>/metrics.csv`` (one folder per
+``config.yaml`` (all keys), ``files.json`` (what was in the files that it names), ``versions.json`` (packages, git
+commit), ``metrics/start_<n>/metrics.csv`` (one folder per
 start), ``last.ckpt`` (to go on from), ``frozen.txt`` (parameters that are not trained), ``weights.safetensors``.
 """
 
@@ -19,6 +20,7 @@ import yaml
 from stmixer.trainer.config.run import RunConfig, current_keys
 from stmixer.trainer.data.set_folder import make_writable
 from stmixer.trainer.errors import TrainError, writing
+from stmixer.trainer.training.named_files import by_contents, contents
 
 MAY_CHANGE = frozenset(
     {
@@ -37,6 +39,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.config = root / "config.yaml"
+        self.files = root / "files.json"
         self.checkpoint = root / "last.ckpt"
         self.weights = root / "weights.safetensors"
 
@@ -55,7 +58,9 @@ class RunFolder:
 
     def write(self, config: RunConfig) -> None:
         """Write configuration and versions."""
-        self.config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        values = config.model_dump(mode="json")
+        self.config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        self.files.write_text(json.dumps(contents(values), indent=2) + "\n", encoding="utf-8")
         (self.root / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
 
     def write_frozen(self, names: Sequence[str]) -> None:
@@ -69,8 +74,10 @@ class RunFolder:
     def _same_run(self, config: RunConfig) -> None:
         if not self.checkpoint.exists():
             raise TrainError(f"run folder {self.root} holds no last.ckpt to go on from")
-        before = self._begun_with()
-        now = config.model_dump(mode="json")
+        before, now = self._begun_with(), config.model_dump(mode="json")
+        # earlier versions wrote down no contents: what is where it was is taken for what it was
+        recorded = json.loads(self.files.read_text(encoding="utf-8")) if self.files.exists() else {}
+        before, now = by_contents(before, contents(before) | recorded), by_contents(now, contents(now))
         changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
         if changed:
             raise TrainError(f"{self.config}: the run began with other values of {', '.join(changed)}")

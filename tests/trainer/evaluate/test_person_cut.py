@@ -90,3 +90,4 @@ def test_heights_are_those_at_a_short_side_of_224() -> None:
     assert height_px(boxes, sizes, longer_side=False)[:2].tolist() == pytest.approx([112, 224])
     assert height_px(boxes, sizes, longer_side=True)[:2].tolist() == pytest.approx([224, 224])
     assert np.isnan(height_px(boxes, sizes, longer_side=True)[2])
+    assert height_px(boxes, sizes, longer_side=np.array([True, False, True]))[:2].tolist() == pytest.approx([224, 224])

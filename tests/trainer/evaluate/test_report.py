@@ -123,6 +123,7 @@ def test_out_of_set_in_all_forms(scene: Scene, truth_of: Truth, boxes: Boxes) ->
     one = {"named": 1, "people": 4, "share": 0.25}
     assert out == {
         "score": 0.5,
+        "person_score": 0.6,
         "people": 4,
         "any_label": {"of": "any label", **one},
         "among": {"of": "fall", **one},
@@ -131,7 +132,8 @@ def test_out_of_set_in_all_forms(scene: Scene, truth_of: Truth, boxes: Boxes) ->
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(report)
     text = console.export_text()
-    assert "1 of 4 people found (25.0 %) have a label that is known to be absent at score ≥ 0.5; fall 1 of 4" in text
+    assert "1 of 4 people found (25.0 %) have a label that is known to be absent at score ≥ 0.5, person score" in text
+    assert "at score ≥ 0.5, person score ≥ 0.6; fall 1 of 4" in text
     assert "out of set, among fall: 1 of 4" in text
     assert "<td>fall</td><td>1</td><td>4</td><td>25.0</td>" in page(report)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import BOXES, custom_set, own_set, run_config, same_in_any_order
+from training import custom_set, run_config, same_in_any_order
 
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
@@ -101,16 +101,6 @@ def test_what_is_shrunk_far_is_softened_first() -> None:
 def test_only_people_become_areas() -> None:
     clip = people((0, 0, 7, 7), (0, 0, 7, 8), (50, 50, 60, 60))
     assert small_ignored(clip).crowd.tolist() == [True, False, False]
-
-
-@pytest.fixture
-def clips(tmp_path: Path):
-    """``clips(**augment)``: the repository's clips in one set, and a set of other labels beside it."""
-    own_set(tmp_path / "own", "train")
-    custom_set(tmp_path / "other", BOXES, {"walk.mp4": "train", "fall.mp4": "train"})
-    sets = [{"kind": "custom", "root": name, "parts": ["train"]} for name in ("own", "other")]
-    data = load_data(run_config(tmp_path, sets=sets), ("train",))
-    return lambda **chances: ClipSet(data.train, variant("tiny"), AugmentSection(**chances), 1 << 28)
 
 
 @pytest.mark.parametrize("name", ["crowd_mosaic", "turn", "paste", "camera"])

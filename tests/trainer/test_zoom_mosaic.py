@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from training import BOXES, custom_set, own_set, run_config, same_in_any_order
+from training import same_in_any_order
 
-from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import parse_config
-from stmixer.trainer.config.run import AugmentSection
 from stmixer.trainer.data.augment import LEAST_PX, AnnotatedClip, flip, mosaic, tile, zoom
-from stmixer.trainer.data.clipset import ClipSet
 from stmixer.trainer.data.plan import Draw
-from stmixer.trainer.data.sets import load_data
 from stmixer.trainer.errors import TrainError
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -131,16 +125,6 @@ def test_mosaic_keeps_everybody_with_their_own_mask() -> None:
     tiny = painted(rng, 1, 120, 160)
     tiny.boxes_xyxy[0] = (0.1, 0.1, 0.15, 0.15)
     assert mosaic([tiny] * 4, rng) is None
-
-
-@pytest.fixture
-def clips(tmp_path: Path):
-    """``clips(**augment)``: the repository's clips in one set, and a set of other labels beside it."""
-    own_set(tmp_path / "own", "train")
-    custom_set(tmp_path / "other", BOXES, {"walk.mp4": "train", "fall.mp4": "train"})
-    sets = [{"kind": "custom", "root": name, "parts": ["train"]} for name in ("own", "other")]
-    data = load_data(run_config(tmp_path, sets=sets), ("train",))
-    return lambda **chances: ClipSet(data.train, variant("tiny"), AugmentSection(**chances), 1 << 28)
 
 
 def test_a_still_is_the_keyframe_all_along(clips) -> None:

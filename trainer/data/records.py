@@ -35,10 +35,17 @@ POSTURES = ("unknown", "stand", "sit", "lie", "crouch")
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video that is decoded when a clip is wanted. ``duration_us`` is known once it has been checked."""
+    """A video that is decoded when a clip is wanted.
+
+    Attributes:
+        path: the file.
+        duration_us: when its last frame is shown; known once it has been checked.
+        seekable: a frame's stamp tells its time wherever reading starts (`trainer.data.frame_index`).
+    """
 
     path: Path
     duration_us: int | None = None
+    seekable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +271,13 @@ def boxes_rounded_alike(rows: Rows) -> Rows:
     (SAME_TRACK), and rows without a track if they are nearer than any two people (SAME_PLACE).
     """
     boxes, place = rows.boxes_xyxy, np.stack((rows.video, rows.frame, rows.track), 1)
+    if not len(boxes):
+        return rows
     order = np.lexsort((*place.T[::-1],))
     bounds = np.flatnonzero((np.diff(place[order], axis=0) != 0).any(1)) + 1
-    starts = np.concatenate(([0], bounds)) if len(order) else np.zeros(0, dtype=np.int64)
-    spread = np.zeros(len(starts), dtype=np.bool_)
-    if len(order):
-        low, high = np.minimum.reduceat(boxes[order], starts), np.maximum.reduceat(boxes[order], starts)
-        spread = (high > low).any(1)
+    starts = np.concatenate(([0], bounds))
+    low, high = np.minimum.reduceat(boxes[order], starts), np.maximum.reduceat(boxes[order], starts)
+    spread = (high > low).any(1)
     alike = boxes.copy()
     ends = np.append(starts[1:], len(order))
     for group in np.flatnonzero(spread):

@@ -191,7 +191,7 @@ def _read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
             return read_picture(folder.path(frame))
         case Picture(path):
             return read_picture(path)
-        case VideoFile(path, _):
+        case VideoFile(path):
             with VideoReader(path, limits=Limits.unlimited()) as reader:
                 for shown in reader:
                     if shown.index == frame:
@@ -205,7 +205,7 @@ def _read_moment(place: FrameFolder | VideoFile | Picture, pts_us: int) -> np.nd
         return read_picture(place.path)
     if isinstance(place, FrameFolder):
         return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
-    frames = frames_from(place.path, pts_us)
+    frames = frames_from(place.path, pts_us, seekable=place.seekable)
     shown = next(frames)
     for later in frames:
         if later.pts_us > pts_us + HALF_RAW_US:

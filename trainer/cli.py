@@ -44,6 +44,15 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="where the YAML's sets lie, over its data_root")
 ]
 EmptySets = Annotated[list[Path] | None, typer.Option("--empty", help="a set without people, as of `empties`")]
+Every = Annotated[
+    int | None,
+    typer.Option(
+        "--every",
+        min=1,
+        metavar="N",
+        help="of custom sets, annotated frames whose index is a multiple of N (default: all)",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")]
 
 
@@ -90,6 +99,7 @@ def evaluate(
     part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
     empty: EmptySets = None,
+    every: Every = None,
     lookahead_ms: Annotated[
         float | None, typer.Option("--lookahead-ms", min=0, help="see no further ahead, as a low-latency stream")
     ] = None,
@@ -108,7 +118,7 @@ def evaluate(
 ) -> None:
     """Evaluate weights on sets: JSON, a page with pictures, detections as csv, and a summary of all sets."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, data_root, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings, every)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
         if single_frame and camera_motion:
@@ -135,13 +145,14 @@ def calibrate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
     empty: EmptySets = None,
+    every: Every = None,
     data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
     """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, data_root, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings, every)
         from stmixer.trainer.calibrate.run import Calibrator
 
         with _progress("detecting") as update:
@@ -260,13 +271,15 @@ def _evaluated_run(
     empty: list[Path] | None,
     data_root: Path | None,
     settings: list[str] | None,
+    every: int | None,
 ) -> RunConfig:
     """The sets of a YAML or of the command line, and those without people beside them. Raises TrainError."""
     if (config is None) == (not custom):
         raise TrainError("give --config, or --custom (once or more)")
     run = _read_run(config, custom or [], data_root, settings)
     bare = tuple(CustomSet(kind="custom", root=folder.resolve(), empty=True) for folder in empty or [])
-    return run.model_copy(update={"sets": (*run.sets, *bare)})
+    looked = run.evaluate if every is None else run.evaluate.model_copy(update={"every": every})
+    return run.model_copy(update={"sets": (*run.sets, *bare), "evaluate": looked})
 
 
 def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, settings: list[str] | None) -> RunConfig:

@@ -6,7 +6,8 @@
   to ignore; ``track`` and ``crowd`` may be missing.
 - more tables beside it: `trainer.data.beside_boxes`.
 
-A frame without rows is no keyframe. Evaluation keyframes are the annotated frames whose index is a multiple of 5.
+A frame without rows is no keyframe. Evaluation keyframes are all annotated frames, or those whose index is a multiple
+of a run's ``evaluate.every``.
 
 A set of videos without people (``empty: true``) has no rows at all, and ``frames`` in videos.csv: every n-th frame is a
 keyframe on which nobody is, for training as for evaluation.
@@ -36,7 +37,6 @@ from stmixer.trainer.data.records import (
 )
 from stmixer.trainer.errors import TrainError
 
-EVALUATION_STEP = 5
 EMPTY_STEP = 15
 """Frames from one keyframe of a video without people to the next: the next one shows nothing new."""
 
@@ -73,7 +73,8 @@ def read_custom(
         root: its folder.
         part: ``train`` or ``val``.
         allowed: the run's labels, where the run names them.
-        step: annotated frames whose index is a multiple of it are keyframes. Default: what the part wants.
+        step: annotated frames whose index is a multiple of it are keyframes. Default: in training what the set wants,
+            else all.
 
     Raises:
         TrainError: a line for every fault found in the set's files.
@@ -102,13 +103,18 @@ def read_custom(
     rows = rows.and_more(more)
     if config.ignore is not None:
         rows = rows.and_more(_on_annotated_frames(read_ignored(config.ignore, numbers, split_of), rows))
-    step = step or (EVALUATION_STEP if part == "val" else config.keyframe_every or 1)
+    step = step or (1 if part == "val" else config.keyframe_every or 1)
+    kept = rows.take(rows.frame % step == 0)
+    if len(rows.frame) and not len(kept.frame):
+        raise TrainError(
+            f"{name}, {part}: the split is empty: no annotated frame has a multiple of {step} for its index"
+        )
     split = build_split(
         name,
         part,
         vocabulary.labels,
         [Video(video, VideoFile(root / "videos" / video)) for video in names],
-        rows.take(rows.frame % step == 0),
+        kept,
         unlabelled_is_negative=config.unlabelled == "negative",
         origin=origin_of({row.get("origin") or "true" for row in table if row["video"] in numbers}),
     )

@@ -211,15 +211,14 @@ def verify(
 ) -> None:
     """Load strictly, compare the digest, look for numbers that are none, run one small clip; or compare a runtime."""
     with _user_errors():
-        import torch
-
         from stmixer.model.check import check_file, check_runtime
         from stmixer.model.checkpoint import load
+        from stmixer.model.runtimes.device import named_device
 
         for sentence in check_file(file):
             typer.echo(f"ok  {sentence}")
         if runtime is not None or precision != "auto":
-            typer.echo(check_runtime(load(file), torch.device(device), runtime or "auto", precision))
+            typer.echo(check_runtime(load(file), named_device(device), runtime or "auto", precision))
 
 
 @main.command()

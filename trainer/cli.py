@@ -127,9 +127,10 @@ def evaluate(
         from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
         mode = EvaluationMode(View(lookahead_ms, single_frame, camera_motion), precision, turned)
+        chosen = _device(device)
         with _progress("detecting") as update:
             evaluation = Evaluation(
-                *(run, weights, part, _device(device)),
+                *(run, weights, part, chosen),
                 progress=lambda done, total: update(completed=done, total=total),
                 mode=mode,
             )
@@ -155,9 +156,10 @@ def calibrate(
         run = _evaluated_run(config, custom, empty, data_root, settings, every)
         from stmixer.trainer.calibrate.run import Calibrator
 
+        chosen = _device(device)
         with _progress("detecting") as update:
             calibrator = Calibrator(
-                *(run, weights, _device(device)),
+                *(run, weights, chosen),
                 progress=lambda done, total: update(completed=done, total=total),
             )
             done = calibrator.run(output)
@@ -247,9 +249,10 @@ def bank(
         run = _read_run(config, [] if custom is None else [custom], data_root, settings)
         from stmixer.trainer.long_term.bank import BankMaker
 
+        chosen = _device(device)
         with _progress("looking") as update:
             maker = BankMaker(
-                *(run, weights, _device(device), name),
+                *(run, weights, chosen, name),
                 progress=lambda done, total: update(completed=done, total=total),
             )
             card = maker.run(output)
@@ -294,9 +297,14 @@ def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, s
 
 
 def _device(name: str | None) -> torch.device:
-    import torch
+    """Raises TrainError for a device that is not there."""
+    from stmixer.model.runtimes.device import named_device
+    from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return named_device(name)
+    except RuntimeUnavailable as error:
+        raise TrainError(str(error)) from None
 
 
 def _overrides(settings: list[str] | None, data_root: Path | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from stmixer.trainer.errors import TrainError
 from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
 from stmixer.trainer.training.cached_features import feature_folder, make_features, wait_for_features
 from stmixer.trainer.training.data_wait import DataWait
+from stmixer.trainer.training.devices import check_devices
 from stmixer.trainer.training.module import TrainingModule
 from stmixer.trainer.training.run_folder import RunFolder
 from stmixer.trainer.training.weights import initial_detector, write_weights
@@ -69,6 +70,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         DivergedError: the network's output is no longer finite.
     """
     _quieten_lightning()
+    check_devices(config)
     folder = RunFolder(config.run_dir)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
         folder.open(config, resume=resume)

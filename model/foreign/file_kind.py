@@ -1,4 +1,4 @@
-"""What a file is that is not the weights it is taken for, from its first bytes. Nothing in it is unpacked or executed."""
+"""What a file is that is not the weights it is taken for, from its first bytes. Nothing in it is unpacked or run."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """One line for every tensor that holds infinities or numbers that are none."""
     lines = []
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
+        if tensor.is_floating_point() and not tensor.is_meta and (bad := int((~tensor.isfinite()).sum())):
             lines.append(f"{name}: {bad} of {tensor.numel()} numbers are not finite")
     return lines
 

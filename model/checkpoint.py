@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.detector import Detector, build, skeleton
+from stmixer.model.foreign.file_kind import described
 from stmixer.model.labels import Label, default_labels
 from stmixer.model.zoo import variant
 
@@ -159,6 +160,12 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a file")
     try:
+        kind = described(path)
+    except OSError:
+        kind = None  # told below
+    if kind is not None and not kind.startswith("a safetensors file"):
+        raise CheckpointError(f"{path} is not a safetensors file: it is {kind}")
+    try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
@@ -204,7 +211,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_exactly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
     """Give a skeleton its tensors; what is stored in half precision is computed with in single.
 
-    Raises CheckpointError with a list of every name or shape that does not fit.
+    Raises CheckpointError with a list of every name or shape that does not fit, or of what is not finite.
     """
     wanted = detector.state_dict()
     tensors = {
@@ -221,8 +228,19 @@ def load_exactly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
     ]
     if problems:
         raise CheckpointError("the weights do not fit the model:\n  " + "\n  ".join(problems))
+    if problems := not_finite(tensors):
+        raise CheckpointError("the weights hold infinities or numbers that are none:\n  " + "\n  ".join(problems))
     detector.load_state_dict(dict(tensors), strict=True, assign=True)
     detector.requires_grad_(True)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """One line for every tensor that holds infinities or numbers that are none."""
+    lines = []
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.is_meta and (bad := int((~tensor.isfinite()).sum())):
+            lines.append(f"{name}: {bad} of {tensor.numel()} numbers are not finite")
+    return lines
 
 
 def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:

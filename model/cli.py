@@ -84,11 +84,12 @@ def convert(
     """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
     with _user_errors():
         from stmixer.model.checkpoint import ModelCard, save
-        from stmixer.model.foreign.published import from_published, guess_config, read_published
+        from stmixer.model.foreign.published import from_published, guess_config, read_published_file
 
         _check_paths(src, output, untrained and trained_on is not None)
         names = None if labels is None else _read_labels(labels)
-        published = read_published(src)
+        file = read_published_file(src)
+        published = file.tensors
         config = guess_config(published, variant)
         tensors = from_published(published, config)
         classes = config.decoder.classes
@@ -103,7 +104,9 @@ def convert(
             source=source or f"MCG-NJU/STMixer, {src.name}",
         )
         save(output, tensors, card)
-        read = {"read": src, "names used": len(published), "types": _types(published), "wrote": output}
+        read: dict[str, object] = {"read": src}
+        read |= {f"note {number}": note for number, note in enumerate(file.notes, start=1)}
+        read |= {"names used": len(published), "types": _types(published), "wrote": output}
         _print_pairs(read | _described(card))
         if names is None and classes != len(AVA_LABELS):
             typer.echo(f"labels are placeholders (class 1 ... class {classes}); --labels names them")
@@ -211,15 +214,14 @@ def verify(
 ) -> None:
     """Load strictly, compare the digest, look for numbers that are none, run one small clip; or compare a runtime."""
     with _user_errors():
-        import torch
-
         from stmixer.model.check import check_file, check_runtime
         from stmixer.model.checkpoint import load
+        from stmixer.model.runtimes.device import named_device
 
         for sentence in check_file(file):
             typer.echo(f"ok  {sentence}")
         if runtime is not None or precision != "auto":
-            typer.echo(check_runtime(load(file), torch.device(device), runtime or "auto", precision))
+            typer.echo(check_runtime(load(file), named_device(device), runtime or "auto", precision))
 
 
 @main.command()

@@ -44,6 +44,15 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="where the YAML's sets lie, over its data_root")
 ]
 EmptySets = Annotated[list[Path] | None, typer.Option("--empty", help="a set without people, as of `empties`")]
+Every = Annotated[
+    int | None,
+    typer.Option(
+        "--every",
+        min=1,
+        metavar="N",
+        help="of custom sets, annotated frames whose index is a multiple of N (default: all)",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda (default: cuda where there is one)")]
 
 
@@ -90,6 +99,7 @@ def evaluate(
     part: Annotated[Literal["val", "train"], typer.Option(help="the split")] = "val",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of reports")] = Path("evaluation"),
     empty: EmptySets = None,
+    every: Every = None,
     lookahead_ms: Annotated[
         float | None, typer.Option("--lookahead-ms", min=0, help="see no further ahead, as a low-latency stream")
     ] = None,
@@ -108,7 +118,7 @@ def evaluate(
 ) -> None:
     """Evaluate weights on sets: JSON, a page with pictures, detections as csv, and a summary of all sets."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, data_root, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings, every)
         if single_frame and lookahead_ms is not None:
             raise TrainError("--single-frame sees nothing ahead; leave out --lookahead-ms")
         if single_frame and camera_motion:
@@ -117,9 +127,10 @@ def evaluate(
         from stmixer.trainer.evaluate.evaluation import Evaluation, EvaluationMode
 
         mode = EvaluationMode(View(lookahead_ms, single_frame, camera_motion), precision, turned)
+        chosen = _device(device)
         with _progress("detecting") as update:
             evaluation = Evaluation(
-                *(run, weights, part, _device(device)),
+                *(run, weights, part, chosen),
                 progress=lambda done, total: update(completed=done, total=total),
                 mode=mode,
             )
@@ -135,18 +146,20 @@ def calibrate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="a run's YAML, for its sets")] = None,
     custom: Annotated[list[Path] | None, typer.Option("--custom", help="a custom set's folder")] = None,
     empty: EmptySets = None,
+    every: Every = None,
     data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = None,
 ) -> None:
     """Make scores mean what they say: affine maps of the logits, fitted on validation sets, folded into the weights."""
     with _user_errors():
-        run = _evaluated_run(config, custom, empty, data_root, settings)
+        run = _evaluated_run(config, custom, empty, data_root, settings, every)
         from stmixer.trainer.calibrate.run import Calibrator
 
+        chosen = _device(device)
         with _progress("detecting") as update:
             calibrator = Calibrator(
-                *(run, weights, _device(device)),
+                *(run, weights, chosen),
                 progress=lambda done, total: update(completed=done, total=total),
             )
             done = calibrator.run(output)
@@ -236,9 +249,10 @@ def bank(
         run = _read_run(config, [] if custom is None else [custom], data_root, settings)
         from stmixer.trainer.long_term.bank import BankMaker
 
+        chosen = _device(device)
         with _progress("looking") as update:
             maker = BankMaker(
-                *(run, weights, _device(device), name),
+                *(run, weights, chosen, name),
                 progress=lambda done, total: update(completed=done, total=total),
             )
             card = maker.run(output)
@@ -260,13 +274,15 @@ def _evaluated_run(
     empty: list[Path] | None,
     data_root: Path | None,
     settings: list[str] | None,
+    every: int | None,
 ) -> RunConfig:
     """The sets of a YAML or of the command line, and those without people beside them. Raises TrainError."""
     if (config is None) == (not custom):
         raise TrainError("give --config, or --custom (once or more)")
     run = _read_run(config, custom or [], data_root, settings)
     bare = tuple(CustomSet(kind="custom", root=folder.resolve(), empty=True) for folder in empty or [])
-    return run.model_copy(update={"sets": (*run.sets, *bare)})
+    looked = run.evaluate if every is None else run.evaluate.model_copy(update={"every": every})
+    return run.model_copy(update={"sets": (*run.sets, *bare), "evaluate": looked})
 
 
 def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, settings: list[str] | None) -> RunConfig:
@@ -281,9 +297,14 @@ def _read_run(config: Path | None, custom: list[Path], data_root: Path | None, s
 
 
 def _device(name: str | None) -> torch.device:
-    import torch
+    """Raises TrainError for a device that is not there."""
+    from stmixer.model.runtimes.device import named_device
+    from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return named_device(name)
+    except RuntimeUnavailable as error:
+        raise TrainError(str(error)) from None
 
 
 def _overrides(settings: list[str] | None, data_root: Path | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stmixer.model.config import DetectorConfig
 from stmixer.model.foreign.backbone_tensors import Pretrained, take_backbone
-from stmixer.model.foreign.published import read_published
+from stmixer.model.foreign.published import read_published_file
 
 _HEADS = {
     "tf_efficientnet_lite0": ("conv_head.", "bn2.", "classifier."),
@@ -33,13 +33,15 @@ _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", 
 
 def read_image_pretrained(path: Path, config: DetectorConfig, network: str) -> Pretrained:
     """The backbone's tensors out of an image classifier's file. Raises CheckpointError, name by name."""
-    given = {_timm_name(name): tensor for name, tensor in read_published(path).items()}
+    file = read_published_file(path)
+    given = {_timm_name(name): tensor for name, tensor in file.tensors.items()}
     return take_backbone(
         path,
         config,
         given,
         lambda name: name.removeprefix("network."),
         lambda name: name.startswith(_HEADS[network]),
+        notes=file.notes,
     )
 
 

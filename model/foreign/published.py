@@ -11,21 +11,27 @@ import pickle
 import tarfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, name_differences
+from stmixer.model.checkpoint import CheckpointError, name_differences, not_finite
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import skeleton
+from stmixer.model.foreign.file_kind import described
 from stmixer.model.foreign.published_names import published_name
 from stmixer.model.foreign.unpickling import READ_ERRORS, InertUnpickler
 from stmixer.model.zoo import VARIANTS, variant
 
 LOSS_BUFFER = "stm_head.criterion.empty_weight"
 _WRAPPERS = ("model", "state_dict", "model_state", "module")
+_COMPILED = "_orig_mod"
+_OUTERMOST = ("module", "model")
+"""Prefixes of what a network was trained in: DataParallel's, LightningModule's usual one."""
+
 _COUNTER = "num_batches_tracked"
 
 
@@ -41,6 +47,7 @@ def from_published(tensors: Mapping[str, Tensor], config: DetectorConfig) -> dic
     problems = name_differences(shapes, given)
     if buffer is not None and (buffer.is_complex() or not torch.equal(buffer.float(), torch.tensor([1.0, 0.1]))):
         problems.append(f"{LOSS_BUFFER}: {buffer.tolist()} instead of [1.0, 0.1]")
+    problems += not_finite(tensors)
     problems += [
         f"{name}: {tensor.dtype} instead of {'integers' if name.endswith(_COUNTER) else 'real numbers'}"
         for name, tensor in tensors.items()
@@ -76,9 +83,21 @@ def guess_config(tensors: Mapping[str, Tensor], name: str | None) -> DetectorCon
     best = max(shares, key=lambda name: shares[name])
     if shares[best] <= 0.5:
         raise CheckpointError(
-            f"the file is none of the known variants ({', '.join(VARIANTS)}); name one to see what differs"
+            f"the file is none of the known variants ({', '.join(VARIANTS)}){_common_prefix(tensors)}; "
+            "name one to see what differs"
         )
     return variant(best, classes=classes)
+
+
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What all names begin with, in words."""
+    first = {name.partition(".")[0] for name in tensors if "." in name}
+    if len(first) != 1 or len(tensors) < 2:
+        return ""
+    (prefix,) = first
+    if prefix == "detector":
+        return ", but what `stmixer-train fit` goes on from; the weights are weights.safetensors in its run folder"
+    return f"; all of its names begin with {prefix}."
 
 
 @functools.cache
@@ -121,12 +140,28 @@ class _TensorPickle:
         return _TensorUnpickler(file, **kwargs).load()
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The tensors of a published ``.pth`` under their published names, with ``module.`` and wrappers taken off.
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """The tensors of a file under their published names; ``notes``: what a user should know of how they were taken."""
 
-    Foreign classes in the pickle are never imported: they become inert. Raises CheckpointError.
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """The tensors of `read_published_file` alone."""
+    return read_published_file(path).tensors
+
+
+def read_published_file(path: Path) -> PublishedFile:
+    """The tensors of a published ``.pth``, with tables around them and prefixes of wrappers taken off.
+
+    Foreign classes in the pickle are never imported: they become inert. Raises CheckpointError, which says what a file
+    is that is no checkpoint.
     """
     try:
+        if (kind := described(path)) is not None:
+            raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: it is {kind}")
         _refuse_programs(path)
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorPickle)
         return _table_of_tensors(path, content)
@@ -153,17 +188,64 @@ def _refuse_programs(path: Path) -> None:
         raise CheckpointError(f"{path} is a tar archive, not a checkpoint")
 
 
-def _table_of_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+def _table_of_tensors(path: Path, content: Any) -> PublishedFile:
+    notes = []
+    tables = _tables(content)
+    wrapper = next((key for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
+    if wrapper is None and tables and not any(isinstance(value, Tensor) for value in content.values()):
+        if len(tables) > 1:
+            listed = ", ".join(tables)
+            raise CheckpointError(f"{path} holds several tables of tensors ({listed}) and none called {_WRAPPERS[0]}")
+        wrapper = tables[0]
+    if wrapper is not None:
+        content = content[wrapper]
+        if others := [key for key in tables if key != wrapper]:
+            notes.append(f"taken: {wrapper}; the file holds {', '.join(others)} too")
+        elif wrapper not in _WRAPPERS:
+            notes.append(f"taken: {wrapper}")
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise CheckpointError(f"{path} holds no table of tensors (looked under {', '.join(_WRAPPERS)} and at the top)")
-    if other := [str(k) for k in content if k not in tensors]:
+    if other := [str(k) for k, v in content.items() if not isinstance(v, Tensor)]:
         raise CheckpointError(f"{path} holds more than tensors:\n  " + "\n  ".join(f"not used: {k}" for k in other))
-    named = {str(k).removeprefix("module."): v.detach() for k, v in tensors.items()}
+    names, prefixes = _unwrapped(list(tensors))
+    named = {name: tensor.detach() for name, tensor in zip(names, tensors.values(), strict=True)}
     if len(named) != len(tensors):
-        raise CheckpointError(f"{path} holds a name both with and without the prefix module.")
-    return named
+        raise CheckpointError(f"{path} holds a name both with and without the prefix {' or '.join(prefixes)}")
+    if prefixes:
+        notes.append(f"taken off the names: {' '.join(prefixes)}")
+    return PublishedFile(named, tuple(notes))
+
+
+def _tables(content: Any) -> list[str]:
+    """The names of a mapping's tables that hold tensors alone: as many networks, one perhaps averaged of another."""
+    if not isinstance(content, dict):
+        return []
+    return [
+        key
+        for key, table in content.items()
+        if isinstance(key, str)
+        and isinstance(table, dict)
+        and table
+        and all(isinstance(value, Tensor) for value in table.values())
+    ]
+
+
+def _unwrapped(names: list[str]) -> tuple[list[str], list[str]]:
+    """The names without prefixes of wrappers, and these, from the outermost on.
+
+    ``_orig_mod.`` goes wherever torch.compile left it, ``module.`` from every name, ``model.`` where all names have it.
+    """
+    taken: list[str] = []
+    while True:
+        parts = [name.split(".") for name in names]
+        outer = next((p for p in _OUTERMOST if all(part[0] == p and len(part) > 1 for part in parts)), None)
+        if any(_COMPILED in part[:-1] for part in parts):
+            prefix = _COMPILED
+            names = [".".join([word for word in part[:-1] if word != _COMPILED] + part[-1:]) for part in parts]
+        elif outer is not None or any(part[0] == "module" and len(part) > 1 for part in parts):
+            prefix = outer or "module"
+            names = [".".join(part[1:] if part[0] == prefix and len(part) > 1 else part) for part in parts]
+        else:
+            return names, taken
+        taken.append(f"{prefix}.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from stmixer.model.config import CsnConfig, DetectorConfig, ResNetConfig, VitConfig
 from stmixer.model.foreign.backbone_tensors import Pretrained, take_backbone
 from stmixer.model.foreign.caffe2 import is_plain_pickle, read_caffe2
-from stmixer.model.foreign.published import read_published
+from stmixer.model.foreign.published import read_published_file
 from stmixer.model.foreign.published_names import published_backbone_name
 
 _SLOWFAST_HEAD = "head."
@@ -32,8 +32,9 @@ def read_video_pretrained(path: Path, config: DetectorConfig) -> Pretrained:
         case VitConfig():
             return _vit(path, config)
         case CsnConfig():
-            tensors = read_published(path)
-            return take_backbone(path, config, tensors, published_backbone_name, _starts_with(_CSN_HEADS))
+            file = read_published_file(path)
+            unused = _starts_with(_CSN_HEADS)
+            return take_backbone(path, config, file.tensors, published_backbone_name, unused, notes=file.notes)
         case ResNetConfig():
             return _resnet(path, config, config.backbone.depths)
         case _:
@@ -50,7 +51,9 @@ def _resnet(path: Path, config: DetectorConfig, depths: Sequence[int]) -> Pretra
             lambda name: caffe2_name(published_backbone_name(name), depths),
             lambda name: _CAFFE2_UNUSED.match(name) is not None,
         )
-    return take_backbone(path, config, read_published(path), published_backbone_name, _starts_with((_SLOWFAST_HEAD,)))
+    file = read_published_file(path)
+    unused = _starts_with((_SLOWFAST_HEAD,))
+    return take_backbone(path, config, file.tensors, published_backbone_name, unused, notes=file.notes)
 
 
 def _starts_with(prefixes: Sequence[str]) -> Callable[[str], bool]:
@@ -59,14 +62,15 @@ def _starts_with(prefixes: Sequence[str]) -> Callable[[str], bool]:
 
 def _vit(path: Path, config: DetectorConfig) -> Pretrained:
     """VideoMAE. A fine-tuned file has no final norm: its head's norm over the mean token takes that place."""
-    given = {re.sub(r"^(encoder|backbone)\.", "", name): tensor for name, tensor in read_published(path).items()}
+    file = read_published_file(path)
+    given = {re.sub(r"^(encoder|backbone)\.", "", name): tensor for name, tensor in file.tensors.items()}
     adapted = {}
     if "norm.weight" not in given and "fc_norm.weight" in given:
         for part in ("weight", "bias"):
             if f"fc_norm.{part}" in given:
                 given[f"norm.{part}"] = given.pop(f"fc_norm.{part}")
                 adapted[f"norm.{part}"] = f"fc_norm.{part}, the norm of the mean token"
-    return take_backbone(path, config, given, published_backbone_name, _starts_with(_VIT_HEADS), adapted)
+    return take_backbone(path, config, given, published_backbone_name, _starts_with(_VIT_HEADS), adapted, file.notes)
 
 
 def caffe2_name(name: str, depths: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from stmixer.model.checkpoint import CheckpointError
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.foreign.backbone_tensors import Pretrained
+from stmixer.model.foreign.file_kind import described
 
 _CLASSES, _PERSON = 80, 0
 _RGB_FROM_BGR = [2, 1, 0]
@@ -99,6 +100,8 @@ def _file_convolutions(path: Path) -> list[_FileConvolution]:
         raise CheckpointError(f"{path}: {error.name} is missing; pip install 'stmixer[export]'") from None
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
+    if path.is_file() and (kind := described(path)) is not None:
+        raise CheckpointError(f"{path} cannot be read as an ONNX file with weights: it is {kind}")
     try:
         graph: Any = onnx.load(path, load_external_data=False).graph
         values = {value.name: torch.from_numpy(numpy_helper.to_array(value).copy()) for value in graph.initializer}

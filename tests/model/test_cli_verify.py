@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -37,6 +38,15 @@ def test_verify(file: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line[:4] for line in lines] == ["ok  "] * 4
     assert read_header(file)[1] in lines[1]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:63", "mps", "gpu"])
+def test_a_device_that_is_not_there_is_one_line(file: Path, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = call("verify", file, "--runtime", "eager", "--device", device)
+    refused(result, "--device", device)
+    assert result.stderr.count("\n") == 1
 
 
 def damage(file: Path, name: str, value: float, keep_digest: bool) -> None:

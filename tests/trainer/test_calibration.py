@@ -124,7 +124,7 @@ def test_what_it_learns_from(tmp_path: Path) -> None:
     (tmp_path / "bare" / "videos.csv").write_text("video,split,frames\na.mp4,val,60\n")
     (tmp_path / "bare" / "boxes.csv").write_text("video,frame,x1,y1,x2,y2,label\n")
     sets = [{"kind": "custom", "parts": ["val"]}, {"kind": "custom", "root": "bare", "parts": ["val"], "empty": True}]
-    config = run_config(tmp_path, sets=sets, labels=["walk", "wave"])
+    config = run_config(tmp_path, sets=sets, labels=["walk", "wave"], evaluate={"every": 5})
     card = ModelCard(variant("tiny", classes=2), (Label(1, "walk"), Label(2, "wave")), trained=False)
     samples = gather(LoadedNetwork(known, card), load_data(config, ("val",)).val, config, torch.device("cpu"))
     # frames 0 and 10 of walk.mp4 with two people and one, then four empty keyframes
@@ -163,7 +163,7 @@ def test_the_command(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("stmixer.trainer.calibrate.run.load_network", lambda *_: LoadedNetwork(known, card))
     out = tmp_path / "new" / "out.safetensors"
     command = ["calibrate", str(tmp_path / "in.safetensors"), "--custom", str(tmp_path), "-o", str(out)]
-    done = CliRunner().invoke(main, [*command, "--device", "cpu", "--set", "workers=0"])
+    done = CliRunner().invoke(main, [*command, "--device", "cpu", "--set", "workers=0", "--every", "5"])
     assert done.exit_code == 0, done.output
     assert "calibration" in done.output
     figures = json.loads(out.with_suffix(".json").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training import TESTS, distributed_case, filled, own_set, run_config
+from training import TESTS, custom_set, distributed_case, filled, own_set, run_config
 
 from stmixer.trainer.training.criterion import Criterion
 
@@ -71,3 +71,18 @@ def test_a_run_under_torchrun_has_the_losses_of_one_process(tmp_path: Path) -> N
     assert len(one) == 6
     assert two == pytest.approx(one, rel=2e-3), "steps accumulate rounding; the first is exact"
     assert two[0] == pytest.approx(one[0], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_more_processes_than_validation_batches(tmp_path: Path) -> None:
+    """``devices: 2`` without torchrun, one video with one keyframe to validate on."""
+    rows = "".join(f"walk.mp4,{frame},0.1,0.2,0.3,0.4,walk,1\n" for frame in (0, 10))
+    boxes = f"video,frame,x1,y1,x2,y2,label,track\n{rows}fall.mp4,5,0.1,0.2,0.3,0.4,walk,1\n"
+    custom_set(tmp_path, boxes, {"walk.mp4": "train", "fall.mp4": "val"})
+    config = run_config(tmp_path, devices=2, epochs=1, backbone_norm="frozen", augment={"short_sides": [128]})
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "stmixer.trainer.cli", "fit", "-c", str(path)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "weights.safetensors").exists()

@@ -57,6 +57,34 @@ def evaluate(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.parametrize("frames", [(12, 37, 62, 87), (0, 24, 48, 72), (1, 2, 3, 5)])
+def test_all_that_is_annotated_is_looked_at(weights: Path, tmp_path: Path, frames: tuple[int, ...]) -> None:
+    """Once a second of 25 fps, every 24th, wherever: all keyframes count, with ``--every`` those that it leaves."""
+    rows = "".join(f"walk.mp4,{frame},0.1,0.2,0.3,0.4,walk,7\n" for frame in frames)
+    own = custom_set(tmp_path / "own", f"video,frame,x1,y1,x2,y2,label,track\n{rows}", {"walk.mp4": "val"})
+    (tmp_path / "run.yaml").write_text("run_dir: r\nevaluate: {every: 3}\nsets: [{kind: custom, root: own}]\n")
+    for options, step in (
+        (("--custom", own), 1),
+        (("--custom", own, "--every", 2), 2),
+        (("--config", tmp_path / "run.yaml"), 3),
+        (("--config", tmp_path / "run.yaml", "--every", 2), 2),
+        (("--config", tmp_path / "run.yaml", "--set", "evaluate.every=1"), 1),
+    ):
+        code, printed = evaluate(weights, *options, "-o", tmp_path / "out")
+        left = [frame for frame in frames if frame % step == 0]
+        if not left:
+            assert code == 2
+            assert printed.endswith(f"is empty: no annotated frame has a multiple of {step} for its index\n")
+            assert printed.count("\n") == 1
+            continue
+        assert code == 0, printed
+        report = json.loads((tmp_path / "out" / "own.json").read_text())
+        assert (report["protocol"], report["people"]["keyframes"]) == ("frames-custom", len(left))
+        assert report["classes"][0]["boxes"] == len(left)
+        note = f"keyframes: annotated frames whose index is a multiple of {step}"
+        assert (note in report["notes"]) == (step > 1)
+
+
 def test_sets_with_people_and_without_in_one_summary(weights: Path, tmp_path: Path) -> None:
     boxes = "video,frame,x1,y1,x2,y2,label,track,origin\nwalk.mp4,0,0.1,0.2,0.3,0.4,walk,7,true\n"
     boxes += "walk.mp4,10,0.1,0.2,0.3,0.4,walk,7,pseudo\n"

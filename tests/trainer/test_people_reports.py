@@ -259,13 +259,16 @@ def test_clips_whose_keyframes_hold_areas_alone(tmp_path: Path) -> None:
     boxes = f"video,frame,x1,y1,x2,y2,label,track,crowd\n{rows}"
     custom_set(tmp_path, boxes, {"walk.mp4": "train", "fall.mp4": "train"})
     chosen = CustomSet(kind="custom", name="mine")
-    # training keyframes too: of the two at 5 and 0 the protocol counts, of that at 6 it does not
+    # training keyframes too: with every fifth the two at 5 and 0 count, that at 6 does not
     source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)
     extra = [(0.6, 0.1, 0.8, 0.9), (0.1, 0.1, 0.4, 0.9)]
     predictions = found(source, {k: [0.1] for k in range(3)}, dict.fromkeys(range(3), extra))
-    assert report_sets([source], predictions, labels()) == []
-    (report,) = report_empty_sets([source], predictions, labels())
+    assert len(report_sets([source], predictions, labels())) == 1, "somebody lies at 6"
+    assert report_empty_sets([source], predictions, labels()) == []
+    assert report_sets([source], predictions, labels(), step=5) == []
+    (report,) = report_empty_sets([source], predictions, labels(), step=5)
     assert (report.keyframes, report.false_people) == (2, 2)
+    assert report.notes == ("keyframes: annotated frames whose index is a multiple of 5",)
     somebody = boxes + "fall.mp4,0,0.1,0.2,0.3,0.4,lie,2,0\n"
     custom_set(tmp_path, somebody, {"walk.mp4": "train", "fall.mp4": "train"})
     source = ClipSource.of(chosen, read_custom(chosen, tmp_path, "train", LABELS), LABELS)

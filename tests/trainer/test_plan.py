@@ -62,3 +62,10 @@ def test_evaluation_takes_each_keyframe_once_in_batches_of_one_video() -> None:
     ]  # fmt: skip
     ranks = [in_order(videos, 2, rank, 3) for rank in range(3)]
     assert sorted(d.keyframe for rank in ranks for batch in rank for d in batch) == [0, 0, 1, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_no_process_is_without_an_evaluation_batch(world: int) -> None:
+    """More processes than batches: those beyond do one that another does too."""
+    ranks = [in_order([np.array([0, 0])], 8, rank, world) for rank in range(world)]
+    assert [[d.keyframe for d in batch] for rank in ranks for batch in rank] == [[0, 1]] * world

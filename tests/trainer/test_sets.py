@@ -34,12 +34,16 @@ def test_custom_set(tmp_path: Path) -> None:
     assert (val.frame.tolist(), val.track.tolist(), val.origin) == ([5], [-1], "pseudo")
 
 
-def test_evaluation_keyframes_are_multiples_of_five(tmp_path: Path) -> None:
+def test_evaluation_keyframes_are_all_that_is_annotated(tmp_path: Path) -> None:
     custom_set(tmp_path, BOXES, {"walk.mp4": "val", "fall.mp4": "val"})
-    val = read_custom(CustomSet(kind="custom"), tmp_path, "val", None)
-    assert [(val.videos[v].name, f) for v, f in zip(val.video, val.frame, strict=True)] == [
-        ("walk.mp4", 0), ("walk.mp4", 10), ("fall.mp4", 5)
-    ]  # fmt: skip
+    everywhere = [("walk.mp4", 0), ("walk.mp4", 3), ("walk.mp4", 10), ("fall.mp4", 5)]
+    sets = [{"kind": "custom", "parts": ["val"]}]
+    for step, wanted in ((1, everywhere), (5, [each for each in everywhere if each[1] != 3]), (3, everywhere[:2])):
+        config = run_config(tmp_path, sets=sets, labels=["walk", "wave"], evaluate={"every": step})
+        val = load_data(config, ("val",)).val[0].split
+        assert [(val.videos[v].name, f) for v, f in zip(val.video, val.frame, strict=True)] == wanted
+    with pytest.raises(TrainError, match="val: the split is empty: no annotated frame has a multiple of 7"):
+        read_custom(CustomSet(kind="custom", exclude=("walk.mp4",)), tmp_path, "val", None, step=7)
     custom_set(tmp_path, BOXES, {"walk.mp4": "train", "fall.mp4": "val"})
     third = read_custom(CustomSet(kind="custom", keyframe_every=3), tmp_path, "train", None)
     assert third.frame.tolist() == [0, 3]

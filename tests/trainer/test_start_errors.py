@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from training import CLIPS, custom_set, run_config
 from typer.testing import CliRunner
@@ -124,6 +125,29 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     (tmp_path / "custom").chmod(0o500)
     code, lines = start(tmp_path, lambda root, config: None)
     assert (code, len(lines)) == (2, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(tmp_path: Path) -> None:
+    code, lines = start(tmp_path, _set(accelerator="gpu"))
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("stmixer-train: accelerator: gpu, but no CUDA device is usable here")
+    assert not (tmp_path / "custom" / "run").exists(), "the next try needs no --resume"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:63", "mps", "gpu", "0x"])
+@pytest.mark.parametrize("command", ["eval", "calibrate", "bank"])
+def test_a_device_that_is_not_there(tmp_path: Path, tiny_weights: Path, command: str, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    root = custom_set(tmp_path / "custom", GOOD, SPLITS)
+    given = ["--weights", str(tiny_weights)] if command == "bank" else [str(tiny_weights)]
+    options = ["--custom", str(root), "-o", str(tmp_path / "out"), "--device", device]
+    done = CliRunner().invoke(main, [command, *given, *options])
+    assert done.exit_code == 2, done.exception
+    assert done.stderr.startswith("stmixer-train: --device")
+    assert repr(device) in done.stderr or f"--device {device}: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:

@@ -311,6 +311,9 @@ class EvaluateSection(Section):
 
     every_epochs: Annotated[int, Field(ge=0)] = 1
     """0: only at the end."""
+    every: Count = 1
+    """Of custom sets: annotated frames whose index is a multiple of it are looked at. Default: all that are annotated.
+    For sets that annotate every frame, of which neighbours say the same. Of calibration too."""
     batch_size: Count = 8
     score_threshold: Share = 0.6
     keep_top3: bool = True

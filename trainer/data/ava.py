@@ -12,7 +12,6 @@ Train keyframes are those with boxes; evaluation keyframes all that the csv name
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +22,7 @@ import numpy as np
 from stmixer.model.config import RAW_FPS
 from stmixer.model.labels import AVA_LABELS
 from stmixer.trainer.config.run import AvaSet
+from stmixer.trainer.data.csv_table import number, read_lines, whole
 from stmixer.trainer.data.records import (
     FrameFolder,
     Part,
@@ -34,7 +34,7 @@ from stmixer.trainer.data.records import (
     build_split,
     timed,
 )
-from stmixer.trainer.errors import TrainError, reading
+from stmixer.trainer.errors import TrainError
 
 LABEL_NAMES = tuple(label.name for label in AVA_LABELS)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
@@ -71,33 +71,40 @@ def read_ava(config: AvaSet, root: Path, part: Part) -> Split:
 
 
 def _read_excluded(path: Path) -> set[tuple[str, int]]:
+    """The seconds left out. Raises TrainError, a line per fault."""
     # AVA publishes a list for the validation split alone
-    return {(row[0], int(row[1])) for row in _read_csv(path)} if path.exists() else set()
-
-
-def _read_csv(path: Path, delimiter: str = ",") -> list[list[str]]:
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file, delimiter=delimiter) if row]
+    if not path.exists():
+        return set()
+    excluded: set[tuple[str, int]] = set()
+    faults = []
+    for line, row in read_lines(path):
+        try:
+            excluded.add((row[0], whole(row[1], "second")))
+        except (ValueError, IndexError):
+            faults.append(f"{path}:{line}: not video, second: {','.join(row)}")
+    if faults:
+        raise TrainError(faults)
+    return excluded
 
 
 def _read_annotations(path: Path, excluded: set[tuple[str, int]]) -> _AnnotationTable:
     table = _AnnotationTable([], [], [], [], [], set())
     lines: list[int] = []
     faults: list[str] = []
-    for line, row in enumerate(_read_csv(path), start=1):
+    for line, row in read_lines(path):
         try:
-            video, second = row[0], int(row[1])
+            video, second = row[0], whole(row[1], "second")
             if (video, second) in excluded:
                 continue
-            if len(row) == 2 or not row[2]:
+            if not any(row[2:]):
                 table.named.add((video, second))
                 continue
-            box, action = [float(value) for value in row[2:6]], int(row[6])
-            person = int(row[7] or -1) if len(row) > 7 else -1
+            box, action = [number(value) for value in row[2:6]], whole(row[6], "action")
+            person = whole(row[7] or "-1", "person") if len(row) > 7 else -1
         except (ValueError, IndexError):
             faults.append(f"{path}:{line}: not video, second, x1, y1, x2, y2, action, person: {','.join(row)}")
             continue
-        if not 1 <= action <= len(LABEL_NAMES) or len(box) != 4:
+        if not 1 <= action <= len(LABEL_NAMES):
             faults.append(f"{path}:{line}: action {action} is not in the list: 1 to {len(LABEL_NAMES)}")
             continue
         table.named.add((video, second))
@@ -120,10 +127,14 @@ def _frame_lists(root: Path, part: Part, names: list[str]) -> list[Video]:
     first: dict[str, tuple[Path, str, str, int, str]] = {}
     count: dict[str, int] = {}
     faults = []
-    for line, row in enumerate(_read_csv(path, " "), start=1):
+    for line, row in read_lines(path, " "):
         if row[0].startswith("original_vid"):
             continue
-        video, frame_id, picture = row[0], int(row[2]), Path(row[3])
+        try:
+            video, frame_id, picture = row[0], whole(row[2], "frame_id"), Path(row[3])
+        except (ValueError, IndexError):
+            faults.append(f"{path}:{line}: not video, number, frame_id, path, by blanks: {' '.join(row)}")
+            continue
         match = re.fullmatch(r"(.*?)(\d+)(\.\w+)", picture.name)
         if match is None:
             faults.append(f"{path}:{line}: {picture.name} has no number")

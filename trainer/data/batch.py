@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,12 @@ class ClipBatch:
         """The same on another device."""
         frames = tuple(f.to(device, non_blocking=True) for f in self.frames)
         return ClipBatch(frames, tuple(t.to(device) for t in self.targets), self.draws)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        yield from self.frames
+        for target in self.targets:
+            yield from target.tensors()
 
     def pin_memory(self) -> ClipBatch:
         """The same in page-locked memory; torch's loader calls it."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stmixer.trainer.data.csv_table import CORNERS, corners, read_table
+from stmixer.trainer.data.csv_table import CORNERS, corners, read_table, whole
 from stmixer.trainer.data.records import Rows, box_faults
 from stmixer.trainer.errors import TrainError
 
@@ -72,8 +72,8 @@ def read_negatives(root: Path) -> Negatives | None:
     source_of = {row["video"]: row["source"] for row in read_table(root / "videos.csv", ("video", "source"))}
     absent: dict[str, tuple[str, ...]] = {}
     faults = []
-    for line, row in enumerate(read_table(path, ("source", "labels")), start=2):
-        source = row["source"]
+    for row in read_table(path, ("source", "labels")):
+        line, source = row.line, row["source"]
         if source in absent:
             faults.append(f"{path}:{line}: {source} a second time")
         if source not in source_of.values():
@@ -89,11 +89,11 @@ def read_looked(root: Path) -> list[LookedLabel]:
     path = root / "by_looking.csv"
     found: list[LookedLabel] = []
     faults = []
-    for line, row in enumerate(read_table(path, ("video", "track", "label")), start=2):
+    for row in read_table(path, ("video", "track", "label")):
         try:
-            found.append(LookedLabel(line, row["video"], int(row["track"]), row["label"]))
+            found.append(LookedLabel(row.line, row["video"], whole(row["track"], "track"), row["label"]))
         except ValueError as error:
-            faults.append(f"{path}:{line}: {error}")
+            faults.append(f"{path}:{row.line}: {error}")
     if faults:
         raise TrainError(faults)
     return found
@@ -113,14 +113,15 @@ def read_ignored(path: Path, videos: Mapping[str, int], listed: Mapping[str, str
     faults: list[str] = []
     lines: list[int] = []
     video, frame, boxes = [], [], []
-    for line, row in enumerate(read_table(path, ("video", "frame", *CORNERS)), start=2):
+    for row in read_table(path, ("video", "frame", *CORNERS)):
+        line = row.line
         if row["video"] not in listed:
             faults.append(f"{path}:{line}: video {row['video']!r} is not in videos.csv")
             continue
         if row["video"] not in videos:
             continue
         try:
-            area, index = corners(row), int(row["frame"])
+            area, index = corners(row), whole(row["frame"], "frame")
         except ValueError as error:
             faults.append(f"{path}:{line}: {error}")
             continue

@@ -6,7 +6,7 @@ A folder holds for each segment ``<number>.npy`` (S, values) float16, a row per 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,12 @@ class FeatureBatch:
         maps = tuple(m.to(device, non_blocking=True) for m in self.maps)
         sizes_wh = self.sizes_wh.to(device, non_blocking=True)
         return FeatureBatch(maps, sizes_wh, tuple(t.to(device) for t in self.targets), self.draws)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        yield from (*self.maps, self.sizes_wh)
+        for target in self.targets:
+            yield from target.tensors()
 
     def pin_memory(self) -> FeatureBatch:
         """The same in page-locked memory; torch's loader calls it."""

@@ -11,30 +11,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import av.error
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
-from stmixer.media.probe import choose_stream, explain, open_container
-from stmixer.media.source import open_source
 from stmixer.model.clip import MAX_ASPECT, input_size
+from stmixer.trainer.data.frame_index import LIMITS, FrameIndex, read_index
 from stmixer.trainer.data.records import FrameFolder, Ints, Picture, Split, Video, VideoFile, timed
+from stmixer.trainer.data.seek import SHORT_US, is_sought_alike
 from stmixer.trainer.errors import TrainError
 
 Thoroughness = Literal["quick", "full"]
-LIMITS = Limits.unlimited()
+MOST_UNSOUGHT_US = 600_000_000
+"""A video whose clips have to be decoded from its beginning may be so long."""
+
+_STAMPED_CONTAINERS = ("mov", "matroska")
+"""Beginnings of the names of containers of one clock, in which every frame has a stamp."""
+
 _THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedVideo:
-    """A video that can be used: its frames' times where they are needed, and what it is from now on."""
+    """A video that can be used: its frames' times where they are needed, and what it is from now on.
+
+    ``sure``: how many of its frames can be counted without doubt, None for all; ``left_out`` says what comes then.
+    """
 
     video: Video
     times_us: Ints | None
+    sure: int | None = None
+    left_out: str = ""
 
 
 def check_split(split: Split, thoroughness: Thoroughness) -> Split:
@@ -63,6 +72,11 @@ def check_split(split: Split, thoroughness: Thoroughness) -> Split:
         times = checked.times_us
         if times is not None and by_index and last[i] >= len(times):
             return f"{where}: {_place(video)} has {len(times)} frames, its annotation names frame {last[i]}"
+        if by_index and checked.sure is not None and last[i] >= checked.sure:
+            return (
+                f"{where}: {_place(video)}: which frame is which is in doubt from {checked.sure} on, some being left "
+                f"out ({checked.left_out}); convert it, for instance to H.264 in MP4"
+            )
         if times is not None and not by_index and last[i] > times[-1] + 1_000_000:
             return f"{where}: {_place(video)} ends {(last[i] - times[-1]) / 1e6:.1f} s before its last keyframe"
         return checked
@@ -97,51 +111,34 @@ def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> Ch
         return CheckedVideo(video, np.zeros(1, dtype=np.int64))
     with VideoReader(path, limits=LIMITS, threads=1) as reader:
         input_size(reader.info.width, reader.info.height, 256, 256 * MAX_ASPECT)
+        stamped = reader.info.container.startswith(_STAMPED_CONTAINERS)
         if thoroughness == "full":
             decoded = np.array([frame.pts_us for frame in reader], dtype=np.int64)
             if reader.dropped or reader.warnings:
                 raise MediaError("unreadable", "; ".join(reader.warnings) or f"frames left out: {reader.dropped}")
-    if thoroughness == "full":
-        times: Ints | None = decoded
-    else:
-        times = frame_times(path) if by_index else None
-    duration = None if times is None else int(times[-1])
-    return CheckedVideo(replace(video, source=VideoFile(path, duration)), times)
+    if thoroughness == "quick" and stamped and not by_index and is_sought_alike(path):
+        return CheckedVideo(replace(video, source=VideoFile(path)), None)
+    index = read_index(path)
+    times = decoded if thoroughness == "full" else index.times_us
+    duration = int(times[-1])
+    seekable = duration <= SHORT_US or (index.seekable and is_sought_alike(path))
+    if not seekable and duration > MOST_UNSOUGHT_US:
+        raise MediaError(
+            "unreadable",
+            f"its frames cannot be placed reliably but from the beginning, for every clip anew, and it runs "
+            f"{duration / 60e6:.0f} minutes (at most {MOST_UNSOUGHT_US // 60_000_000}); convert it to H.264 in MP4",
+        )
+    file = VideoFile(path, duration, seekable)
+    return CheckedVideo(replace(video, source=file), times, _sure(index), index.left_out)
+
+
+def _sure(index: FrameIndex) -> int | None:
+    return index.sure if index.left_out else None
 
 
 def frame_times(path: Path) -> Ints:
-    """The time of every frame after the first, µs, in order: from the packets, without decoding where they say it.
-
-    Raises:
-        MediaError: as VideoReader, and for a file that holds fewer frames than it says.
-    """
-    source = open_source(path)
-    try:
-        container = open_container(source, LIMITS, low_latency=False)
-        with container:
-            stream = choose_stream(container)
-            packets = [(p.pts, p.is_discard, p.dts) for p in container.demux(stream) if p.size]
-            base, claimed = stream.time_base, stream.frames
-            # AVI counts ticks, among them those of frames that were left out
-            held = (packets[-1][2] or 0) + 1 if packets and container.format.name == "avi" else len(packets)
-    except av.error.FFmpegError as error:
-        raise explain(source, error) from error
-    finally:
-        source.close()
-    if held < claimed:
-        raise MediaError("unreadable", f"the file is cut off: it holds {held} of {claimed} frames")
-    stamps = [pts for pts, discarded, _ in packets if not discarded]
-    known = sorted(stamp for stamp in stamps if stamp is not None)
-    steps = np.diff(np.array(known, dtype=np.int64)).astype(np.int64)
-    if base is None or len(known) != len(stamps) or not known or (steps <= 0).any() or _jumps(steps, float(base)):
-        with VideoReader(path, limits=LIMITS, threads=1) as reader:
-            return np.array([frame.pts_us for frame in reader], dtype=np.int64)
-    return np.array([round((stamp - known[0]) * base * 1_000_000) for stamp in known], dtype=np.int64)
-
-
-def _jumps(steps: Ints, base_s: float) -> bool:
-    """Whether timestamps leave a second or more out: clocks that start anew are for the decoder to sort out."""
-    return bool(len(steps)) and float(steps.max()) * base_s > 1.0
+    """The time of every frame after the first, µs, in order. Raises MediaError as `read_index`."""
+    return read_index(path).times_us
 
 
 def _check_folder(video: Video, source: FrameFolder, thoroughness: Thoroughness) -> CheckedVideo:

@@ -1,7 +1,7 @@
 """Clips out of videos: the same frames that serving takes (media.grid, model.clip), at a network's input size.
 
 A short video is decoded once; its small frames stay in memory until newer ones need the room. Of a long one only the
-clip's own stretch is decoded.
+clip's own stretch is decoded, unless its stamps do not tell where that is.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from stmixer.model.clip import MAX_ASPECT, input_size, window
 from stmixer.model.config import ClipConfig
 from stmixer.trainer.data.check import read_picture
 from stmixer.trainer.data.records import FrameFolder, Picture, Video, VideoFile
-from stmixer.trainer.data.seek import frames_from
+from stmixer.trainer.data.seek import SHORT_US, frames_from
 
 Pixels = NDArray[np.uint8]
 
-SHORT_US = 30_000_000
-"""Videos up to this long are decoded whole."""
+LARGEST_SHARE = 0.25
+"""Of the cache, for one longer video that has to be decoded from its beginning for every clip otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,18 @@ class ClipReader:
                 return self._from_folder(folder, indices, short_side)
             case Picture(path):
                 return self._from_picture(path, len(indices), short_side)
-            case VideoFile(path, duration) if duration is not None and duration <= SHORT_US:
-                return self._from_short(path, indices, short_side)
-            case VideoFile(path, _):
-                return self._from_long(path, indices, short_side)
+            case VideoFile() as file if self._is_read_whole(file, short_side):
+                return self._from_short(file.path, indices, short_side)
+            case VideoFile() as file:
+                return self._from_long(file, indices, short_side)
+
+    def _is_read_whole(self, file: VideoFile, short_side: int) -> bool:
+        """Short videos are, and of those that have to be read from their beginning the ones that fit into memory."""
+        if file.duration_us is None or file.duration_us <= SHORT_US:
+            return file.duration_us is not None
+        samples = int(file.duration_us / self.window.grid.step_us) + 1
+        wide = 2 * short_side * short_side * 3  # bytes of a picture twice as wide as high
+        return not file.seekable and samples * wide <= self._cache_bytes * LARGEST_SHARE
 
     def _from_folder(self, folder: FrameFolder, indices: tuple[int, ...], short_side: int) -> Pixels:
         grid = self.window.grid
@@ -143,19 +151,19 @@ class ClipReader:
         with VideoReader(path, limits=Limits.unlimited(), threads=1) as reader:
             width, height = reader.info.width, reader.info.height
             size = _size(width, height, short_side)
-            upright = reader.info.rotation == 0 and not reader.info.mirrored
-            own = upright and width * height <= size[0] * size[1]
+            plain = reader.info.rotation == 0 and not reader.info.mirrored and reader.info.sample_aspect_ratio == 1
+            own = plain and width * height <= size[0] * size[1]
             size = (width, height) if own else size
             samples = [(s.index, s.frame.resized(*size, self._antialias)) for s in self._samples(reader)]
         strip = _Strip([index for index, _ in samples], np.stack([frame for _, frame in samples]))
         return (path, None if own else short_side), strip
 
-    def _from_long(self, path: Path, indices: tuple[int, ...], short_side: int) -> Pixels:
+    def _from_long(self, file: VideoFile, indices: tuple[int, ...], short_side: int) -> Pixels:
         grid, wanted = self.window.grid, sorted(set(indices))
         # a frame before the first moment is what stands for it; half a second of margin for slow cameras
         start_us = max(0, grid.time_us(max(0, wanted[0])) - 500_000)
         end_us = grid.time_us(max(0, wanted[-1])) + HALF_RAW_US
-        samples = self._samples(_until(frames_from(path, start_us), end_us))
+        samples = self._samples(_until(frames_from(file.path, start_us, seekable=file.seekable), end_us))
         keys: list[int] = []
         small: list[Pixels] = []
         size: tuple[int, int] | None = None

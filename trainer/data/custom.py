@@ -6,7 +6,8 @@
   to ignore; ``track`` and ``crowd`` may be missing.
 - more tables beside it: `trainer.data.beside_boxes`.
 
-A frame without rows is no keyframe. Evaluation keyframes are the annotated frames whose index is a multiple of 5.
+A frame without rows is no keyframe. Evaluation keyframes are all annotated frames, or those whose index is a multiple
+of a run's ``evaluate.every``.
 
 A set of videos without people (``empty: true``) has no rows at all, and ``frames`` in videos.csv: every n-th frame is a
 keyframe on which nobody is, for training as for evaluation.
@@ -21,7 +22,7 @@ import numpy as np
 
 from stmixer.trainer.config.run import CustomSet
 from stmixer.trainer.data.beside_boxes import LookedLabel, Negatives, read_ignored, read_looked, read_negatives
-from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, yes
+from stmixer.trainer.data.csv_table import CORNERS, Row, corners, outside, read_table, whole, yes
 from stmixer.trainer.data.records import (
     UNKNOWN,
     Origin,
@@ -36,7 +37,6 @@ from stmixer.trainer.data.records import (
 )
 from stmixer.trainer.errors import TrainError
 
-EVALUATION_STEP = 5
 EMPTY_STEP = 15
 """Frames from one keyframe of a video without people to the next: the next one shows nothing new."""
 
@@ -73,7 +73,8 @@ def read_custom(
         root: its folder.
         part: ``train`` or ``val``.
         allowed: the run's labels, where the run names them.
-        step: annotated frames whose index is a multiple of it are keyframes. Default: what the part wants.
+        step: annotated frames whose index is a multiple of it are keyframes. Default: in training what the set wants,
+            else all.
 
     Raises:
         TrainError: a line for every fault found in the set's files.
@@ -102,13 +103,18 @@ def read_custom(
     rows = rows.and_more(more)
     if config.ignore is not None:
         rows = rows.and_more(_on_annotated_frames(read_ignored(config.ignore, numbers, split_of), rows))
-    step = step or (EVALUATION_STEP if part == "val" else config.keyframe_every or 1)
+    step = step or (1 if part == "val" else config.keyframe_every or 1)
+    kept = rows.take(rows.frame % step == 0)
+    if len(rows.frame) and not len(kept.frame):
+        raise TrainError(
+            f"{name}, {part}: the split is empty: no annotated frame has a multiple of {step} for its index"
+        )
     split = build_split(
         name,
         part,
         vocabulary.labels,
         [Video(video, VideoFile(root / "videos" / video)) for video in names],
-        rows.take(rows.frame % step == 0),
+        kept,
         unlabelled_is_negative=config.unlabelled == "negative",
         origin=origin_of({row.get("origin") or "true" for row in table if row["video"] in numbers}),
     )
@@ -136,14 +142,17 @@ def _read_empty(config: CustomSet, root: Path, name: str, part: Part, boxes: lis
     videos: list[Video] = []
     keyframes: list[tuple[int, int]] = []
     faults = []
-    for line, row in enumerate(read_table(path, (*_VIDEO_COLUMNS, "frames")), start=2):
+    for row in read_table(path, (*_VIDEO_COLUMNS, "frames")):
         if row["split"] != part or row["video"] in config.exclude:
             continue
-        if not row["frames"].isdecimal() or int(row["frames"]) < 1:
-            faults.append(f"{path}:{line}: frames {row['frames']!r} is no number of frames")
+        try:
+            frames = whole(row["frames"], "frames")
+        except ValueError:
+            frames = 0
+        if frames < 1:
+            faults.append(f"{path}:{row.line}: frames {row['frames']!r} is no number of frames")
             continue
         # from the middle of the first stretch on, so that a clip of any length has one
-        frames = int(row["frames"])
         keyframes += [(len(videos), frame) for frame in range(min(step, frames) // 2, frames, step)]
         videos.append(Video(row["video"], VideoFile(root / "videos" / row["video"])))
     if faults:
@@ -155,8 +164,8 @@ def _read_videos(path: Path, exclude: tuple[str, ...]) -> dict[str, str]:
     """The split of every video. Raises TrainError, a line per fault."""
     split_of: dict[str, str] = {}
     faults = []
-    for line, row in enumerate(read_table(path, _VIDEO_COLUMNS), start=2):
-        video, part = row["video"], row["split"]
+    for row in read_table(path, _VIDEO_COLUMNS):
+        line, video, part = row.line, row["video"], row["split"]
         if part not in ("train", "val"):
             faults.append(f"{path}:{line}: split {part!r} is neither train nor val")
         if video in split_of and video not in exclude:
@@ -196,7 +205,8 @@ def _rows(
     faults: list[str] = []
     lines: list[int] = []
     video, frame, boxes, label, track, crowd = [], [], [], [], [], []
-    for line, row in enumerate(table, start=2):
+    for row in table:
+        line = row.line
         if row["video"] not in split_of:
             faults.append(f"{path}:{line}: video {row['video']!r} is not in videos.csv")
             continue
@@ -204,7 +214,8 @@ def _rows(
             continue
         try:
             its_label, numbers = vocabulary.number(row["label"]), corners(row)
-            index, person, area = int(row["frame"]), int(row.get("track") or -1), yes(row, "crowd")
+            index, person = whole(row["frame"], "frame"), whole(row.get("track") or "-1", "track")
+            area = yes(row, "crowd")
         except ValueError as error:
             faults.append(f"{path}:{line}: {error}")
             continue
@@ -235,11 +246,11 @@ def _looked_rows(
     vocabulary: _Vocabulary,
 ) -> tuple[Rows, list[str]]:
     """The rows of tracks that have a label by looking, once more with that label; and what is wrong with its lines."""
-    tracks = {(row["video"], row.get("track") or "") for row in table}
+    tracks = {(row["video"], _track(row)) for row in table}
     faults: list[str] = []
     more = rows.take(np.zeros(0, dtype=np.int64))
     for line in looked:
-        if (line.video, str(line.track)) not in tracks:
+        if (line.video, line.track) not in tracks:
             faults.append(f"{path}:{line.line}: boxes.csv has no track {line.track} of {line.video}")
             continue
         try:
@@ -253,9 +264,17 @@ def _looked_rows(
     return more, faults
 
 
+def _track(row: Row) -> int | None:
+    """A row's track; None where it has none, or something that `_rows` says is none."""
+    try:
+        return whole(row.get("track"), "track")
+    except ValueError:
+        return None
+
+
 def _said(table: list[Row], looked: list[LookedLabel], vocabulary: _Vocabulary) -> list[tuple[str, str, str]]:
     """Place, video and label of every line that gives somebody a label that is read."""
-    said = [(f"boxes.csv:{line}", row["video"], row["label"]) for line, row in enumerate(table, start=2)]
+    said = [(f"boxes.csv:{row.line}", row["video"], row["label"]) for row in table]
     said += [(f"by_looking.csv:{line.line}", line.video, line.label) for line in looked]
     return [each for each in said if each[2] in vocabulary.labels]
 

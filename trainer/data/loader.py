@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from stmixer.trainer.data.batch import ClipBatch, collate
 from stmixer.trainer.data.cached_features import FeatureBatch, FeatureClips, collate_features
 from stmixer.trainer.data.clipset import ClipSet
+from stmixer.trainer.data.handover import Collate, usable_workers
 from stmixer.trainer.data.plan import Draw, Plan
 
 
@@ -74,10 +75,11 @@ class TrainLoader:
 
 def make_loader(clips: ClipSet | FeatureClips, batches: object, workers: int, pin_memory: bool) -> DataLoader[Any]:
     """A torch loader over lists of draws."""
+    workers = usable_workers(workers)
     return DataLoader(
         clips,
         batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=collate if isinstance(clips, ClipSet) else collate_features,
+        collate_fn=Collate(collate if isinstance(clips, ClipSet) else collate_features),
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,

@@ -48,7 +48,7 @@ def read_pictures(config: PictureSet, root: Path, part: Part, allowed: tuple[str
     split_of = _read_images(root / "images.csv")
     path = root / "boxes.csv"
     table = read_table(path, ("image", *CORNERS))
-    named = {row.get("label") or "" for row in table} - set(NO_LABEL)
+    named = {row.get("label") for row in table} - set(NO_LABEL)
     held = tuple(dict.fromkeys(config.postures.values()))
     if allowed is not None and (strange := [label for label in (*sorted(named), *held) if label not in allowed]):
         raise TrainError(f"sets: {name} has {', '.join(strange)}, not among the run's labels")
@@ -82,8 +82,8 @@ def _read_images(path: Path) -> dict[str, str]:
     """The split of every picture. Raises TrainError, a line per fault."""
     split_of: dict[str, str] = {}
     faults = []
-    for line, row in enumerate(read_table(path, ("image", "split")), start=2):
-        image, part = row["image"], row["split"]
+    for row in read_table(path, ("image", "split")):
+        line, image, part = row.line, row["image"], row["split"]
         if part not in ("train", "val"):
             faults.append(f"{path}:{line}: split {part!r} is neither train nor val")
         if image in split_of:
@@ -110,13 +110,14 @@ def _rows(
     faults: list[str] = []
     lines: list[int] = []
     picture, boxes, label, crowd, posture = [], [], [], [], []
-    for line, row in enumerate(table, start=2):
+    for row in table:
+        line = row.line
         if row["image"] not in split_of:
             faults.append(f"{path}:{line}: image {row['image']!r} is not in images.csv")
             continue
         if row["image"] not in number:
             continue
-        said, held = row.get("label") or "", row.get("posture") or POSTURES[0]
+        said, held = row.get("label"), row.get("posture") or POSTURES[0]
         try:
             box, area = corners(row), yes(row, "crowd")
         except ValueError as error:

@@ -88,7 +88,7 @@ def _cycled(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def in_order(keyframe_videos: Sequence[np.ndarray], batch: int, rank: int = 0, world: int = 1) -> list[list[Draw]]:
-    """Evaluation: every keyframe once, batches of one video each, this process's share of them.
+    """Evaluation: every keyframe once, batches of one video each, this process's share of them, at least one.
 
     Args:
         keyframe_videos: per set, the video of each keyframe, ascending.
@@ -99,4 +99,5 @@ def in_order(keyframe_videos: Sequence[np.ndarray], batch: int, rank: int = 0, w
             keyframes = np.flatnonzero(videos == video)
             for first in range(0, len(keyframes), batch):
                 batches.append([Draw(source, int(k), (0,)) for k in keyframes[first : first + batch]])
-    return batches[rank::world]
+    # a process without one does the first again: its loader may not be empty, and a keyframe counts once
+    return batches[rank::world] or batches[:1]

@@ -26,16 +26,26 @@ Mask = NDArray[np.bool_]
 UNKNOWN = -1
 """A label: the person's action is not annotated."""
 
+SAME_TRACK, SAME_PLACE = 2e-3, 1e-4
+"""How far corners of one person's boxes may lie apart, in shares of width and height: with a track and without."""
+
 POSTURES = ("unknown", "stand", "sit", "lie", "crouch")
 """How somebody in a picture holds themself, where a set says it."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video that is decoded when a clip is wanted. ``duration_us`` is known once it has been checked."""
+    """A video that is decoded when a clip is wanted.
+
+    Attributes:
+        path: the file.
+        duration_us: when its last frame is shown; known once it has been checked.
+        seekable: a frame's stamp tells its time wherever reading starts (`trainer.data.frame_index`).
+    """
 
     path: Path
     duration_us: int | None = None
+    seekable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +219,12 @@ def build_split(
 ) -> Split:
     """Rows to keyframes and people, both ordered by video and frame; videos without keyframes are left out.
 
-    Rows of one (video, frame, box, track) are one person, of whom all labels are annotated if any is given, or if
-    ``unlabelled_is_negative``, and whose posture is that of any row that knows it. ``empty_keyframes`` adds (video,
-    frame) pairs at which nobody may be annotated.
+    Rows of one (video, frame, box, track) are one person, also where their boxes differ by rounding
+    (`boxes_rounded_alike`), of whom all labels are annotated if any is given, or if ``unlabelled_is_negative``, and
+    whose posture is that of any row that knows it. ``empty_keyframes`` adds (video, frame) pairs at which nobody may be
+    annotated.
     """
+    rows = boxes_rounded_alike(rows)
     extra = np.asarray(empty_keyframes, dtype=np.int64).reshape(-1, 2)
     pairs = np.concatenate((np.stack((rows.video, rows.frame), 1), extra))
     keys, where = np.unique(pairs, axis=0, return_inverse=True)
@@ -250,6 +262,35 @@ def build_split(
         sizes_wh=None if sizes_wh is None else sizes_wh[used],
         origin=origin,
     )
+
+
+def boxes_rounded_alike(rows: Rows) -> Rows:
+    """The rows, boxes of one person that differ by rounding made those of the first.
+
+    In one frame rows of a track are one person if every corner is as near as two boxes rounded to three decimals may be
+    (SAME_TRACK), and rows without a track if they are nearer than any two people (SAME_PLACE).
+    """
+    boxes, place = rows.boxes_xyxy, np.stack((rows.video, rows.frame, rows.track), 1)
+    if not len(boxes):
+        return rows
+    order = np.lexsort((*place.T[::-1],))
+    bounds = np.flatnonzero((np.diff(place[order], axis=0) != 0).any(1)) + 1
+    starts = np.concatenate(([0], bounds))
+    low, high = np.minimum.reduceat(boxes[order], starts), np.maximum.reduceat(boxes[order], starts)
+    spread = (high > low).any(1)
+    alike = boxes.copy()
+    ends = np.append(starts[1:], len(order))
+    for group in np.flatnonzero(spread):
+        members = np.sort(order[starts[group] : ends[group]])
+        within = SAME_PLACE if rows.track[members[0]] < 0 else SAME_TRACK
+        kept: list[int] = []
+        for row in members:
+            same = next((k for k in kept if np.abs(boxes[k] - boxes[row]).max() <= within), None)
+            if same is None:
+                kept.append(int(row))
+            else:
+                alike[row] = boxes[same]
+    return replace(rows, boxes_xyxy=alike)
 
 
 def timed(split: Split, videos: Sequence[Video], pts_us: Ints) -> Split:
@@ -294,6 +335,7 @@ def box_faults(boxes_xyxy: Floats) -> list[tuple[int, str]]:
 def disagreements(rows: Rows) -> list[tuple[int, str]]:
     """(row, what is wrong) of every row that contradicts an earlier one of the same video, frame, box and track: a
     person in one and an area to ignore in the other, or in two postures."""
+    rows = boxes_rounded_alike(rows)
     key = np.column_stack((rows.video, rows.frame, rows.boxes_xyxy, rows.track))
     _, first, person = np.unique(key, axis=0, return_index=True, return_inverse=True)
     person = person.reshape(-1)

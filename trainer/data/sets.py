@@ -74,7 +74,8 @@ def read_set(config: RunConfig, chosen: SetConfig, part: Part) -> Split:
         raise TrainError(f"{root} is not a folder")
     match chosen:
         case CustomSet():
-            return read_custom(chosen, root, part, config.labels)
+            step = config.evaluate.every if part == "val" else None
+            return read_custom(chosen, root, part, config.labels, step=step)
         case PictureSet():
             return read_pictures(chosen, root, part, config.labels)
         case AvaSet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,10 +44,13 @@ class Target:
             self.ignore_xyxy_px.to(device, non_blocking=True),
         )
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        yield from (self.boxes_xyxy_px, self.actions, self.annotated, self.ignore_xyxy_px)
+
     def pin_memory(self) -> Target:
         """The same in page-locked memory."""
-        columns = (self.boxes_xyxy_px, self.actions, self.annotated, self.ignore_xyxy_px)
-        return Target(*(column.pin_memory() for column in columns))
+        return Target(*(column.pin_memory() for column in self.tensors()))
 
 
 def fully_annotated(boxes_xyxy_px: Tensor, actions: Tensor) -> Target:

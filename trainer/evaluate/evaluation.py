@@ -32,6 +32,7 @@ from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import frame_protocol, report_empty_sets, report_sets
 from stmixer.trainer.evaluators.ava_csv import read_excluded, write_detections
 from stmixer.trainer.evaluators.empty import EmptyReport
+from stmixer.trainer.evaluators.frames import FrameProtocol
 from stmixer.trainer.evaluators.tables import Keyframes
 
 
@@ -115,10 +116,13 @@ class Evaluation:
                 among=self.config.evaluate.out_of_set_labels,
                 score_threshold=self.config.evaluate.score_threshold,
                 excluded=excluded,
+                step=self.config.evaluate.every,
             )
             self._write(out, card, source, alone, of_set)
             done.reports.extend(of_set)
-            done.empty_reports.extend(report_empty_sets([source], alone, card.labels, notes=notes))
+            done.empty_reports.extend(
+                report_empty_sets([source], alone, card.labels, notes=notes, step=self.config.evaluate.every)
+            )
         for empty in done.empty_reports:
             empty.write_json(out / f"{empty.name}.json")
         write_overview(out / "summary.json", done.reports, done.empty_reports)
@@ -147,11 +151,12 @@ class Evaluation:
             return
         labels = card.labels
         given = tables(source, found.of(0), labels)
+        protocol = frame_protocol(source.config, self.config.evaluate.every)
         reader = functools.partial(read_frame, source)
         for report in reports:
             stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.protocol}"
             report.write_json(out / f"{stem}.json")
-            write_page(out / f"{stem}.html", report, _pictures(source, given, report, reader))
+            write_page(out / f"{stem}.html", report, _pictures(given, report, protocol, reader))
         if not given.labels or source.turned:
             return
         # the public format has boxes of 0-1
@@ -159,8 +164,7 @@ class Evaluation:
         write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
 
 
-def _pictures(source: ClipSource, given: Tables, report: Report, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
-    protocol = frame_protocol(source.config)
+def _pictures(given: Tables, report: Report, protocol: FrameProtocol, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
     if report.actions is not None:
         picks = pick(given.truth, given.actions, report.actions, protocol)
         return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)
@@ -191,7 +195,7 @@ def _read_frame(source: ClipSource, name: str, frame: int) -> np.ndarray:
             return read_picture(folder.path(frame))
         case Picture(path):
             return read_picture(path)
-        case VideoFile(path, _):
+        case VideoFile(path):
             with VideoReader(path, limits=Limits.unlimited()) as reader:
                 for shown in reader:
                     if shown.index == frame:
@@ -205,7 +209,7 @@ def _read_moment(place: FrameFolder | VideoFile | Picture, pts_us: int) -> np.nd
         return read_picture(place.path)
     if isinstance(place, FrameFolder):
         return read_picture(place.path(min(round(pts_us * place.fps / 1_000_000), place.count - 1)))
-    frames = frames_from(place.path, pts_us)
+    frames = frames_from(place.path, pts_us, seekable=place.seekable)
     shown = next(frames)
     for later in frames:
         if later.pts_us > pts_us + HALF_RAW_US:

@@ -19,17 +19,19 @@ from stmixer.trainer.evaluators.frames import (
     FRAMES_CUSTOM_NEGATIVE,
     PICTURES,
     FrameProtocol,
+    every,
 )
 from stmixer.trainer.evaluators.tables import Ints, Keyframes, Mask
 
 
-def frame_protocol(chosen: SetConfig) -> FrameProtocol:
-    """By which rules a set's frames count; for AVA those by which its people do."""
+def frame_protocol(chosen: SetConfig, step: int = 1) -> FrameProtocol:
+    """By which rules a set's frames count; for AVA those by which its people do. A custom set's keyframes are annotated
+    frames whose index is a multiple of ``step``."""
     match chosen:
         case CustomSet(unlabelled="negative"):
-            return FRAMES_CUSTOM_NEGATIVE
+            return every(FRAMES_CUSTOM_NEGATIVE, step)
         case CustomSet():
-            return FRAMES_CUSTOM
+            return every(FRAMES_CUSTOM, step)
         case PictureSet():
             return PICTURES
         case TubeSet() | AvaSet():
@@ -47,6 +49,7 @@ def report_sets(
     among: Collection[str] = (),
     score_threshold: float = 0.0,
     excluded: Keyframes | None = None,
+    step: int = 1,
 ) -> list[Report]:
     """One report per set with people, two for AVA where its exclusion list is given; labels in the logits' order.
 
@@ -59,18 +62,19 @@ def report_sets(
         among: labels for which the share out of set is told by themselves too.
         score_threshold: person score from which ``found`` says what people do.
         excluded: AVA's list.
+        step: of custom sets, as for `frame_protocol`.
     """
     reports: list[Report] = []
     for i, source in enumerate(sources):
-        if _nobody_is_in(source):
+        if _nobody_is_in(source, step):
             continue
         given = tables(source, found.of(i), labels)
-        subject = Subject(source.split.name, source.split.part, source.split.origin, notes)
+        subject = Subject(source.split.name, source.split.part, source.split.origin, notes + _step_notes(source, step))
         if isinstance(source.config, AvaSet) and with_actions:
             reports += _ava(subject, given, excluded)
             continue
         # tracks are what tubes are made of
-        people, protocol = ~source.split.crowd, frame_protocol(source.config)
+        people, protocol = ~source.split.crowd, frame_protocol(source.config, step)
         tubes = with_tubes and given.absent is None and bool((source.split.track[people] >= 0).all())
         reports.append(
             report_frames(
@@ -89,31 +93,43 @@ def report_sets(
 
 
 def report_empty_sets(
-    sources: Sequence[ClipSource], found: Predictions, labels: Sequence[Label], *, notes: tuple[str, ...] = ()
+    sources: Sequence[ClipSource],
+    found: Predictions,
+    labels: Sequence[Label],
+    *,
+    notes: tuple[str, ...] = (),
+    step: int = 1,
 ) -> list[EmptyReport]:
     """One report per set of clips without people, and per set whose keyframes happen to show nobody; labels in the
     logits' order."""
     reports = []
     for i, source in enumerate(sources):
-        if _nobody_is_in(source):
+        if _nobody_is_in(source, step):
             given = tables(source, found.of(i), labels)
-            keyframes = given.keyframes.take(_counting(source, given.keyframes.frame))
-            name, part = source.split.name, source.split.part
-            reports.append(report_empty(name, part, keyframes, given.people, notes=notes, ignored=given.ignored))
+            keyframes = given.keyframes.take(_counting(source, given.keyframes.frame, step))
+            name, part, all_notes = source.split.name, source.split.part, notes + _step_notes(source, step)
+            reports.append(report_empty(name, part, keyframes, given.people, notes=all_notes, ignored=given.ignored))
     return reports
 
 
-def _nobody_is_in(source: ClipSource) -> bool:
+def _step_notes(source: ClipSource, step: int) -> tuple[str, ...]:
+    """What a reader of a custom set's figures must know, where not all that it annotates is looked at."""
+    if step == 1 or source.empty or not isinstance(source.config, CustomSet):
+        return ()
+    return (f"keyframes: annotated frames whose index is a multiple of {step}",)
+
+
+def _nobody_is_in(source: ClipSource, step: int) -> bool:
     """Whether a set has keyframes by its protocol, and on none of these a person."""
     split = source.split
     people = split.frame[split.person_keyframes[~split.crowd]]
-    return bool(_counting(source, split.frame).any()) and not _counting(source, people).any()
+    return bool(_counting(source, split.frame, step).any()) and not _counting(source, people, step).any()
 
 
-def _counting(source: ClipSource, frames: Ints) -> Mask:
+def _counting(source: ClipSource, frames: Ints, step: int) -> Mask:
     """(n,) which frames are keyframes by a set's protocol; all of them in a set of clips without people."""
-    step = None if source.empty else frame_protocol(source.config).step
-    return np.asarray(frames % (step or 1) == 0, dtype=np.bool_)
+    kept = None if source.empty else frame_protocol(source.config, step).step
+    return np.asarray(frames % (kept or 1) == 0, dtype=np.bool_)
 
 
 def _ava(subject: Subject, given: Tables, excluded: Keyframes | None) -> list[Report]:

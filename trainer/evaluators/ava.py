@@ -1,7 +1,7 @@
 """AVA's frame mAP at IoU 0.5 under the two protocols in use. They give different numbers for the same detections.
 
 - ``ava-activitynet``: ActivityNet's evaluator. The best 50 (box, class) pairs of a timestamp are kept, timestamps
-  without ground truth are ignored, the exclusion list is **not** used.
+  without ground truth of any class, inside the label map or not, are ignored, the exclusion list is **not** used.
 - ``ava-uncapped``: the evaluator of PySlowFast and AlphAction, behind STMixer's numbers. No cap; the timestamps of the
   exclusion list are dropped; detections at timestamps without ground truth are wrong.
 
@@ -43,7 +43,7 @@ class AvaProtocol:
 
     Attributes:
         cap: (box, class) pairs kept per timestamp; None for all.
-        needs_truth: detections at timestamps without ground truth are ignored, not wrong.
+        needs_truth: detections at timestamps without ground truth of any class are ignored, not wrong.
         excludes: timestamps of the exclusion list are dropped.
     """
 
@@ -87,7 +87,7 @@ def evaluate_ava(
     if protocol.cap is not None:
         counts = _cap(found, found_key, counts, protocol.cap)
     if protocol.needs_truth:
-        counts &= np.isin(found_key, truth_key[wanted])
+        counts &= np.isin(found_key, truth_key[truth.label != UNKNOWN_ACTION])
     counts &= (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
     truth, truth_key = truth.take(wanted), truth_key[wanted]
     # One number per (timestamp, label): the group within which boxes meet.

@@ -2,7 +2,8 @@
 
 A row is ``video,timestamp,x1,y1,x2,y2,label,score``; ground truth has no score, and a person's number or nothing in its
 place. The timestamp is whole seconds, written with four digits (for custom sets: the frame index, as it is). There is
-no header. Every reader raises a ValueError that names the file and, where a line is to blame, the line.
+no header; encodings, separators and blank lines are those of `trainer.data.csv_table`. Every reader raises a ValueError
+that names the file and, where a line is to blame, the line.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from stmixer.trainer.data.csv_table import number, read_lines, whole
 from stmixer.trainer.evaluators.tables import (
     UNKNOWN_ACTION,
     UNKNOWN_TRACK,
@@ -105,39 +107,40 @@ def _write(path: Path, table: GroundTruth | Detections, ends: list[list[str]]) -
 
 def _rows(path: Path, parse: Callable[[list[str]], Row]) -> list[Row]:
     parsed = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            try:
-                if row:
-                    parsed.append(parse(row))
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"{path}, line {number}: {error}: {','.join(row)}") from error
+    for line, row in read_lines(path):
+        try:
+            parsed.append(parse(row))
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{path}, line {line}: {error}: {','.join(row)}") from error
     return parsed
 
 
 def _truth_row(row: list[str]) -> TruthRow | None:
-    if len(row) == 2 or not any(row[2:]):
+    second = _seconds(row[1])
+    if not any(row[2:]):
         return None
-    label = int(row[6]) if len(row) > 6 and row[6] else UNKNOWN_ACTION
-    track = int(row[7]) if len(row) > 7 and row[7] else UNKNOWN_TRACK
-    return row[0], _seconds(row[1]), _box(row), label, track
+    label = whole(row[6], "label") if len(row) > 6 and row[6] else UNKNOWN_ACTION
+    track = whole(row[7], "person") if len(row) > 7 and row[7] else UNKNOWN_TRACK
+    return row[0], second, _box(row), label, track
 
 
 def _detection_row(row: list[str]) -> DetectionRow:
-    return row[0], _seconds(row[1]), _box(row), int(row[6]), float(row[7]) if len(row) > 7 else 1.0
+    score = number(row[7]) if len(row) > 7 else 1.0
+    return row[0], _seconds(row[1]), _box(row), whole(row[6], "label"), score
 
 
 def _box(row: list[str]) -> list[float]:
     if len(row) < 6:
         raise ValueError("a row has too few columns")
-    return [float(v) for v in row[2:6]]
+    return [number(v) for v in row[2:6]]
 
 
 def _seconds(text: str) -> int:
-    value = float(text)
-    if value != int(value):
-        raise ValueError(f"the timestamp {text} is not a whole number")
-    return int(value)
+    try:
+        return whole(text, "timestamp")
+    except ValueError:
+        number(text)
+        raise ValueError(f"the timestamp {text} is not a whole number") from None
 
 
 def _pictures(rows: list[tuple[str, int]], boxes: list[list[float]]) -> tuple[Text, Ints, Floats]:

@@ -9,9 +9,9 @@ Protocols:
 
 - ``frames-all``: every frame counts, and a detection on a frame without ground truth is wrong. JHMDB, UCF101-24, whose
   boxes are in inclusive pixels (the tables' unit decides).
-- ``frames-custom``: docs/data.md. Only keyframes count: annotated frames whose index is a multiple of 5. One with an
-  empty label has an unknown action: a detection that takes no true box is ignored, not wrong, if such a person is the
-  one it overlaps most and by at least the threshold.
+- ``frames-custom``: docs/data.md. Only keyframes count: all annotated frames, or those whose index is a multiple of a
+  number (`every`). A person with an empty label has an unknown action: a detection that takes no true box is ignored,
+  not wrong, if such a person is the one it overlaps most and by at least the threshold.
 - ``frames-custom-negative``: the same, but an empty label is somebody who does none of the set's actions, and
   detections on them are wrong: the receiver in ``interaction``.
 - ``pictures``: every picture counts; a person with an empty label has an unknown action.
@@ -24,7 +24,7 @@ Detections on nobody are wrong, unless they lie in an ignore area (`trainer.eval
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,8 +47,6 @@ from stmixer.trainer.evaluators.tables import (
     keys,
 )
 
-KEYFRAME_STEP = 5
-
 
 @dataclass(frozen=True, slots=True)
 class FrameProtocol:
@@ -65,12 +63,18 @@ class FrameProtocol:
 
 
 FRAMES_ALL = FrameProtocol("frames-all", step=None, empty_is_negative=False)
-FRAMES_CUSTOM = FrameProtocol("frames-custom", step=KEYFRAME_STEP, empty_is_negative=False)
-FRAMES_CUSTOM_NEGATIVE = FrameProtocol("frames-custom-negative", step=KEYFRAME_STEP, empty_is_negative=True)
+FRAMES_CUSTOM = FrameProtocol("frames-custom", step=1, empty_is_negative=False)
+FRAMES_CUSTOM_NEGATIVE = FrameProtocol("frames-custom-negative", step=1, empty_is_negative=True)
 PICTURES = FrameProtocol("pictures", step=None, empty_is_negative=False)
 
 
-def keyframes_of(truth: GroundTruth, step: int = KEYFRAME_STEP) -> Keyframes:
+def every(protocol: FrameProtocol, step: int) -> FrameProtocol:
+    """A custom set's protocol with annotated frames whose index is a multiple of ``step`` for keyframes."""
+    assert protocol.step is not None, protocol
+    return replace(protocol, step=step)
+
+
+def keyframes_of(truth: GroundTruth, step: int = 1) -> Keyframes:
     """A custom set's evaluation keyframes: its annotated frames whose index is a multiple of ``step``, once each."""
     chosen = truth.frame % step == 0
     first = np.unique(keys(truth)[0][chosen], return_index=True)[1]

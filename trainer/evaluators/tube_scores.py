@@ -6,7 +6,7 @@ class and video, if that reaches the threshold; AP is the trapezoid area from (r
 
 The overlap of two tubes is the mean spatial IoU over their common frames × temporal IoU, and temporal IoU is common
 frames / frames of either. For tubes without gaps that equals the overlap of intervals; counted this way it also holds
-on keyframes that lie five frames apart.
+on keyframes that lie some frames apart.
 """
 
 from __future__ import annotations
@@ -167,14 +167,27 @@ def _spans(found: Tubes) -> _TubeSpans:
 
 
 def _true_spans(truth: GroundTruth, step: int | None) -> _TubeSpans:
-    """Runs of a (video, label, track) on successive evaluated frames."""
-    person = _numbered(codes(truth.video)[0], truth.label, truth.track)
+    """Runs of a (video, label, track) on successive evaluated frames. With a ``step`` of keyframes these lie no further
+    apart than it or, where a video is annotated more seldom, than the video's usually do."""
+    video = codes(truth.video)[0]
+    person = _numbered(video, truth.label, truth.track)
     order = np.lexsort((truth.frame, person))
-    near = np.diff(truth.frame[order]) <= (step or 1)
+    apart = np.ones(len(truth), dtype=np.int64) if step is None else np.maximum(_usual_steps(video, truth.frame), step)
+    near = np.diff(truth.frame[order]) <= apart[order][1:]
     starts = np.concatenate([[True], ~(near & (np.diff(person[order]) == 0))])
     number = np.empty(len(truth), dtype=np.int64)
     number[order] = np.cumsum(starts) - 1
     return _spans_of(truth, number)
+
+
+def _usual_steps(video: Ints, frame: Ints) -> Ints:
+    """(n,) of each row the median distance between neighbouring frames of its video; 0 where that has one alone."""
+    steps = np.zeros(len(frame), dtype=np.int64)
+    for each in np.unique(video):
+        distances = np.diff(np.unique(frame[video == each]))
+        if len(distances):
+            steps[video == each] = int(np.median(distances))
+    return steps
 
 
 def _spans_of(table: Tubes | GroundTruth, number: Ints) -> _TubeSpans:

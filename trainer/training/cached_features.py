@@ -30,6 +30,7 @@ from stmixer.model.runtimes.prepare import prepared
 from stmixer.trainer.config.run import RunConfig, current_keys
 from stmixer.trainer.data.cached_features import FeatureFolder
 from stmixer.trainer.data.clipset import ClipSource
+from stmixer.trainer.data.handover import usable_workers
 from stmixer.trainer.data.loader import one_thread
 from stmixer.trainer.data.segments import SegmentSet
 from stmixer.trainer.errors import TrainError, writing
@@ -113,13 +114,14 @@ def _make(
     )
     log.info(f"{len(missing)} of {folder.count} segments to run the backbone over")
     backbone = prepared(detector, pack=False).backbone.to(device)
+    workers = usable_workers(config.workers)
     loader: DataLoader[Any] = DataLoader(
         segments,
         sampler=missing,
         batch_size=None,
-        num_workers=config.workers,
-        worker_init_fn=one_thread if config.workers else None,
-        multiprocessing_context="forkserver" if config.workers else None,
+        num_workers=workers,
+        worker_init_fn=one_thread if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
     )
     for done, segment in enumerate(loader, start=1):
         folder.write(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +29,30 @@ from stmixer.trainer.data.loader import TrainLoader, make_loader
 from stmixer.trainer.data.plan import Plan, in_order
 from stmixer.trainer.data.records import Split
 from stmixer.trainer.data.sets import RunData, label_list, load_data
-from stmixer.trainer.errors import TrainError
+from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
 from stmixer.trainer.training.cached_features import feature_folder, make_features, wait_for_features
+from stmixer.trainer.training.checkpoint_files import CheckpointFiles
 from stmixer.trainer.training.data_wait import DataWait
+from stmixer.trainer.training.devices import check_devices
 from stmixer.trainer.training.module import TrainingModule
 from stmixer.trainer.training.run_folder import RunFolder
 from stmixer.trainer.training.weights import initial_detector, write_weights
 
 log = logging.getLogger("stmixer.train")
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a disk says that takes no more."""
+
 
 class ResumeCheckpoint(Callback):
-    """Writes ``last.ckpt`` every so many steps and after every epoch, complete or not at all."""
+    """Writes ``last.ckpt`` every so many steps and after every epoch, complete or not at all.
 
-    def __init__(self, path: Path, every: int) -> None:
-        self._path, self._every = path, every
+    Raises TrainError, in all processes, where the disk does not take it.
+    """
+
+    def __init__(self, path: Path, every: int, files: CheckpointFiles) -> None:
+        self._path, self._every, self._files = path, every, files
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,10 +66,11 @@ class ResumeCheckpoint(Callback):
         self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        partial = self._path.with_name(self._path.name + ".partial")
-        trainer.save_checkpoint(partial)  # every process takes part, one writes
-        if trainer.is_global_zero:
-            partial.replace(self._path)
+        trainer.save_checkpoint(self._path)  # every process takes part, one writes
+        failure = trainer.strategy.broadcast(self._files.failure)
+        if failure is not None:
+            stays = "; the one before it stays" if self._path.exists() else ""
+            raise TrainError(f"{self._path} cannot be written: {failure}{stays}")
 
 
 def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
@@ -69,6 +81,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         DivergedError: the network's output is no longer finite.
     """
     _quieten_lightning()
+    check_devices(config)
     folder = RunFolder(config.run_dir)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
         folder.open(config, resume=resume)
@@ -83,24 +96,56 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     windows = training_windows(config, data, detector.config)
     module = TrainingModule(detector, config, len(plan), data.val, labels, windows)
     if trainer.is_global_zero:
-        folder.write(config)
-        folder.write_frozen(module.frozen_parameters())
+        with writing(folder.root, "run folder "):
+            folder.write(config)
+            folder.write_frozen(module.frozen_parameters())
     for line in summary(config, data, plan, module):
         log.info(line)
     clips = cached or ClipSet(data.train, detector.config, config.augment, config.cache_bytes, stills=config.stills)
     train = TrainLoader(clips, plan, config.workers, _on_cuda(config))
     val = evaluation_loader(config, data.val, trainer.world_size, trainer.global_rank)
     module.train()  # Lightning keeps the mode it is given, and detectors are built for evaluation
-    try:
+    with _faults_in_one_line(folder):
         trainer.fit(module, train, val, ckpt_path=str(folder.checkpoint) if resume else None, weights_only=False)
-    except ValueError as error:
-        if "other batches" in str(error):
-            raise TrainError(f"{folder.checkpoint}: {error}") from None
-        raise
     if trainer.is_global_zero and trainer.state.finished:
         write_weights(folder.weights, module.detector, first, config, data, labels)
         log.info(f"wrote {folder.weights}")
     return module
+
+
+@contextmanager
+def _faults_in_one_line(folder: RunFolder) -> Iterator[None]:
+    """Raises TrainError for what the machine, and not the program, does to a run."""
+
+    def quietly(given: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread hands on what the disk says, and would print it besides."""
+        if not (isinstance(given.exc_value, OSError) and given.exc_value.errno in _DISK):
+            before(given)
+
+    before, threading.excepthook = threading.excepthook, quietly
+    try:
+        yield
+    except ValueError as error:
+        if "other batches" in str(error):
+            raise TrainError(f"{folder.checkpoint}: {error}") from None
+        raise
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise TrainError(f"run folder {folder.root} cannot be written: {error.strerror}{_goes_on(folder)}") from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        ended = "a process that makes clips was ended, as when memory runs out"
+        raise TrainError(
+            f"{ended}: fewer workers or a smaller cache_mb take less ({error}){_goes_on(folder)}"
+        ) from None
+    finally:
+        threading.excepthook = before
+
+
+def _goes_on(folder: RunFolder) -> str:
+    return "; go on with --resume" if folder.checkpoint.exists() else ""
 
 
 def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
@@ -174,7 +219,8 @@ def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer
 
     Under torchrun the process takes its place from the environment.
     """
-    callbacks: list[Callback] = [ResumeCheckpoint(folder.checkpoint, config.checkpoint_every), DataWait()]
+    files = CheckpointFiles()
+    callbacks: list[Callback] = [ResumeCheckpoint(folder.checkpoint, config.checkpoint_every, files), DataWait()]
     if config.optimiser.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.optimiser.ema_decay))
     bar = sys.stderr.isatty()
@@ -197,6 +243,7 @@ def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer
         enable_progress_bar=bar,
         enable_model_summary=False,
         callbacks=callbacks,
+        plugins=[files],
         logger=_loggers(folder),
         default_root_dir=folder.root,
     )

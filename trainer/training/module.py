@@ -191,9 +191,9 @@ class TrainingModule(L.LightningModule):
             everyone: list[Predictions | None] = [None] * dist.get_world_size()
             dist.all_gather_object(everyone, self._predictions)
             self._predictions.merge([predictions for predictions in everyone if predictions is not None])
-        acting_from = self._config.evaluate.score_threshold
-        self.reports = report_sets(self._val, self._predictions, self._labels, score_threshold=acting_from)
-        of_nobody = report_empty_sets(self._val, self._predictions, self._labels)
+        options, given = self._config.evaluate, (self._val, self._predictions, self._labels)
+        self.reports = report_sets(*given, score_threshold=options.score_threshold, step=options.every)
+        of_nobody = report_empty_sets(*given, step=options.every)
         for name, value in main_figures(self.reports, of_nobody).items():
             self.log(name, value, rank_zero_only=True, prog_bar=name.endswith("frame_map"))
 

@@ -65,6 +65,9 @@ def write_weights(
 
     Args:
         first: the tensors it started from, where only ``mixing`` of the way from them is to be written.
+
+    Raises:
+        TrainError: the disk does not take it, or numbers have become none.
     """
     names = ", ".join(sorted({f"{source.split.name} ({len(source.split)} keyframes)" for source in data.train}))
     file = config.init.weights or config.init.backbone
@@ -82,7 +85,10 @@ def write_weights(
         bank_digest=bank,
     )
     last = {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}
-    save(path, last if first is None else _between(first, last, config.mixing), card)
+    try:
+        save(path, last if first is None else _between(first, last, config.mixing), card)
+    except CheckpointError as error:
+        raise TrainError(str(error).splitlines()) from None
 
 
 def _with_another(tensors: Mapping[str, Tensor], other: Path, card: ModelCard) -> dict[str, Tensor]:

@@ -105,14 +105,27 @@ def test_cap_breaks_ties_like_a_heap(seed: int, truth_of: Truth) -> None:
 
 def test_timestamps_without_truth(truth_of: Truth, found_of: Found, boxes: Boxes) -> None:
     a, _, _ = boxes
-    # 904 has ground truth, but of a label outside the map: to both evaluators it has none.
+    # 904 has ground truth, if of a label outside the map: ActivityNet's evaluator has its detections wrong.
     truth = truth_of([("v", 902, a, 1, -1), ("v", 904, a, 2, -1)])
     found = found_of([("v", 903, a, 1, 0.9), ("v", 904, a, 1, 0.8), ("v", 902, a, 1, 0.7), ("v", 902, a, 2, 0.9)])
     ignoring = evaluate_ava(truth, found, LABELS, AVA_ACTIVITYNET)
     counting = evaluate_ava(truth, found, LABELS, AVA_UNCAPPED, excluded=NOTHING)
-    assert ignoring.verdict.tolist() == [IGNORED, IGNORED, RIGHT, IGNORED]
+    assert ignoring.verdict.tolist() == [IGNORED, WRONG, RIGHT, IGNORED]
+    assert ignoring.ap("bend") == 0.5
     assert counting.verdict.tolist() == [WRONG, WRONG, RIGHT, IGNORED]
     assert counting.ap("bend") == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    "unlisted", ["v,0903,0.1,0.1,0.5,0.9,2,0\n", "v,0903,0.6,0.1,0.9,0.9,80,4\nv,0903,0,0,1,1,2,\n"]
+)
+def test_truth_of_a_class_outside_the_label_map_makes_a_timestamp_count(tmp_path: Path, unlisted: str) -> None:
+    (tmp_path / "map.pbtxt").write_text('item {\n  name: "stand"\n  id: 12\n}\n')
+    (tmp_path / "gt.csv").write_text("v,0902,0.1,0.1,0.5,0.9,12,0\n" + unlisted)
+    (tmp_path / "det.csv").write_text("v,0902,0.1,0.1,0.5,0.9,12,0.5\nv,0903,0.1,0.1,0.5,0.9,12,0.9\n")
+    read = (read_truth(tmp_path / "gt.csv"), read_detections(tmp_path / "det.csv"))
+    score = evaluate_ava(*read, read_label_map(tmp_path / "map.pbtxt"), AVA_ACTIVITYNET)
+    assert (score.verdict.tolist(), score.mean_ap) == ([RIGHT, WRONG], 0.5)
 
 
 def test_exclusions(truth_of: Truth, found_of: Found, boxes: Boxes) -> None:

@@ -14,6 +14,7 @@ from stmixer.trainer.evaluators.frames import (
     FRAMES_CUSTOM_NEGATIVE,
     action_outcomes,
     evaluate_frames,
+    every,
     keyframes_of,
 )
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
@@ -72,13 +73,17 @@ def test_which_frames_count(truth_of: Truth, found_of: Found, boxes: Boxes) -> N
     # A keyframe; an annotated frame between; a multiple of 5 that is not annotated; another video.
     found = found_of([("v", 5, a, 0, 0.6), ("v", 6, a, 0, 0.7), ("v", 10, a, 0, 0.8), ("w", 5, a, 0, 0.9)])
     custom = evaluate_frames(truth, found, LABELS, FRAMES_CUSTOM)
-    assert custom.verdict.tolist() == [RIGHT, IGNORED, IGNORED, IGNORED]
-    assert (custom.classes[0].boxes, custom.ap("walk")) == (1, 1.0)
+    assert custom.verdict.tolist() == [RIGHT, RIGHT, IGNORED, IGNORED], "all that is annotated"
+    fifth = evaluate_frames(truth, found, LABELS, every(FRAMES_CUSTOM, 5))
+    assert fifth.verdict.tolist() == [RIGHT, IGNORED, IGNORED, IGNORED]
+    assert (fifth.classes[0].boxes, fifth.ap("walk")) == (1, 1.0)
     assert evaluate_frames(truth, found, LABELS, FRAMES_ALL).verdict.tolist() == [RIGHT, RIGHT, WRONG, WRONG]
     with pytest.raises(ValueError, match="no annotated frame is a multiple of 5"):
-        evaluate_frames(truth.take(np.array([1])), found, LABELS, FRAMES_CUSTOM)
-    keyframes = keyframes_of(truth_of([("v", 5, a, 0, 0), ("v", 5, a, 1, 0), ("v", 6, a, 0, 0), ("a", 10, a, 0, 0)]))
-    assert list(zip(keyframes.video.tolist(), keyframes.frame.tolist(), strict=True)) == [("a", 10), ("v", 5)]
+        evaluate_frames(truth.take(np.array([1])), found, LABELS, every(FRAMES_CUSTOM, 5))
+    rows = truth_of([("v", 5, a, 0, 0), ("v", 5, a, 1, 0), ("v", 6, a, 0, 0), ("a", 10, a, 0, 0)])
+    for step, wanted in ((5, [("a", 10), ("v", 5)]), (1, [("a", 10), ("v", 5), ("v", 6)])):
+        keyframes = keyframes_of(rows, step)
+        assert list(zip(keyframes.video.tolist(), keyframes.frame.tolist(), strict=True)) == wanted
 
 
 def test_unknown_actions_are_neither_right_nor_wrong(truth_of: Truth, found_of: Found, boxes: Boxes) -> None:

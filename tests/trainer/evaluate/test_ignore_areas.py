@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stmixer.trainer.evaluators.empty import report_empty
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames, every
 from stmixer.trainer.evaluators.ignore_areas import in_ignore_area
 from stmixer.trainer.evaluators.people import evaluate_people
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
@@ -67,7 +67,7 @@ def test_a_picture_with_nothing_but_an_area_is_looked_at(truth_of: Truth, people
     a, b, _ = boxes
     truth = truth_of([("v", 0, a, -1, 0)])
     found = people_of([("v", 0, a, 0.9), ("v", 5, a, 0.8), ("v", 5, b, 0.8), ("v", 7, a, 0.8)])
-    score = evaluate_people(truth, found, FRAMES_CUSTOM, ignored=areas(("v", 5, AREA), ("v", 7, AREA)))
+    score = evaluate_people(truth, found, every(FRAMES_CUSTOM, 5), ignored=areas(("v", 5, AREA), ("v", 7, AREA)))
     assert score.verdict.tolist() == [RIGHT, WRONG, IGNORED, IGNORED], "7 is no keyframe"
     assert (score.keyframes, score.empty_keyframes, score.false_per_keyframe) == (2, 0, 0.5)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, action_outcomes, evaluate_frames
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, action_outcomes, evaluate_frames, every
 from stmixer.trainer.evaluators.out_of_set import NamedOf, evaluate_out_of_set
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
 from stmixer.trainer.evaluators.tables import Detections, GroundTruth, PersonDetections
@@ -85,14 +85,15 @@ def test_who_is_named_who_should_not_be(truth_of: Truth, found_of: Found, people
             ("v", 0, a, 1, 0.9),  # of a second box on somebody who is found already
         ]
     )
-    out = evaluate_out_of_set(truth, absent, people, actions, LABELS, FRAMES_CUSTOM, among=("squat", "kick"))
+    fifth = every(FRAMES_CUSTOM, 5)
+    out = evaluate_out_of_set(truth, absent, people, actions, LABELS, fifth, among=("squat", "kick"))
     assert out.people == 4
     assert out.any_label == NamedOf("any label", 1, 3)
     assert out.any_label.share == pytest.approx(1 / 3)
     assert out.among == NamedOf("squat", 1, 2)
     assert out.by_label == (NamedOf("walk", 1, 2), NamedOf("squat", 1, 2))
-    unknown = evaluate_out_of_set(truth, absent, people, actions, LABELS, FRAMES_CUSTOM, among=("kick",))
+    unknown = evaluate_out_of_set(truth, absent, people, actions, LABELS, fifth, among=("kick",))
     assert unknown.among is None
-    none = evaluate_out_of_set(truth, absent, people_of([]), found_of([]), LABELS, FRAMES_CUSTOM)
+    none = evaluate_out_of_set(truth, absent, people_of([]), found_of([]), LABELS, fifth)
     assert (none.any_label, none.among, none.any_label.share) == (NamedOf("any label", 0, 0), None, None)
     assert np.isin([n.of for n in none.by_label], ["walk", "squat"]).all()

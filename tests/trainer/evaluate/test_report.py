@@ -19,7 +19,7 @@ from stmixer.trainer.evaluate.page import page, write_page
 from stmixer.trainer.evaluate.pictures import Pick, draw, pick
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames, every
 from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
 from stmixer.trainer.evaluators.tubes import Linking
 
@@ -145,7 +145,8 @@ def test_a_picture_without_detections_is_a_missed_one(truth_of: Truth, found_of:
     # 10 and 15 are missed: two pictures, not nine frames.
     for max_gap, video_map in ((2, 1.0), (1, 0.0)):
         linking = Linking(max_gap=max_gap)
-        report = report_frames(Subject("x", "val", "true"), truth, found, LABELS, FRAMES_CUSTOM, linking=linking)
+        fifth = every(FRAMES_CUSTOM, 5)
+        report = report_frames(Subject("x", "val", "true"), truth, found, LABELS, fifth, linking=linking)
         assert report.video_map["0.5:0.95"] == pytest.approx(video_map)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, every
 from stmixer.trainer.evaluators.precision import IGNORED, RIGHT, WRONG
 from stmixer.trainer.evaluators.tables import GroundTruth, Tubes, Unit
 from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes, suppress
@@ -128,8 +128,19 @@ def test_keyframes_alone_count(truth_of: Truth, boxes: Boxes) -> None:
     a, b, _ = boxes
     truth = truth_of(_person("v", range(0, 21), a, 0, 0))
     found = _tubes([("v", 0, 0.9, range(0, 25, 5), a), ("v", 0, 0.8, [1, 2], b), ("v", 0, 0.7, [25, 30], a)])
-    (score,) = evaluate_tubes(truth, found, LABELS, FRAMES_CUSTOM, thresholds=[0.99])
+    (score,) = evaluate_tubes(truth, found, LABELS, every(FRAMES_CUSTOM, 5), thresholds=[0.99])
     assert score.verdict.tolist() == [RIGHT]
+
+
+@pytest.mark.parametrize("step", [1, 24, 25])
+def test_a_tube_is_as_dense_as_its_video_is_annotated(truth_of: Truth, boxes: Boxes, step: int) -> None:
+    """A frame left out is a pause, whatever the distance between annotated frames."""
+    a, _, _ = boxes
+    frames = [12 + step * i for i in (0, 1, 2, 3, 5, 6, 7)]
+    truth = truth_of(_person("v", frames, a, 0, 0) + _person("other", [0, 1, 2], a, 0, 0))
+    found = _tubes([("v", 0, 0.9, frames[:4], a), ("v", 0, 0.8, frames[4:], a), ("other", 0, 0.7, [0, 1, 2], a)])
+    (score,) = evaluate_tubes(truth, found, LABELS, FRAMES_CUSTOM, thresholds=[0.99])
+    assert (score.classes[0].positives, score.ap("walk")) == (3, 1.0)
 
 
 def test_unknown_actions(truth_of: Truth, boxes: Boxes) -> None:

@@ -1,7 +1,7 @@
 """JPEG pictures, in and out. Those that come in are untrusted.
 
-OpenCV decodes: at 720p it takes a quarter of Pillow's time. It is handed only what begins as a JPEG, is bounded by its
-own header and has an end.
+OpenCV decodes: at 720p it takes a quarter of Pillow's time. It is handed only what begins as a JPEG and is bounded by
+its own header.
 """
 
 import cv2
@@ -9,20 +9,28 @@ import numpy as np
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.sniff import named
 
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SOS, _EOI = 0xDA, 0xD9
+_SOS = 0xDA
+_END = b"\xff\xd9"
+_TRAILER = 1 << 16
+"""Bytes behind its end that a picture may carry."""
 _BROKEN = "send a complete JPEG"
+_WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
     """(width, height) as stored, read from the header without decoding.
 
     Raises:
-        MediaError: ``unreadable`` when this is no JPEG, or its header or its end is missing.
+        MediaError: ``unreadable`` when this is no JPEG, or its header is missing.
     """
     if data[:2] != b"\xff\xd8":
+        other = named(data)
+        if other is not None:
+            raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
         raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")
     size = None
     at = 2
@@ -35,8 +43,6 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         if marker in _SOF and at + 9 <= len(data):
             size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         if marker == _SOS and size is not None:
-            if data.find(bytes((0xFF, _EOI)), at) < 0:
-                raise MediaError("unreadable", f"the JPEG is cut off; {_BROKEN}")
             return size
         at += 2 + max(length, 2)
     raise MediaError("unreadable", f"the JPEG has no usable header; {_BROKEN}")
@@ -45,8 +51,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """Decodes one JPEG, checking its size before any pixel is decoded.
 
-    An EXIF orientation is applied, as browsers show it and as video rotation is. Damage inside the picture is decoded
-    as far as it goes, as in video.
+    An EXIF orientation is applied, as browsers show it and as video rotation is. A missing end marker is put there, as
+    some cameras leave it off, and a damaged or short picture is decoded as far as it goes, as in video.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, as displayed.
@@ -56,7 +62,8 @@ def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """
     limits.check_size(*jpeg_size(data))
     try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        whole = data if _END in data[-_TRAILER:] else data + _END
+        rgb = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise MediaError("unreadable", f"the JPEG cannot be decoded ({error.err}); {_BROKEN}") from error
     if rgb is None:

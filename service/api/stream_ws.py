@@ -260,7 +260,7 @@ class Connection:
                 await self._send_status(session)
             notices = session.context.notices
             while notices:
-                await self._warn("decoder_lost", notices.pop(0))
+                await self._warn(*notices.popleft())
             if self._service.engine.draining:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:

@@ -14,9 +14,10 @@ from av.video.stream import VideoStream
 
 from stmixer.media.decode import Limits
 from stmixer.media.errors import MediaError
-from stmixer.media.frame import Frame, Orientation
+from stmixer.media.frame import Frame
 from stmixer.media.probe import choose_stream, explain, open_container
 from stmixer.media.source import open_source
+from stmixer.media.track_display import TrackDisplay
 
 LIMITS = Limits.unlimited()
 
@@ -36,18 +37,19 @@ def frames_from(path: Path, start_us: int) -> Iterator[Frame]:
         with container:
             stream = choose_stream(container)
             stream.codec_context.thread_count = 1
+            display = TrackDisplay(source, container, stream)
             base = stream.time_base
             first = next(_decode(container, stream), None)
             if first is None or first.pts is None or base is None:
                 raise explain(source, None)
             origin = first.pts
-            yield from _from(container, stream, origin, base, start_us)
+            yield from _from(container, stream, display, origin, base, start_us)
     finally:
         source.close()
 
 
 def _from(
-    container: InputContainer, stream: VideoStream, origin: int, base: Fraction, start_us: int
+    container: InputContainer, stream: VideoStream, display: TrackDisplay, origin: int, base: Fraction, start_us: int
 ) -> Iterator[Frame]:
     wanted = origin + int(Fraction(start_us, 1_000_000) / base)
     for target in (wanted, origin):
@@ -66,7 +68,7 @@ def _from(
         if picture.pts is None or (last is not None and picture.pts <= last):
             continue
         last = picture.pts
-        yield Frame(picture, index, round((last - origin) * base * 1_000_000), Orientation.of(picture))
+        yield Frame(picture, index, round((last - origin) * base * 1_000_000), display.of(picture))
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:

@@ -28,7 +28,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         MediaError: ``unreadable`` when this is no JPEG, or its header is missing.
     """
     if data[:2] != b"\xff\xd8":
-        other = named(data)
+        other = "a GIF" if data[:4] == b"GIF8" else named(data)
         if other is not None:
             raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
         raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")

@@ -28,6 +28,11 @@ class PlacedPicture:
     received_at: float
 
 
+_Together = tuple[PlacedPicture, ...]
+"""Pictures placed at once: one, or several where the first had to wait for the times of those after it. Those are one
+item, so that they do not displace one another."""
+
+
 class PictureSource(DecodedSource):
     """A lost socket costs no picture that has come. A decoder that dies costs those on their way in it.
 
@@ -39,8 +44,8 @@ class PictureSource(DecodedSource):
         super().__init__(context)
         context.counts.at_socket = True
         self._stamped, self._clock = stamped, PictureClock(stamped=stamped)
-        self._newest: Mailbox[PlacedPicture | FlushMark] | None = None
-        self._queue: BoundedQueue[PlacedPicture | FlushMark] = BoundedQueue(QUEUE_BYTES)
+        self._newest: Mailbox[_Together | FlushMark] | None = None
+        self._queue: BoundedQueue[_Together | FlushMark] = BoundedQueue(QUEUE_BYTES)
         if context.stream.policy == "latest":
             self._newest = Mailbox()
         self._no_more = False
@@ -70,15 +75,17 @@ class PictureSource(DecodedSource):
         """Pictures whose time is known, on their way to the decoder."""
         self._context.origin = self._clock.origin
         counts = self._context.counts
-        for one in placed:
-            if one.pts_us is None:
-                counts.dropped("out_of_order")
-                continue
-            picture = PlacedPicture(one.item.data, one.pts_us, one.item.received_at)
-            if self._newest is None:
-                await self._queue.put(picture, len(picture.data))
-            elif isinstance(self._newest.put(picture), PlacedPicture):
-                counts.dropped("mailbox")
+        if left_out := sum(one.pts_us is None for one in placed):
+            counts.dropped("out_of_order", left_out)
+        together = tuple(
+            PlacedPicture(one.item.data, one.pts_us, one.item.received_at) for one in placed if one.pts_us is not None
+        )
+        if not together:
+            return
+        if self._newest is None:
+            await self._queue.put(together, sum(len(picture.data) for picture in together))
+        elif isinstance(displaced := self._newest.put(together), tuple):
+            counts.dropped("mailbox", len(displaced))
 
     async def flush(self) -> FlushMark:
         """Have run what is pending, after the pictures that came before; gives what is done then."""
@@ -126,13 +133,17 @@ class PictureSource(DecodedSource):
                 if isinstance(item, asyncio.Future):
                     await self._flush(item)
                     continue
-                while not self._picture_wanted.is_set():
-                    await self._picture_wanted.wait()
-                self._picture_wanted.clear()
-                if self._link is not None:
-                    self._context.counts.sent()
-                    await self._link.send(JpegPicture(item.pts_us, item.received_at), item.data)
+                for picture in item:
+                    await self._hand_over(picture)
         except Closed:
             self._no_more = True
             if self._link is not None:
                 await self._link.send(EndOfPictures())
+
+    async def _hand_over(self, picture: PlacedPicture) -> None:
+        while not self._picture_wanted.is_set():
+            await self._picture_wanted.wait()
+        self._picture_wanted.clear()
+        if self._link is not None:
+            self._context.counts.sent()
+            await self._link.send(JpegPicture(picture.pts_us, picture.received_at), picture.data)

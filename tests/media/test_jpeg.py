@@ -63,7 +63,7 @@ def test_the_size_is_checked_before_pixels_are_decoded(picture, monkeypatch):
     assert code_of(pillow_jpeg(picture), Limits(max_width=121, max_height=121)) == "too_large"
 
 
-@pytest.mark.parametrize("kind", ["empty", "png", "gif", "start only", "no end", "half a header", "no picture"])
+@pytest.mark.parametrize("kind", ["empty", "png", "gif", "webp", "start only", "half a header", "no picture"])
 def test_what_is_no_whole_jpeg_is_refused(picture, kind):
     good = pillow_jpeg(picture)
     data = {
@@ -71,11 +71,36 @@ def test_what_is_no_whole_jpeg_is_refused(picture, kind):
         "png": encode_png(picture),
         "gif": b"GIF89a" + bytes(100),
         "start only": good[:3],
-        "no end": good[: len(good) * 2 // 3],
+        "webp": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100),
         "half a header": good[:100],
         "no picture": b"\xff\xd8\xff\xd9",
     }[kind]
     assert code_of(data) == "unreadable"
+
+
+def test_a_missing_end_is_put_there(picture):
+    good = pillow_jpeg(picture)
+    assert good.endswith(b"\xff\xd9")
+    np.testing.assert_array_equal(decode_jpeg(good[:-2], Limits()), decode_jpeg(good, Limits()))
+
+
+def test_a_short_picture_is_decoded_as_far_as_it_goes(picture):
+    good = pillow_jpeg(picture)
+    scan = good.index(b"\xff\xda")
+    short = decode_jpeg(good[: scan + (len(good) - scan) * 3 // 4], Limits())
+    assert short.shape == picture.shape
+    np.testing.assert_array_equal(short[:16], decode_jpeg(good, Limits())[:16])
+
+
+@pytest.mark.parametrize("name", ["a PNG", "a WebP", "a GIF"])
+def test_what_is_sent_instead_is_named_with_what_is_wanted(picture, name):
+    data = {
+        "a PNG": encode_png(picture),
+        "a WebP": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100),
+        "a GIF": b"GIF89a" + bytes(100),
+    }[name]
+    with pytest.raises(MediaError, match=f"this is {name}.*encode pictures as JPEG"):
+        decode_jpeg(data, Limits())
 
 
 def test_random_damage_raises_nothing_else(picture):

@@ -15,8 +15,7 @@ from stmixer.media.sniff import named
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS = 0xDA
 _END = b"\xff\xd9"
-_TRAILER = 1 << 16
-"""Bytes behind its end that a picture may carry."""
+_FILLING = bytes(range(1, 255)) + _END
 _BROKEN = "send a complete JPEG"
 _WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
 
@@ -27,6 +26,11 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     Raises:
         MediaError: ``unreadable`` when this is no JPEG, or its header is missing.
     """
+    return _header(data)[0]
+
+
+def _header(data: bytes) -> tuple[tuple[int, int], int]:
+    """(width, height) as stored, and where the first scan begins."""
     if data[:2] != b"\xff\xd8":
         other = "a GIF" if data[:4] == b"GIF8" else named(data)
         if other is not None:
@@ -43,7 +47,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         if marker in _SOF and at + 9 <= len(data):
             size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         if marker == _SOS and size is not None:
-            return size
+            return size, at
         at += 2 + max(length, 2)
     raise MediaError("unreadable", f"the JPEG has no usable header; {_BROKEN}")
 
@@ -52,7 +56,7 @@ def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """Decodes one JPEG, checking its size before any pixel is decoded.
 
     An EXIF orientation is applied, as browsers show it and as video rotation is. A missing end marker is put there, as
-    some cameras leave it off, and a damaged or short picture is decoded as far as it goes, as in video.
+    some cameras leave it off. Damage inside the picture is decoded as far as it goes, as in video.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, as displayed.
@@ -60,16 +64,27 @@ def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     Raises:
         MediaError: ``too_large``, or ``unreadable`` for anything that is not a whole JPEG.
     """
-    limits.check_size(*jpeg_size(data))
+    size, scan = _header(data)
+    limits.check_size(*size)
     try:
-        whole = data if _END in data[-_TRAILER:] else data + _END
-        rgb = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if data.find(_END, scan) >= 0:
+            rgb = _decoded(data)
+        else:
+            rgb = _decoded(data + _END)
+            # where nothing but the end is missing, what stands before it is no part of the picture
+            filled = _decoded(data + _FILLING)
+            if rgb is not None and (filled is None or not np.array_equal(rgb, filled)):
+                raise MediaError("unreadable", f"the JPEG is cut off; {_BROKEN}")
     except cv2.error as error:
         raise MediaError("unreadable", f"the JPEG cannot be decoded ({error.err}); {_BROKEN}") from error
     if rgb is None:
         raise MediaError("unreadable", f"the JPEG cannot be decoded; {_BROKEN}")
     limits.check_size(rgb.shape[1], rgb.shape[0])
     return rgb
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:

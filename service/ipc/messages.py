@@ -192,10 +192,19 @@ class EndOfPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnFrame:
+    """Pixels of the picture in which somebody was found."""
+
+    width: Size
+    height: Size
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnKeyframe:
-    """What is drawn from the moment ``pts_us`` on."""
+    """What is drawn from the moment ``pts_us`` on, in pictures of this size."""
 
     pts_us: Microseconds
+    frame: DrawnFrame
     actors: tuple[Actor, ...]
 
 

@@ -63,7 +63,7 @@ def test_the_size_is_checked_before_pixels_are_decoded(picture, monkeypatch):
     assert code_of(pillow_jpeg(picture), Limits(max_width=121, max_height=121)) == "too_large"
 
 
-@pytest.mark.parametrize("kind", ["empty", "png", "gif", "webp", "start only", "half a header", "no picture"])
+@pytest.mark.parametrize("kind", ["empty", "png", "gif", "webp", "start only", "no end", "half a header", "no picture"])
 def test_what_is_no_whole_jpeg_is_refused(picture, kind):
     good = pillow_jpeg(picture)
     data = {
@@ -72,6 +72,7 @@ def test_what_is_no_whole_jpeg_is_refused(picture, kind):
         "gif": b"GIF89a" + bytes(100),
         "start only": good[:3],
         "webp": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100),
+        "no end": good[: len(good) * 2 // 3],
         "half a header": good[:100],
         "no picture": b"\xff\xd8\xff\xd9",
     }[kind]
@@ -84,12 +85,20 @@ def test_a_missing_end_is_put_there(picture):
     np.testing.assert_array_equal(decode_jpeg(good[:-2], Limits()), decode_jpeg(good, Limits()))
 
 
-def test_a_short_picture_is_decoded_as_far_as_it_goes(picture):
-    good = pillow_jpeg(picture)
-    scan = good.index(b"\xff\xda")
-    short = decode_jpeg(good[: scan + (len(good) - scan) * 3 // 4], Limits())
-    assert short.shape == picture.shape
-    np.testing.assert_array_equal(short[:16], decode_jpeg(good, Limits())[:16])
+@pytest.mark.parametrize("missing", [20, 40, 400])
+def test_a_picture_that_lacks_more_than_its_end_is_cut_off(picture, missing):
+    with pytest.raises(MediaError, match="cut off; send a complete JPEG"):
+        decode_jpeg(pillow_jpeg(picture)[:-missing], Limits())
+
+
+def test_the_end_of_a_thumbnail_is_not_the_pictures(picture):
+    exif = Image.Exif()
+    exif[0x010E] = "thumbnail \xff\xd9"
+    good = pillow_jpeg(picture, exif=exif)
+    marked = good.replace(b"thumbnail ", b"thumbna\xff\xd9 ")
+    assert marked.count(b"\xff\xd9") == 2
+    with pytest.raises(MediaError, match="cut off"):
+        decode_jpeg(marked[: len(marked) * 3 // 4], Limits())
 
 
 @pytest.mark.parametrize("name", ["a PNG", "a WebP", "a GIF"])

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
 from stmixer.media.limits import DRAWN_ACTIONS
+from stmixer.media.resize import resize
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTION_SCORE = 0.3
@@ -38,11 +41,22 @@ class FoundActor(Protocol):
     def actions(self) -> Sequence[NamedAction]: ...
 
 
+class PictureShape(Protocol):
+    """Pixels of a picture, as displayed."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
 class FoundKeyframe(Protocol):
-    """Who was found at a moment, µs from the first frame."""
+    """Who was found at a moment, µs from the first frame, in a picture of what size."""
 
     @property
     def pts_us(self) -> int: ...
+    @property
+    def frame(self) -> PictureShape: ...
     @property
     def actors(self) -> Sequence[FoundActor]: ...
 
@@ -76,21 +90,38 @@ def write_annotated(
 ) -> None:
     """Decode ``source`` again and write it as H.264 with the nearest keyframe's actors drawn on every frame.
 
-    ``keyframes``: by rising time. ``progress`` is told seconds of video done and in all (None if unknown). Raises
-    MediaError.
+    The copy has the size of the first frame. One of another size is drawn upon in its own pixels, with what was found
+    in pictures like it, and fitted in between black borders. ``keyframes``: by rising time. ``progress`` is told
+    seconds of video done and in all (None if unknown). Raises MediaError.
     """
-    times = [keyframe.pts_us for keyframe in keyframes]
+    found: dict[tuple[int, int], list[FoundKeyframe]] = {}
+    for keyframe in keyframes:
+        found.setdefault((keyframe.frame.width, keyframe.frame.height), []).append(keyframe)
+    times = {size: [keyframe.pts_us for keyframe in alike] for size, alike in found.items()}
     with VideoReader(source, limits=limits) as reader:
         info = reader.info
         with Mp4Writer(target, info.width, info.height, info.average_rate or 30.0) as writer:
             for frame in reader:
-                picture = frame.rgb()
-                if picture.shape[:2] != (info.height, info.width):
-                    picture = frame.resized(info.width, info.height)
-                actors = drawn(keyframes[nearest(times, frame.pts_us)].actors) if times else []
-                writer.write(draw_actors(picture, actors, banner=banner(trained)), frame.pts_us)
+                size = frame.width, frame.height
+                alike = found.get(size)
+                actors = drawn(alike[nearest(times[size], frame.pts_us)].actors) if alike else []
+                picture = draw_actors(frame.rgb(), actors, banner=banner(trained))
+                writer.write(_fitted(picture, info.width, info.height), frame.pts_us)
                 if progress is not None:
                     progress(frame.pts_us / 1e6, info.duration_s)
+
+
+def _fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB → (height, width, 3): as large as it goes in, in the middle, black around it."""
+    rows, columns, _ = picture.shape
+    if (columns, rows) == (width, height):
+        return picture
+    scale = min(width / columns, height / rows)
+    inner_width, inner_height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    x, y = (width - inner_width) // 2, (height - inner_height) // 2
+    canvas[y : y + inner_height, x : x + inner_width] = resize(picture, inner_width, inner_height)
+    return canvas
 
 
 def nearest(times: Sequence[int], t_us: int) -> int:

@@ -5,7 +5,7 @@ threads and take Python's lock, which PyAV holds while it waits for those very t
 is FFmpeg's error text instead.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,17 +19,31 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from stmixer.media.frame import Frame, Orientation
+from stmixer.media.deinterlace import Deinterlacer
+from stmixer.media.display import Display
+from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
-from stmixer.media.probe import choose_stream, explain, open_container, stream_duration_s, stream_rate, timeline_rate
+from stmixer.media.probe import (
+    choose_stream,
+    clock_wraps,
+    explain,
+    has_clock,
+    open_container,
+    others_told,
+    stream_duration_s,
+    stream_rate,
+    timeline_rate,
+)
 from stmixer.media.source import ResourceRefused, open_source
-from stmixer.media.timeline import Timeline
+from stmixer.media.timeline import Placed, Timeline
+from stmixer.media.track_display import TrackDisplay
 
 __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 
 # Packets in a row that fail before the rest is given up: ten seconds at 25 fps, more than any group of pictures that
 # can still recover, little enough that a long broken file ends soon.
 MAX_FAILURES = 250
+_MICROSECOND = Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +56,8 @@ class VideoInfo:
         mirrored: whether a reflection was applied too.
         average_rate: frames per second, or None.
         codec, container: FFmpeg's names.
-        duration_s: what the container claims, or None.
-        sample_aspect_ratio: width of a pixel over its height, which is reported but not applied.
+        duration_s: what the container claims, or None; a hint, for nothing but progress.
+        sample_aspect_ratio: width of a pixel over its height as stored; ``width`` has it applied.
     """
 
     width: int
@@ -55,6 +69,18 @@ class VideoInfo:
     container: str
     duration_s: float | None
     sample_aspect_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A decoded picture and how it is to be shown."""
+
+    picture: av.VideoFrame
+    display: Display
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.display.size(self.picture.width, self.picture.height)
 
 
 def _no_frames() -> Generator[Frame]:
@@ -74,6 +100,7 @@ class VideoReader:
         rate_hint: frames per second of a raw stream without timestamps.
         threads: decoding threads.
         low_latency: for live sources: little probing, and no frame held back by threads.
+        on_warning: told of what is odd about time, a code and a line, when it is first met; ``warnings`` sums up.
 
     Attributes:
         info: see :class:`VideoInfo`.
@@ -92,12 +119,14 @@ class VideoReader:
         rate_hint: float | None = None,
         threads: int = 2,
         low_latency: bool = False,
+        on_warning: Callable[[str, str], None] | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.dropped: dict[str, int] = {}
         self._limits = limits
+        self._on_warning, self._told = on_warning, set[str]()
         self._damaged = 0
-        self._resizes = 0
+        self._resizes, self._size = 0, (0, 0)
         self._encrypted = False
         self._first_failure: av.error.FFmpegError | None = None
         self._frames: Generator[Frame] = _no_frames()
@@ -107,9 +136,10 @@ class VideoReader:
         try:
             self._container = open_container(self._source, limits, low_latency)
             stream = choose_stream(self._container)
-            self._check_claims(self._container, stream)
+            self._check_claims(stream)
             self._configure(stream, threads, low_latency)
-            self._frames = self._deliver(self._container, stream, timeline_rate(stream, rate_hint))
+            self.warnings += others_told(self._container, stream)
+            self._frames = self._deliver(self._container, stream, rate_hint)
             self._first = next(self._frames, None)
             if self._first is None:
                 raise explain(self._source, self._first_failure, self._encrypted)
@@ -143,11 +173,10 @@ class VideoReader:
             self._container = None
         self._source.close()
 
-    def _check_claims(self, container: InputContainer, stream: VideoStream) -> None:
+    def _check_claims(self, stream: VideoStream) -> None:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width and height:
             self._limits.check_size(width, height)
-        self._limits.check_duration(stream_duration_s(container, stream) or 0.0)
 
     def _configure(self, stream: VideoStream, threads: int, low_latency: bool) -> None:
         context = stream.codec_context
@@ -158,30 +187,60 @@ class VideoReader:
             # dav1d has frame threads of its own, which this flag turns off. Codecs that reorder must not have it.
             context.flags |= int(av.codec.context.Flags.low_delay)
 
-    def _deliver(self, container: InputContainer, stream: VideoStream, rate: Fraction) -> Generator[Frame]:
+    def _deliver(self, container: InputContainer, stream: VideoStream, rate_hint: float | None) -> Generator[Frame]:
         """Pictures with their place in time, checked against the limits."""
-        timeline = Timeline(stream.time_base or Fraction(1, 1_000_000), rate)
-        index, size = 0, (0, 0)
+        rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
+        timeline: Timeline[_Shown] = Timeline(stream.time_base or _MICROSECOND, rate.value, clock_wraps(container))
+        displays, deinterlacer = TrackDisplay(self._source, container, stream), Deinterlacer()
+        if rate.assumed and not clock:
+            self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
+        index = 0
         try:
-            for picture in self._pictures(container, stream):
-                orientation = Orientation.of(picture)
-                shown = orientation.size(picture.width, picture.height)
-                self._limits.check_size(*shown)
-                pts_us = timeline.place(picture.pts, picture.dts)
-                if pts_us is None:
-                    self._count_dropped("out_of_order")
-                    continue
-                self._limits.check_duration(pts_us / 1_000_000)
-                if index and shown != size:
-                    self._resizes += 1
-                size = shown
-                self._damaged += picture.is_corrupt
-                yield Frame(picture, index, pts_us, orientation)
-                index += 1
+            for picture in self._whole(deinterlacer, self._pictures(container, stream)):
+                shown = _Shown(picture, displays.of(picture))
+                self._limits.check_size(*shown.size)
+                stamps = (picture.pts, picture.dts) if clock else (None, None)
+                for placed in timeline.place(shown, *stamps):
+                    if (frame := self._frame(placed, index, timeline)) is not None:
+                        yield frame
+                        index += 1
+            for placed in timeline.end():
+                if (frame := self._frame(placed, index, timeline)) is not None:
+                    yield frame
+                    index += 1
         except ResourceRefused as error:
             raise explain(self._source, error) from error
         finally:
-            self._add_warnings(timeline, rate)
+            self._add_warnings(timeline, rate.value, deinterlacer)
+
+    def _frame(self, placed: Placed[_Shown], index: int, timeline: Timeline[_Shown]) -> Frame | None:
+        """What a placed picture is delivered as; None for one that is left out."""
+        if placed.pts_us is None:
+            self._count_dropped("out_of_order")
+            self._tell("frames are left out, their timestamps being no later than the last")
+            return None
+        self._limits.check_duration(placed.pts_us / 1_000_000)
+        if timeline.resets:
+            self._tell("the timestamps start anew; time goes on without a gap")
+        if timeline.strays:
+            self._tell("timestamps lie far from those before and after; such frames are put between them")
+        picture, size = placed.item.picture, placed.item.size
+        if index and size != self._size:
+            self._resizes += 1
+        self._size = size
+        self._damaged += picture.is_corrupt
+        return Frame(picture, index, placed.pts_us, placed.item.display)
+
+    def _tell(self, warning: str) -> None:
+        """Passes a warning on its time on, once."""
+        if self._on_warning is not None and warning not in self._told:
+            self._told.add(warning)
+            self._on_warning("timestamps", warning)
+
+    def _whole(self, deinterlacer: Deinterlacer, pictures: Generator[av.VideoFrame]) -> Generator[av.VideoFrame]:
+        for picture in pictures:
+            yield from deinterlacer.put(picture)
+        yield from deinterlacer.end()
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Generator[av.VideoFrame]:
         """Decodes until the end, past packets that fail."""
@@ -205,8 +264,11 @@ class VideoReader:
         """The stream's packets, then None, which makes the decoder give up the frames it holds back."""
         try:
             for packet in container.demux(stream):
-                # PyAV's own end mark, or a frame that AVI left empty; to a decoder, both mean the end.
+                # PyAV's own end mark, or a frame that AVI left empty; to a decoder, both mean the end. After the mark
+                # PyAV fails where the file has got streams that it did not begin with.
                 if packet.size == 0:
+                    if packet.pts is None and packet.dts is None:
+                        break
                     continue
                 if packet.has_sidedata("encryption_info"):
                     # Decoding it gives noise or errors. A clear beginning before it has been delivered.
@@ -222,7 +284,7 @@ class VideoReader:
     def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def _add_warnings(self, timeline: Timeline, rate: Fraction) -> None:
+    def _add_warnings(self, timeline: Timeline[_Shown], rate: Fraction, deinterlacer: Deinterlacer) -> None:
         """Sums up in warnings what was met on the way."""
         if corrupt := self.dropped.get("corrupt"):
             reason = self._first_failure.strerror if self._first_failure else "unknown"
@@ -233,22 +295,26 @@ class VideoReader:
             self.warnings.append(f"frames without a timestamp: {timeline.missing}, taken as {float(rate):g} per second")
         if late := self.dropped.get("out_of_order"):
             self.warnings.append(f"frames left out, their timestamps being no later than the last: {late}")
+        if timeline.strays:
+            self.warnings.append(f"timestamps far from their neighbours': {timeline.strays}, put between those")
         if timeline.resets:
             self.warnings.append(f"times the timestamps start anew: {timeline.resets}; time goes on without a gap")
         if self._resizes:
             self.warnings.append(f"changes of the picture size: {self._resizes}")
+        if deinterlacer.pictures:
+            self.warnings.append(f"interlaced frames, made whole from both fields: {deinterlacer.pictures}")
 
     def _describe(self, container: InputContainer, stream: VideoStream, first: Frame) -> VideoInfo:
-        rate = stream_rate(stream)
+        rate = stream_rate(container, stream)
         context = stream.codec_context
         return VideoInfo(
             width=first.width,
             height=first.height,
-            rotation=first.orientation.rotation,
-            mirrored=first.orientation.mirrored,
+            rotation=first.display.orientation.rotation,
+            mirrored=first.display.orientation.mirrored,
             average_rate=None if rate is None else float(rate),
             codec=context.codec.canonical_name,
             container=container.format.name,
             duration_s=stream_duration_s(container, stream),
-            sample_aspect_ratio=float(context.sample_aspect_ratio or 1),
+            sample_aspect_ratio=float(first.display.pixel_shape),
         )

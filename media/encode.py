@@ -16,6 +16,10 @@ from stmixer.media.jpeg import decode_jpeg, encode_jpeg
 __all__ = ["Mp4Writer", "decode_jpeg", "encode_jpeg", "encode_png"]
 
 TIME_BASE = Fraction(1, 1_000_000)
+HD_HEIGHT = 720
+"""Rows from which video has the colours of BT.709, else of BT.601: what players assume where nothing is said."""
+_LIMITED = 1  # AVCOL_RANGE_MPEG
+_BT709, _BT601 = (1, 1, 1), (6, 6, 6)  # matrix, primaries, transfer: ITU-T H.273
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
@@ -64,7 +68,7 @@ class Mp4Writer:
 
     With a target that can be sought and read back the index comes first (playable while it loads); otherwise the file
     is fragmented, so that it can be sent while it is made. Odd sizes get one more column or row, a copy of the last,
-    since 4:2:0 needs even ones.
+    since 4:2:0 needs even ones. Colours are BT.709's from 720 rows on, else BT.601's, and tagged so.
 
     Args:
         target: a path, or a binary file object, which is not closed here.
@@ -89,6 +93,10 @@ class Mp4Writer:
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = TIME_BASE
+        context = self._stream.codec_context
+        self._colours = _BT709 if min(width, height) >= HD_HEIGHT else _BT601
+        context.colorspace, context.color_primaries, context.color_trc = self._colours
+        context.color_range = _LIMITED
         # No B-frames: times then need no edit list, and nothing is held back.
         self._stream.codec_context.max_b_frames = 0
         if codec == "libx264":
@@ -119,6 +127,7 @@ class Mp4Writer:
         if height % 2 or width % 2:
             rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=self._colours[0], dst_color_range=_LIMITED, threads=1)
         frame.pts, frame.time_base = pts_us, TIME_BASE
         self._container.mux(self._stream.encode(frame))
 

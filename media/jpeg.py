@@ -1,7 +1,7 @@
 """JPEG pictures, in and out. Those that come in are untrusted.
 
-OpenCV decodes: at 720p it takes a quarter of Pillow's time. It is handed only what begins as a JPEG, is bounded by its
-own header and has an end.
+OpenCV decodes: at 720p it takes a quarter of Pillow's time. It is handed only what begins as a JPEG and is bounded by
+its own header.
 """
 
 import cv2
@@ -9,20 +9,32 @@ import numpy as np
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.sniff import named
 
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SOS, _EOI = 0xDA, 0xD9
+_SOS = 0xDA
+_END = b"\xff\xd9"
+_FILLING = bytes(range(1, 255)) + _END
 _BROKEN = "send a complete JPEG"
+_WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
     """(width, height) as stored, read from the header without decoding.
 
     Raises:
-        MediaError: ``unreadable`` when this is no JPEG, or its header or its end is missing.
+        MediaError: ``unreadable`` when this is no JPEG, or its header is missing.
     """
+    return _header(data)[0]
+
+
+def _header(data: bytes) -> tuple[tuple[int, int], int]:
+    """(width, height) as stored, and where the first scan begins."""
     if data[:2] != b"\xff\xd8":
+        other = "a GIF" if data[:4] == b"GIF8" else named(data)
+        if other is not None:
+            raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
         raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")
     size = None
     at = 2
@@ -35,9 +47,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         if marker in _SOF and at + 9 <= len(data):
             size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         if marker == _SOS and size is not None:
-            if data.find(bytes((0xFF, _EOI)), at) < 0:
-                raise MediaError("unreadable", f"the JPEG is cut off; {_BROKEN}")
-            return size
+            return size, at
         at += 2 + max(length, 2)
     raise MediaError("unreadable", f"the JPEG has no usable header; {_BROKEN}")
 
@@ -45,8 +55,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """Decodes one JPEG, checking its size before any pixel is decoded.
 
-    An EXIF orientation is applied, as browsers show it and as video rotation is. Damage inside the picture is decoded
-    as far as it goes, as in video.
+    An EXIF orientation is applied, as browsers show it and as video rotation is. A missing end marker is put there, as
+    some cameras leave it off. Damage inside the picture is decoded as far as it goes, as in video.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, as displayed.
@@ -54,15 +64,27 @@ def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     Raises:
         MediaError: ``too_large``, or ``unreadable`` for anything that is not a whole JPEG.
     """
-    limits.check_size(*jpeg_size(data))
+    size, scan = _header(data)
+    limits.check_size(*size)
     try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if data.find(_END, scan) >= 0:
+            rgb = _decoded(data)
+        else:
+            rgb = _decoded(data + _END)
+            # where nothing but the end is missing, what stands before it is no part of the picture
+            filled = _decoded(data + _FILLING)
+            if rgb is not None and (filled is None or not np.array_equal(rgb, filled)):
+                raise MediaError("unreadable", f"the JPEG is cut off; {_BROKEN}")
     except cv2.error as error:
         raise MediaError("unreadable", f"the JPEG cannot be decoded ({error.err}); {_BROKEN}") from error
     if rgb is None:
         raise MediaError("unreadable", f"the JPEG cannot be decoded; {_BROKEN}")
     limits.check_size(rgb.shape[1], rgb.shape[0])
     return rgb
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:

@@ -1,5 +1,6 @@
 """What FFmpeg may open, which stream of it is the video, and why it failed if it did."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -10,15 +11,38 @@ from av.video.stream import VideoStream
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.sniff import sniff
 from stmixer.media.source import ByteSource, ResourceRefused
 
-# Containers and raw streams that hold their own media. Anything that can name other files (hls, dash, concat, sdp,
-# image2, imf, ...) or a device (lavfi, v4l2, ...) stays out, and what FFmpeg adds in future stays out too.
+# Containers and raw streams that hold their own media, and that cameras, recorders, editors and test suites write; the
+# table in docs/formats.md is made from them. Anything that can name other files (hls, dash, concat, sdp, image2, imf,
+# mlv, ...) or a device (lavfi, v4l2, ...) stays out, and what FFmpeg adds in future stays out too.
 DEMUXERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,gif,asf,ivf,"
-    "h264,hevc,vvc,av1,obu,m4v,h261,h263,mjpeg,mpjpeg"
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,kux,ogg,gif,apng,asf,ivf,"
+    "dv,mxf,gxf,dhav,ifv,lmlm4,yuv4mpegpipe,nut,nuv,nsv,rm,ivr,vivo,wtv,ty,pva,r3d,smjpeg,"
+    "h264,hevc,vvc,evc,av1,obu,m4v,h261,h263,vc1,cavsvideo,dirac,dnxhd,mjpeg,mpjpeg,mjpeg_2000,ingenient,mxg"
 )
 DEFAULT_RATE = Fraction(25)
+_WITHOUT_CLOCK = frozenset(
+    (
+        "h264",
+        "hevc",
+        "vvc",
+        "av1",
+        "obu",
+        "m4v",
+        "mpegvideo",
+        "h261",
+        "h263",
+        "mjpeg",
+        "cavsvideo",
+        "vc1",
+        "evc",
+        "dirac",
+    )
+)
+_WRAPS = {"mpegts": (1 << 33,), "mpeg": (1 << 33,), "matroska": (1 << 16,), "flv": (1 << 32,), "asf": (1 << 32,)}
+_DURATION_IS_END = ("mp4", "matroska", "flv", "asf")
 _GENPTS = 0x0001  # AVFMT_FLAG_GENPTS; PyAV's own constant is mistyped
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
@@ -59,7 +83,9 @@ def choose_stream(container: InputContainer) -> VideoStream:
     """
     streams = [s for s in container.streams.video if not s.disposition & _NOT_VIDEO]
     if not streams:
-        kinds = sorted({str(s.type) for s in container.streams}) or ["nothing"]
+        kinds = sorted({"a cover picture" if s.type == "video" else str(s.type) for s in container.streams}) or [
+            "nothing"
+        ]
         raise MediaError("no_video", f"the file holds no video, only {', '.join(kinds)}; send one with a picture")
 
     def rank(stream: VideoStream) -> tuple[bool, bool, bool]:
@@ -74,40 +100,76 @@ def choose_stream(container: InputContainer) -> VideoStream:
     return best
 
 
-def stream_rate(stream: VideoStream) -> Fraction | None:
-    """Frames per second as the container has it: the average where it is plausible, else FFmpeg's guess."""
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate is not None and 0 < rate <= 240:
-            return rate
-    return None
+def has_clock(container: InputContainer) -> bool:
+    """Whether its timestamps are its own; those of an elementary stream FFmpeg has made up."""
+    return container.format.name not in _WITHOUT_CLOCK
 
 
-def timeline_rate(stream: VideoStream, hint: float | None) -> Fraction:
-    """Frames per second for frames without a timestamp.
+def clock_wraps(container: InputContainer) -> tuple[int, ...]:
+    """After how many ticks of its streams the container's clock begins anew.
 
-    A raw stream has no clock, and what FFmpeg gives for it (25) is an assumption, so there the hint goes first.
+    FFmpeg undoes the first wrap of an MPEG clock, and falls back by its whole range a day later, without a sign.
     """
+    name = container.format.name
+    return next((wraps for kind, wraps in _WRAPS.items() if kind in name), (1 << 32,))
+
+
+def stream_rate(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Frames per second: as an elementary stream says itself; else the container's average, or FFmpeg's guess."""
+    own = stream.codec_context.framerate
+    rates = (stream.average_rate, stream.guessed_rate) if has_clock(container) else (own,)
+    return next((rate for rate in rates if rate is not None and 0 < rate <= 240), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Frames per second for frames without a timestamp; ``assumed`` where nothing says it."""
+
+    value: Fraction
+    assumed: bool
+
+
+def timeline_rate(container: InputContainer, stream: VideoStream, hint: float | None) -> Rate:
+    """The rate to go by. The hint goes first for a stream without a clock."""
     given = Fraction(hint).limit_denominator(1_000_000) if hint is not None and hint > 0 else None
-    known = stream_rate(stream)
-    raw = stream.start_time is None and stream.duration is None
-    return (given or known if raw else known or given) or DEFAULT_RATE
+    known = stream_rate(container, stream)
+    rate = (known or given) if has_clock(container) else (given or known)
+    return Rate(rate or DEFAULT_RATE, assumed=rate is None)
+
+
+def others_told(container: InputContainer, chosen: VideoStream) -> list[str]:
+    """A line on the video streams that are not read, where there are any."""
+    others = [s for s in container.streams.video if s.index != chosen.index and not s.disposition & _NOT_VIDEO]
+    if not others:
+        return []
+    return [f"the file holds {len(others) + 1} video streams; stream {chosen.index} is read, as a player would show it"]
 
 
 def stream_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     """Length in seconds that the container claims, or None."""
+    if not has_clock(container):
+        return None
     if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1_000_000 if container.duration is not None else None
+        length, start = float(stream.duration * stream.time_base), float((stream.start_time or 0) * stream.time_base)
+    elif container.duration is not None:
+        length, start = container.duration / 1_000_000, (container.start_time or 0) / 1_000_000
+    else:
+        return None
+    # of some containers FFmpeg gives the end, which is the same for all but pieces of longer recordings
+    ends = any(kind in container.format.name for kind in _DURATION_IS_END)
+    return length - start if ends and 0 < start < length else length
 
 
 def explain(source: ByteSource, error: BaseException | None, encrypted: bool = False) -> MediaError:
     """The MediaError for a file of which nothing could be read, by what was seen of it."""
     reason = getattr(error, "strerror", None) or ("no picture could be decoded" if error is None else str(error))
-    if source.refused or isinstance(error, ResourceRefused) or source.looks_like_playlist():
+    if source.refused or isinstance(error, ResourceRefused):
         return MediaError(
             "external_resource",
             "the file refers to other files or addresses, which are not opened; send the video itself",
         )
+    if (named := sniff(bytes(source.head))) is not None:
+        return named
     if encrypted or source.looks_encrypted():
         return MediaError("encrypted", "the video is encrypted (DRM); send one that is not")
     if not source.head:

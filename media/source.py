@@ -43,13 +43,6 @@ class ByteSource:
         self.refused.append(url)
         raise ResourceRefused(url)
 
-    def looks_like_playlist(self) -> bool:
-        """Whether the bytes seen are a list of other files rather than media."""
-        text = bytes(self.head[:4096]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        starts = (b"#extm3u", b"ffconcat", b"[playlist]", b"[reference]", b"v=0", b"rtsp://", b"http://", b"https://")
-        marks = (b"<mpd", b"<smoothstreamingmedia", b"<asx", b"<smil")
-        return text.startswith(starts) or (text.startswith(b"<") and any(mark in text for mark in marks))
-
     def looks_encrypted(self) -> bool:
         """Whether the bytes seen hold an encrypted MP4 sample entry."""
         return b"encv" in self.head and b"ftyp" in self.head[:64]

@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
 class StreamOptions(Options, total=False):
     """Of a stream, as fields of ``start``."""
 
-    codec: Literal["jpeg", "webm", "mpegts"]
+    codec: Literal["jpeg", "webm", "mpegts", "mp4"]
     policy: Literal["latest", "all"]
     deadline_ms: float
     timestamps: Literal["arrival", "prefix"]

@@ -20,7 +20,7 @@ from stmixer.service.access import Caller
 from stmixer.service.api.problems import PROBLEMS
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file
-from stmixer.service.ipc.messages import DrawnKeyframe
+from stmixer.service.ipc.messages import DrawnFrame, DrawnKeyframe
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.rendering import render
@@ -174,7 +174,9 @@ async def _mp4(
 def _drawn(result: Result) -> DrawnKeyframe:
     """A result with only the actions that a picture can name."""
     return DrawnKeyframe(
-        result.pts_us, tuple(replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in result.actors)
+        result.pts_us,
+        DrawnFrame(result.frame.width, result.frame.height),
+        tuple(replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in result.actors),
     )
 
 

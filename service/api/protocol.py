@@ -34,7 +34,7 @@ class Start(DetectOptions):
     """The first message: what kind of media will come, and what is wanted of it."""
 
     type: Literal["start"]
-    codec: Literal["jpeg", "webm", "mpegts"] = "jpeg"
+    codec: Literal["jpeg", "webm", "mpegts", "mp4"] = "jpeg"
     policy: Literal["latest", "all"] = "latest"
     deadline_ms: float | None = Field(None, gt=0, le=600_000)
     timestamps: Literal["arrival", "prefix"] = "arrival"

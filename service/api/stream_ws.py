@@ -36,6 +36,8 @@ log = logging.getLogger("stmixer.ws")
 
 STATUS_PERIOD_S = 5.0
 _FAREWELLS = (1000, 1001)
+_NO_BEGINNING = ("unreadable", "no_video", "no_frames")
+"""What is wrong with a container that is joined in its middle, until its next beginning."""
 
 
 @router.websocket("/v1/streams/ws")
@@ -54,7 +56,8 @@ async def stream_ws(socket: WebSocket) -> None:
     except CapacityError as error:
         await connection.refuse(error.code, str(error), protocol.CLOSE_CAPACITY, retryable=True)
     except StmixerError as error:
-        await connection.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=False)
+        retryable = connection.may_be_joined and error.code in _NO_BEGINNING
+        await connection.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=retryable)
     except WebSocketDisconnect:
         pass  # the session is closed by now
 
@@ -83,6 +86,8 @@ class Connection:
         self._sending = asyncio.Lock()
         self._phase, self._last_media = Phase.WAITING, time.monotonic()
         self._flushes: asyncio.Queue[FlushMark] = asyncio.Queue()
+        self.may_be_joined = False
+        """Whether its media is a container, which may be joined in its middle."""
 
     async def run(self) -> None:
         """From ``start`` to ``summary``."""
@@ -90,6 +95,7 @@ class Connection:
         if secret is not None:  # a wrong one need not wait for its start
             self._service.access.caller(secret)
         start = await self._start()
+        self.may_be_joined = start.codec != "jpeg"
         caller = self._caller(secret if start.api_key is None else start.api_key)
         kept = await self._resumed(start, caller)
         resumed = kept is not None
@@ -260,7 +266,7 @@ class Connection:
                 await self._send_status(session)
             notices = session.context.notices
             while notices:
-                await self._warn("decoder_lost", notices.pop(0))
+                await self._warn(*notices.popleft())
             if self._service.engine.draining:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:

@@ -17,6 +17,7 @@ import time
 from stmixer.media.annotated import write_annotated
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
+from stmixer.media.sniff import sniff
 from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
 from stmixer.service.decoder.writer import ParentGone, Writer
@@ -39,6 +40,7 @@ from stmixer.service.ipc.messages import (
     Rendered,
     SourceEnded,
     SourceFailed,
+    SourceWarns,
 )
 
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
@@ -50,9 +52,13 @@ def decode_video(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -
     writer, live, progress = Writer(channel), isinstance(order, OpenContainer), order.progress
     sampling = Sampling(order.sampling, writer, prompt=live)
     limits, threads = order.sampling.limits, order.sampling.threads
+
+    def warn(code: str, message: str) -> None:
+        writer.tell(SourceWarns(code, message))
+
     with (
         os.fdopen(fd, "rb", buffering=0) as source,
-        VideoReader(source, limits=limits, low_latency=live, threads=threads) as reader,
+        VideoReader(source, limits=limits, low_latency=live, threads=threads, on_warning=warn) as reader,
     ):
         shift_us: int | None = 0
         told: dict[str, int] = {}
@@ -104,7 +110,7 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
     """Pictures one by one as messages, each answered with ``PictureWanted``."""
     writer = Writer(channel)
     sampling = Sampling(order.sampling, writer, prompt=True)
-    opened, newest_us = False, -1
+    opened, newest_us, told = False, -1, ""
     if order.progress is not None:
         sampling.go_on(order.progress, writer.ring())
         opened, newest_us = True, order.progress.pts_us
@@ -131,9 +137,12 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
             newest_us = arrived.pts_us
             sampling.frame(arrived.pts_us, picture, arrived.at)
         except MediaError as error:
-            if error.code in _ENDS_A_STREAM:
+            if error.code in _ENDS_A_STREAM or (not opened and sniff(picture.data) is not None):
                 raise
             channel.send(FramesDropped("corrupt", 1, told=False))
+            if error.message != told:
+                told = error.message
+                channel.send(SourceWarns("corrupt", told))
         finally:
             channel.send(PictureWanted())
 

@@ -16,13 +16,30 @@ from numpy.typing import NDArray
 from stmixer.media.errors import MediaError
 from stmixer.media.grid import FrameSampler, Sample, TimeGrid
 from stmixer.model.clip import MAX_ASPECT, input_size
-from stmixer.service.ipc.messages import Frames, FramesDropped, Instants, Opened, Progress, SampleWritten, SamplingOrder
-from stmixer.service.ipc.ring import Ring
+from stmixer.service.ipc.messages import (
+    Frames,
+    FramesDropped,
+    Instants,
+    Opened,
+    PictureSize,
+    Progress,
+    SampleWritten,
+    SamplingOrder,
+    SourceWarns,
+)
+from stmixer.service.ipc.ring import Ring, RingShape
 
 FRAMES_TOLD_AT_ONCE = 32
 """Of a source that nobody waits for."""
 REWRITES_BITS = 20
 """A slot's generation is the sample's number with this many bits behind it for how often it was written, from 1."""
+
+
+MAX_CHANGES_TOLD = 20
+"""Changes of the picture's size that are told of while they happen."""
+
+Told = Frames | SampleWritten | FramesDropped | SourceWarns
+"""What sampling says of its frames."""
 
 
 class Resizable(Protocol):
@@ -48,7 +65,7 @@ class SampleSink(Protocol):
         """Announce the first frame; the ring to write to, once it is there."""
         ...
 
-    def tell(self, message: Frames | SampleWritten | FramesDropped) -> None:
+    def tell(self, message: Told) -> None:
         """Pass on what happened, in order."""
         ...
 
@@ -70,7 +87,8 @@ class Sampling:
         self._awaited = None if order.instants is None else AwaitedMoments(order.instants)
         self._report = FrameReport()
         self._ring: Ring | None = None
-        self._shown, self._size_changes = (0, 0), 0
+        self._first = self._shown = 0, 0
+        self._size_changes = 0
         self._number = -1
         self._written: SampleWritten | None = None
         self._decided_us = -1
@@ -83,7 +101,7 @@ class Sampling:
         """
         short_side = self._order.short_side
         input_width, input_height = input_size(width, height, short_side, MAX_ASPECT * short_side)
-        self._shown = width, height
+        self._first = self._shown = width, height
         self._ring = self._sink.open(Opened(width, height, input_width, input_height, rate))
 
     def go_on(self, progress: Progress, ring: Ring) -> None:
@@ -97,7 +115,9 @@ class Sampling:
         else:
             self._known_samples, self._report.known = progress.sampled, progress.frames
         self._report.not_sampled = progress.not_sampled
-        self._shown, self._ring = (progress.width, progress.height), ring
+        self._first, self._ring = (progress.width, progress.height), ring
+        newest_size = None if progress.newest is None else progress.newest.size
+        self._shown = self._first if newest_size is None else (newest_size.width, newest_size.height)
         newest = progress.newest
         if not self._prompt or newest is None:
             return
@@ -105,7 +125,9 @@ class Sampling:
         slot = self._number % ring.shape.capacity
         if ring.generation(slot) != newest.generation:
             ring.stamp(slot, newest.generation + 1)
-            self._sink.tell(SampleWritten(self._number, newest.generation + 1, newest.index, newest.pts_us))
+            self._sink.tell(
+                SampleWritten(self._number, newest.generation + 1, newest.index, newest.pts_us, newest.size)
+            )
 
     def frame(self, pts_us: int, picture: Resizable, at: float) -> None:
         """Take one frame, received at monotonic time ``at``; write what it makes final, and itself if it is awaited.
@@ -151,7 +173,7 @@ class Sampling:
         assert self._ring is not None
         shape, picture, self._decided_us = self._ring.shape, sample.frame, sample.pts_us
         try:
-            pixels = picture.resized(shape.width, shape.height, antialias=self._order.antialias)
+            pixels, size = self._fitted(picture, shape)
         except MediaError:
             self._report.corrupt += 1
             if self._report.fed > self._report.known:
@@ -159,12 +181,15 @@ class Sampling:
             return
         if (picture.width, picture.height) != self._shown:
             self._shown, self._size_changes = (picture.width, picture.height), self._size_changes + 1
+            if self._size_changes <= MAX_CHANGES_TOLD and self._number >= self._known_samples - 1:
+                what = f"the picture changes to {picture.width} x {picture.height} px; results are in px of their own"
+                self._sink.tell(SourceWarns("picture_size", what))
         if self._written is not None and self._written.index == sample.index:
             generation = self._written.generation + 1
         else:
             self._number += 1
             generation = (self._number << REWRITES_BITS) + 1
-        self._written = SampleWritten(self._number, generation, sample.index, sample.pts_us)
+        self._written = SampleWritten(self._number, generation, sample.index, sample.pts_us, size)
         if self._number < self._known_samples:
             return
         if self._number >= self._sink.limit:
@@ -173,6 +198,31 @@ class Sampling:
         self._ring.write(self._number % shape.capacity, generation, pixels)
         # told before the frame itself is, so that no keyframe runs without it
         self._sink.tell(self._written)
+
+    def _fitted(self, picture: Resizable, shape: RingShape) -> tuple[NDArray[np.uint8], PictureSize | None]:
+        """A picture at the size of a slot. One of another shape than the first keeps its own, and fills a part."""
+        antialias = self._order.antialias
+        if self._first == (picture.width, picture.height) or not picture.width:
+            pixels = picture.resized(shape.width, shape.height, antialias=antialias)
+            if self._first == (picture.width, picture.height):
+                return pixels, None
+        width, height = fitting(picture.width, picture.height, shape.width, shape.height)
+        size = PictureSize(picture.width, picture.height, width, height)
+        if (width, height) == (shape.width, shape.height):
+            return picture.resized(width, height, antialias=antialias), size
+        slot = np.zeros((shape.height, shape.width, 3), np.uint8)
+        slot[:height, :width] = picture.resized(width, height, antialias=antialias)
+        return slot, size
+
+
+def fitting(width: int, height: int, into_width: int, into_height: int) -> tuple[int, int]:
+    """The largest size of the same shape that fits; within a pixel of a side it is that side."""
+    scale = min(into_width / width, into_height / height)
+    fitted = []
+    for side, limit in ((width, into_width), (height, into_height)):
+        length = max(1, round(side * scale))
+        fitted.append(limit if limit - length <= 1 else length)
+    return fitted[0], fitted[1]
 
 
 class AwaitedMoments:

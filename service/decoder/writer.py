@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from stmixer.service.decoder.sampling import Told
 from stmixer.service.ipc.channel import Channel, Received
-from stmixer.service.ipc.messages import (
-    Frames,
-    FramesDropped,
-    Opened,
-    RaiseLimit,
-    RingFull,
-    SampleWritten,
-    UseRing,
-)
+from stmixer.service.ipc.messages import Opened, RaiseLimit, RingFull, UseRing
 from stmixer.service.ipc.ring import Ring, RingShape
 
 
@@ -30,7 +23,7 @@ class Writer:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self.tell: Callable[[Frames | SampleWritten | FramesDropped], None] = channel.send
+        self.tell: Callable[[Told], None] = channel.send
         self._ring: Ring | None = None
         self.limit = 0
         self._media: deque[Received] = deque()

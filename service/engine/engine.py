@@ -180,7 +180,10 @@ class Engine:
             follows &= message.pts_us >= newest.pts_us and message.generation > newest.frame.generation
         if not follows:
             raise MessageError(f"{message} follows sample {number - 1}, {newest}")
-        stream.note_sample(message.number, message.generation, message.index, message.pts_us)
+        size, shape = message.size, stream.ring.shape
+        if size is not None and (size.input_width > shape.width or size.input_height > shape.height):
+            raise MessageError(f"{size} does not fit into its slot")
+        stream.note_sample(message.number, message.generation, message.index, message.pts_us, size)
         self._wake.set()
 
     def ring_full(self, stream: Stream, number: int) -> None:
@@ -330,7 +333,7 @@ def _remember(ran: list[Pending], payload: bytes) -> None:
 
 def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:
     """A keyframe's result, but for what is known only when it is sent. Its values are ours and not checked again."""
-    stream, keyframe = pending.stream, pending.keyframe
+    keyframe = pending.keyframe
     timings = Timings.model_construct(
         lookahead=(pending.frame_at - pending.seen_at) * 1000,
         decode=(pending.ready_at - pending.frame_at) * 1000,
@@ -346,6 +349,6 @@ def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postproce
         warming=pending.warming,
         timings_ms=timings,
         dropped_since_last=0,
-        frame=FrameSize.model_construct(width=stream.frame_width, height=stream.frame_height),
+        frame=FrameSize.model_construct(width=pending.width, height=pending.height),
         actors=actors,
     )

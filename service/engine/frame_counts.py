@@ -6,7 +6,8 @@ knows how many frames it costs.
 
 from __future__ import annotations
 
-from stmixer.service.engine.stream import Stream
+from stmixer.media.grid import Sample
+from stmixer.service.engine.stream import Slot, Stream
 from stmixer.service.ipc.messages import Frames, FramesDropped, MessageError, NewestSample, Progress
 from stmixer.service.metrics import DROP_REASONS, OTHER_REASON, Metrics
 
@@ -93,7 +94,7 @@ class FrameCounts:
             width=stream.frame_width,
             height=stream.frame_height,
             origin=self._origin,
-            newest=None if newest is None else NewestSample(newest.index, newest.pts_us, newest.frame.generation),
+            newest=None if newest is None else _newest_sample(newest),
         )
 
     # -- cuts
@@ -130,3 +131,7 @@ class FrameCounts:
         dropped = self._stream.summary.dropped
         dropped[reason] = dropped.get(reason, 0) + count
         self._metrics.dropped(self._stream.source, reason, count)
+
+
+def _newest_sample(newest: Sample[Slot]) -> NewestSample:
+    return NewestSample(newest.index, newest.pts_us, newest.frame.generation, newest.frame.size)

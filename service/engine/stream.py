@@ -22,7 +22,7 @@ import numpy as np
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.ipc.messages import JobOrder
+from stmixer.service.ipc.messages import JobOrder, PictureSize
 from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary
 
@@ -42,10 +42,14 @@ MAX_ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a sampled frame lies: the n-th sample of the stream, and the generation it was written as."""
+    """Where a sampled frame lies: the n-th sample of the stream, and the generation it was written as.
+
+    ``size``: None for a frame like the stream's first.
+    """
 
     number: int
     generation: int
+    size: PictureSize | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +59,8 @@ class Pending:
     ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that
     one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
     so it cannot run again. ``skipped_before``: keyframes right before it that a gap jumped over; they are in the
-    summary as superseded, and nobody is told of them but by this number.
+    summary as superseded, and nobody is told of them but by this number. ``width``, ``height``: of its own picture, px
+    as shown, once it runs.
     """
 
     keyframe: Keyframe
@@ -70,6 +75,8 @@ class Pending:
     attempts: int = 0
     reclaimed: bool = False
     warming: bool = False
+    width: int = 0
+    height: int = 0
     outcome: Outcome | None = None
     result: Result | None = None
 
@@ -173,11 +180,13 @@ class Stream:
         self.summary.superseded += skipped
         return skipped
 
-    def note_sample(self, number: int, generation: int, index: int, pts_us: int) -> None:
+    def note_sample(
+        self, number: int, generation: int, index: int, pts_us: int, size: PictureSize | None = None
+    ) -> None:
         """A frame was written to the ring, or its slot was written again by a later one that serves the same index."""
         assert self._timeline is not None
         self.summary.sampled = max(self.summary.sampled, number + 1)
-        self.newest = Sample(index, pts_us, Slot(number, generation))
+        self.newest = Sample(index, pts_us, Slot(number, generation, size))
         self._timeline.keep(self.newest)
         self._forget()
 
@@ -217,12 +226,16 @@ class Stream:
         assert pending.state == "ready"
         pending.state, pending.started_at, self.served_at = "copying", now, now
         keyframe = pending.keyframe
-        pending.warming = not self._timeline.is_whole(keyframe.indices[0], keyframe.indices[-1])
         slots, capacity = [s.frame for s in self._timeline.at(keyframe.indices)], self.ring.shape.capacity
+        whole = self._timeline.is_whole(keyframe.indices[0], keyframe.indices[-1])
+        pending.warming = not whole or any(slot.size != slots[0].size for slot in slots)
+        own = slots[len(slots) // 2].size
+        pending.width, pending.height = (own.width, own.height) if own else (self.frame_width, self.frame_height)
         wanted = self.options
         return JobOrder(
             self.id, tuple([s.number % capacity for s in slots]), tuple([s.generation for s in slots]),
-            self.frame_width, self.frame_height, wanted.score_threshold, wanted.top_k, wanted.action_threshold,
+            pending.width, pending.height, wanted.score_threshold, wanted.top_k, wanted.action_threshold,
+            (own.input_width, own.input_height) if own else None,
         )  # fmt: skip
 
     def copied(self, pending: Pending) -> None:

@@ -93,12 +93,24 @@ class SamplingOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSize:
+    """Of a frame that is not as its source's first: px as shown, and px of its slot that it fills from the upper left
+    corner on."""
+
+    width: Size
+    height: Size
+    input_width: Size
+    input_height: Size
+
+
+@dataclass(frozen=True, slots=True)
 class NewestSample:
     """The newest written sample: its grid index, timestamp, and the generation its slot was written as."""
 
     index: Count
     pts_us: Microseconds
     generation: Count
+    size: PictureSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +192,19 @@ class EndOfPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnFrame:
+    """Pixels of the picture in which somebody was found."""
+
+    width: Size
+    height: Size
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnKeyframe:
-    """What is drawn from the moment ``pts_us`` on."""
+    """What is drawn from the moment ``pts_us`` on, in pictures of this size."""
 
     pts_us: Microseconds
+    frame: DrawnFrame
     actors: tuple[Actor, ...]
 
 
@@ -239,6 +260,7 @@ class SampleWritten:
     generation: Count
     index: Count
     pts_us: Microseconds
+    size: PictureSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +287,14 @@ class PictureWanted:
 @dataclass(frozen=True, slots=True)
 class Flushed:
     """A ``FlushSource`` is carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWarns:
+    """Something is odd, while it happens; what is told at the end sums up."""
+
+    code: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    message: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +352,10 @@ class DetachRing:
 
 @dataclass(frozen=True, slots=True)
 class JobOrder:
-    """One keyframe of a batch: slots and the generations to be found there, px as shown, what is wanted of it."""
+    """One keyframe of a batch: slots and the generations to be found there, px as shown, what is wanted of it.
+
+    ``filled``: width and height, px, of its slot that it fills; None is all of it.
+    """
 
     stream: Count
     slots: tuple[Count, ...]
@@ -332,6 +365,7 @@ class JobOrder:
     score_threshold: Score
     top_k: Annotated[int, Field(ge=1)] | None
     action_threshold: Score
+    filled: tuple[Size, Size] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,8 +479,8 @@ TO_DECODER = Corridor(
 )  # fmt: skip
 FROM_DECODER = Corridor(
     "from the decoder",
-    DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceEnded,
-    SourceFailed, Rendered,
+    DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
+    SourceEnded, SourceFailed, Rendered,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)
 FROM_WORKER = Corridor("from the worker", WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)

@@ -20,11 +20,19 @@ from numpy.typing import NDArray
 from stmixer.media.limits import Limits
 from stmixer.model.clip import window
 from stmixer.model.query_bank import new_bank, second_of
-from stmixer.service.decoder.sampling import Sampling
+from stmixer.service.decoder.sampling import Sampling, Told
 from stmixer.service.engine.engine import result_of
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import Pending, Stream
-from stmixer.service.ipc.messages import Frames, FramesDropped, JobOrder, Opened, SampleWritten, SamplingOrder
+from stmixer.service.ipc.messages import (
+    Frames,
+    FramesDropped,
+    JobOrder,
+    Opened,
+    SampleWritten,
+    SamplingOrder,
+    SourceWarns,
+)
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring, ring_shape
 from stmixer.service.schemas import DetectOptions, Result, Summary
 from stmixer.service.worker.process import read_job
@@ -135,13 +143,15 @@ class InProcessEngine:
         self.limit = self._stream.write_limit()
         return self._ring
 
-    def tell(self, message: Frames | SampleWritten | FramesDropped) -> None:
+    def tell(self, message: Told) -> None:
         """Let the stream know, and count."""
         summary = self._stream.summary
         match message:
             case SampleWritten():
                 sampled = summary.sampled
-                self._stream.note_sample(message.number, message.generation, message.index, message.pts_us)
+                self._stream.note_sample(
+                    message.number, message.generation, message.index, message.pts_us, message.size
+                )
                 self._undecided -= summary.sampled - sampled
             case Frames():
                 summary.received += len(message.pts_us)
@@ -150,6 +160,8 @@ class InProcessEngine:
                 now = time.monotonic()
                 for pts_us, at in zip(message.pts_us, message.at, strict=True):
                     self._stream.note_frame(pts_us, at, now)
+            case SourceWarns():
+                pass  # nobody waits for a word at once; the end sums up
             case FramesDropped(told=True):
                 self._undecided -= message.count
                 self._drop(message.reason, message.count)
@@ -212,7 +224,8 @@ class InProcessEngine:
         frames = self._ring.read([order.slots[middle]], [order.generations[middle]])
         assert frames is not None, "a slot was written while it was leased"
         picture: NDArray[np.uint8] = frames[0]
-        return picture
+        width, height = order.filled or picture.shape[1::-1]
+        return picture[:height, :width]
 
     def _delivered(self) -> list[Result]:
         """The stream's settled keyframes that have results, in order."""

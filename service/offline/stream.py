@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stmixer.media.limits import Limits
 from stmixer.media.resize import resize
-from stmixer.media.timeline import Timeline
+from stmixer.media.timeline import Placed, Timeline
 from stmixer.service.errors import InputError
 from stmixer.service.ipc.messages import FramesDropped
 from stmixer.service.offline.engine import InProcessEngine
@@ -50,7 +50,7 @@ class FrameStream:
         self._limits = Limits.unlimited()
         self._engine = InProcessEngine(runner, options, limits=self._limits)
         self._sampling = self._engine.sampling()
-        self._timeline = Timeline(Fraction(1, 1_000_000), Fraction(30))
+        self._timeline: Timeline[RgbPicture] = Timeline(Fraction(1, 1_000_000), Fraction(30))
         self._frame: FrameSize | None = None
         self._ended = False
 
@@ -66,10 +66,10 @@ class FrameStream:
         """Take the next frame; the results that it makes ready, mostly none.
 
         Args:
-            frame: (H, W, 3) uint8 RGB, of any size; it is copied. Boxes are in px of the first frame's size.
-            pts_us: its time, microseconds on any clock, by docs/protocol.md, Time: a step back of up to 1 s, or none,
-                is left out and counted (``summary.dropped["out_of_order"]``); a longer one, or a leap of over an
-                hour, is a clock that was set anew.
+            frame: (H, W, 3) uint8 RGB, of any size; it is copied. Boxes are in px of the keyframe's own.
+            pts_us: its time, microseconds on any clock, by docs/protocol.md, Time. A frame far from where the last one
+                was waits for those after it; one for which there is no room between its neighbours is left out and
+                counted (``summary.dropped["out_of_order"]``).
 
         Raises:
             InputError: ``bad_frame`` for another type or shape.
@@ -87,19 +87,23 @@ class FrameStream:
         if self._frame is None:
             self._sampling.open(width, height, None)
             self._frame = FrameSize(width=width, height=height)
-        placed_us = self._timeline.place(time_us)
-        if placed_us is None:
-            self._engine.tell(FramesDropped("out_of_order", 1, told=False))
-            return []
         # the caller may write its next frame where this one lies
-        picture = RgbPicture(np.array(frame, order="C"))
-        self._sampling.frame(placed_us, picture, time.monotonic())
+        self._take(self._timeline.place(RgbPicture(np.array(frame, order="C")), time_us))
         return self._engine.ready_results()
+
+    def _take(self, placed: list[Placed[RgbPicture]]) -> None:
+        """Frames whose time is known."""
+        for one in placed:
+            if one.pts_us is None:
+                self._engine.tell(FramesDropped("out_of_order", 1, told=False))
+            else:
+                self._sampling.frame(one.pts_us, one.item, time.monotonic())
 
     def end(self) -> list[Result]:
         """No more frames will come: the results that are left; look-ahead that never came repeats the last frame."""
         self._check_open()
         self._ended = True
+        self._take(self._timeline.end())
         self._sampling.commit()
         self._sampling.tell_frames()
         return self._engine.end()

@@ -1,37 +1,94 @@
 """When a picture was taken: a sender's own timestamps on the stream's clock, by the rules that containers follow.
 
-t = 0 is the first picture. A step back of up to a second is a picture out of order; a longer one, or a leap of over an
-hour, is a clock that was set anew, after which time goes on without a gap (media.timeline). Without that rule one
-wrong timestamp would make millions of keyframes fall due at once.
+t = 0 is the first picture. Strays, gaps and clocks that are set anew are told apart as in a container
+(``media.timeline``). Without those rules one wrong timestamp would make millions of keyframes fall due at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
-from stmixer.media.timeline import Timeline
+from stmixer.media.timeline import Placed, Timeline
 
-_NOMINAL_RATE = Fraction(30)
+_MICROSECOND, _NOMINAL_RATE = Fraction(1, 1_000_000), Fraction(30)
+_UNIT_KNOWN_AFTER_S = 1.0
+_UNIT_KNOWN_AFTER_PICTURES = 10
+_UNITS = ((1e-6, "seconds"), (1e-3, "milliseconds"), (1e3, "nanoseconds"))
+"""Times that stamps run as fast as pictures arrive, and what they are in then."""
+_OFF_BY = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPicture:
+    """A JPEG and when it arrived, monotonic seconds."""
+
+    data: bytes
+    received_at: float
 
 
 class PictureClock:
     """Places pictures in time and knows when t = 0 was on our clock.
 
+    ``stamped``: by the sender's timestamps, which may be anything; else by their arrival, which is always in order.
     ``origin``: monotonic seconds of t = 0, at the latest: by the picture that was fastest on its way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stamped: bool) -> None:
         self.origin: float | None = None
-        self._timeline = Timeline(Fraction(1, 1_000_000), _NOMINAL_RATE)
+        self._timeline: Timeline[TimedPicture] = Timeline(_MICROSECOND, _NOMINAL_RATE, hold=stamped)
         self._resets = 0
+        self._first: tuple[int, float] | None = None
+        self._pictures = 0
+        self._unit_told = not stamped
+        self._told: set[str] = set()
 
-    def place(self, stamp_us: int, received_at: float) -> int | None:
-        """A picture's time in µs after the first one's, from its timestamp; None if it is out of order."""
-        pts_us = self._timeline.place(stamp_us)
-        if pts_us is None:
+    def place(self, picture: TimedPicture, stamp_us: int) -> list[Placed[TimedPicture]]:
+        """What is certain with this picture: itself or held ones, in order, µs after the first, or left out."""
+        self._pictures += 1
+        self._first = self._first or (stamp_us, picture.received_at)
+        return self._placed(self._timeline.place(picture, stamp_us))
+
+    def release(self) -> list[Placed[TimedPicture]]:
+        """Those that are held, since nobody waits for the ones after them."""
+        return self._placed(self._timeline.end())
+
+    def oddities(self, stamp_us: int, received_at: float) -> Sequence[str]:
+        """What is odd about the timestamps up to this one, in words, each once."""
+        found, timeline = [], self._timeline
+        if timeline.resets:
+            found.append("the timestamps start anew; time goes on without a gap")
+        if timeline.strays:
+            found.append("timestamps lie far from those before and after; such pictures are put between them")
+        if timeline.left_out:
+            found.append("pictures are left out, their timestamps being no later than the last")
+        if (unit := self._unit(stamp_us, received_at)) is not None:
+            found.append(unit)
+        new = [line for line in found if line not in self._told]
+        self._told.update(new)
+        return new
+
+    def _unit(self, stamp_us: int, received_at: float) -> str | None:
+        """Whether timestamps run as if they were in another unit than microseconds."""
+        if self._unit_told or self._first is None or self._pictures < _UNIT_KNOWN_AFTER_PICTURES:
             return None
-        origin = received_at - pts_us / 1e6
-        if self.origin is None or self._timeline.resets > self._resets:
-            self.origin, self._resets = origin, self._timeline.resets
-        self.origin = min(self.origin, origin)
-        return pts_us
+        stamp_s, arrived_s = (stamp_us - self._first[0]) / 1e6, received_at - self._first[1]
+        if arrived_s < _UNIT_KNOWN_AFTER_S:
+            return None
+        self._unit_told = True
+        for factor, unit in _UNITS:
+            if factor / _OFF_BY < stamp_s / arrived_s < factor * _OFF_BY:
+                how = f"{1 / factor:,.0f} times slower" if factor < 1 else f"{factor:,.0f} times faster"
+                return f"timestamps run {how} than pictures arrive: they seem to be {unit}; send microseconds"
+        return None
+
+    def _placed(self, placed: list[Placed[TimedPicture]]) -> list[Placed[TimedPicture]]:
+        for one in placed:
+            if one.pts_us is None:
+                continue
+            origin = one.item.received_at - one.pts_us / 1e6
+            if self.origin is None or self._timeline.resets > self._resets:
+                self.origin, self._resets = origin, self._timeline.resets
+            self.origin = min(self.origin, origin)
+        return placed

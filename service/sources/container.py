@@ -1,4 +1,4 @@
-"""A live container, WebM or MPEG-TS: its bytes, in whatever pieces they come, through a pipe to the decoder."""
+"""A live container (WebM, MPEG-TS, fragmented MP4): its bytes, in whatever pieces, through a pipe to the decoder."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stmixer.media.limits import Limits
 from stmixer.service.engine.engine import Engine
@@ -17,6 +19,17 @@ from stmixer.service.sources.decoder_pool import DecoderPool
 
 ENDLESS_S = 1e9
 """Of a source that may last as long as it likes."""
+
+
+MAX_NOTICES = 32
+"""Notices that wait to be sent, the newest of them."""
+
+
+class Notice(NamedTuple):
+    """What a live client is to know at once."""
+
+    code: str
+    message: str
 
 
 @dataclass(slots=True)
@@ -37,9 +50,13 @@ class SourceContext:
     fail: Callable[[StmixerError], None]
     changed: Callable[[], None]
     warnings: list[str] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=MAX_NOTICES))
     room: asyncio.Event = field(default_factory=asyncio.Event)
     origin: float | None = None
+
+    def notice(self, code: str, message: str) -> None:
+        """Let a live client know."""
+        self.notices.append(Notice(code, message))
 
     def sampling(self, *, longest_s: float = ENDLESS_S, threads: int = 1, cpu_s: float | None = None) -> SamplingOrder:
         """How a decoder samples this stream, and what the source may cost it."""

@@ -25,6 +25,7 @@ from stmixer.service.ipc.messages import (
     SampleWritten,
     SourceEnded,
     SourceFailed,
+    SourceWarns,
     UseRing,
 )
 from stmixer.service.sources.context import SourceContext
@@ -125,6 +126,8 @@ class DecoderLink:
                         context.room.set()
                     case FramesDropped() as message:
                         counts.dropped_by_decoder(message)
+                    case SourceWarns(code, text):
+                        context.notice(code, text)
                     case Flushed():
                         self._flushed.set()
                     case SourceEnded() | SourceFailed() as message:

@@ -6,9 +6,10 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from stmixer.media.timeline import Placed
 from stmixer.service.errors import InputError
 from stmixer.service.ipc.messages import EndOfPictures, JpegPicture, OpenPictures, Progress
-from stmixer.service.sources.clock import PictureClock
+from stmixer.service.sources.clock import PictureClock, TimedPicture
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed, Mailbox
@@ -19,12 +20,17 @@ DEATHS_COUNTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class TimedPicture:
+class PlacedPicture:
     """A JPEG with its time since the first one received, and when it arrived (monotonic seconds)."""
 
     data: bytes
     pts_us: int
     received_at: float
+
+
+_Together = tuple[PlacedPicture, ...]
+"""Pictures placed at once: one, or several where the first had to wait for the times of those after it. Those are one
+item, so that they do not displace one another."""
 
 
 class PictureSource(DecodedSource):
@@ -37,9 +43,9 @@ class PictureSource(DecodedSource):
     def __init__(self, context: SourceContext, *, stamped: bool) -> None:
         super().__init__(context)
         context.counts.at_socket = True
-        self._stamped, self._clock = stamped, PictureClock()
-        self._newest: Mailbox[TimedPicture | FlushMark] | None = None
-        self._queue: BoundedQueue[TimedPicture | FlushMark] = BoundedQueue(QUEUE_BYTES)
+        self._stamped, self._clock = stamped, PictureClock(stamped=stamped)
+        self._newest: Mailbox[_Together | FlushMark] | None = None
+        self._queue: BoundedQueue[_Together | FlushMark] = BoundedQueue(QUEUE_BYTES)
         if context.stream.policy == "latest":
             self._newest = Mailbox()
         self._no_more = False
@@ -59,20 +65,31 @@ class PictureSource(DecodedSource):
             stamp_us, data = int.from_bytes(data[:PREFIX_BYTES], "little"), data[PREFIX_BYTES:]
             if stamp_us >= 2**62:
                 raise InputError("bad_message", "the prefix is out of range; it is little-endian microseconds", 400)
-        pts_us = self._clock.place(stamp_us, now)
-        self._context.origin = self._clock.origin
         counts.received()
-        if pts_us is None:
-            counts.dropped("out_of_order")
+        await self._put(self._clock.place(TimedPicture(data, now), stamp_us))
+        for line in self._clock.oddities(stamp_us, now):
+            self._context.notice("timestamps", line)
+            self._context.warnings.append(line)
+
+    async def _put(self, placed: list[Placed[TimedPicture]]) -> None:
+        """Pictures whose time is known, on their way to the decoder."""
+        self._context.origin = self._clock.origin
+        counts = self._context.counts
+        if left_out := sum(one.pts_us is None for one in placed):
+            counts.dropped("out_of_order", left_out)
+        together = tuple(
+            PlacedPicture(one.item.data, one.pts_us, one.item.received_at) for one in placed if one.pts_us is not None
+        )
+        if not together:
             return
-        picture = TimedPicture(data, pts_us, now)
         if self._newest is None:
-            await self._queue.put(picture, len(data))
-        elif isinstance(self._newest.put(picture), TimedPicture):
-            counts.dropped("mailbox")
+            await self._queue.put(together, sum(len(picture.data) for picture in together))
+        elif isinstance(displaced := self._newest.put(together), tuple):
+            counts.dropped("mailbox", len(displaced))
 
     async def flush(self) -> FlushMark:
         """Have run what is pending, after the pictures that came before; gives what is done then."""
+        await self._put(self._clock.release())
         mark: FlushMark = asyncio.get_running_loop().create_future()
         if self._newest is None:
             await self._queue.put(mark, 0)
@@ -90,6 +107,7 @@ class PictureSource(DecodedSource):
 
     async def ended(self) -> None:
         """No more pictures."""
+        await self._put(self._clock.release())
         if self._newest is not None:
             self._newest.close()
         await self._queue.close()
@@ -115,13 +133,17 @@ class PictureSource(DecodedSource):
                 if isinstance(item, asyncio.Future):
                     await self._flush(item)
                     continue
-                while not self._picture_wanted.is_set():
-                    await self._picture_wanted.wait()
-                self._picture_wanted.clear()
-                if self._link is not None:
-                    self._context.counts.sent()
-                    await self._link.send(JpegPicture(item.pts_us, item.received_at), item.data)
+                for picture in item:
+                    await self._hand_over(picture)
         except Closed:
             self._no_more = True
             if self._link is not None:
                 await self._link.send(EndOfPictures())
+
+    async def _hand_over(self, picture: PlacedPicture) -> None:
+        while not self._picture_wanted.is_set():
+            await self._picture_wanted.wait()
+        self._picture_wanted.clear()
+        if self._link is not None:
+            self._context.counts.sent()
+            await self._link.send(JpegPicture(picture.pts_us, picture.received_at), picture.data)

@@ -222,7 +222,7 @@ class DecodedSource(ABC):
             return False
         notice = f"the decoder {death} and was replaced"
         context.warnings.append(notice)
-        context.notices.append(notice)
+        context.notice("decoder_lost", notice)
         return True
 
 

@@ -105,7 +105,7 @@ def read_job(runner: Runner, ring: Ring | None, wanted: JobOrder, bank: BankEntr
     if frames is None:
         return None
     options = (wanted.score_threshold, wanted.top_k, wanted.action_threshold)
-    return Job(frames, wanted.width, wanted.height, *options, FrameWindow(keys, shown), bank)
+    return Job(frames, wanted.width, wanted.height, *options, FrameWindow(keys, shown), bank, wanted.filled)
 
 
 def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: RunBatch, payload: bytes) -> None:

@@ -35,7 +35,8 @@ class Job:
     """One keyframe's clip and what its stream wants of the result.
 
     ``frames`` (frames, H, W, 3) uint8 RGB at the model's input size; ``width`` and ``height`` of the source, px. With
-    ``window`` the frames may be fewer. ``bank`` is the stream's window of an online long-term model; None is empty.
+    ``window`` the frames may be fewer. ``filled``: width and height of what the keyframe fills of its frame, from the
+    upper left corner on; None is all. ``bank`` is the stream's window of an online long-term model; None is empty.
     """
 
     frames: NDArray[np.uint8]
@@ -46,6 +47,12 @@ class Job:
     action_threshold: float
     window: FrameWindow | None = None
     bank: BankEntries | None = None
+    filled: tuple[int, int] | None = None
+
+    @property
+    def input_wh(self) -> tuple[int, int]:
+        """Width and height of what the frames show, px of the model's input."""
+        return self.filled or (self.frames.shape[2], self.frames.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +201,8 @@ class Runner:
 
     def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput, Tensor, float]:
         started = time.perf_counter()
-        clip, sizes_wh = make_clip_on(self.runtime.device, [job.frames for job in jobs], self.card.config.preprocess)
+        clip, _ = make_clip_on(self.runtime.device, [job.frames for job in jobs], self.card.config.preprocess)
+        sizes_wh = self._sizes_wh(jobs)
         self._synchronise()
         preprocess_s = time.perf_counter() - started
         return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
@@ -219,13 +227,14 @@ class Runner:
         for keys, levels in maps_of_frames(self.runtime.frame_stage, new, pixels):
             for key, *maps in zip(keys, *levels, strict=True):
                 features.keep(key, maps)
-        sizes_wh = torch.tensor(
-            [job.frames.shape[2:0:-1] for job in jobs], dtype=torch.float32, device=self.runtime.device
-        )
+        sizes_wh = self._sizes_wh(jobs)
         maps_of_windows = features.windows([window.keys for window in windows])
         output = self.runtime.clip_stage(maps_of_windows, sizes_wh, *self._banks(jobs))
         features.trim()
         return output, sizes_wh, preprocess_s
+
+    def _sizes_wh(self, jobs: Sequence[Job]) -> Tensor:
+        return torch.tensor([job.input_wh for job in jobs], dtype=torch.float32, device=self.runtime.device)
 
     def _synchronise(self) -> None:
         if self.runtime.device.type == "cuda":

@@ -63,7 +63,7 @@ def test_the_size_is_checked_before_pixels_are_decoded(picture, monkeypatch):
     assert code_of(pillow_jpeg(picture), Limits(max_width=121, max_height=121)) == "too_large"
 
 
-@pytest.mark.parametrize("kind", ["empty", "png", "gif", "start only", "no end", "half a header", "no picture"])
+@pytest.mark.parametrize("kind", ["empty", "png", "gif", "webp", "start only", "no end", "half a header", "no picture"])
 def test_what_is_no_whole_jpeg_is_refused(picture, kind):
     good = pillow_jpeg(picture)
     data = {
@@ -71,11 +71,45 @@ def test_what_is_no_whole_jpeg_is_refused(picture, kind):
         "png": encode_png(picture),
         "gif": b"GIF89a" + bytes(100),
         "start only": good[:3],
+        "webp": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100),
         "no end": good[: len(good) * 2 // 3],
         "half a header": good[:100],
         "no picture": b"\xff\xd8\xff\xd9",
     }[kind]
     assert code_of(data) == "unreadable"
+
+
+def test_a_missing_end_is_put_there(picture):
+    good = pillow_jpeg(picture)
+    assert good.endswith(b"\xff\xd9")
+    np.testing.assert_array_equal(decode_jpeg(good[:-2], Limits()), decode_jpeg(good, Limits()))
+
+
+@pytest.mark.parametrize("missing", [20, 40, 400])
+def test_a_picture_that_lacks_more_than_its_end_is_cut_off(picture, missing):
+    with pytest.raises(MediaError, match="cut off; send a complete JPEG"):
+        decode_jpeg(pillow_jpeg(picture)[:-missing], Limits())
+
+
+def test_the_end_of_a_thumbnail_is_not_the_pictures(picture):
+    exif = Image.Exif()
+    exif[0x010E] = "thumbnail \xff\xd9"
+    good = pillow_jpeg(picture, exif=exif)
+    marked = good.replace(b"thumbnail ", b"thumbna\xff\xd9 ")
+    assert marked.count(b"\xff\xd9") == 2
+    with pytest.raises(MediaError, match="cut off"):
+        decode_jpeg(marked[: len(marked) * 3 // 4], Limits())
+
+
+@pytest.mark.parametrize("name", ["a PNG", "a WebP", "a GIF"])
+def test_what_is_sent_instead_is_named_with_what_is_wanted(picture, name):
+    data = {
+        "a PNG": encode_png(picture),
+        "a WebP": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100),
+        "a GIF": b"GIF89a" + bytes(100),
+    }[name]
+    with pytest.raises(MediaError, match=f"this is {name}.*encode pictures as JPEG"):
+        decode_jpeg(data, Limits())
 
 
 def test_random_damage_raises_nothing_else(picture):

@@ -1,11 +1,31 @@
 from fractions import Fraction
+from itertools import pairwise
 
-from stmixer.media.timeline import Timeline
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stmixer.media.timeline import MAX_HELD, Timeline
+
+HOUR = 3_600_000
+MPEG = Fraction(1, 90_000)
 
 
-def place_all(ticks, time_base=Fraction(1, 1000), rate=Fraction(25)):
-    timeline = Timeline(time_base, rate)
-    return [timeline.place(t) for t in ticks], timeline
+def place_all(ticks, time_base=Fraction(1, 1000), rate=Fraction(25), wraps=(), *, hold=True):
+    """Times of frames in their order, None for those left out, and the timeline; nothing may be lost or come twice."""
+    timeline = Timeline(time_base, rate, wraps, hold=hold)
+    placed = [one for number, t in enumerate(ticks) for one in timeline.place(number, t)] + timeline.end()
+    assert [one.item for one in placed] == list(range(len(placed)))
+    times = [one.pts_us for one in placed]
+    assert len(times) == len(ticks)
+    assert times.count(None) == timeline.left_out
+    kept = [t for t in times if t is not None]
+    assert all(a < b for a, b in pairwise(kept))
+    return times, timeline
+
+
+def every(step_us, count):
+    return [i * step_us for i in range(count)]
 
 
 def test_times_are_exact_and_count_from_the_first_frame():
@@ -29,12 +49,16 @@ def test_missing_timestamps_at_the_start_come_before_the_first_that_is_known():
     assert place_all([None, None, 500, 540])[0] == [0, 40_000, 80_000, 120_000]
 
 
+def test_a_missing_timestamp_confirms_the_frame_before_it():
+    assert place_all([*range(0, 400, 40), 5000, None, 5080])[0][-3:] == [5_000_000, 5_040_000, 5_080_000]
+
+
 def test_decoding_times_stand_in_where_there_is_nothing_else():
     timeline = Timeline(Fraction(1, 1000), Fraction(25))
-    assert [timeline.place(None, d) for d in (10, 60, 90)] == [0, 50_000, 80_000]
-    assert timeline.place(150, 130) == 140_000
+    assert [timeline.place(0, None, d)[0].pts_us for d in (10, 60, 90)] == [0, 50_000, 80_000]
+    assert timeline.place(0, 150, 130)[0].pts_us == 140_000
     # A decoding time that is not later than the last frame is of no use.
-    assert timeline.place(None, 140) == 180_000
+    assert timeline.place(0, None, 140)[0].pts_us == 180_000
     assert timeline.missing == 1
 
 
@@ -60,13 +84,226 @@ def test_a_step_back_of_exactly_a_second_is_out_of_order():
 
 
 def test_a_jump_of_over_an_hour_is_a_reset_and_less_is_a_gap():
-    hour = 3_600_000
-    times, timeline = place_all([0, 40, 80, 80 + hour + 1, 120 + hour + 1])
+    times, timeline = place_all([0, 40, 80, 80 + HOUR + 1, 120 + HOUR + 1])
     assert times == [0, 40_000, 80_000, 120_000, 160_000]
     assert timeline.resets == 1
-    assert place_all([0, hour])[0] == [0, hour * 1000]
+    times, timeline = place_all([0, 40, 80, 80 + HOUR, 120 + HOUR])
+    assert times == [0, 40_000, 80_000, 3_600_080_000, 3_600_120_000]
+    assert timeline.resets == 0
 
 
 def test_a_reset_takes_the_median_interval():
     times, _ = place_all([9000, 9010, 9020, 9530, 9540, 0])
     assert times[-1] == times[-2] + 10_000
+
+
+@pytest.mark.parametrize("stray", [200_000, -200_000, 2_000, 0, 10 * HOUR, None])
+def test_one_stray_timestamp_moves_nothing_and_loses_no_frame(stray):
+    ticks = [40 * i for i in range(30)]
+    ticks[12] = stray
+    times, timeline = place_all(ticks)
+    assert times == every(40_000, 30)
+    assert timeline.resets == 0
+    assert timeline.strays + timeline.missing == 1
+
+
+@pytest.mark.parametrize("late", [40, 80, 120])
+def test_a_stray_within_a_few_frames_moves_nothing_either(late):
+    ticks = [40 * i for i in range(30)]
+    ticks[12] += late
+    times, timeline = place_all(ticks)
+    assert times[-10:] == every(40_000, 30)[-10:]
+    assert timeline.left_out <= 2
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 28, 29])
+def test_a_stray_at_either_end_moves_no_other_frame(at):
+    ticks = [40 * i for i in range(30)]
+    ticks[at] += 200_000
+    assert place_all(ticks)[0] == every(40_000, 30)
+
+
+def test_two_strays_in_a_row_are_put_between_their_neighbours():
+    ticks = [40 * i for i in range(30)]
+    ticks[12:14] = [900_000, -70_000]
+    assert place_all(ticks)[0] == every(40_000, 30)
+
+
+def test_a_stray_before_a_gap_does_not_swallow_the_gap():
+    ticks = [*(40 * i for i in range(10)), 900_000, *(20_000 + 40 * i for i in range(10))]
+    times, timeline = place_all(ticks)
+    assert times[11:] == [20_000_000 + t for t in every(40_000, 10)]
+    assert 360_000 < times[10] < 20_000_000
+    assert timeline.resets == 0
+
+
+@pytest.mark.parametrize("length", [4, 10, 100, 1500])
+def test_recordings_one_after_another_that_each_start_at_zero(length):
+    times, timeline = place_all([40 * i for i in range(length)] * 3)
+    assert times == every(40_000, 3 * length)
+    assert timeline.resets == 2
+
+
+def test_a_jump_back_for_good_within_a_second_loses_no_frame():
+    times, timeline = place_all([*(40 * i for i in range(40)), *(1000 + 40 * i for i in range(40))])
+    assert times == every(40_000, 80)
+    assert timeline.resets == 1
+
+
+@pytest.mark.parametrize("ticks", [[0] * 20, [40 * i for i in reversed(range(20))], [7, -900_000] * 10])
+def test_timestamps_that_say_nothing_are_as_none(ticks):
+    times, timeline = place_all(ticks)
+    kept = [t for t in times if t is not None]
+    assert kept[0] == 0
+    assert all(0 < b - a <= 1_000_000 for a, b in pairwise(kept))
+    assert timeline.left_out < MAX_HELD  # the last ones, with none after them
+
+
+def test_pictures_that_come_slowly_are_in_order():
+    assert place_all([0, 5000, 10_000, 15_000])[0] == [0, 5_000_000, 10_000_000, 15_000_000]
+    slow = [*(40 * i for i in range(20)), *(760 + 2000 * i for i in range(1, 10))]
+    assert place_all(slow)[0] == [t * 1000 for t in slow]
+    slower = [*(40 * i for i in range(20)), *(760 + 60_000 * i for i in range(1, 10))]
+    assert place_all(slower)[0] == [t * 1000 for t in slower]
+
+
+def test_a_stream_that_has_become_slow_is_no_longer_held_back():
+    timeline = Timeline(Fraction(1, 1000), Fraction(25))
+    for t in [*(40 * i for i in range(40)), 2600, 3600, 4600]:
+        timeline.place(t, t)
+    assert [[one.item for one in timeline.place(t, t)] for t in (5600, 6600)] == [[5600], [6600]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "time_base", "step", "wraps"),
+    [(33, MPEG, 90_000, 5), (32, MPEG, 90_000, 5), (32, Fraction(1, 1000), 3_600, 3), (16, Fraction(1, 1000), 40, 9)],
+)
+def test_a_counter_that_runs_over_goes_on(bits, time_base, step, wraps):
+    turn = 1 << bits
+    count = wraps * turn // step
+    stride = max(1, count // 20_000)  # five wraps of 33 bits are five and a half days
+    step *= stride
+    ticks = [(turn - 20 * step + i * step) % turn for i in range(count // stride)]
+    times, timeline = place_all(ticks, time_base, 1 / (step * time_base), [turn])
+    assert timeline.wrapped >= wraps - 1
+    assert timeline.resets == 0
+    assert times[-1] == round((len(ticks) - 1) * step * time_base * 1_000_000)
+
+
+def test_a_matroska_cluster_of_over_32_s_falls_back_and_the_next_one_jumps_ahead():
+    true = list(range(0, 120_000, 40))
+    said = [t if t < 32_768 or t >= 70_000 else t - 65_536 for t in true]
+    times, timeline = place_all(said, wraps=[1 << 16])
+    assert times == [t * 1000 for t in true]
+    assert timeline.wrapped == 2
+
+
+def test_a_gap_as_long_as_a_turn_is_a_gap_where_nothing_ran_over():
+    times, _ = place_all([0, 40, 80, 120 + 65_536, 160 + 65_536], wraps=[1 << 16])
+    assert times[3:] == [65_656_000, 65_696_000]
+
+
+def test_times_of_arrival_are_never_held():
+    timeline = Timeline(Fraction(1, 1_000_000), Fraction(30), hold=False)
+    for stamp in (0, 33_333, 90_000_000, 90_000_001, 7_000_000_000):
+        assert len(timeline.place(stamp, stamp)) == 1
+
+
+@st.composite
+def pieces(draw):
+    """Ticks of a stream in pieces, and how many frames it has: steps, strays, restarts, gaps, none, repeats."""
+    step = draw(st.sampled_from([10, 33, 40, 1000]))
+    ticks, at = [], draw(st.integers(-(10**6), 10**6))
+    for _ in range(draw(st.integers(1, 8))):
+        for _ in range(draw(st.integers(1, 40))):
+            ticks.append(at)
+            at += step
+        match draw(st.integers(0, 6)):
+            case 0:
+                ticks.append(at + draw(st.integers(-(10**8), 10**8)))
+            case 1:
+                at = draw(st.integers(-(10**7), 10**7))
+            case 2:
+                at += draw(st.integers(0, 10**6))
+            case 3:
+                ticks += [None] * draw(st.integers(1, 5))
+            case 4:
+                ticks += [ticks[-1] or 0] * draw(st.integers(1, 5))
+            case 5:
+                at -= draw(st.integers(0, 2000))
+            case 6:
+                at += 1 << 16
+    return ticks
+
+
+@settings(max_examples=400, deadline=None)
+@given(pieces(), st.booleans())
+def test_every_frame_is_placed_or_counted_once_and_times_only_rise(ticks, wraps):
+    timeline = Timeline(Fraction(1, 1000), Fraction(25), [1 << 16] if wraps else [])
+    out, held_most = [], 0
+    for number, t in enumerate(ticks):
+        out += timeline.place(number, t)
+        held_most = max(held_most, number + 1 - len(out))
+    out += timeline.end()
+    assert [one.item for one in out] == list(range(len(ticks)))  # none lost, none twice, in order
+    kept = [one.pts_us for one in out if one.pts_us is not None]
+    assert len(ticks) - len(kept) == timeline.left_out
+    assert kept[0] == 0
+    assert all(a < b for a, b in pairwise(kept))
+    assert held_most < MAX_HELD
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(5, 60),
+    st.sets(st.integers(3, 50), max_size=3),
+    st.integers(1_200, 10**8),
+    st.sampled_from([1, -1]),
+)
+def test_lone_strays_anywhere_cost_no_frame_and_no_time(count, where, far, sign):
+    ticks = [40 * i for i in range(count)]
+    for at in where:
+        if at < count - 1 and not {at - 1, at - 2, at + 1} & where:
+            ticks[at] += sign * far
+    times, timeline = place_all(ticks)
+    assert times[-1] == 40_000 * (count - 1)
+    assert timeline.left_out == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(4, 60), min_size=1, max_size=6), st.integers(-(10**9), 10**9))
+def test_recordings_put_behind_each_other_have_the_length_of_all(lengths, start):
+    ticks, at = [], 0
+    for length in lengths:
+        ticks += [at + 40 * i for i in range(length)]
+        at += 40 * length + start if abs(start) > HOUR else -(10**7)
+    assert place_all(ticks)[0] == every(40_000, sum(lengths))
+
+
+def operations(ticks):
+    """How often the median is sorted and frames are judged, which is what costs."""
+    timeline = Timeline(Fraction(1, 1000), Fraction(25))
+    calls = 0
+
+    def counted(name):
+        inner = getattr(timeline, name)
+
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            return inner(*args, **kwargs)
+
+        setattr(timeline, name, call)
+
+    for name in ("_refresh", "_judge", "_accept"):
+        counted(name)
+    for number, t in enumerate(ticks):
+        timeline.place(number, t)
+    timeline.end()
+    return calls
+
+
+@pytest.mark.parametrize("kind", [lambda i: 40 * i, lambda _: 0, lambda i: -40 * i, lambda i: (i % 7) * 10**7])
+def test_the_cost_is_linear_in_frames(kind):
+    few, many = operations(map(kind, range(500))), operations(map(kind, range(5000)))
+    assert many <= 11 * few

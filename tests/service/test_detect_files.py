@@ -49,7 +49,8 @@ def container_times(clip: Path) -> list[Fraction]:
 def displayed_size(clip: Path) -> tuple[int, int]:
     with av.open(str(clip)) as container:
         frame = next(container.decode(container.streams.video[0]))
-        size = (frame.width, frame.height)
+        ratio = container.streams.video[0].sample_aspect_ratio or 1  # the longer side grows, none shrinks
+        size = (round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1)))
         return size[::-1] if frame.rotation % 180 else size
 
 

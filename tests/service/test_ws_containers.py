@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import random
 import signal
 import time
 
+import av
 import pytest
 from live_video import KINDS, video
 from serving import Server
-from ws_client import Client, metric, poll, stream
+from ws_client import Client, metric, numbered, poll, stream
 
 
 def send(client: Client, data: bytes, chance: random.Random) -> None:
@@ -40,7 +42,44 @@ def test_results_flow_before_the_end(server: Server, kind: str, policy: str) -> 
     assert summary["sampled"] == pytest.approx(45, abs=1)
 
 
-@pytest.mark.parametrize("codec", ["webm", "mpegts"])
+def fragmented_mp4(frames: int) -> bytes:
+    """Of 30 fps, a fragment for each second."""
+    target = io.BytesIO()
+    layout = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    with av.open(target, "w", format="mp4", options=layout) as output:
+        track = output.add_stream("libx264", rate=30)
+        track.width, track.height, track.pix_fmt = 320, 240, "yuv420p"
+        track.codec_context.gop_size, track.codec_context.max_b_frames = 30, 0
+        for number in range(frames):
+            output.mux(track.encode(av.VideoFrame.from_ndarray(numbered(number), format="rgb24")))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+def test_fragmented_mp4_flows_too(server: Server) -> None:
+    data = fragmented_mp4(90)
+    with stream(server, codec="mp4", policy="all", keyframe_hz=2, score_threshold=0, deadline_ms=20_000) as client:
+        send(client, data[: len(data) * 3 // 4], random.Random(1))
+        assert client.wait(lambda: client.of("result"))[0]["frame"] == {"width": 320, "height": 240}
+        send(client, data[len(data) * 3 // 4 :], random.Random(2))
+        summary = client.stop()
+    assert summary["received"] == 90
+    assert [r["pts_us"] for r in client.of("result")] == [k * 500_000 for k in range(6)]
+
+
+def test_an_mp4_that_lacks_its_beginning_fails_for_now(server: Server) -> None:
+    """Joined without its ``moov`` box it cannot be read; whoever sends it may try again from its beginning."""
+    data = fragmented_mp4(90)
+    with stream(server, codec="mp4") as client:
+        client.socket.send(data[data.index(b"moof") - 4 :])
+        client.say("stop")
+        close, code, _ = client.refused(30)
+    assert close == 4400
+    assert code in ("unreadable", "no_video")
+    assert client.of("error")[0]["retryable"] is True
+
+
+@pytest.mark.parametrize("codec", ["webm", "mpegts", "mp4"])
 def test_garbage_is_refused_in_words(server: Server, codec: str) -> None:
     with stream(server, codec=codec) as client:
         client.first("ready")

@@ -16,9 +16,10 @@ from av.video.stream import VideoStream
 
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
-from stmixer.media.frame import Frame, Orientation
+from stmixer.media.frame import Frame
 from stmixer.media.probe import choose_stream, open_container
 from stmixer.media.source import open_source
+from stmixer.media.track_display import TrackDisplay
 
 LIMITS = Limits.unlimited()
 
@@ -65,7 +66,7 @@ def is_sought_alike(path: Path) -> bool:
 
 
 def _sought(path: Path, start_us: int) -> Iterator[Frame]:
-    with _opened(path) as (container, stream):
+    with _opened(path) as (container, stream, display):
         base, pictures = stream.time_base, _decode(container, stream)
         first = next(pictures, None)
         if first is None or first.pts is None or base is None:
@@ -84,21 +85,21 @@ def _sought(path: Path, start_us: int) -> Iterator[Frame]:
             else:
                 begun = None
         if begun is not None:
-            yield from _timed(chain([begun], pictures), origin, base)
+            yield from _timed(chain([begun], pictures), display, origin, base)
             return
-    with _opened(path) as (container, stream):
-        yield from _timed(_decode(container, stream), origin, base)
+    with _opened(path) as (container, stream, display):
+        yield from _timed(_decode(container, stream), display, origin, base)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, TrackDisplay]]:
     source = open_source(path)
     try:
         container = open_container(source, LIMITS, low_latency=False)
         with container:
             stream = choose_stream(container)
             stream.codec_context.thread_count = 1
-            yield container, stream
+            yield container, stream, TrackDisplay(source, container, stream)
     finally:
         source.close()
 
@@ -112,13 +113,15 @@ def _wound(container: InputContainer, stream: VideoStream, target: int) -> Itera
     return _decode(container, stream)
 
 
-def _timed(pictures: Iterable[av.VideoFrame], origin: int, base: Fraction) -> Iterator[Frame]:
+def _timed(
+    pictures: Iterable[av.VideoFrame], display: TrackDisplay, origin: int, base: Fraction
+) -> Iterator[Frame]:
     last: int | None = None
     for index, picture in enumerate(pictures):
         if picture.pts is None or (last is not None and picture.pts <= last):
             continue
         last = picture.pts
-        yield Frame(picture, index, round((last - origin) * base * 1_000_000), Orientation.of(picture))
+        yield Frame(picture, index, round((last - origin) * base * 1_000_000), display.of(picture))
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:

@@ -43,7 +43,8 @@ def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decode
 def bind(settings: Settings) -> socket.socket:
     """The listening socket, before anything slow is started. Raises StartError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # with its protocol's number: asyncio switches Nagle's delay off only for sockets that say they are TCP
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # a sender that is to be slowed is slowed, not buffered: the kernel would grow this to tens of megabytes
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
     allowed_hosts: str = Field("", description="names it is reached by, with commas, besides addresses and bare names")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1,::1", description="proxies whose X-Forwarded-* headers count: addresses, networks, * for all"
+    )
+    root_path: str = Field("", pattern=r"^(/[\w.~-]+)*$", description="the prefix under which a proxy serves us")
+    keep_alive_s: int = Field(75, ge=1, description="an idle connection is kept this long; a balancer must close first")
     ssl_certfile: Path | None = Field(None, description="certificate chain, PEM: serve https and wss")
     ssl_keyfile: Path | None = Field(None, description="its private key, PEM, where that is a file of its own")
 
@@ -52,6 +57,14 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_addresses(cls, listed: str) -> str:
+        for name in listed.split(","):
+            if name.strip() not in ("", "*"):
+                ipaddress.ip_network(name.strip())
+        return listed
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
-from stmixer.service.api.problems import PROBLEMS
+from stmixer.service.api.problems import problems_of
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file
 from stmixer.service.ipc.messages import DrawnKeyframe
@@ -32,6 +32,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MP4 = "video/mp4"
 CHUNK = 256 * 1024
+PROBLEMS = problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI = {
     "requestBody": {
@@ -71,7 +72,9 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         if kind == MP4:
             return await _mp4(service, request, session, _from(first, results), file, stack)
         make = _as_json if kind == JSON else _as_lines
-        return _OwningResponse(make(service, session, _from(first, results)), stack.pop_all(), media_type=kind)
+        headers = {"X-Accel-Buffering": "no"} if kind == NDJSON else {}  # a proxy that buffers would hold lines back
+        body = make(service, session, _from(first, results))
+        return _OwningResponse(body, stack.pop_all(), media_type=kind, headers=headers)
     finally:
         # a streaming answer has taken everything over by now, and left this stack empty
         await stack.aclose()

@@ -17,14 +17,17 @@ from stmixer.service.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
 CLIENT_GONE = 499
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": HTTPStatus(status).phrase,
-        "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route can answer instead, for the OpenAPI document."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+        }
+        for status in statuses
     }
-    for status in (400, 401, 403, 408, 413, 415, 422, 429, 503)
-}
-"""What /v1/detect can answer instead, for the OpenAPI document."""
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

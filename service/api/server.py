@@ -88,6 +88,9 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                http="h11",  # whatever else is installed: what is tested is what runs
+                proxy_headers=False,  # service/api/entrance.py reads them
+                timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,
                 ws_max_size=2 * settings.max_frame_bytes,  # what is not far over our own limit is refused in words
                 ws_per_message_deflate=False,

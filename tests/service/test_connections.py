@@ -22,7 +22,7 @@ def undelayed(of: socket.socket) -> bool:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_answers_leave_at_once(host: str) -> None:
-    """Nagle's algorithm holds a body back until its head is acknowledged: 40 ms for every answer of a kept connection."""
+    """Nagle's algorithm holds a body back until its head is acknowledged: 40 ms an answer on a kept connection."""
 
     async def accepted() -> bool:
         listening, taken = bind(Settings(host=host, port=0)), asyncio.get_running_loop().create_future()
@@ -49,7 +49,7 @@ def test_the_clients_media_leave_at_once() -> None:
 
     async def both() -> list[bool]:
         async with serve(lambda socket: socket.wait_closed(), "127.0.0.1", 0) as server:
-            address = "ws://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+            address = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             async with connect_async(address) as one:
                 found = [undelayed(one.transport.get_extra_info("socket"))]
 

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     resume_ttl_s: float = Field(15.0, ge=0, description="a live stream waits this long for its client to come back")
     write_timeout_s: float = Field(5.0, gt=0)
     upload_idle_s: float = Field(30.0, gt=0)
+    upload_wait_s: float = Field(30.0, ge=0, description="a whole upload waits this long for a place among the streams")
+    max_waiting_uploads: int = Field(64, ge=1, description="uploads on their way, or waiting for a place")
+    max_waiting_mb: int | None = Field(None, ge=1, description="what those may take on disk; 4 of the largest")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
@@ -84,6 +87,12 @@ class Settings(BaseSettings):
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
         known = {f"STMIXER_{name.upper()}" for name in cls.model_fields}
         return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What uploads that are no streams yet may take on disk, all together."""
+        megabytes = 4 * self.max_upload_mb if self.max_waiting_mb is None else self.max_waiting_mb
+        return megabytes * 2**20
 
     @property
     def is_loopback(self) -> bool:

@@ -107,7 +107,7 @@ class Connection:
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
-            session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
+            session = await self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
             kept = self._service.resumable.add(session, start.terms())
         keep = False
         ended_by: BaseException | None = None

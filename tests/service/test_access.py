@@ -20,6 +20,7 @@ from serving import Server, running_server
 from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
+from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
@@ -225,6 +226,18 @@ def test_a_key_has_its_own_streams(locked: Server, secrets: dict[str, str]) -> N
     text = httpx.get(locked.url + "/metrics", headers=admin).text
     assert 'stmixer_streams_rejected_total{reason="key_limit"} 2.0' in text
     eventually(lambda: ask(locked, "POST", "/v1/detect", secrets["thin"]).status_code, lambda status: status == 200)
+
+
+def test_a_keys_stream_that_nobody_is_connected_to_gives_way_to_its_next(
+    locked: Server, secrets: dict[str, str]
+) -> None:
+    start = json.dumps({"type": "start", "api_key": secrets["thin"]})
+    with Wire(int(locked.url.rpartition(":")[2])) as wire, plain_socket(Server(wire.url, locked.process)) as first:
+        first.send(start)
+        assert json.loads(first.recv(20))["type"] == "ready"
+        assert socket_says(locked, None, secrets["thin"]) == ("over_limit", 1013)
+        wire.cut()
+        eventually(lambda: socket_says(locked, None, secrets["thin"]), lambda said: said == ("ready", 0))
 
 
 def send_for_ever(socket: ClientConnection, data: bytes) -> None:

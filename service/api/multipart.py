@@ -6,6 +6,7 @@ boundary. Everything else is named: an unfinished body, a part in base64, a file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class FormReader:
         if not boundary:
             raise _bad("its Content-Type names no boundary")
         self.fields: dict[str, str] = {}
-        self._start, self._before = b"--" + boundary, b""
+        self._first = re.compile(rb"(?:\A|\n)(--" + re.escape(boundary) + rb")(?=[ \t]*\r\n|--)")
+        self._before = b""
         self._begun = self._ended = self._found = False
         self._part, self._header = _Part(), (b"", b"")
         self._file: list[bytes] = []
@@ -81,15 +83,15 @@ class FormReader:
             raise _bad(f"it needs the video in a part named '{FILE}'{there}")
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """What stands before the first boundary is for people, and left out."""
+        """What stands before the first boundary, a line of its own, is for people, and left out."""
         self._before += chunk
-        at = 0 if self._before.startswith(self._start) else self._before.find(b"\n" + self._start) + 1
-        if at == 0 and not self._before.startswith(self._start):
-            if len(self._before) > MAX_PREAMBLE_BYTES:
-                raise _bad("it is no multipart body: its boundary is not in it")
+        found = self._first.search(self._before)
+        if (len(self._before) if found is None else found.start(1)) > MAX_PREAMBLE_BYTES:
+            raise _bad("it is no multipart body: its boundary is not in it")
+        if found is None:
             return b""
         self._begun = True
-        begun, self._before = self._before[at:], b""
+        begun, self._before = self._before[found.start(1) :], b""
         return begun
 
     # -- what the parser says

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from stmixer.service.api.app import create_app
+from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
@@ -88,7 +88,7 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                http="h11",  # whatever else is installed: what is tested is what runs
+                http=HttpSocket,
                 proxy_headers=False,  # service/api/entrance.py reads them
                 timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,
@@ -144,18 +144,3 @@ class Server(uvicorn.Server):
     def _stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-class StreamSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end.
-
-    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never.
-    """
-
-    LAST_WORDS_S = 2.0
-
-    async def run_asgi(self) -> None:
-        """Run the application; then give its last words a moment."""
-        await super().run_asgi()
-        closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
-        self.loop.call_later(closing, self.transport.abort)

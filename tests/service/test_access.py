@@ -56,13 +56,14 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secrets(key_file: Path) -> dict[str, str]:
-    """Keys by their names; ``thin`` has one stream, ``poor`` a megabyte a minute."""
+    """Keys by their names; ``thin`` and ``lone`` have one stream, ``poor`` a megabyte a minute."""
     return {
         "detect": add_key(key_file, "detect", ("detect",)),
         "stream": add_key(key_file, "stream", ("stream",)),
         "other": add_key(key_file, "other", ("stream",)),
         "admin": add_key(key_file, "admin", ("admin",)),
         "thin": add_key(key_file, "thin", streams=1),
+        "lone": add_key(key_file, "lone", streams=1),
         "poor": add_key(key_file, "poor", megabytes_per_minute=1),
     }
 
@@ -231,13 +232,13 @@ def test_a_key_has_its_own_streams(locked: Server, secrets: dict[str, str]) -> N
 def test_a_keys_stream_that_nobody_is_connected_to_gives_way_to_its_next(
     locked: Server, secrets: dict[str, str]
 ) -> None:
-    start = json.dumps({"type": "start", "api_key": secrets["thin"]})
+    start = json.dumps({"type": "start", "api_key": secrets["lone"]})
     with Wire(int(locked.url.rpartition(":")[2])) as wire, plain_socket(Server(wire.url, locked.process)) as first:
         first.send(start)
         assert json.loads(first.recv(20))["type"] == "ready"
-        assert socket_says(locked, None, secrets["thin"]) == ("over_limit", 1013)
+        assert socket_says(locked, None, secrets["lone"]) == ("over_limit", 1013)
         wire.cut()
-        eventually(lambda: socket_says(locked, None, secrets["thin"]), lambda said: said == ("ready", 0))
+        eventually(lambda: socket_says(locked, None, secrets["lone"]), lambda said: said == ("ready", 0))
 
 
 def send_for_ever(socket: ClientConnection, data: bytes) -> None:

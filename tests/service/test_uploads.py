@@ -166,6 +166,8 @@ def test_a_stream_that_nobody_is_connected_to_gives_way(small: Server, comes: st
         with left_alone(small, 2):
             assert metric(small, "streams_active", source="ws") == 2
             eventually(arrives)  # once the service has seen that the lines are cut
+            # an answer is whole a moment before its stream has gone
+            eventually(lambda: metric(small, "streams_active", source="upload"), lambda n: n == 0)
         with plain_socket(small) as one, plain_socket(small) as two:  # who is there stays
             both = [begin(small, one), begin(small, two)]
             problem(post(small, made_video(128, 96, 8)), 503, "capacity")

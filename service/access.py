@@ -137,16 +137,32 @@ class Caller:
             assert self.key is not None
             raise _over(f"{self.key.megabytes_per_minute} MB a minute", wait_s)
 
-    def open_stream(self) -> None:
-        """Raises CapacityError (429) for one too many; each needs its ``close_stream``."""
+    @property
+    def may_open(self) -> bool:
+        """Whether it may have one more stream."""
         limit = self.key.streams if self.key else None
-        if limit is not None and self.streams >= limit:
-            raise _over(f"{limit} streams at a time", 5)
-        self.streams += 1
+        return limit is None or self.streams < limit
 
-    def close_stream(self) -> None:
-        """One less."""
-        self.streams -= 1
+    def open_stream(self) -> StreamPlace:
+        """A place for one more. Raises CapacityError (429) for one too many."""
+        if not self.may_open:
+            assert self.key is not None
+            raise _over(f"{self.key.streams} streams at a time", 5)
+        return StreamPlace(self)
+
+
+class StreamPlace:
+    """One of the streams that a caller may have, until it is released."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller: Caller | None = caller
+        caller.streams += 1
+
+    def release(self) -> None:
+        """Give it back; once, however often that is said."""
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.streams -= 1
 
 
 class Access:

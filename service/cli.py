@@ -141,6 +141,10 @@ def serve(
     shutdown_timeout: Annotated[float | None, typer.Option(help="seconds to finish what runs (20)")] = None,
     keys: Annotated[Path | None, typer.Option(help="file of `stmixer keys`; every request then needs one")] = None,
     allowed_hosts: Annotated[str | None, typer.Option(help="DNS names it is reached by, with commas")] = None,
+    forwarded_allow_ips: Annotated[
+        str | None, typer.Option(help="proxies whose X-Forwarded-* headers count, with commas (127.0.0.1,::1)")
+    ] = None,
+    root_path: Annotated[str | None, typer.Option(help="the prefix under which a proxy serves it, like /cam")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="certificate chain, PEM: serve https and wss")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="its private key, PEM")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,

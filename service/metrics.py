@@ -21,7 +21,7 @@ BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 SOURCES = ("ws", "upload")
 STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
 RESTART_REASONS = ("exit", "stuck", "oom", "cuda", "protocol")
-REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder")
+REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder", "uploads")
 RECONNECT_REASONS = ("resumed", "evicted", "expired")
 """A resume token that found its stream, its stream with another socket on it, or none any more."""
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
@@ -66,6 +66,7 @@ class Metrics:
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
 
         self.streams_active = gauge("streams_active", "Streams now.", "source")
+        self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
         self.streams_capacity = gauge("streams_capacity", "Streams admitted at most.")
         self.keyframes_waiting = gauge("keyframes_waiting", "Keyframes ready and not yet with a worker.")
         self.ring_bytes = gauge("ring_bytes", "Memory of all frame rings.")

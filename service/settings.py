@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
     allowed_hosts: str = Field("", description="names it is reached by, with commas, besides addresses and bare names")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1,::1", description="proxies whose X-Forwarded-* headers count: addresses, networks, * for all"
+    )
+    root_path: str = Field("", pattern=r"^(/[\w.~-]+)*$", description="the prefix under which a proxy serves us")
+    keep_alive_s: int = Field(75, ge=1, description="an idle connection is kept this long; a balancer must close first")
     ssl_certfile: Path | None = Field(None, description="certificate chain, PEM: serve https and wss")
     ssl_keyfile: Path | None = Field(None, description="its private key, PEM, where that is a file of its own")
 
@@ -49,9 +54,20 @@ class Settings(BaseSettings):
     resume_ttl_s: float = Field(15.0, ge=0, description="a live stream waits this long for its client to come back")
     write_timeout_s: float = Field(5.0, gt=0)
     upload_idle_s: float = Field(30.0, gt=0)
+    upload_wait_s: float = Field(30.0, ge=0, description="a whole upload waits this long for a place among the streams")
+    max_waiting_uploads: int = Field(64, ge=1, description="uploads on their way, or waiting for a place")
+    max_waiting_mb: int | None = Field(None, ge=1, description="what those may take on disk; 4 of the largest")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_addresses(cls, listed: str) -> str:
+        for name in listed.split(","):
+            if name.strip() not in ("", "*"):
+                ipaddress.ip_network(name.strip())
+        return listed
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:
@@ -71,6 +87,12 @@ class Settings(BaseSettings):
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
         known = {f"STMIXER_{name.upper()}" for name in cls.model_fields}
         return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What uploads that are no streams yet may take on disk, all together."""
+        megabytes = 4 * self.max_upload_mb if self.max_waiting_mb is None else self.max_waiting_mb
+        return megabytes * 2**20
 
     @property
     def is_loopback(self) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import Scope as KeyScope
 from stmixer.service.access import bearer
 from stmixer.service.api import detect, meta, problems, stream_ws
+from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
@@ -34,11 +35,13 @@ SECURITY_HEADERS = {
     b"permissions-policy": b"camera=(self), microphone=(), geolocation=()",
 }
 
-PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
-"""What asks for no key. The page and its files are among it: a key is typed into them."""
+PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v1/streams/ws"}
+"""What asks for no key. The page and its files are among it: a key is typed into them. So is the stream's address: as
+HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/metrics": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
+_PORTS = {"http": "80", "https": "443"}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -62,7 +65,9 @@ def create_app(service: Service) -> FastAPI:
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     app.add_middleware(Gate, service=service)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
+    app.add_middleware(Entrance, peers=service.settings.forwarded_allow_ips, root_path=service.settings.root_path)
     return app
 
 
@@ -79,7 +84,8 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        reason = foreign(self._service.settings, dict(scope["headers"]))
+        forwarded_hosts = scope.get("state", {}).get(FORWARDED_HOSTS, ())
+        reason = foreign(self._service.settings, dict(scope["headers"]), forwarded_hosts)
         if scope["type"] == "websocket":
             if reason is None:
                 await self._app(scope, receive, send)
@@ -91,7 +97,9 @@ class Gate:
             if reason is not None:
                 raise AccessError("forbidden", reason, 403)
             self._ask_for_key(scope)
-            app = self._app
+            root_path = scope.get("root_path", "")
+            # without its slash the page's own links would lead beside it
+            app = self._app if scope["path"] != root_path else RedirectResponse(f"{root_path}/", 308)
         except StmixerError as error:
             app = problems.problem_of(error)
         started, status = time.monotonic(), 500
@@ -111,7 +119,7 @@ class Gate:
 
     def _ask_for_key(self, scope: Scope) -> None:
         """Leave the caller in the request's state. Raises AccessError, or CapacityError over the key's limit."""
-        path, headers = scope["path"], dict(scope["headers"])
+        path, headers = route_path(scope), dict(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return
         caller = self._service.access.caller(bearer(headers))
@@ -120,34 +128,48 @@ class Gate:
         scope.setdefault("state", {})["caller"] = caller
 
 
-def foreign(settings: Settings, headers: dict[bytes, bytes]) -> str | None:
-    """Why a request is not let in: a Host that is not ours (DNS rebinding), or a page of another origin."""
+def foreign(settings: Settings, headers: dict[bytes, bytes], forwarded_hosts: Sequence[str] = ()) -> str | None:
+    """Why a request is not let in: a Host that is not ours (DNS rebinding), or a page of another site.
+
+    ``forwarded_hosts``: the names under which proxies that we trust were asked. Who sends no Host is no browser.
+    """
     host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = _name(host)
-    allowed = {part.strip().lower() for part in settings.allowed_hosts.split(",")}
-    if settings.is_loopback:
-        ours = name in ("localhost", "127.0.0.1", "[::1]", settings.host, *allowed)
-    else:  # a page can rebind only a name that its owner has in the DNS: no address, and none without a dot
-        ours = "." not in name or _is_address(name) or name in (settings.host.lower(), *allowed)
-    if not ours:
+    if not _is_ours(settings, host):
         instead = "use localhost" if settings.is_loopback else "start with --allowed-hosts NAME if it is its name"
         return f"Host {host!r} is not served here; {instead}"
     origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
+    if origin is None:
+        return None
+    named = [host, *(other for other in forwarded_hosts if _is_ours(settings, other))]
+    if not any(_is_same_site(origin.decode("latin-1").lower(), name) for name in named):
         return "pages of other origins may not use this service"
     return None
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
+def _is_ours(settings: Settings, host: str) -> bool:
+    if not host:
+        return True
+    name = _split(host)[0]
+    allowed = {part.strip().lower() for part in settings.allowed_hosts.split(",")}
+    if settings.is_loopback:
+        return name in ("localhost", "127.0.0.1", "[::1]", settings.host, *allowed)
+    # a page can rebind only a name that its owner has in the DNS: no address, and none without a dot
+    return "." not in name or is_address(name) or name in (settings.host.lower(), *allowed)
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
+def _is_same_site(origin: str, host: str) -> bool:
+    """Whether a page of ``origin`` came from ``host``, whose port a proxy may have left out, or added the scheme's."""
+    scheme, _, place = origin.partition("://")
+    name, port = _split(place)
+    asked_name, asked_port = _split(host)
+    own_port = _PORTS.get(scheme)
+    return own_port is not None and name == asked_name and asked_port in ("", port or own_port)
+
+
+def _split(host: str) -> tuple[str, str]:
+    """A Host as its name and its port, empty without one."""
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+        name, _, rest = host.partition("]")
+        return name + "]", rest.removeprefix(":")
+    name, _, port = host.partition(":")
+    return name, port

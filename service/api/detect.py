@@ -6,20 +6,22 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
-from stmixer.service.api.problems import PROBLEMS
+from stmixer.service.api import problems
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file
+from stmixer.service.errors import InputError
 from stmixer.service.ipc.messages import DrawnFrame, DrawnKeyframe
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
@@ -27,20 +29,21 @@ from stmixer.service.sources.rendering import render
 from stmixer.service.sources.upload import UploadSource
 
 router = APIRouter()
+T = TypeVar("T")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MP4 = "video/mp4"
 CHUNK = 256 * 1024
+PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BODY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"file": _BODY["schema"], **DetectOptions.model_json_schema()["properties"]}
 _OPENAPI = {
     "requestBody": {
         "required": True,
         "content": {
             "application/octet-stream": _BODY,
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"file": _BODY["schema"]}, "required": ["file"]}
-            },
+            "multipart/form-data": {"schema": {"type": "object", "properties": _FORM, "required": ["file"]}},
         },
     }
 }
@@ -53,16 +56,28 @@ _OPENAPI = {
     responses={200: {"model": DetectResponse, "content": {NDJSON: {}, MP4: {}}}, **PROBLEMS},
 )
 async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -> Response:
-    """Who does what, where and when in a video, sent raw or as multipart ``file``. The answer follows ``Accept``."""
+    """Who does what, where and when in a video, sent raw or as multipart ``file``. The answer follows ``Accept``.
+
+    Options are query parameters, or fields of the form.
+    """
     service: Service = request.app.state.service
     caller: Caller = request.state.caller
     kind = preferred(request.headers.get("accept", ""), (JSON, NDJSON, MP4))
     stack = AsyncExitStack()
     try:
-        # admitted before its body is read: what waits on disk is bounded, and a full service says so at once
-        session = await stack.enter_async_context(service.session(caller, "upload", "all", options))
-        with session.interruptible():
-            file = await stack.enter_async_context(received_file(request, service.settings, caller))
+        service.check_room("all", options)  # before its body is read: a full service says so at once
+        place = service.place(caller)
+        stack.callback(place.release)
+        with service.uploads.one_more() as upload:
+            file, fields = await stack.enter_async_context(
+                received_file(request, service.settings, caller, service.uploads, upload)
+            )
+            options = _with_fields(options, request, fields)
+
+            async def let_in() -> Session:
+                return await stack.enter_async_context(await service.upload_session(caller, options, place))
+
+            session = await _until_disconnect(request, let_in())
         await stack.enter_async_context(_abort_on_disconnect(request, session))
         await session.open(UploadSource(session.context, file.fileno()))
         results = session.results()
@@ -71,10 +86,23 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         if kind == MP4:
             return await _mp4(service, request, session, _from(first, results), file, stack)
         make = _as_json if kind == JSON else _as_lines
-        return _OwningResponse(make(service, session, _from(first, results)), stack.pop_all(), media_type=kind)
+        headers = {"X-Accel-Buffering": "no"} if kind == NDJSON else {}  # a proxy that buffers would hold lines back
+        body = make(service, session, _from(first, results))
+        return _OwningResponse(body, stack.pop_all(), media_type=kind, headers=headers)
     finally:
         # a streaming answer has taken everything over by now, and left this stack empty
         await stack.aclose()
+
+
+def _with_fields(options: DetectOptions, request: Request, fields: dict[str, str]) -> DetectOptions:
+    """A form's fields are options too; one that is left empty is not given. Raises InputError for a wrong one."""
+    given = {name: value for name, value in fields.items() if value}
+    if twice := given.keys() & request.query_params.keys():
+        raise InputError("bad_option", f"{', '.join(sorted(twice))}: in the query and in the form; give it once")
+    try:
+        return DetectOptions.model_validate(options.model_dump() | given)
+    except ValidationError as error:
+        raise InputError("bad_option", problems.said_of(error.errors(include_url=False))) from None
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
@@ -195,14 +223,14 @@ async def _abort_on_disconnect(request: Request, session: Session) -> AsyncItera
         task.cancel()
 
 
-async def _until_disconnect(request: Request, work: Any) -> None:
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Run ``work``, but end it when the client leaves. Raises ClientDisconnect then."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        task.result()
+        return task.result()
     finally:
         for future in (task, gone):
             future.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,14 +18,17 @@ from stmixer.service.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
 CLIENT_GONE = 499
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": HTTPStatus(status).phrase,
-        "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route can answer instead, for the OpenAPI document."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+        }
+        for status in statuses
     }
-    for status in (400, 401, 403, 408, 413, 415, 422, 429, 503)
-}
-"""What /v1/detect can answer instead, for the OpenAPI document."""
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -48,6 +52,11 @@ def problem_of(error: StmixerError) -> JSONResponse:
     return problem(error.status, error.code, str(error), headers)
 
 
+def said_of(errors: Sequence[Mapping[str, Any]]) -> str:
+    """What pydantic found wrong, by the names of fields."""
+    return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
+
+
 def install(app: FastAPI) -> None:
     """Give every error of the application this form."""
 
@@ -57,8 +66,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        details = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors())
-        return problem(422, "bad_option", details)
+        return problem(422, "bad_option", said_of([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:

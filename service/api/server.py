@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from stmixer.service.api.app import create_app
+from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
@@ -43,7 +43,8 @@ def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decode
 def bind(settings: Settings) -> socket.socket:
     """The listening socket, before anything slow is started. Raises StartError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # with its protocol's number: asyncio switches Nagle's delay off only for sockets that say they are TCP
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # a sender that is to be slowed is slowed, not buffered: the kernel would grow this to tens of megabytes
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -87,6 +88,9 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                http=HttpSocket,
+                proxy_headers=False,  # service/api/entrance.py reads them
+                timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,
                 ws_max_size=2 * settings.max_frame_bytes,  # what is not far over our own limit is refused in words
                 ws_per_message_deflate=False,
@@ -140,18 +144,3 @@ class Server(uvicorn.Server):
     def _stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-class StreamSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end.
-
-    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never.
-    """
-
-    LAST_WORDS_S = 2.0
-
-    async def run_asgi(self) -> None:
-        """Run the application; then give its last words a moment."""
-        await super().run_asgi()
-        closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
-        self.loop.call_later(closing, self.transport.abort)

@@ -9,7 +9,8 @@ import time
 from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
-from stmixer.service.access import Access, Caller
+from stmixer.service.access import Access, Caller, StreamPlace
+from stmixer.service.api.uploads import WaitingUploads
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
@@ -20,7 +21,7 @@ from stmixer.service.ipc.ring import ring_shape
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStreams
-from stmixer.service.sessions.session import Session
+from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
 
@@ -59,6 +60,8 @@ class Service:
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self._sessions: WeakSet[Session] = WeakSet()
+        self.uploads = WaitingUploads(settings.max_waiting_uploads, settings.waiting_bytes, self.metrics)
+        self._turn = asyncio.Lock()
         self._drained_by: float | None = None
 
     async def start(self) -> None:
@@ -93,13 +96,16 @@ class Service:
         await self.resumable.close()
         last_words_s = min(LAST_WORDS_S, self.settings.shutdown_timeout / 2)
         await self._empty_within(self.time_left_s - last_words_s)
+        leaving = CapacityError("draining", "the service is shutting down; try another instance")
+        self.uploads.end_all(leaving)
         for session in list(self._sessions):
-            session.cut(CapacityError("draining", "the service is shutting down; try another instance"))
+            session.cut(leaving)
         await self._empty_within(self.time_left_s - last_words_s / 2)
 
     async def _empty_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
+                await self.uploads.empty.wait()  # whatever was here before runs, too
                 await self.engine.empty.wait()
 
     async def stop(self) -> None:
@@ -107,18 +113,60 @@ class Service:
         await self.engine.stop()
         await self.pool.stop()
 
-    def session(
+    # -- who is let in
+
+    def check_room(self, policy: Policy, options: DetectOptions) -> None:
+        """Raises CapacityError where there is no room now, be it for what comes later."""
+        besides = {stream.session.stream.id for stream in self.resumable.unattended()}
+        self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides)
+
+    def place(self, caller: Caller) -> StreamPlace:
+        """One of the caller's streams, for what is to become one. Raises CapacityError (429)."""
+        try:
+            return caller.open_stream()
+        except CapacityError:
+            self.metrics.streams_rejected.labels("key_limit").inc()
+            raise
+
+    async def session(
         self,
         caller: Caller,
         source: SourceKind,
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,
+        place: StreamPlace | None = None,
     ) -> Session:
-        """A new stream's session. Raises CapacityError, for the service or for the caller."""
+        """A new stream's session. Raises CapacityError, for the service or for the caller.
+
+        A live stream that nobody is connected to gives way to it.
+        """
+        if place is None:
+            while not caller.may_open and (own := self.resumable.unattended(caller)):
+                await self.resumable.give_way(own[0])
+        await self._make_room(policy, options)
         session = Session(
             self.engine, self.pool, self.settings, caller,
-            source=source, policy=policy, options=options, deadline_ms=deadline_ms,
+            source=source, policy=policy, options=options, deadline_ms=deadline_ms, place=place,
         )  # fmt: skip
         self._sessions.add(session)
         return session
+
+    async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:
+        """The session of an upload that is here, once there is room: first come, first served. Raises CapacityError."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.upload_wait_s), self._turn:
+                while not await self._make_room("all", options):
+                    self.engine.room.clear()
+                    await self.engine.room.wait()
+        return await self.session(caller, "upload", "all", options, place=place)
+
+    async def _make_room(self, policy: Policy, options: DetectOptions) -> bool:
+        """Whether one more stream fits, now that as many gave way for it as have to."""
+        hz = schedule_of(self.engine, options).hz
+        while not self.engine.has_room(policy, hz):
+            unattended = self.resumable.unattended()
+            if not unattended:
+                return False
+            await self.resumable.give_way(unattended[0])
+        return True

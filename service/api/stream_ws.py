@@ -16,10 +16,12 @@ from enum import Enum, auto
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
+from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from stmixer.service.access import Caller, bearer
 from stmixer.service.api import protocol
+from stmixer.service.api.problems import problem, problems_of
 from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
@@ -35,9 +37,20 @@ router = APIRouter()
 log = logging.getLogger("stmixer.ws")
 
 STATUS_PERIOD_S = 5.0
+UPGRADE = problems_of(426)
 _FAREWELLS = (1000, 1001)
 _NO_BEGINNING = ("unreadable", "no_video", "no_frames")
 """What is wrong with a container that is joined in its middle, until its next beginning."""
+
+
+@router.get("/v1/streams/ws", status_code=426, response_model=None, responses=UPGRADE)
+async def not_a_socket() -> Response:
+    """Speaks WebSocket. What is asked without, or through a proxy that takes that out, is told so."""
+    detail = (
+        "this address speaks WebSocket: connect to it with ws:// or wss://; a proxy on the way has to pass the headers "
+        "Upgrade and Connection on"
+    )
+    return problem(426, "upgrade_required", detail, {"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 @router.websocket("/v1/streams/ws")
@@ -100,7 +113,7 @@ class Connection:
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
-            session = self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
+            session = await self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
             kept = self._service.resumable.add(session, start.terms())
         keep = False
         ended_by: BaseException | None = None

@@ -1,44 +1,146 @@
-"""A request's video body, raw or multipart, into an anonymous file: bounded, and gone with its descriptor."""
+"""A request's video body, raw or multipart, into an anonymous file: bounded, and gone with its descriptor.
+
+An upload takes nothing of the capacity until it is whole: it is a stream only then. All that are on their way, or wait
+for a place, are bounded together, in number and in bytes; where there is no room for one more, the slowest gives way.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import BinaryIO, cast
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 
 from stmixer.service.access import Caller
-from stmixer.service.errors import CapacityError, InputError
+from stmixer.service.api.multipart import FormReader
+from stmixer.service.errors import CapacityError, InputError, StmixerError
+from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.uploads")
 
+SLOW_BYTES_PER_S = 16 * 1024
+"""An upload slower than this, on average, gives way where others have no room."""
+GRACE_S = 5.0
+"""How long one is not yet called slow."""
+OVERHEAD_BYTES = 2**16
+"""What a form may have besides its video."""
+
+
+@dataclass(eq=False)
+class Upload:
+    """One that waits. ``bytes``: what has come of it; ``whole``: all has. ``ended_by`` is why it has to end."""
+
+    task: asyncio.Task[Any]
+    began: float
+    bytes: int = 0
+    whole: bool = False
+    ended_by: StmixerError | None = None
+
+    def end(self, error: StmixerError) -> None:
+        """Have it answered with this."""
+        self.ended_by = self.ended_by or error
+        self.task.cancel()
+
+
+@dataclass(eq=False)
+class WaitingUploads:
+    """All uploads that are no streams yet. ``empty`` is set while there are none."""
+
+    most: int
+    most_bytes: int
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
+    _uploads: set[Upload] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.empty.set()
+        self.metrics.uploads_waiting.set_function(lambda: len(self._uploads))
+
+    @contextmanager
+    def one_more(self) -> Iterator[Upload]:
+        """Around an upload's wait, in the task that answers it. Raises CapacityError where no more may wait."""
+        if len(self._uploads) >= self.most:
+            self._have_one_give_way(f"{self.most} uploads are on their way already; try again later")
+        task = asyncio.current_task()
+        assert task is not None
+        upload = Upload(task, self.clock())
+        self._uploads.add(upload)
+        self.empty.clear()
+        try:
+            yield upload
+        except asyncio.CancelledError:
+            if upload.ended_by is None:
+                raise
+            task.uncancel()
+            raise upload.ended_by from None
+        finally:
+            self._uploads.discard(upload)
+            if not self._uploads:
+                self.empty.set()
+
+    def take(self, upload: Upload, count: int) -> None:
+        """More of it has come. Raises CapacityError where all together have too much."""
+        while sum(each.bytes for each in self._uploads) + count > self.most_bytes:
+            self._have_one_give_way("the uploads on their way take all the room for them; try again later", upload)
+        upload.bytes += count
+
+    def end_all(self, error: StmixerError) -> None:
+        """Have all of them answered with this."""
+        for upload in self._uploads:
+            upload.end(error)
+
+    def _have_one_give_way(self, full: str, but: Upload | None = None) -> None:
+        """End the slowest of those that are too slow, which frees its bytes at once. Raises CapacityError for none."""
+        now = self.clock()
+
+        def pace(upload: Upload) -> float:
+            return upload.bytes / (now - upload.began)
+
+        slow = [u for u in self._uploads if u is not but and not u.whole and now - u.began > GRACE_S]
+        slowest = min(slow, key=pace, default=None)
+        if slowest is None or pace(slowest) >= SLOW_BYTES_PER_S:
+            self.metrics.streams_rejected.labels("uploads").inc()
+            raise CapacityError("capacity", full)
+        self._uploads.discard(slowest)
+        seconds = now - slowest.began
+        why = f"{slowest.bytes} bytes came in {seconds:.0f} s, and others wait; send it again over a faster line"
+        slowest.end(InputError("upload_stalled", why, 408))
+
 
 @asynccontextmanager
-async def received_file(request: Request, settings: Settings, caller: Caller) -> AsyncIterator[BinaryIO]:
-    """The body's video as an open file at position 0. Raises InputError, CapacityError; ClientDisconnect passes."""
+async def received_file(
+    request: Request, settings: Settings, caller: Caller, waiting: WaitingUploads, upload: Upload
+) -> AsyncIterator[tuple[BinaryIO, dict[str, str]]]:
+    """The body's video as an open file at position 0, and a form's other fields.
+
+    Raises InputError, CapacityError; ClientDisconnect passes.
+    """
     limit = settings.max_upload_mb * 2**20
-    if int(request.headers.get("content-length") or 0) > limit + 2**16:
+    if int(request.headers.get("content-length") or 0) > limit + OVERHEAD_BYTES:
         raise _too_large(settings)
-    chunks = _limited(request, settings, limit, caller)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        async with _multipart(request, chunks) as file:
-            yield file
-        return
-    with tempfile.TemporaryFile(prefix="stmixer-", buffering=0) as unbuffered:
+    content_type = request.headers.get("content-type", "")
+    is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
+    form = FormReader(content_type) if is_form else None
+    with storage_errors():
+        unbuffered = tempfile.TemporaryFile(prefix="stmixer-", buffering=0)  # noqa: SIM115
+    with unbuffered:
         file = cast(BinaryIO, unbuffered)
-        with _storage_errors():
-            async for chunk in chunks:
-                await asyncio.to_thread(_write, file, chunk)
-        yield _checked(file)
+        async for chunk in _limited(request, settings, limit, caller):
+            waiting.take(upload, len(chunk))
+            with storage_errors():
+                await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
+        if form is not None:
+            form.finish()
+        upload.whole = True
+        yield _checked(file), {} if form is None else form.fields
 
 
 def _write(file: BinaryIO, chunk: bytes) -> None:
@@ -49,34 +151,18 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Around what writes to disk: a disk without room is no fault of the video. Raises CapacityError ``storage``."""
     try:
         yield
-    except ClientDisconnect:
-        raise
     except OSError as error:
         log.error("an upload cannot be stored: %s", error)
-        raise CapacityError("storage", "there is no room to store this upload; try again later") from None
+        raise no_room() from None
 
 
-@asynccontextmanager
-async def _multipart(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[BinaryIO]:
-    try:
-        with _storage_errors():
-            form = await MultiPartParser(request.headers, _as_generator(chunks), max_files=1, max_fields=16).parse()
-    except MultiPartException as error:
-        raise InputError("bad_multipart", f"the multipart body cannot be read: {error.message}", 400) from None
-    try:
-        part = form.get("file")
-        if not isinstance(part, UploadFile):
-            raise InputError("bad_multipart", "the multipart body needs the video in a part named 'file'", 400)
-        spooled = cast(tempfile.SpooledTemporaryFile[bytes], part.file)
-        with _storage_errors():
-            spooled.rollover()  # a decoder needs a descriptor
-            spooled.flush()
-        yield _checked(cast(BinaryIO, spooled))
-    finally:
-        await form.close()
+def no_room() -> CapacityError:
+    """What is answered where the disk has none."""
+    return CapacityError("storage", "there is no room to store this video; try again later")
 
 
 def _checked(file: BinaryIO) -> BinaryIO:
@@ -84,11 +170,6 @@ def _checked(file: BinaryIO) -> BinaryIO:
         raise InputError("unreadable", "the body is empty: send a video file", 400)
     file.seek(0)
     return file
-
-
-async def _as_generator(chunks: AsyncIterator[bytes]):  # type: ignore[no-untyped-def]
-    async for chunk in chunks:
-        yield chunk
 
 
 async def _limited(request: Request, settings: Settings, limit: int, caller: Caller) -> AsyncIterator[bytes]:
@@ -104,10 +185,11 @@ async def _limited(request: Request, settings: Settings, limit: int, caller: Cal
             seconds = settings.upload_idle_s
             raise InputError("upload_stalled", f"no byte came for {seconds:g} s; send the video again", 408) from None
         total += len(chunk)
-        if total > limit + 2**16:
+        if total > limit + OVERHEAD_BYTES:
             raise _too_large(settings)
         caller.spend_bytes(len(chunk))
-        yield chunk
+        if chunk:
+            yield chunk
 
 
 def _too_large(settings: Settings) -> InputError:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Collection
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import second_of
@@ -58,6 +59,8 @@ class Engine:
         self._stream_ids = self._batch_ids = 0
         self.empty = asyncio.Event()
         self.empty.set()
+        self.room = asyncio.Event()
+        """Set where a stream has gone; whoever waits for room clears it."""
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.seat.streams.values()))
@@ -102,17 +105,27 @@ class Engine:
 
     # -- streams
 
-    def admit(self, policy: Policy, keyframe_hz: float) -> int:
-        """A new stream's id. Raises CapacityError while full or draining."""
-        if self.draining:
+    def has_room(self, policy: Policy, keyframe_hz: float, besides: Collection[int] = ()) -> bool:
+        """Whether one more stream fits; ``besides``: ids of those that would not be there then."""
+        running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
+        measured = self.settings.max_streams is None
+        return fits(running, self._weight(policy, keyframe_hz), self.capacity, weighed=measured)
+
+    def check_room(
+        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, though_draining: bool = False
+    ) -> None:
+        """Raises CapacityError while full or draining; see ``has_room``."""
+        if self.draining and not though_draining:
             self.metrics.streams_rejected.labels("draining").inc()
             raise CapacityError("draining", "the service is shutting down; try another instance")
-        running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values()]
-        measured = self.settings.max_streams is None
-        if not fits(running, self._weight(policy, keyframe_hz), self.capacity, weighed=measured):
+        if not self.has_room(policy, keyframe_hz, besides):
             self.metrics.streams_rejected.labels("capacity").inc()
-            unit = "keyframes a second" if measured else "streams"
+            unit = "streams" if self.settings.max_streams is not None else "keyframes a second"
             raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
+
+    def admit(self, policy: Policy, keyframe_hz: float, *, though_draining: bool = False) -> int:
+        """A new stream's id. Raises CapacityError while full or draining."""
+        self.check_room(policy, keyframe_hz, though_draining=though_draining)
         self._stream_ids += 1
         return self._stream_ids
 
@@ -137,6 +150,7 @@ class Engine:
         stream.close_ring()
         if not self.streams:
             self.empty.set()
+        self.room.set()
         self.metrics.streams_active.labels(stream.source).dec()
 
     # -- what comes of a stream's source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Hashable
 
 from stmixer.service.access import Caller
@@ -17,7 +18,8 @@ class ResumableStream:
     """A stream and the socket that has it now, if one has. ``terms``: what a client has to repeat to get it back.
 
     ``source``: what its media goes to, once that is open.
-    ``evicted`` tells that socket to let go; ``left`` says that it has. ``expiry`` runs while no socket has it.
+    ``evicted`` tells that socket to let go; ``left`` says that it has. ``expiry`` runs while no socket has it,
+    since ``left_at`` (monotonic seconds).
     """
 
     def __init__(self, session: Session, terms: Hashable) -> None:
@@ -26,6 +28,7 @@ class ResumableStream:
         self.token = secrets.token_urlsafe(16)
         self.evicted, self.left = asyncio.Event(), asyncio.Event()
         self.expiry: asyncio.Task[None] | None = None
+        self.left_at = 0.0
         self.taking = asyncio.Lock()
 
 
@@ -78,11 +81,24 @@ class ResumableStreams:
         """A socket is done with its stream: keep that for the next one, or end it, for the reason ``error``."""
         try:
             if keep and self.ttl_s > 0 and not self._closing and not stream.session.stream.finished:
+                stream.left_at = time.monotonic()
                 stream.expiry = asyncio.create_task(self._expire(stream, error))
             else:
                 await self._end(stream, error)
         finally:
             stream.left.set()
+
+    def unattended(self, caller: Caller | None = None) -> list[ResumableStream]:
+        """Those that no socket has, of this caller or of all, the one that was left first at the front."""
+        kept = [stream for stream in self._by_token.values() if stream.expiry is not None]
+        mine = [stream for stream in kept if caller is None or stream.session.caller.is_same(caller)]
+        return sorted(mine, key=lambda stream: stream.left_at)
+
+    async def give_way(self, stream: ResumableStream) -> None:
+        """End one that no socket has, for somebody who is there."""
+        if stream.expiry is not None:
+            stream.expiry.cancel()
+        await self._end(stream, None)
 
     async def close(self) -> None:
         """End what waits, and keep nothing from here on."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from stmixer.model.query_bank import new_bank
-from stmixer.service.access import Caller
+from stmixer.service.access import Caller, StreamPlace
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
@@ -27,6 +27,13 @@ from stmixer.service.sources.source import FrameSource
 log = logging.getLogger("stmixer.session")
 
 MIN_DEADLINE_S = 1.0
+
+
+def schedule_of(engine: Engine, options: DetectOptions) -> KeyframeSchedule:
+    """Which keyframes a stream with these options has."""
+    model = engine.model
+    snap = model.config.backbone.per_frame
+    return KeyframeSchedule(model.window, options.keyframe_hz, options.lookahead_ms, snap=snap)
 
 
 class Session:
@@ -47,18 +54,23 @@ class Session:
         policy: Policy,
         options: DetectOptions,
         deadline_ms: float | None = None,
+        place: StreamPlace | None = None,
     ) -> None:
+        """``place``: the caller's, where it has one for this already: it is then let in though the service drains.
+
+        Raises CapacityError without room.
+        """
         self._engine, self.caller = engine, caller
+        schedule = schedule_of(engine, options)
         model = engine.model
-        snap = model.config.backbone.per_frame
-        schedule = KeyframeSchedule(model.window, options.keyframe_hz, options.lookahead_ms, snap=snap)
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
         self.stream = Stream(
-            engine.admit(policy, schedule.hz), source, policy, schedule, options, deadline_s, self._deliver
-        )
+            engine.admit(policy, schedule.hz, though_draining=place is not None),
+            source, policy, schedule, options, deadline_s, self._deliver,
+        )  # fmt: skip
         self.stream.bank = new_bank(model.config)
         try:
-            caller.open_stream()
+            self._place = caller.open_stream() if place is None else place
         except CapacityError:
             engine.metrics.streams_rejected.labels("key_limit").inc()
             raise
@@ -100,7 +112,7 @@ class Session:
                 await self.source.close()
         finally:  # cancelled here, at a shutdown for one, it still frees all
             self._engine.remove(self.stream)
-            self.caller.close_stream()
+            self._place.release()
             self.context.counts.cut("cancelled")
             self._log_end(error)
 

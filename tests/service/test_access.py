@@ -20,6 +20,7 @@ from serving import Server, running_server
 from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
+from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
@@ -36,6 +37,7 @@ HTTP = [
     ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
 ]  # fmt: skip
 OPEN = sorted(PUBLIC | {"/web/index.html"})
+NOT_HTTP = "/v1/streams/ws"
 SECURITY = ("content-security-policy", "x-content-type-options", "referrer-policy", "permissions-policy")
 
 
@@ -54,13 +56,14 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secrets(key_file: Path) -> dict[str, str]:
-    """Keys by their names; ``thin`` has one stream, ``poor`` a megabyte a minute."""
+    """Keys by their names; ``thin`` and ``lone`` have one stream, ``poor`` a megabyte a minute."""
     return {
         "detect": add_key(key_file, "detect", ("detect",)),
         "stream": add_key(key_file, "stream", ("stream",)),
         "other": add_key(key_file, "other", ("stream",)),
         "admin": add_key(key_file, "admin", ("admin",)),
         "thin": add_key(key_file, "thin", streams=1),
+        "lone": add_key(key_file, "lone", streams=1),
         "poor": add_key(key_file, "poor", megabytes_per_minute=1),
     }
 
@@ -112,10 +115,10 @@ def test_http(locked: Server, secrets: dict[str, str], method: str, path: str, s
 
 @pytest.mark.parametrize("path", OPEN)
 def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) -> None:
-    answer = ask(locked, "GET", path)
-    assert answer.status_code == 200
+    answer, status = ask(locked, "GET", path), 426 if path == NOT_HTTP else 200
+    assert answer.status_code == status
     assert all(header in answer.headers for header in SECURITY)
-    assert ask(locked, "GET", path, Origin=locked.url).status_code == 200
+    assert ask(locked, "GET", path, Origin=locked.url).status_code == status
     problem(ask(locked, "GET", path, Origin="null"), 403, "forbidden")
     problem(ask(locked, "GET", path, Host="evil.example:8000"), 403, "forbidden")
 
@@ -224,6 +227,18 @@ def test_a_key_has_its_own_streams(locked: Server, secrets: dict[str, str]) -> N
     text = httpx.get(locked.url + "/metrics", headers=admin).text
     assert 'stmixer_streams_rejected_total{reason="key_limit"} 2.0' in text
     eventually(lambda: ask(locked, "POST", "/v1/detect", secrets["thin"]).status_code, lambda status: status == 200)
+
+
+def test_a_keys_stream_that_nobody_is_connected_to_gives_way_to_its_next(
+    locked: Server, secrets: dict[str, str]
+) -> None:
+    start = json.dumps({"type": "start", "api_key": secrets["lone"]})
+    with Wire(int(locked.url.rpartition(":")[2])) as wire, plain_socket(Server(wire.url, locked.process)) as first:
+        first.send(start)
+        assert json.loads(first.recv(20))["type"] == "ready"
+        assert socket_says(locked, None, secrets["lone"]) == ("over_limit", 1013)
+        wire.cut()
+        eventually(lambda: socket_says(locked, None, secrets["lone"]), lambda said: said == ("ready", 0))
 
 
 def send_for_ever(socket: ClientConnection, data: bytes) -> None:

@@ -99,7 +99,7 @@ def test_what_cannot_finish_in_time_is_answered_too(tiny_weights: Path) -> None:
         answer = pool.submit(post, server, long, keyframe_hz=4)
         with connected(server) as sending:
             sending.sendall(request_head(server, 10_000_000) + long[:1000])  # and nothing after it
-            eventually(lambda: metric(server, "streams_active", source="upload"), lambda n: n == 2)
+            eventually(lambda: metric(server, "uploads_waiting"), lambda n: n == 1)
             eventually(lambda: metric(server, "keyframes_total", source="upload", outcome="ok"))
             server.process.send_signal(signal.SIGTERM)
             asked = time.monotonic()

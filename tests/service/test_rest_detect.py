@@ -282,8 +282,15 @@ PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
     ("body", "says"),
     [
         (PART % (b"video", b'; filename="a.mp4"', b"x") + b"--b--\r\n", "'file'"),
-        (PART % (b"file", b"", b"x") + b"--b--\r\n", "'file'"),
-        (PART % (b"file", b"", b"x" * 2**21) + b"--b--\r\n", "1024KB"),
+        (PART % (b"video", b"", b"x") + b"--b--\r\n", "'video'"),
+        (PART % (b"video", b"", b"x" * 2**21) + b"--b--\r\n", "4096 bytes"),
+        (PART % (b"video", b"; filename*=UTF-8''%C3%9C.mp4", b"x") + b"--b--\r\n", "'video'"),
+        (PART % (b"file", b"", b"x") + PART % (b"file", b"", b"y") + b"--b--\r\n", "several"),
+        (PART % (b"file", b"", b"x"), "breaks off"),
+        (PART % (b"file", b"\r\nContent-Transfer-Encoding: base64", b"eA==") + b"--b--\r\n", "base64"),
+        (PART % (b"top_k", b"", b"1") + PART % (b"top_k", b"", b"2") + b"--b--\r\n", "twice"),
+        (PART % (b"top_k", b"", b"\xff") + b"--b--\r\n", "UTF-8"),
+        (b"text before it\r\n" * 8000 + PART % (b"file", b"", b"x") + b"--b--\r\n", "boundary"),
         (PART % (b"file", b'; filename="a"', b"x") + PART % (b"two", b'; filename="b"', b"x") + b"--b--\r\n", "files"),
         (b"--b--\r\n", "'file'"),
         (b"no boundary at all", "multipart"),
@@ -296,6 +303,47 @@ PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
 )
 def test_a_bad_multipart_body_is_explained(server: Server, body: bytes, says: str) -> None:
     assert says in problem(multipart(server, body), 400, "bad_multipart")
+
+
+FIELDS = PART % (b"top_k", b"", b"1") + PART % (b"score_threshold", b"", b"0") + PART % (b"lookahead_ms", b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("disposition", "before", "behind"),
+    [
+        (b'; filename="clip.mp4"', b"", FIELDS),
+        (b'; filename="clip.mp4"', FIELDS, b""),
+        (b"", b"", FIELDS),
+        (b"; filename*=UTF-8''%C3%9Cbung.mp4", b"", FIELDS),
+        (b'; filename="clip.mp4"', b"This is a message of several parts.\r\n", FIELDS),
+        (b'; filename=""', b"--\r\n--bb\r\n\r\n" + FIELDS, b""),
+        (b"; filename=clip.mp4\r\nContent-Transfer-Encoding: binary", b"", FIELDS),
+    ],
+    ids=["fields behind", "fields before", "no filename", "filename*", "preamble", "odd preamble", "encoding"],
+)
+def test_a_form_in_whatever_form(server: Server, disposition: bytes, before: bytes, behind: bytes) -> None:
+    """Its fields count as the query's do: every person of the clip, one action each."""
+    body = before + PART % (b"file", disposition, FALL.read_bytes()) + behind + b"--b--\r\n"
+    answer = multipart(server, body)
+    assert answer.status_code == 200, answer.text
+    same_results(answer.json(), post(server, FALL, score_threshold=0, top_k=1).json())
+    assert {len(actor["actions"]) for frame in answer.json()["keyframes"] for actor in frame["actors"]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "says"),
+    [
+        ({"top_k": "0"}, "", "top_k"),
+        ({"keyframe_hz": "often"}, "", "keyframe_hz"),
+        ({"topk": "1"}, "", "topk"),
+        ({"top_k": "1"}, "?top_k=2", "top_k: in the query and in the form"),
+        ({"top_k": "1"}, "?score_threshold=2", "score_threshold"),
+    ],
+)
+def test_a_fields_fault_is_named(server: Server, fields: dict[str, str], query: str, says: str) -> None:
+    url = f"{server.url}/v1/detect{query}"
+    answer = httpx.post(url, data=fields, files={"file": ("a.mp4", FALL.read_bytes())}, timeout=60)
+    assert says in problem(answer, 422, "bad_option")
 
 
 def test_multipart_without_a_boundary(server: Server) -> None:

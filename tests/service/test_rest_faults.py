@@ -114,7 +114,7 @@ def test_a_full_service_says_so_before_the_body_is_sent(slow_server: Server) -> 
     clip = WALK.read_bytes()
     with frees_everything(slow_server), connected(slow_server) as one, connected(slow_server) as two:
         for connection in (one, two):
-            connection.sendall(request_head(slow_server, len(clip)) + clip[:1000])
+            connection.sendall(request_head(slow_server, len(clip)) + clip)
         eventually(lambda: metric(slow_server, "streams_active", source="upload"), lambda n: n == 2)
         response = post(slow_server, clip)
         problem(response, 503, "capacity")

@@ -23,11 +23,20 @@ from posting import (
 )
 from serving import Server, running_server
 
+from stmixer.service.settings import Settings
+
 
 @pytest.fixture(scope="module")
 def strict_server(tiny_weights: Path) -> Iterator[Server]:
     """1 MiB, 320 x 240, 2 s, and bytes at least every second."""
-    limits = {"max_upload_mb": 1, "max_width": 320, "max_height": 240, "max_duration_s": 2, "upload_idle_s": 1}
+    limits = {
+        "max_upload_mb": 1,
+        "max_width": 320,
+        "max_height": 240,
+        "max_duration_s": 2,
+        "upload_idle_s": 1,
+        "keep_alive_s": 1,
+    }
     with running_server(weights=tiny_weights, idle_decoders=1, **limits) as server:
         yield server
 
@@ -117,6 +126,16 @@ def test_an_upload_that_stalls(strict_server: Server, sent: int) -> None:
     with connected(strict_server) as connection:
         connection.sendall(request_head(strict_server, 5000) + bytes(sent))
         assert b" 408 " in read_until(connection, b"upload_stalled")
+
+
+def test_an_idle_connection_is_kept_as_long_as_is_said(strict_server: Server) -> None:
+    """A balancer that keeps its own for 60 s has to be the one that closes."""
+    assert Settings().keep_alive_s > 60
+    with connected(strict_server) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            read_until(connection, b'"ok"}')
+        assert connection.recv(1) == b""
 
 
 def test_a_full_disk_is_explained(strict_server: Server) -> None:

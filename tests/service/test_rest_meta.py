@@ -30,7 +30,7 @@ COUNTERS = {
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
-    "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
+    "uploads_waiting": set[str](), "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}
 
@@ -165,7 +165,9 @@ def test_the_openapi_document(server: Server) -> None:
     document = response.json()
     assert re.fullmatch(r"3\.[01]\.\d", document["openapi"])
     assert set(document["info"]) >= {"title", "version"}
-    assert set(document["paths"]) == {"/v1/detect", "/v1/models", "/v1/labels", "/healthz", "/readyz", "/metrics"}
+    assert set(document["paths"]) == {
+        "/v1/detect", "/v1/models", "/v1/labels", "/v1/streams/ws", "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
     for reference in references_in(document):
         node: Any = document
         assert reference.startswith("#/")

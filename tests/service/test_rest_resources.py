@@ -131,8 +131,8 @@ def test_a_client_that_vanishes_while_it_uploads(server: Server, kind: str) -> N
         half = b"%x\r\n" % len(half) + half + b"\r\n"
     with frees_everything(server), connected(server) as connection:
         connection.sendall(request_head(server, None if kind == "chunked" else len(body), **headers) + half)
-        # admitted, and its bytes on the way to the disk
-        eventually(lambda: metric(server, "streams_active", source="upload"), lambda n: n == 1)
+        # let in, and its bytes on the way to the disk
+        eventually(lambda: metric(server, "uploads_waiting"), lambda n: n == 1)
     assert not [line for line in server.log if "Traceback" in line]
 
 

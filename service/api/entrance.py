@@ -1,0 +1,141 @@
+"""The outermost door: whatever way a request came, it is brought into one form before anybody looks at it.
+
+- A target with scheme and host, as proxies may send it (RFC 9112, 3.2.2), counts as its path; its host is the Host.
+- From a proxy that ``--forwarded-allow-ips`` names, ``X-Forwarded-For``, ``-Proto`` and ``-Host`` say who asked, how,
+  and under which name. From anybody else they say nothing.
+- ``--root-path``: with the prefix or without it, as a proxy leaves it or takes it off, the same route is meant.
+
+Behind it ``HeadAsGet``: HEAD is answered as GET would be, without the body.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Headers = list[tuple[bytes, bytes]]
+FORWARDED_HOSTS = "forwarded_hosts"
+"""In a scope's state: the names, with ports where they have one, under which the proxies that we trust were asked."""
+
+
+class Peers:
+    """Addresses and networks, with commas; ``*`` is everybody. Raises ValueError for what is neither."""
+
+    def __init__(self, listed: str) -> None:
+        names = [name for part in listed.split(",") if (name := part.strip())]
+        self._everybody = "*" in names
+        self._networks = [ipaddress.ip_network(name) for name in names if name != "*"]
+
+    def __contains__(self, address: str) -> bool:
+        if self._everybody:
+            return True
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in network for network in self._networks)
+
+
+class Entrance:
+    """See the module. ``peers``: ``--forwarded-allow-ips``; ``root_path`` begins with a slash, or is empty."""
+
+    def __init__(self, app: ASGIApp, peers: str, root_path: str) -> None:
+        self._app, self._peers, self._root_path = app, Peers(peers), root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on the request as it is meant."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope = dict(scope)
+        _take_apart(scope)
+        if scope.get("client") and scope["client"][0] in self._peers:
+            self._take_forwarded(scope)
+        _put_below(scope, self._root_path)
+        await self._app(scope, receive, send)
+
+    def _take_forwarded(self, scope: Scope) -> None:
+        """What a trusted proxy says of whoever asked it."""
+        headers: Headers = scope["headers"]
+        schemes = _all(headers, b"x-forwarded-proto")
+        if schemes and schemes[-1].lower() in ("http", "https", "ws", "wss"):
+            plain = "ws" if scope["type"] == "websocket" else "http"
+            scope["scheme"] = f"{plain}s" if schemes[-1].lower() in ("https", "wss") else plain
+        hops = [hop for hop in map(_address, _all(headers, b"x-forwarded-for")) if is_address(hop)]
+        if hops:  # each proxy adds whom it was asked by at the end: the last one that is none of ours is the client
+            strangers = [hop for hop in hops if hop not in self._peers]
+            scope["client"] = (strangers[-1] if strangers else hops[0], 0)
+        hosts = tuple(host.lower() for host in _all(headers, b"x-forwarded-host"))
+        scope["state"] = {**scope.get("state", {}), FORWARDED_HOSTS: hosts}
+
+
+class HeadAsGet:
+    """Whatever answers GET answers HEAD: the same status and headers, and no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application as for GET."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+def route_path(scope: Scope) -> str:
+    """A request's path without the prefix under which we are served."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _take_apart(scope: Scope) -> None:
+    """Make the path of a target that is a whole address, and the Host of its host."""
+    path: str = scope["path"]
+    for scheme in ("http://", "https://", "ws://", "wss://"):
+        if not path.lower().startswith(scheme):
+            continue
+        host, slash, rest = path[len(scheme) :].partition("/")
+        raw: bytes = scope.get("raw_path") or path.encode()
+        _, _, raw_rest = raw[len(scheme) :].partition(b"/")
+        scope["path"], scope["raw_path"] = "/" + rest if slash else "/", b"/" + raw_rest
+        others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope["headers"] = [(b"host", host.encode("latin-1", "replace")), *others]
+        return
+
+
+def _put_below(scope: Scope, root_path: str) -> None:
+    """Say in the scope under which prefix we are served, and have it in the path."""
+    scope["root_path"] = root_path
+    if root_path and scope["path"] != root_path and not scope["path"].startswith(root_path + "/"):
+        scope["path"] = root_path + scope["path"]
+        scope["raw_path"] = root_path.encode() + (scope.get("raw_path") or b"")
+
+
+def is_address(name: str) -> bool:
+    """Whether that is an IP address; of version 6 with or without brackets."""
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _all(headers: Headers, wanted: bytes) -> list[str]:
+    """A header's values in order, of however many lines."""
+    joined = ",".join(value.decode("latin-1") for name, value in headers if name == wanted)
+    return [value for part in joined.split(",") if (value := part.strip())]
+
+
+def _address(hop: str) -> str:
+    """An entry of X-Forwarded-For without its port."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -1,0 +1,271 @@
+"""Connections: small answers leave at once, and what one client sends does not cost the others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+from websockets.asyncio.client import connect as connect_async
+from websockets.asyncio.server import serve
+from websockets.sync.client import connect
+
+from stmixer.service.api import connections
+from stmixer.service.api.connections import (
+    BURST_S,
+    LEAST_READ,
+    MOST_READ,
+    MOST_UNREAD,
+    SHARE,
+    Allowance,
+    HttpSocket,
+    PacedTransport,
+    StreamSocket,
+)
+from stmixer.service.api.server import bind
+from stmixer.service.settings import Settings
+
+
+def undelayed(of: socket.socket) -> bool:
+    """Whether it sends small pieces at once."""
+    return of.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_answers_leave_at_once(host: str) -> None:
+    """Nagle's algorithm holds a body back until its head is acknowledged: 40 ms an answer on a kept connection."""
+
+    async def accepted() -> bool:
+        listening, taken = bind(Settings(host=host, port=0)), asyncio.get_running_loop().create_future()
+
+        class Taking(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                taken.set_result(undelayed(cast(socket.socket, transport.get_extra_info("socket"))))
+                cast(asyncio.Transport, transport).close()
+
+        server = await asyncio.get_running_loop().create_server(Taking, sock=listening)
+        address = listening.getsockname()
+        _, writer = await asyncio.open_connection(address[0], address[1])
+        writer.close()
+        found = await taken
+        server.close()
+        await server.wait_closed()
+        return bool(found)
+
+    assert asyncio.run(accepted())
+
+
+def test_the_clients_media_leave_at_once() -> None:
+    """The sockets of the Python client, which are made by websockets: sync and async."""
+
+    async def both() -> list[bool]:
+        async with serve(lambda socket: socket.wait_closed(), "127.0.0.1", 0) as server:
+            address = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with connect_async(address) as one:
+                found = [undelayed(one.transport.get_extra_info("socket"))]
+
+            def in_a_thread() -> None:
+                with connect(address) as other:
+                    found.append(undelayed(other.socket))
+
+            await asyncio.to_thread(in_a_thread)
+        return found
+
+    assert asyncio.run(both()) == [True, True]
+
+
+# -- none costs the others
+
+
+def test_a_connection_has_a_share_of_the_loop() -> None:
+    now = 100.0
+    allowance = Allowance(lambda: now)
+    assert allowance.spend(BURST_S) == 0  # at once after a pause
+    rest_s = allowance.spend(0.03)
+    assert rest_s == pytest.approx(0.03 / SHARE)
+    now += rest_s
+    assert allowance.spend(0.003) == pytest.approx(0.003 / SHARE)  # no more than what has passed
+    now += 3600
+    assert allowance.spend(BURST_S) == 0  # and no more than a burst is saved up
+    assert allowance.spend(0.003) > 0
+
+
+def test_a_read_is_as_long_as_the_loop_can_spare() -> None:
+    """Pictures cost nanoseconds a byte, messages of a byte microseconds."""
+    allowance = Allowance()
+    sizes = []
+    for _ in range(6):
+        allowance.took(allowance.read_bytes, 10e-9 * allowance.read_bytes)
+        sizes.append(allowance.read_bytes)
+    assert sizes == [8192, 16384, MOST_READ, MOST_READ, MOST_READ, MOST_READ]
+    allowance.took(MOST_READ, 3e-6 * MOST_READ)
+    assert allowance.read_bytes == 333  # at once, not by halves
+    allowance.took(333, 1.0)
+    assert allowance.read_bytes == LEAST_READ
+
+
+class Line(asyncio.Transport):
+    """A transport that notes whether it is read, and has ``unread`` bytes to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.unread = True, 0
+
+    def pause_reading(self) -> None:
+        self.read = False
+
+    def resume_reading(self) -> None:
+        self.read = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Later:
+    """A loop's ``call_later``, by hand."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> None:
+        self.calls.append((delay, call))
+
+
+def test_who_has_used_up_the_share_is_not_read_for_a_while() -> None:
+    line, later = Line(), Later()
+    paced = PacedTransport(line, cast(asyncio.AbstractEventLoop, later))
+    paced.spend(BURST_S / 2)
+    assert (line.read, later.calls) == (True, [])
+    paced.spend(BURST_S)
+    assert not line.read
+    paced.resume_reading()  # uvicorn has taken all messages, and wants more
+    paced.spend(0.01)
+    assert not line.read
+    ((delay, call),) = later.calls
+    assert delay == pytest.approx(BURST_S / 2 / SHARE, rel=0.05)
+    call()
+    assert line.read
+    paced.pause_reading()
+    paced.spend(1)
+    paced.resume_reading()
+    paced.pause_reading()
+    later.calls[-1][1]()
+    assert not line.read  # it is the protocol that wants no more
+
+
+def test_who_sends_and_does_not_read_is_not_read() -> None:
+    """A flood of pings: each wants an answer, which would wait in our memory."""
+    line, later = Line(), Later()
+    line.unread = MOST_UNREAD + 1
+    PacedTransport(line, cast(asyncio.AbstractEventLoop, later)).spend(0)
+    assert not line.read
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Any]) -> AsyncIterator[int]:
+    """The port of an application behind our two protocols."""
+    config = uvicorn.Config(app, lifespan="off", http=HttpSocket, ws=StreamSocket, log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    loop, listening = asyncio.get_running_loop(), bind(Settings(port=0))
+    server = await loop.create_server(lambda: HttpSocket(config, state, {}), sock=listening)
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with how many bytes came; a WebSocket with each message, as what kind it came and what it was."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            data = message.get("bytes")
+            said = message["text"] if data is None else f"{type(data).__name__} {data!r}"
+            await send({"type": "websocket.send", "text": said})
+        return
+    count, more = 0, True
+    while more:
+        message = await receive()
+        count, more = count + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+    await send({"type": "http.response.body", "body": b"%06d" % count})
+
+
+def test_bodies_and_messages_arrive_whole_in_whatever_pieces() -> None:
+    """A body in chunks of a byte, a large one; messages in fragments, small and large, of text and of bytes."""
+
+    async def use() -> None:
+        async with serving(echo) as port:
+            for body in (b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n", b"30d40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+                answer = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(6)
+                assert answer.endswith(b"020000" if body.startswith(b"1") else b"200000")
+                writer.close()
+            async with connect_async(f"ws://127.0.0.1:{port}/", compression=None) as socket:
+                for sent, got in (
+                    ([b"a", b"b", b"c"], "bytes b'abc'"), (["d", "e"], "de"), (b"f", "bytes b'f'"),
+                    ([b"g"] * 500, f"bytes {b'g' * 500!r}"), ([b"h", b""], "bytes b'h'"),
+                ):  # fmt: skip
+                    await socket.send(sent)
+                    assert await socket.recv() == got
+                for _ in range(3000):
+                    await socket.send(b"i")
+                assert [await socket.recv() for _ in range(3000)] == ["bytes b'i'"] * 3000
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTT"])
+def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+
+    async def use() -> bytes:
+        async with serving(echo) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head)
+            try:
+                return await reader.read()  # until it is closed
+            finally:
+                writer.close()
+
+    assert asyncio.run(use()) == b""
+
+
+def test_a_request_that_is_cancelled_is_told_so() -> None:
+    """Its steps are timed; what goes wrong goes through all the same."""
+    ends: list[str] = []
+    began = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    async def use() -> None:
+        async with serving(waits) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await began.wait()
+            writer.close()
+
+    asyncio.run(use())
+    assert ends == ["cancelled"]

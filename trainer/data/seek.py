@@ -113,9 +113,7 @@ def _wound(container: InputContainer, stream: VideoStream, target: int) -> Itera
     return _decode(container, stream)
 
 
-def _timed(
-    pictures: Iterable[av.VideoFrame], display: TrackDisplay, origin: int, base: Fraction
-) -> Iterator[Frame]:
+def _timed(pictures: Iterable[av.VideoFrame], display: TrackDisplay, origin: int, base: Fraction) -> Iterator[Frame]:
     last: int | None = None
     for index, picture in enumerate(pictures):
         if picture.pts is None or (last is not None and picture.pts <= last):

@@ -22,11 +22,11 @@ from serving import Server
 RULES = Path(__file__).resolve().parents[1] / "docker" / "prometheus"
 
 
-def need(program: str) -> str:
+def need(program: str, package: str = "prometheus") -> str:
     """Its path. Missing, it is a failure in CI and a skip by name elsewhere."""
-    found = shutil.which(program)
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
-        message = f"{program} is missing: apt-get install prometheus"
+        message = f"{program} is missing: apt-get install {package}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

@@ -89,8 +89,8 @@ class ResumableStreams:
             stream.left.set()
 
     def unattended(self, caller: Caller | None = None) -> list[ResumableStream]:
-        """Those that no socket has, of this caller or of all, the one that was left first at the front."""
-        kept = [stream for stream in self._by_token.values() if stream.expiry is not None]
+        """Those that no socket has, or is about to take, of this caller or of all, the one left first at the front."""
+        kept = [s for s in self._by_token.values() if s.expiry is not None and not s.taking.locked()]
         mine = [stream for stream in kept if caller is None or stream.session.caller.is_same(caller)]
         return sorted(mine, key=lambda stream: stream.left_at)
 

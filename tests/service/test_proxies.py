@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,14 +17,12 @@ from conftest import OWN_CLIPS
 from faulty_worker import MODULE, slowly
 from posting import NDJSON, eventually, made_video, metric
 from serving import Server, running_server
+from watching import need
 from websockets.exceptions import InvalidStatus
 from ws_client import Client, jpeg, plain_socket
 
 ROOT = Path(__file__).resolve().parents[2]
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SITE = {"Host": "cam.example", "Origin": "https://cam.example:8443"}
-
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not here")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +58,7 @@ def nginx(site: str, server: Server, folder: Path) -> Iterator[Server]:
         f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
     )
     assert NGINX is not None
-    process = subprocess.Popen([NGINX, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
+    process = subprocess.Popen([need("nginx", "nginx-light"), "-c", folder / "nginx.conf", "-e", folder / "error.log"])
     try:
         url = f"http://127.0.0.1:{port}"
 

@@ -57,7 +57,6 @@ def nginx(site: str, server: Server, folder: Path) -> Iterator[Server]:
         f"{user}daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
         f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
     )
-    assert NGINX is not None
     process = subprocess.Popen([need("nginx", "nginx-light"), "-c", folder / "nginx.conf", "-e", folder / "error.log"])
     try:
         url = f"http://127.0.0.1:{port}"

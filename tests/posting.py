@@ -102,11 +102,13 @@ def metric(server: Server, name: str, **labels: str) -> float:
 
 @dataclass(frozen=True)
 class Holding:
-    """What a server holds when nothing runs. ``files``: deleted files (uploads) and memfds (rings) still open."""
+    """What a server holds when nothing runs. ``files``: deleted files (uploads) and memfds (rings) still open.
+    ``half_closed``: connections whose client has gone, which it has not seen yet."""
 
     workers: int
     decoders: int
     descriptors: int
+    half_closed: int
     worker_descriptors: int
     files: tuple[str, ...]
     streams: float
@@ -133,6 +135,7 @@ def holding(server: Server) -> Holding:
     return Holding(
         workers=len(workers),
         decoders=len(decoders),
+        half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in process.net_connections("tcp")),
         descriptors=process.num_fds(),
         worker_descriptors=sum(worker.num_fds() for worker in workers),
         files=tuple(sorted(name for p in (process, *workers, *decoders) for name in open_files(p))),
@@ -142,11 +145,7 @@ def holding(server: Server) -> Holding:
 
 
 def at_rest(server: Server, idle_decoders: int = 2) -> Holding:
-    """Wait until a server holds what an idle one should, twice in a row; all it holds then.
-
-    A connection that a test has just closed may still be open at the first look.
-    """
-    last: Holding | str = ""
+    """Wait until a server holds what an idle one should, and has seen that closed connections are; all it holds then."""
 
     def look() -> Holding | str:
         try:
@@ -157,10 +156,8 @@ def at_rest(server: Server, idle_decoders: int = 2) -> Holding:
     def rests(seen: Holding | str) -> bool:
         if isinstance(seen, str):
             return False
-        nonlocal last
-        before, last = last, seen
         rest = (seen.workers, seen.decoders, seen.streams, seen.ring_bytes) == (1, idle_decoders, 0, 0)
-        return rest and not seen.files and seen == before
+        return rest and not seen.files and not seen.half_closed
 
     found = eventually(look, rests, 60)
     assert isinstance(found, Holding)

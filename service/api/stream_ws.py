@@ -174,6 +174,7 @@ class Connection:
         except (WebSocketDisconnect, Evicted):
             source.interrupt()
             raise
+        await self._tell_notices(session)
         await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
 
     def _caller(self, secret: str | None) -> Caller:
@@ -277,9 +278,7 @@ class Connection:
             if now - last_status >= STATUS_PERIOD_S:
                 last_status = now
                 await self._send_status(session)
-            notices = session.context.notices
-            while notices:
-                await self._warn(*notices.popleft())
+            await self._tell_notices(session)
             if self._service.engine.draining:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:
@@ -297,6 +296,11 @@ class Connection:
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})
+
+    async def _tell_notices(self, session: Session) -> None:
+        notices = session.context.notices
+        while notices:
+            await self._warn(*notices.popleft())
 
     async def _warn(self, code: str, message: str) -> None:
         await self._send({"type": "warning", "code": code, "message": message})

@@ -145,7 +145,7 @@ def holding(server: Server) -> Holding:
 
 
 def at_rest(server: Server, idle_decoders: int = 2) -> Holding:
-    """Wait until a server holds what an idle one should, and has seen that closed connections are; all it holds then."""
+    """Wait until a server holds what an idle one should, and has seen which clients have gone; all it holds then."""
 
     def look() -> Holding | str:
         try:

@@ -236,7 +236,7 @@ def pieces(draw):
     return ticks
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pieces(), st.booleans())
 def test_every_frame_is_placed_or_counted_once_and_times_only_rise(ticks, wraps):
     timeline = Timeline(Fraction(1, 1000), Fraction(25), [1 << 16] if wraps else [])
@@ -253,7 +253,7 @@ def test_every_frame_is_placed_or_counted_once_and_times_only_rise(ticks, wraps)
     assert held_most < MAX_HELD
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.integers(5, 60),
     st.sets(st.integers(3, 50), max_size=3),
@@ -270,7 +270,7 @@ def test_lone_strays_anywhere_cost_no_frame_and_no_time(count, where, far, sign)
     assert timeline.left_out == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(4, 60), min_size=1, max_size=6), st.integers(-(10**9), 10**9))
 def test_recordings_put_behind_each_other_have_the_length_of_all(lengths, start):
     ticks, at = [], 0

@@ -168,6 +168,9 @@ class VideoReader:
         # decoder, whose memory lives as long as something refers to it.
         self._frames.close()
         self._first = None
+        # A failure that is kept refers to this reader, and that to who is told of oddities: the ring of a stream would
+        # stay mapped until Python's collector happens to run.
+        self._on_warning = self._first_failure = None
         if self._container is not None:
             self._container.close()
             self._container = None

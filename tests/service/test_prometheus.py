@@ -128,11 +128,15 @@ def camera(server: Server, number: int) -> tuple[list[Measured], int]:
 
 
 def measured(result: dict[str, Any], sent: dict[int, float]) -> Measured:
-    """Look-ahead is 0; with ``all`` no frame is dropped and the last needed one is the first after the keyframe."""
+    """Look-ahead is 0; with ``all`` no frame is dropped and the last needed one is the first after the keyframe.
+
+    A last keyframe that has no frame after it runs when the stream stops.
+    """
     service = (result["sent_at_us"] - result["received_at_us"]) / 1e6 - result["timings_ms"]["lookahead"] / 1e3
-    if result["seq"] == 0:  # flushed, while the stream opened
+    needed = min((p for p in sent if p > result["pts_us"]), default=None)
+    if result["seq"] == 0 or needed is None:  # the first is flushed, while the stream opens
         return Measured(result["at"], None, service)
-    return Measured(result["at"], result["at"] - sent[min(p for p in sent if p > result["pts_us"])], service)
+    return Measured(result["at"], result["at"] - sent[needed], service)
 
 
 @pytest.fixture(scope="module")

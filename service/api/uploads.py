@@ -129,13 +129,13 @@ async def received_file(
     content_type = request.headers.get("content-type", "")
     is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
     form = FormReader(content_type) if is_form else None
-    with storage_errors():
+    with _storage_errors():
         unbuffered = tempfile.TemporaryFile(prefix="stmixer-", buffering=0)  # noqa: SIM115
     with unbuffered:
         file = cast(BinaryIO, unbuffered)
         async for chunk in _limited(request, settings, limit, caller):
             waiting.take(upload, len(chunk))
-            with storage_errors():
+            with _storage_errors():
                 await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
         if form is not None:
             form.finish()
@@ -151,18 +151,13 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
 
 
 @contextmanager
-def storage_errors() -> Iterator[None]:
+def _storage_errors() -> Iterator[None]:
     """Around what writes to disk: a disk without room is no fault of the video. Raises CapacityError ``storage``."""
     try:
         yield
     except OSError as error:
         log.error("an upload cannot be stored: %s", error)
-        raise no_room() from None
-
-
-def no_room() -> CapacityError:
-    """What is answered where the disk has none."""
-    return CapacityError("storage", "there is no room to store this video; try again later")
+        raise CapacityError("storage", "there is no room to store this video; try again later") from None
 
 
 def _checked(file: BinaryIO) -> BinaryIO:

@@ -33,8 +33,6 @@ FRAMES_TOLD_AT_ONCE = 32
 """Of a source that nobody waits for."""
 REWRITES_BITS = 20
 """A slot's generation is the sample's number with this many bits behind it for how often it was written, from 1."""
-
-
 MAX_CHANGES_TOLD = 20
 """Changes of the picture's size that are told of while they happen."""
 
@@ -204,6 +202,7 @@ class Sampling:
         antialias = self._order.antialias
         if self._first == (picture.width, picture.height) or not picture.width:
             pixels = picture.resized(shape.width, shape.height, antialias=antialias)
+            # asked again: a compressed picture knows its size only now
             if self._first == (picture.width, picture.height):
                 return pixels, None
         width, height = fitting(picture.width, picture.height, shape.width, shape.height)

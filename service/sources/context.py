@@ -19,8 +19,6 @@ from stmixer.service.sources.decoder_pool import DecoderPool
 
 ENDLESS_S = 1e9
 """Of a source that may last as long as it likes."""
-
-
 MAX_NOTICES = 32
 """Notices that wait to be sent, the newest of them."""
 

@@ -24,6 +24,8 @@ from ws_client import Client, jpeg, plain_socket
 ROOT = Path(__file__).resolve().parents[2]
 SITE = {"Host": "cam.example", "Origin": "https://cam.example:8443"}
 
+pytestmark = pytest.mark.slow  # services and proxies are started one after another
+
 
 @pytest.fixture(scope="module")
 def behind(tiny_weights: Path) -> Iterator[Server]:

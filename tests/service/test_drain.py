@@ -73,7 +73,7 @@ def test_a_client_that_is_slowed_down_gets_its_summary(tiny_weights: Path) -> No
     """Reading has stopped, because nothing is skipped and the queue is full, when the service begins to leave."""
     picture = noise(640, 480)
     with (
-        ending(tiny_weights, shutdown_timeout=6) as server,
+        ending(tiny_weights, shutdown_timeout=20) as server,
         stream(server, policy="all", keyframe_hz=10, score_threshold=1) as client,
     ):
         client.first("ready")
@@ -87,7 +87,7 @@ def test_a_client_that_is_slowed_down_gets_its_summary(tiny_weights: Path) -> No
             pool.submit(send)
             eventually(lambda: len(client.of("result")), lambda n: n > 2)
             server.process.send_signal(signal.SIGTERM)
-            assert client.closed() == 1001
+            assert client.closed(30) == 1001
         check_conservation(client.first("summary"))
         assert not client.of("error")
 

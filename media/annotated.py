@@ -16,7 +16,8 @@ from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.media.resize import resize
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
-DRAWN_ACTION_SCORE = 0.3
+DRAWN_ACTION_SCORE = 0.5
+"""The operating point: from here on an action is said. A person who does nothing that likely is a person."""
 
 
 class NamedAction(Protocol):

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stmixer.model.bundled import DEFAULT, BundledWeights, bundled, bundled_as
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.detector import Detector, build, skeleton
 from stmixer.model.foreign.file_kind import described
@@ -27,9 +28,6 @@ from stmixer.model.labels import Label, default_labels
 from stmixer.model.zoo import variant
 
 FORMAT = 1
-
-BUNDLED = Path(__file__).resolve().parents[1] / "weights" / "stmixer-rt.safetensors"
-"""What runs when no weights are named."""
 
 
 class CheckpointError(ValueError):
@@ -156,7 +154,14 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> tuple[ModelCard, str]:
-    """The card and the digest a file states, without reading its tensors. Raises CheckpointError."""
+    """The card and the digest a file states, without reading its tensors.
+
+    Bundled weights do by name: their card then says that name, and the size of pictures that goes with it. Raises
+    CheckpointError.
+    """
+    if (named := bundled_as(path)) is not None:
+        card, stated = read_header(named.file)
+        return _called(card, named), stated
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a file")
     try:
@@ -179,6 +184,13 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
     return parse_header(metadata["stmixer"], path)
 
 
+def _called(card: ModelCard, named: BundledWeights) -> ModelCard:
+    """The card under a bundled name."""
+    side = named.short_side or card.config.preprocess.short_side
+    preprocess = dataclasses.replace(card.config.preprocess, short_side=side)
+    return dataclasses.replace(card, config=dataclasses.replace(card.config, name=named.name, preprocess=preprocess))
+
+
 def parse_header(text: str, path: Path) -> tuple[ModelCard, str]:
     """The card and the digest in a file's ``stmixer`` entry. Raises CheckpointError."""
     try:
@@ -192,7 +204,10 @@ def parse_header(text: str, path: Path) -> tuple[ModelCard, str]:
 
 
 def load(path: Path) -> Model:
-    """Read a model file strictly: every name once, every shape right. Raises CheckpointError."""
+    """Read a model file, or bundled weights by name, strictly: every name once, every shape right.
+
+    Raises CheckpointError.
+    """
     card, _ = read_header(path)
     detector = skeleton(card.config)
     load_exactly(detector, read_tensors(path))
@@ -200,7 +215,9 @@ def load(path: Path) -> Model:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a model file, on the CPU. Raises CheckpointError."""
+    """All tensors of a model file, or of bundled weights by name, on the CPU. Raises CheckpointError."""
+    if (named := bundled_as(path)) is not None:
+        return read_tensors(named.file)
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -256,7 +273,8 @@ def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, 
 
 
 def open_model(name: str | None, weights: Path | None) -> Model:
-    """The weights file; else the named variant, untrained; else the bundled weights.
+    """The weights, a file or a bundled name; else what ``name`` says, bundled weights or a variant that is untrained; else
+    the bundled default.
 
     Raises CheckpointError, or ConfigError for an unknown variant.
     """
@@ -265,11 +283,12 @@ def open_model(name: str | None, weights: Path | None) -> Model:
         if name is not None and model.card.name != name:
             raise CheckpointError(f"{weights} holds {model.card.name}, not {name}; leave --model out")
         return model
-    if name is not None:
-        return untrained(name)
-    if not BUNDLED.exists():
-        raise CheckpointError(f"the bundled weights {BUNDLED} are not installed; name others with --weights")
-    return load(BUNDLED)
+    name = DEFAULT if name is None else name
+    if name in bundled():
+        return load(Path(name))
+    if name == DEFAULT:
+        raise CheckpointError(f"the bundled weights {DEFAULT} are not installed; name others with --weights")
+    return untrained(name)
 
 
 def untrained(name: str) -> Model:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stmixer.model.bundled import bundled, bundled_as
 from stmixer.model.clip import padded_size, window
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.labels import AVA_LABELS, Label, default_labels
@@ -189,9 +190,13 @@ def info(
 def _card_of(target: str) -> tuple[ModelCard, str]:
     from stmixer.model.checkpoint import read_header
 
-    if not Path(target).exists():
-        raise UsageError(f"{target} is neither a file nor a variant; the variants are {', '.join(VARIANTS)}")
+    if bundled_as(target) is None and not Path(target).exists():
+        raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
     return read_header(Path(target))
+
+
+def _names() -> str:
+    return f"bundled: {', '.join(bundled())}; variants: {', '.join(VARIANTS)}"
 
 
 def _config_of(target: str) -> DetectorConfig:
@@ -242,8 +247,8 @@ def export(
         except ModuleNotFoundError as error:
             raise UsageError(f"{error.name} is missing; pip install 'stmixer[export]'") from None
 
-        if target not in VARIANTS and not Path(target).exists():
-            raise UsageError(f"{target} is neither a file nor a variant; the variants are {', '.join(VARIANTS)}")
+        if target not in VARIANTS and bundled_as(target) is None and not Path(target).exists():
+            raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
         model = untrained(target) if target in VARIANTS else load(Path(target))
         for path, worst in write(model, output).items():
             typer.echo(f"ok  {path}: {path.stat().st_size / 2**20:.1f} MiB, deviates from eager by {worst:.1e}")

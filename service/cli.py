@@ -69,9 +69,9 @@ def detect(
         list[Path] | None, typer.Option("-o", "--output", help="out.json or out.mp4; repeat for both (default: stdout)")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="variant with initial weights (default: bundled stmixer-rt)")
+        str | None, typer.Option(help="bundled weights, or a variant with initial ones (default: stmixer-rt)")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file of stmixer-weights")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
     keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
     score_threshold: Annotated[float, typer.Option(help="least person score")] = 0.6,
     top_k: Annotated[int | None, typer.Option(help="most actions per person (default: all)")] = None,
@@ -130,8 +130,8 @@ def detect(
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
-    model: Annotated[str | None, typer.Option(help="variant with initial weights (bundled stmixer-rt)")] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file of stmixer-weights")] = None,
+    model: Annotated[str | None, typer.Option(help="bundled weights, or a variant with initial ones (stmixer-rt)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (auto)")] = None,
     runtime: Annotated[RuntimeName | None, typer.Option(help=RUNTIME_HELP)] = None,
     precision: Annotated[PrecisionName | None, typer.Option(help=PRECISION_HELP)] = None,

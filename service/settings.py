@@ -20,8 +20,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    model: str | None = Field(None, description="variant with initial weights")
-    weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights")
+    model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
+    weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     runtime: RuntimeName = "auto"
     precision: PrecisionName = "auto"

@@ -49,8 +49,6 @@ _HOMES = {
 }
 """Where a name is made; it is imported when it is first used."""
 
-_WEIGHTS = Path(__file__).resolve().parent / "weights"
-
 
 def load(
     path_or_name: str | os.PathLike[str] | None = None,
@@ -73,13 +71,14 @@ def load(
         StmixerError: there is no such file or name, it is no model of ours, or the device, runtime or precision
             cannot be had; the message says what can.
     """
-    weights = None if path_or_name is None else _weights_file(path_or_name)
+    weights = None if path_or_name is None else _weights(path_or_name)
     from stmixer.service.offline.detector import ActionDetector
 
     return ActionDetector.open(weights, device, runtime=runtime, precision=precision)
 
 
-def _weights_file(path_or_name: str | os.PathLike[str]) -> Path:
+def _weights(path_or_name: str | os.PathLike[str]) -> Path:
+    from stmixer.model.bundled import bundled
     from stmixer.service.errors import StartError
 
     path = Path(path_or_name)
@@ -87,12 +86,12 @@ def _weights_file(path_or_name: str | os.PathLike[str]) -> Path:
         if not path.is_file():
             raise StartError("bad_weights", f"there is no file {path}; leave it out for the bundled weights")
         return path
-    bundled = {file.stem: file for file in sorted(_WEIGHTS.glob("*.safetensors"))}
-    if str(path) in bundled:
-        return bundled[str(path)]
+    names = bundled()
+    if str(path) in names:
+        return path
     raise StartError(
         "bad_weights",
-        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(bundled)}; "
+        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(names)}; "
         "`stmixer-weights convert` makes a file of a published checkpoint",
     )
 

@@ -5,7 +5,7 @@ const STORE = "stmixer.settings";
 export const DEFAULTS = Object.freeze({
   keyframe_hz: 4,
   score_threshold: 0.6,
-  action_threshold: 0.2,
+  action_threshold: 0.5,
   top_k: 3,
   mirror: true,
 });

@@ -242,8 +242,8 @@ def test_info_shows_no_control_characters(file: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["info", "nope"], "nope is neither a file nor a variant; the variants are slowonly_r50"),
-        (["info", "--cost", "nope"], "neither a file nor a variant"),
+        (["info", "nope"], "nope is neither a file nor bundled nor a variant; bundled: stmixer-rt; variants: slowonly_r50"),
+        (["info", "--cost", "nope"], "neither a file nor bundled nor a variant"),
         (["info", "--cost"], "--cost wants a file or a variant"),
         (["info", "tiny", "--size", "256x256"], "--size goes with --cost"),
         (["info", "/"], "/ is not a file"),

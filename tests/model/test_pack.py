@@ -20,6 +20,8 @@ from stmixer.model.checkpoint import (
     untrained,
 )
 from stmixer.model.cli import main
+from stmixer.model.config import ConfigError
+from stmixer.trainer.config.file import load_config
 
 METRICS = {"exercise": {"frame_map": 0.5, "split": "val"}}
 
@@ -77,12 +79,71 @@ def vars_of(path: Path) -> dict[str, object]:
     return {name: getattr(card, name) for name in card.__slots__}
 
 
-def test_what_runs_when_nothing_is_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stmixer.model.checkpoint.BUNDLED", packed)
-    assert open_model(None, None).card.name == "stmixer-toy"
+@pytest.fixture
+def shelf(packed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where bundled weights lie: one file under two names, and a name without a file."""
+    (tmp_path / "toy.safetensors").write_bytes(packed.read_bytes())
+    listed = [
+        {"name": "stmixer-rt", "file": "toy.safetensors"},
+        {"name": "stmixer-rt-hd", "file": "toy.safetensors", "short_side": 192},
+        {"name": "lost", "file": "lost.safetensors"},
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps({"bundled": listed}))
+    monkeypatch.setattr("stmixer.model.bundled.FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_what_runs_when_nothing_is_named(shelf: Path, packed: Path) -> None:
+    assert open_model(None, None).card.name == "stmixer-rt"
+    assert open_model("stmixer-rt", None).card.trained is read_header(packed)[0].trained
     assert not open_model("tiny", None).card.trained
     with pytest.raises(CheckpointError, match="holds stmixer-toy, not tiny; leave --model out"):
         open_model("tiny", packed)
-    monkeypatch.setattr("stmixer.model.checkpoint.BUNDLED", packed.with_name("gone"))
-    with pytest.raises(CheckpointError, match="are not installed; name others with --weights"):
-        open_model(None, None)
+    (shelf / "manifest.json").write_text(json.dumps({"bundled": []}))
+    for name in (None, "stmixer-rt"):
+        with pytest.raises(CheckpointError, match="stmixer-rt are not installed; name others with --weights"):
+            open_model(name, None)
+
+
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize(
+    "named", [("stmixer-rt-hd", None), (None, Path("stmixer-rt-hd")), ("stmixer-rt-hd", Path("stmixer-rt-hd"))]
+)
+def test_one_file_has_two_names_and_sizes(named: tuple[str | None, Path | None]) -> None:
+    hd, plain = open_model(*named), open_model(None, None)
+    assert (hd.card.name, hd.card.config.preprocess.short_side) == ("stmixer-rt-hd", 192)
+    assert hd.detector.config == hd.card.config
+    assert plain.card.config.preprocess.short_side == 128
+    for name, tensor in plain.detector.state_dict().items():
+        assert torch.equal(hd.detector.state_dict()[name], tensor)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_name_without_its_file_is_none() -> None:
+    with pytest.raises(ConfigError, match="unknown model variant 'lost'"):
+        open_model("lost", None)
+    with pytest.raises(CheckpointError, match="lost does not exist"):
+        load(Path("lost"))
+
+
+def test_a_file_goes_before_a_name(shelf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "stmixer-rt-hd").write_bytes((shelf / "toy.safetensors").read_bytes())
+    monkeypatch.chdir(here)
+    assert load(Path("stmixer-rt-hd")).card.name == "stmixer-toy"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_name_does_for_the_commands_too() -> None:
+    told = CliRunner().invoke(main, ["info", "stmixer-rt-hd"])
+    assert told.exit_code == 0, told.output
+    assert "192" in told.output
+    refused = CliRunner().invoke(main, ["info", "lost"])
+    assert refused.exit_code == 2
+    assert "bundled: stmixer-rt, stmixer-rt-hd; variants:" in refused.stderr
+
+
+def test_training_starts_from_a_name(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("run_dir: run\nmodel: tiny\ninit: {weights: stmixer-rt-hd}\nsets: [{kind: custom, root: mine}]\n")
+    assert load_config(tmp_path / "run.yaml").init.weights == shelf / "toy.safetensors"

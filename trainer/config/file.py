@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from stmixer.model.bundled import bundled_as
 from stmixer.trainer.config.run import CustomSet, RunConfig, current_keys
 from stmixer.trainer.errors import TrainError, reading
 
@@ -73,7 +74,7 @@ def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
     config = parse_config(values, str(path))
     folder = path.resolve().parent
     files = {key: getattr(config.init, key) for key in ("weights", "average_with", "backbone")}
-    init = config.init.model_copy(update={key: None if path is None else folder / path for key, path in files.items()})
+    init = config.init.model_copy(update={key: _placed(folder, path) for key, path in files.items()})
     long_term = config.long_term
     if long_term is not None and long_term.bank is not None:
         long_term = long_term.model_copy(update={"bank": folder / long_term.bank})
@@ -85,6 +86,14 @@ def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
     )
     paths = {"run_dir": folder / config.run_dir, "data_root": folder / config.data_root}
     return config.model_copy(update=paths | {"sets": sets, "init": init, "long_term": long_term})
+
+
+def _placed(folder: Path, file: Path | None) -> Path | None:
+    """A configuration's file, from its folder on; or the one of bundled weights."""
+    if file is None:
+        return None
+    named = bundled_as(file) if not (folder / file).is_file() else None
+    return folder / file if named is None else named.file
 
 
 def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:

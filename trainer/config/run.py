@@ -183,6 +183,7 @@ class InitSection(Section):
     """Where training starts: a model file of ours, else the initial weights of docs/detector.md."""
 
     weights: Path | None = None
+    """A file, or the name of bundled weights."""
     average_with: Path | None = None
     """Another file of the same origin: training starts from the mean of both (Wortsman et al., Model soups, 2022). In
     phases, the name of an earlier one."""

@@ -105,6 +105,7 @@ def test_camera_goes_on_at_another_rate(page: Page) -> None:
     expect(page.locator("#message")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_camera_comes_back_when_the_network_was_gone(
     chromium: Browser, tiny_weights: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -192,6 +192,7 @@ def test_cost_after_the_name() -> None:
     assert any("backbone" in line and "27.26" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_cost_in_a_pipe() -> None:
     """The command itself, as a script reads it, colours asked for or not."""
     done = subprocess.run(

@@ -39,6 +39,7 @@ def changed(**decoder: int) -> DetectorConfig:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_rows(changes: dict[str, int], expected: float) -> None:
     assert sum(multiply_adds(changed(**changes)).values()) == pytest.approx(expected, rel=0.01)
 
@@ -75,6 +76,7 @@ def test_keyframe_and_res5() -> None:
     assert sum(multiply_adds(config).values()) == pytest.approx(53.7, rel=0.01)
 
 
+@pytest.mark.slow
 def test_full_fpn() -> None:
     fpn = replace(SLOWONLY, feature_space="fpn")
     assert sum(multiply_adds(fpn).values()) == pytest.approx(45.8, rel=0.01)
@@ -93,6 +95,7 @@ def test_parts() -> None:
     assert parts["decoder.spatial.attention"] == pytest.approx(6 * 100 * 4 * 256 * 256 / 1e9)
 
 
+@pytest.mark.slow
 def test_batch_and_size_scale() -> None:
     one, two = multiply_adds(SLOWONLY), multiply_adds(SLOWONLY, batch=2)
     assert sum(two.values()) == pytest.approx(2 * sum(one.values()))

@@ -142,6 +142,7 @@ def kill_the_decoder(server: Server, frames: int) -> int:
     return decoder.pid
 
 
+@pytest.mark.slow
 def test_a_decoder_killed_at_any_moment_costs_an_upload_nothing(slow_server: Server) -> None:
     clip = made_video(640, 360, 1500)  # long enough that no kill comes after its end
     whole = post(slow_server, clip, keyframe_hz=0.1, score_threshold=0, top_k=2).json()

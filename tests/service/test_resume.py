@@ -214,6 +214,7 @@ def test_half_a_picture_left_on_its_way_costs_no_stream(patient: Server) -> None
             assert again.closed() == 1000
 
 
+@pytest.mark.slow
 def test_a_waiting_stream_does_not_hold_up_the_end(tiny_weights: Path) -> None:
     with running_server(weights=tiny_weights, resume_ttl_s=60) as server:
         lost(server, 1)

@@ -273,8 +273,8 @@ def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, 
 
 
 def open_model(name: str | None, weights: Path | None) -> Model:
-    """The weights, a file or a bundled name; else what ``name`` says, bundled weights or a variant that is untrained; else
-    the bundled default.
+    """The weights, a file or a bundled name; else what ``name`` says, bundled weights or an untrained variant; else the
+    bundled default.
 
     Raises CheckpointError, or ConfigError for an unknown variant.
     """

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -17,18 +18,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stmixer.media.decode import Limits
 from stmixer.media.errors import MediaError
 from stmixer.model.runtimes import PrecisionName, RuntimeName
 from stmixer.service.bench.cli import app as bench_app
 from stmixer.service.errors import InputError, StartError, StmixerError
 from stmixer.service.keys_cli import app as keys_app
-from stmixer.service.schemas import DetectOptions, DetectResponse, Result
-
-if TYPE_CHECKING:
-    from stmixer.model.runtimes.runtime import Runtime
-    from stmixer.service.offline.engine import DetectedKeyframe
-    from stmixer.service.offline.file import FileResults
+from stmixer.service.offline.inputs import Input, inputs_of
+from stmixer.service.offline.outputs import check_outputs
+from stmixer.service.offline.told import in_words
+from stmixer.service.schemas import DetectOptions, DetectResponse
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
@@ -57,16 +55,34 @@ def _fail(message: str) -> None:
     raise SystemExit(EXIT_USAGE)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"stmixer {metadata.version('stmixer')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="say it and end", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """Realtime spatio-temporal action detection with STMixer."""
 
 
 @app.command()
 def detect(
-    clip: Annotated[Path, typer.Argument(help="a video file")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="videos, pictures, folders, patterns in quotes, .txt lists, http(s) addresses"
+        ),
+    ],
     output: Annotated[
-        list[Path] | None, typer.Option("-o", "--output", help="out.json or out.mp4; repeat for both (default: stdout)")
+        list[Path] | None,
+        typer.Option(
+            "-o", "--output", help="NAME.json, .jsonl, .csv, .mp4 (a picture: .jpg) or a folder; may be repeated"
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="bundled weights, or a variant with initial ones (default: stmixer-rt)")
@@ -83,7 +99,11 @@ def detect(
     batch_size: Annotated[int, typer.Option(min=1, help="keyframes per forward")] = 1,
     explain: Annotated[Path | None, typer.Option(help="folder for pictures of each stage's sampling points")] = None,
 ) -> None:
-    """Who does what, where and when in a video file."""
+    """Who does what, where and when in videos and pictures.
+
+    Without -o the results go to stdout as JSON (of several inputs, a line each); on a terminal they are told in words.
+    A folder gets a JSON file for each input; what is there already is not done again.
+    """
     try:
         options = DetectOptions(
             keyframe_hz=keyframe_hz,
@@ -95,11 +115,13 @@ def detect(
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError("bad_option", f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
-    outputs = output or []
-    _check_outputs(clip, outputs, explain)
+    inputs, outputs = inputs_of(sources), output or []
+    check_outputs(outputs, inputs)
+    if explain is not None:
+        _check_explain(explain, inputs)
     # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from stmixer.service.offline.file import FileResults
+    from stmixer.service.offline.command import DetectCommand
     from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
     chosen, warning = pick_device(device)
@@ -112,25 +134,42 @@ def detect(
         )
     if not loaded.card.trained:
         log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)
-    limits, drawer = Limits.unlimited(), _explainer(explain)
-    with _progress("detecting") as advance:
-        results = FileResults(
-            Runner(loaded), clip, options, limits=limits, batch_size=batch_size, progress=advance, on_detected=drawer
-        )
-        response = _response(loaded, list(results), results)
-    for warning in response.warnings:
-        log.warning(warning)
-    if not outputs:
-        print(response.model_dump_json())
-    for path in outputs:
-        _write(path, clip, response, limits)
+    command = DetectCommand(
+        Runner(loaded), options, outputs,
+        batch_size=batch_size, explain=explain, bar=_progress, on_response=_teller(inputs, outputs),
+    )  # fmt: skip
+    if failed := command.run(inputs):
+        _fail(f"{len(failed)} of {len(inputs)} could not be used, the first of them {failed[0][0].name}")
+
+
+def _teller(inputs: list[Input], outputs: list[Path]) -> Callable[[Input, DetectResponse], None]:
+    """What an input's results are, on stdout: JSON where no file takes it, words where a person reads."""
+
+    def tell(item: Input, response: DetectResponse) -> None:
+        if sys.stdout.isatty():
+            lines = in_words(response.keyframes)
+            print("\n".join(lines if len(inputs) == 1 else [item.name, *(f"  {line}" for line in lines)]))
+        elif not outputs:
+            named = {} if len(inputs) == 1 else {"source": item.name}
+            print(json.dumps(named | response.model_dump(), separators=(",", ":"), ensure_ascii=False), flush=True)
+
+    return tell
+
+
+def _check_explain(explain: Path, inputs: list[Input]) -> None:
+    if len(inputs) > 1 or inputs[0].kind == "picture":
+        raise InputError("bad_option", "--explain takes one video")
+    try:
+        explain.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
-    model: Annotated[str | None, typer.Option(help="bundled weights, or a variant with initial ones (stmixer-rt)")] = None,
+    model: Annotated[str | None, typer.Option(help="bundled weights, or a variant untrained (stmixer-rt)")] = None,
     weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (auto)")] = None,
     runtime: Annotated[RuntimeName | None, typer.Option(help=RUNTIME_HELP)] = None,
@@ -169,68 +208,12 @@ def serve(
     run_server(settings)
 
 
-def _write(path: Path, clip: Path, response: DetectResponse, limits: Limits) -> None:
-    from stmixer.media.annotated import write_annotated
-
-    try:
-        if path.suffix == ".json":
-            path.write_text(json.dumps(response.model_dump(), indent=1) + "\n")
-        else:
-            with _progress("drawing") as advance:
-                write_annotated(
-                    clip, path, response.keyframes, trained=response.trained, limits=limits, progress=advance
-                )
-    except OSError as error:
-        raise StartError("unwritable", f"{path} cannot be written: {error.strerror or error}") from None
-    log.info(
-        "%d keyframes, %d actors → %s", len(response.keyframes), sum(len(k.actors) for k in response.keyframes), path
-    )
-
-
-def _check_outputs(clip: Path, outputs: list[Path], explain: Path | None) -> None:
-    if not clip.exists():
-        raise InputError("not_found", f"{clip} does not exist")
-    if clip.is_dir():
-        raise InputError("not_found", f"{clip} is a folder; name a video file")
-    for path in outputs:
-        if path.suffix not in (".json", ".mp4"):
-            raise InputError("bad_option", f"-o {path}: the name must end in .json or .mp4")
-        if not path.parent.is_dir():
-            raise InputError("unwritable", f"the folder of -o {path} does not exist")
-        if path.exists() and path.samefile(clip):
-            raise InputError("bad_option", f"-o {path} is the input itself")
-    if explain is not None:
-        try:
-            explain.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
-
-
-def _response(loaded: Runtime, keyframes: list[Result], results: FileResults) -> DetectResponse:
-    return DetectResponse(
-        model=loaded.card.name,
-        trained=loaded.card.trained,
-        frame=results.frame,
-        keyframes=keyframes,
-        summary=results.summary,
-        warnings=results.warnings,
-    )
-
-
-def _explainer(folder: Path | None) -> Callable[[DetectedKeyframe], None] | None:
-    if folder is None:
-        return None
-    from stmixer.service.offline.explain import write_explanation
-
-    return lambda keyframe: log.info("→ %s", write_explanation(keyframe, folder))
-
-
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[float, float | None], None]]:
     """A bar over seconds of video; only a spinner's worth where the container does not know its length."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f} s"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action as Action
 from stmixer.service.ipc.messages import Actor as Actor
 
@@ -53,6 +55,78 @@ class Result(Wire):
     frame: FrameSize
     actors: tuple[Actor, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types, rounded to what means something: px to tenths, fractions and scores to four digits."""
+        actors = [
+            {
+                "box_px": [round(v, 1) for v in actor.box_px],
+                "box": [round(v, 4) for v in actor.box],
+                "person_score": round(actor.person_score, 4),
+                "actions": [{"id": a.id, "name": a.name, "score": round(a.score, 4)} for a in actor.actions],
+                "track_id": actor.track_id,
+            }
+            for actor in self.actors
+        ]
+        return self.model_dump(mode="json", exclude={"actors"}) | {"actors": actors}
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """A table: ``COLUMNS``, a row for each action of each person; one without actions has a row with None for it.
+
+        Rounded as in ``to_dict``.
+        """
+        table: list[tuple[Any, ...]] = []
+        for place, actor in enumerate(self.actors):
+            box = (round(v, 1) for v in actor.box_px)
+            who = (self.seq, round(self.pts_us / 1e6, 6), place, round(actor.person_score, 4), *box)
+            table += [(*who, a.id, a.name, round(a.score, 4)) for a in actor.actions] or [(*who, None, None, None)]
+        return table
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections``: a box a person in px, ``confidence`` its person score, ``class_id`` and
+        ``data["class_name"]`` its best action, -1 and "person" for one without.
+
+        Raises:
+            StartError: supervision is not installed.
+        """
+        try:
+            import numpy as np
+            import supervision
+        except ModuleNotFoundError as error:
+            raise StartError("missing", f"{error.name} is not installed: pip install supervision") from None
+        if not self.actors:
+            return supervision.Detections.empty()
+        best = [max(actor.actions, key=lambda action: action.score, default=None) for actor in self.actors]
+        tracks = [actor.track_id for actor in self.actors]
+        return supervision.Detections(
+            xyxy=np.array([actor.box_px for actor in self.actors], np.float32),
+            confidence=np.array([actor.person_score for actor in self.actors], np.float32),
+            class_id=np.array([-1 if action is None else action.id for action in best]),
+            tracker_id=None if None in tracks else np.array(tracks),
+            data={
+                "class_name": np.array(["person" if action is None else action.name for action in best]),
+                "action_score": np.array([0.0 if action is None else action.score for action in best], np.float32),
+            },
+        )
+
+
+COLUMNS = (
+    "seq", "time_s", "person", "person_score", "x1", "y1", "x2", "y2", "action_id", "action", "action_score",
+)  # fmt: skip
+"""Of a result's ``rows``. ``person`` counts within the keyframe and is no identity; boxes are px as displayed."""
+
+
+def frame_of(results: Iterable[Result]) -> Any:
+    """``pandas.DataFrame`` of all rows of some results.
+
+    Raises:
+        StartError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise StartError("missing", f"{error.name} is not installed: pip install pandas") from None
+    return pandas.DataFrame([row for result in results for row in result.rows()], columns=list(COLUMNS))
+
 
 class Summary(Wire):
     """Conservation: received = sampled + not_sampled + sum(dropped); keyframes_due = the outcomes + pending."""
@@ -80,6 +154,10 @@ class DetectResponse(Wire):
     keyframes: list[Result]
     summary: Summary
     warnings: list[str]
+
+    def to_df(self) -> Any:
+        """``pandas.DataFrame``: ``Result.rows`` of all keyframes. Raises StartError without pandas."""
+        return frame_of(self.keyframes)
 
 
 class Problem(Wire):

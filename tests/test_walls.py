@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": set(),
     "service.errors": set(),
     "service.settings": set(),
-    "service.schemas": {"service.ipc.messages"},
+    "service.schemas": {"service.ipc.messages", "service.errors"},
     "service.metrics": {"service.ipc.messages", "service.schemas"},
     "service.logs": {"service.settings"},
     "service.access": {"service.errors", "service.settings"},

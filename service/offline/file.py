@@ -7,12 +7,13 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
 from stmixer.service.ipc.messages import FramesDropped
 from stmixer.service.offline.engine import DetectedKeyframe, InProcessEngine
-from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary
+from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, frame_of
 from stmixer.service.worker.runner import Runner
 
 
@@ -58,6 +59,10 @@ class FileResults(Iterator[Result]):
         """End here: the file and the decoder are let go. Ends by itself after the last result."""
         self._results.close()
         self._let_go()
+
+    def to_df(self) -> Any:
+        """``pandas.DataFrame``: ``Result.rows`` of all that is left to come. Raises StartError without pandas."""
+        return frame_of(self)
 
     @property
     def frame(self) -> FrameSize:

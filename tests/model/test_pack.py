@@ -145,5 +145,6 @@ def test_a_name_does_for_the_commands_too() -> None:
 
 
 def test_training_starts_from_a_name(shelf: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("run_dir: run\nmodel: tiny\ninit: {weights: stmixer-rt-hd}\nsets: [{kind: custom, root: mine}]\n")
+    text = "run_dir: run\nmodel: tiny\ninit: {weights: stmixer-rt-hd}\nsets: [{kind: custom, root: mine}]\n"
+    (tmp_path / "run.yaml").write_text(text)
     assert load_config(tmp_path / "run.yaml").init.weights == shelf / "toy.safetensors"

@@ -1,0 +1,195 @@
+"""``stmixer detect`` over whatever it was given: each input's results, where they go, and what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from stmixer.media.annotated import banner, drawn, write_annotated
+from stmixer.media.draw import draw_actors
+from stmixer.media.errors import MediaError
+from stmixer.media.limits import Limits
+from stmixer.media.picture import read_picture, write_picture
+from stmixer.service.errors import InputError, StmixerError
+from stmixer.service.offline.engine import DetectedKeyframe
+from stmixer.service.offline.explain import write_explanation
+from stmixer.service.offline.file import FileResults
+from stmixer.service.offline.inputs import Input
+from stmixer.service.offline.outputs import DRAWN, OF_ALL, Table, is_folder, place_in, unwritable, write_json
+from stmixer.service.offline.stream import FrameStream
+from stmixer.service.schemas import DetectOptions, DetectResponse
+from stmixer.service.worker.runner import Runner
+
+log = logging.getLogger("stmixer")
+
+Advance = Callable[[float, float | None], None]
+
+
+class Bar(Protocol):
+    """Makes a progress bar for a text: told what is done and, if known, how much there is."""
+
+    def __call__(self, text: str, /) -> AbstractContextManager[Advance]: ...
+
+
+class DetectCommand:
+    """The model, and what is wanted of it.
+
+    Args:
+        outputs: as ``outputs.check_outputs`` has let pass.
+        on_response: told of every input's results, whether they go into a file or not.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        options: DetectOptions,
+        outputs: Sequence[Path],
+        *,
+        batch_size: int,
+        explain: Path | None,
+        bar: Bar,
+        on_response: Callable[[Input, DetectResponse], None],
+    ) -> None:
+        self._runner, self._options, self._batch_size = runner, options, batch_size
+        self._explain, self._bar, self._on_response = explain, bar, on_response
+        self._folders = [path for path in outputs if is_folder(path)]
+        self._tables = [path for path in outputs if path.suffix in OF_ALL and not path.is_dir()]
+        self._files = [path for path in outputs if path not in self._folders + self._tables]
+
+    def run(self, inputs: Sequence[Input]) -> list[tuple[Input, StmixerError | MediaError]]:
+        """All of them, one after the other; those that could not be used, and why.
+
+        What has its results in every folder of the outputs already is left out, so that a run that was ended goes on.
+        A single input's error, or one of writing, is raised instead.
+        """
+        failed: list[tuple[Input, StmixerError | MediaError]] = []
+        with ExitStack() as stack:
+            tables = [Table(path) for path in self._tables]
+            for table in tables:
+                stack.callback(table.close)
+            todo = [item for item in inputs if not self._is_done(item, inputs)]
+            if len(todo) < len(inputs):
+                log.info("%d of %d have their results already", len(inputs) - len(todo), len(inputs))
+            for number, item in enumerate(todo, start=1):
+                text = item.file_name if len(todo) == 1 else f"{number}/{len(todo)} {item.file_name}"
+                try:
+                    self._one(item, inputs, text, tables)
+                except (InputError, MediaError) as error:
+                    if len(inputs) == 1:
+                        raise
+                    log.error("%s: %s (%s)", item.name, error, error.code)
+                    failed.append((item, error))
+        return failed
+
+    def _is_done(self, item: Input, inputs: Sequence[Input]) -> bool:
+        """Only what goes into folders can be there from an earlier run."""
+        if not self._folders or self._tables or self._files:
+            return False
+        return all(place_in(folder, item, inputs).is_file() for folder in self._folders)
+
+    def _one(self, item: Input, inputs: Sequence[Input], text: str, tables: Sequence[Table]) -> None:
+        with self._fetched(item, text) as path:
+            response = self._of_picture(path) if item.kind == "picture" else self._of_video(path, text)
+            for warning in response.warnings:
+                log.warning("%s%s", "" if len(inputs) == 1 else f"{item.name}: ", warning)
+            for table in tables:
+                table.add(item.name, response)
+            for target in self._files + [place_in(folder, item, inputs) for folder in self._folders]:
+                if target.suffix in DRAWN:
+                    self._draw(path, target, response)
+                else:
+                    write_json(target, response)
+                people = sum(len(result.actors) for result in response.keyframes)
+                log.info("%d keyframes, %d actors → %s", len(response.keyframes), people, target)
+        self._on_response(item, response)
+
+    @contextlib.contextmanager
+    def _fetched(self, item: Input, text: str) -> Iterator[Path]:
+        """The file, brought here while it is needed if it lies elsewhere."""
+        if item.kind != "url":
+            yield item.path
+            return
+        with tempfile.TemporaryDirectory(prefix="stmixer-") as folder:
+            path = Path(folder, "video")
+            with self._bar(f"fetching {text}") as advance:
+                _fetch(item.place, path, advance)
+            yield path
+
+    def _of_video(self, path: Path, text: str) -> DetectResponse:
+        explainer = None if self._explain is None else _explainer(self._explain)
+        with self._bar(text) as advance:
+            results = FileResults(
+                self._runner, path, self._options, batch_size=self._batch_size, progress=advance, on_detected=explainer
+            )
+            keyframes = list(results)
+        card = self._runner.card
+        return DetectResponse(
+            model=card.name,
+            trained=card.trained,
+            frame=results.frame,
+            keyframes=keyframes,
+            summary=results.summary,
+            warnings=results.warnings,
+        )
+
+    def _of_picture(self, path: Path) -> DetectResponse:
+        """A video of one frame."""
+        pixels = read_picture(path)
+        with FrameStream(self._runner, self._options) as stream:
+            keyframes = [*stream.feed(pixels, 0), *stream.end()]
+            frame = stream.frame
+            assert frame is not None
+        card = self._runner.card
+        return DetectResponse(
+            model=card.name,
+            trained=card.trained,
+            frame=frame,
+            keyframes=keyframes,
+            summary=stream.summary,
+            warnings=stream.warnings,
+        )
+
+    def _draw(self, path: Path, target: Path, response: DetectResponse) -> None:
+        try:
+            if target.suffix == ".mp4":
+                with self._bar("drawing") as advance:
+                    write_annotated(
+                        path, target, response.keyframes, trained=response.trained, limits=Limits.unlimited(),
+                        progress=advance,
+                    )  # fmt: skip
+            else:
+                actors = [actor for result in response.keyframes for actor in result.actors]
+                write_picture(target, draw_actors(read_picture(path), drawn(actors), banner=banner(response.trained)))
+        except OSError as error:
+            raise unwritable(target, error) from None
+
+
+def _explainer(folder: Path) -> Callable[[DetectedKeyframe], None]:
+    return lambda keyframe: log.info("→ %s", write_explanation(keyframe, folder))
+
+
+def _fetch(url: str, path: Path, advance: Advance) -> None:
+    """Raises InputError ``not_found`` for what does not come."""
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=30) as answer, path.open("wb") as file:
+            answer.raise_for_status()
+            length = answer.headers.get("content-length", "")
+            whole = float(length) / 2**20 if length.isdecimal() else None
+            for piece in answer.iter_bytes():
+                file.write(piece)
+                advance(file.tell() / 2**20, whole)
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        raise InputError("not_found", f"{url} was answered with {status} {error.response.reason_phrase}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InputError("not_found", f"{url} cannot be fetched: {error or type(error).__name__}") from None
+    except OSError as error:
+        raise InputError("not_found", f"{url} cannot be kept: {os.strerror(error.errno or 0)}") from None

@@ -1,0 +1,284 @@
+"""`stmixer detect` over many things: where results go, what goes on after a bad file, what a second run does."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from posting import made_video
+
+from stmixer.media.errors import MediaError
+from stmixer.service.errors import InputError
+from stmixer.service.offline.command import DetectCommand
+from stmixer.service.offline.inputs import Input, inputs_of
+from stmixer.service.offline.told import in_words
+from stmixer.service.schemas import Action, Actor, DetectOptions, DetectResponse, FrameSize, Result, Timings
+
+OPTIONS = DetectOptions(keyframe_hz=2, score_threshold=0.0, top_k=2)
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_weights: Path) -> Any:
+    import torch
+
+    from stmixer.model.checkpoint import load
+    from stmixer.model.runtimes.choose import torch_runtime
+    from stmixer.service.worker.runner import Runner
+
+    return Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
+
+
+@contextlib.contextmanager
+def no_bar(text: str, /) -> Iterator[Any]:
+    yield lambda done, whole: None
+
+
+class Run:
+    """A command with what it said."""
+
+    def __init__(self, runner: Any, given: Sequence[str | Path], *outputs: Path) -> None:
+        self.responses: dict[str, DetectResponse] = {}
+        command = DetectCommand(
+            runner, OPTIONS, outputs, batch_size=1, explain=None, bar=no_bar, on_response=self._take,
+        )  # fmt: skip
+        self.failed = command.run(inputs_of([str(one) for one in given]))
+
+    def _take(self, item: Input, response: DetectResponse) -> None:
+        self.responses[item.name] = response
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A video of two seconds, one of half a second further down, a picture, and a file that is none."""
+    here = tmp_path / "in"
+    (here / "sub").mkdir(parents=True)
+    (here / "long.mp4").write_bytes(made_video(128, 96, 61))
+    (here / "sub" / "short.mp4").write_bytes(made_video(96, 128, 15))
+    (here / "bad.mp4").write_text("no video")
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(here / "still.png")
+    return here
+
+
+def test_a_bad_file_among_many_stops_nothing(runner: Any, folder: Path, tmp_path: Path) -> None:
+    run = Run(runner, [folder], tmp_path / "all.csv", tmp_path / "all.jsonl", tmp_path / "out")
+    ((item, error),) = run.failed
+    assert (item.file_name, error.code) == ("bad.mp4", "unreadable")
+    counts = {Path(name).name: len(response.keyframes) for name, response in run.responses.items()}
+    assert counts == {"long.mp4": 5, "still.png": 1, "short.mp4": 1}
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == [
+        "long.mp4.json", "still.png.json", "sub/short.mp4.json",
+    ]  # fmt: skip
+    written = json.loads((tmp_path / "out" / "long.mp4.json").read_text())
+    assert written == json.loads(run.responses[str(folder / "long.mp4")].model_dump_json())
+
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [Path(line.pop("source")).name for line in lines] == ["long.mp4"] * 5 + ["still.png", "short.mp4"]
+    assert lines[:5] == written["keyframes"]
+
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    first = written["keyframes"][0]["actors"][0]
+    assert rows[0] == {
+        "source": str(folder / "long.mp4"), "seq": "0", "time_s": "0.0", "person": "0",
+        "person_score": str(round(first["person_score"], 4)),
+        **{key: str(round(v, 1)) for key, v in zip(("x1", "y1", "x2", "y2"), first["box_px"], strict=True)},
+        "action_id": str(first["actions"][0]["id"]), "action": first["actions"][0]["name"],
+        "action_score": str(round(first["actions"][0]["score"], 4)),
+    }  # fmt: skip
+    people = sum(len(k["actors"]) for k in written["keyframes"])
+    assert sum(row["source"].endswith("long.mp4") for row in rows) == 2 * people, "a row an action, top_k of them"
+
+
+def test_a_second_run_does_what_the_first_did_not(runner: Any, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Run(runner, [folder], out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    (folder / "bad.mp4").write_bytes(made_video(128, 96, 8))
+    (out / "still.png.json").unlink()
+    run = Run(runner, [folder], out)
+    assert {Path(name).name for name in run.responses} == {"bad.mp4", "still.png"}
+    assert not run.failed
+    assert {p: p.stat().st_mtime_ns for p in before if p.name != "still.png.json"} == {
+        p: t for p, t in before.items() if p.name != "still.png.json"
+    }
+    assert (out / "bad.mp4.json").is_file()
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_single_bad_file_is_an_error(runner: Any, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="cannot be read as a video"):
+        Run(runner, [folder / "bad.mp4"], tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_picture_is_a_video_of_one_frame_and_is_drawn_upon(runner: Any, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "drawn.png"
+    run = Run(runner, [folder / "still.png"], target)
+    (response,) = run.responses.values()
+    assert (response.frame.width, response.frame.height) == (120, 90)
+    (keyframe,) = response.keyframes
+    assert keyframe.pts_us == 0
+    assert keyframe.actors
+    before, after = np.array(Image.open(folder / "still.png")), np.array(Image.open(target))
+    assert before.shape == after.shape
+    assert (before != after).any()
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"no picture", "is no picture"), (b"", "is no picture")])
+def test_what_is_no_picture(runner: Any, tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(MediaError, match=said):
+        Run(runner, [tmp_path / "x.jpg"])
+
+
+def test_a_picture_that_is_cut_off(runner: Any, folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "still.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match="cannot be read as a picture"):
+        Run(runner, [tmp_path / "cut.png"])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that says nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_address_gives_what_its_file_gives(runner: Any, folder: Path, address: str) -> None:
+    def found(of: Any) -> Any:
+        (response,) = Run(runner, [of]).responses.values()
+        return [(k.pts_us, k.actors) for k in response.keyframes]
+
+    assert found(f"{address}/sub/short.mp4") == found(folder / "sub" / "short.mp4")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("/none.mp4", "answered with 404 File not found"), ("", "cannot be fetched")]
+)
+def test_an_address_that_gives_nothing(runner: Any, address: str, place: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Run(runner, [address + place if place else "http://127.0.0.1:1/x.mp4"])
+
+
+# -- results in words, tables and other people's types
+
+
+def result(seq: int, *actors: tuple[float, dict[str, float]]) -> Result:
+    people = tuple(
+        Actor(
+            (10.04, 20.06, 30.0, 60.0), (0.12345678, 0.2, 0.3, 0.6), score,
+            tuple(Action(n, name, value) for n, (name, value) in enumerate(actions.items())),
+        )
+        for score, actions in actors
+    )  # fmt: skip
+    timings = Timings(lookahead=0, decode=0, queue=0, inference=0, postprocess=0)
+    return Result(
+        seq=seq, pts_us=seq * 500_000, received_at_us=0, sent_at_us=0, warming=False, timings_ms=timings,
+        dropped_since_last=0, frame=FrameSize(width=100, height=100), actors=people,
+    )  # fmt: skip
+
+
+WALK, FALL, UNSURE = (0.9, {"walk": 0.8, "fall": 0.1}), (0.9, {"fall": 0.7}), (0.7, {"walk": 0.4})
+
+
+def test_results_in_words() -> None:
+    assert in_words([]) == ["nobody"]
+    assert in_words([result(0), result(1)]) == ["nobody"]
+    told = [WALK], [WALK, WALK], [], [WALK, FALL], [], [], [FALL], [UNSURE]
+    assert in_words([result(k, *actors) for k, actors in enumerate(told)]) == [
+        "walk: 0:00–0:01, up to 2 people",
+        "fall: 0:01, 0:03",
+        "person, nothing that it knows: 0:03",
+    ]
+    assert in_words([result(7300, WALK)]) == ["walk: 1:00:50"]
+
+
+def test_results_as_plain_values() -> None:
+    plain = result(3, (0.123456, {"walk": 0.654321})).to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["actors"] == [
+        {
+            "box_px": [10.0, 20.1, 30.0, 60.0], "box": [0.1235, 0.2, 0.3, 0.6], "person_score": 0.1235,
+            "actions": [{"id": 0, "name": "walk", "score": 0.6543}], "track_id": None,
+        }
+    ]  # fmt: skip
+    assert set(plain) == set(Result.model_fields)
+    assert Result.model_validate(plain).actors[0].actions[0].name == "walk"
+
+
+def test_results_as_rows() -> None:
+    assert result(1, WALK, (0.6, {})).rows() == [
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 0, "walk", 0.8),
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 1, "fall", 0.1),
+        (1, 0.5, 1, 0.6, 10.0, 20.1, 30.0, 60.0, None, None, None),
+    ]
+
+
+def test_results_for_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in that takes what the package takes: it would bring another OpenCV over ours."""
+
+    class Detections:
+        def __init__(self, **given: Any) -> None:
+            self.given = given
+
+        @classmethod
+        def empty(cls) -> Detections:
+            return cls()
+
+    monkeypatch.setitem(__import__("sys").modules, "supervision", type("module", (), {"Detections": Detections}))
+    assert result(0).to_supervision().given == {}
+    given = result(0, WALK, (0.6, {})).to_supervision().given
+    assert given["xyxy"].shape == (2, 4)
+    assert given["xyxy"].dtype == np.float32
+    assert given["confidence"] == pytest.approx([0.9, 0.6])
+    assert list(given["class_id"]) == [0, -1]
+    assert given["tracker_id"] is None
+    assert list(given["data"]["class_name"]) == ["walk", "person"]
+
+
+@pytest.mark.parametrize(("module", "call"), [("supervision", "to_supervision"), ("pandas", "to_df")])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str, call: str) -> None:
+    from stmixer.service.errors import StartError
+    from stmixer.service.schemas import Summary
+
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    response = DetectResponse(
+        model="m", trained=True, frame=FrameSize(width=1, height=1), keyframes=[], summary=Summary(), warnings=[]
+    )
+    with pytest.raises(StartError, match=f"pip install {module}"):
+        getattr(result(0, WALK) if call == "to_supervision" else response, call)()
+
+
+def test_results_as_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    response = DetectResponse(
+        model="m", trained=True, frame=FrameSize(width=1, height=1), keyframes=[result(0, WALK), result(1)],
+        summary={}, warnings=[],
+    )  # fmt: skip
+    table = response.to_df()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table["action"]) == ["walk", "fall"]
+    assert list(table.columns[:3]) == ["seq", "time_s", "person"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -18,6 +19,11 @@ from stmixer.media.resize import resize
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTION_SCORE = 0.5
 """The operating point: from here on an action is said. A person who does nothing that likely is a person."""
+
+FARTHEST = 1.2
+"""Heights that a person moves from one keyframe to the next, at most: two paces at a keyframe a second."""
+LARGEST_CHANGE = 2.0
+"""How much a person's box grows or shrinks between them, at most: somebody sits down."""
 
 
 class NamedAction(Protocol):
@@ -80,6 +86,61 @@ def drawn(actors: Sequence[FoundActor]) -> list[DrawnActor]:
     ]
 
 
+class Moments:
+    """Who is where at any time, from what was found on keyframes, which come by rising time.
+
+    Between two keyframes a person who is on both moves in a straight line from box to box; what they do is said as on
+    the nearer one. Somebody who is on one alone stays there, and is shown as long as that one is the nearer.
+    """
+
+    def __init__(self, keyframes: Sequence[FoundKeyframe]) -> None:
+        self._keyframes = keyframes
+        self._times = [keyframe.pts_us for keyframe in keyframes]
+        self._between: tuple[int, list[tuple[int, int]]] = (-1, [])
+
+    def at(self, t_us: int) -> list[DrawnActor]:
+        """The people at a moment."""
+        here = nearest(self._times, t_us)
+        actors = drawn(self._keyframes[here].actors)
+        before = bisect_right(self._times, t_us) - 1
+        if before < 0 or before + 1 == len(self._times):
+            return actors
+        first, second = self._keyframes[before], self._keyframes[before + 1]
+        share = (t_us - first.pts_us) / (second.pts_us - first.pts_us)
+        for one, other in self._pairs(before):
+            start, end = first.actors[one].box_px, second.actors[other].box_px
+            x1, y1, x2, y2 = (a + share * (b - a) for a, b in zip(start, end, strict=True))
+            place = one if here == before else other
+            actors[place] = replace(actors[place], box_px=(x1, y1, x2, y2))
+        return actors
+
+    def _pairs(self, before: int) -> list[tuple[int, int]]:
+        if self._between[0] != before:
+            boxes = ([actor.box_px for actor in self._keyframes[k].actors] for k in (before, before + 1))
+            self._between = before, same_people(*boxes)
+        return self._between[1]
+
+
+def same_people(first: Sequence[Box], second: Sequence[Box]) -> list[tuple[int, int]]:
+    """Pairs of boxes that may be the same person's a moment later: the nearest first, each once.
+
+    Near is within ``FARTHEST`` of the boxes' mean height, centre to centre, for boxes of about one size.
+    """
+    near = []
+    for i, one in enumerate(first):
+        for j, other in enumerate(second):
+            heights = one[3] - one[1], other[3] - other[1]
+            across, down = one[0] + one[2] - other[0] - other[2], one[1] + one[3] - other[1] - other[3]
+            distance = (across**2 + down**2) ** 0.5  # of twice the centres, so in halves of the sum of both heights
+            if min(heights) * LARGEST_CHANGE >= max(heights) and distance <= FARTHEST * sum(heights):
+                near.append((distance / max(sum(heights), 1e-9), i, j))
+    pairs: list[tuple[int, int]] = []
+    for _, i, j in sorted(near):
+        if all(i != one and j != other for one, other in pairs):
+            pairs.append((i, j))
+    return pairs
+
+
 def write_annotated(
     source: str | Path | BinaryIO,
     target: Path | BinaryIO,
@@ -89,7 +150,7 @@ def write_annotated(
     limits: Limits,
     progress: Callable[[float, float | None], None] | None = None,
 ) -> None:
-    """Decode ``source`` again and write it as H.264 with the nearest keyframe's actors drawn on every frame.
+    """Decode ``source`` again and write it as H.264 with people drawn on every frame, between keyframes as ``Moments``.
 
     The copy has the size of the first frame. One of another size is drawn upon in its own pixels, with what was found
     in pictures like it, and fitted in between black borders. ``keyframes``: by rising time. ``progress`` is told
@@ -98,14 +159,13 @@ def write_annotated(
     found: dict[tuple[int, int], list[FoundKeyframe]] = {}
     for keyframe in keyframes:
         found.setdefault((keyframe.frame.width, keyframe.frame.height), []).append(keyframe)
-    times = {size: [keyframe.pts_us for keyframe in alike] for size, alike in found.items()}
+    moments = {size: Moments(alike) for size, alike in found.items()}
     with VideoReader(source, limits=limits) as reader:
         info = reader.info
         with Mp4Writer(target, info.width, info.height, info.average_rate or 30.0) as writer:
             for frame in reader:
-                size = frame.width, frame.height
-                alike = found.get(size)
-                actors = drawn(alike[nearest(times[size], frame.pts_us)].actors) if alike else []
+                alike = moments.get((frame.width, frame.height))
+                actors = [] if alike is None else alike.at(frame.pts_us)
                 picture = draw_actors(frame.rgb(), actors, banner=banner(trained))
                 writer.write(_fitted(picture, info.width, info.height), frame.pts_us)
                 if progress is not None:

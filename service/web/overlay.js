@@ -19,6 +19,36 @@ export function shown(actors, { score_threshold, action_threshold, top_k }) {
     }));
 }
 
+const FARTHEST = 1.2; // heights that a person moves between two keyframes, at most
+const LARGEST_CHANGE = 2; // how much a box grows or shrinks between them, at most
+
+/** Pairs [i, j] of actors that may be one person a keyframe later: the nearest first, each once. Boxes are in shares of a picture `ratio` as wide as high. */
+export function samePeople(first, second, ratio) {
+  const near = [];
+  first.forEach(({ box: a }, i) =>
+    second.forEach(({ box: b }, j) => {
+      const heights = [a[3] - a[1], b[3] - b[1]];
+      const sum = heights[0] + heights[1];
+      const distance = Math.hypot((a[0] + a[2] - b[0] - b[2]) * ratio, a[1] + a[3] - b[1] - b[3]);
+      if (Math.min(...heights) * LARGEST_CHANGE >= Math.max(...heights) && distance <= FARTHEST * sum) near.push([distance / sum, i, j]);
+    }),
+  );
+  const pairs = [];
+  for (const [, i, j] of near.sort((a, b) => a[0] - b[0])) {
+    if (pairs.every(([one, other]) => one !== i && other !== j)) pairs.push([i, j]);
+  }
+  return pairs;
+}
+
+/** The nearer keyframe's actors, those on both a `share` of the way from the first to the second. */
+export function between(first, second, share, ratio) {
+  const actors = (share <= 0.5 ? first : second).map((actor) => ({ ...actor }));
+  for (const [i, j] of samePeople(first, second, ratio)) {
+    actors[share <= 0.5 ? i : j].box = first[i].box.map((from, side) => from + share * (second[j].box[side] - from));
+  }
+  return actors;
+}
+
 /** Examples in a label's name help to choose it, not to read it over a picture: "talk to (e.g., self, …)" → "talk to". */
 const short = (name) => name.replace(/ \(e\.g\.[^)]*\)$/, "");
 

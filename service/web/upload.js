@@ -2,7 +2,7 @@
 import { Refused, detect } from "./api.js";
 import { byId, clock, download, make } from "./dom.js";
 import { foundActions } from "./found.js";
-import { shown } from "./overlay.js";
+import { between, shown } from "./overlay.js";
 import { settings } from "./settings.js";
 import { hideMessage, notice, remember, setActions, setMode, setProgress, setState, showMessage } from "./stage.js";
 import { Timeline } from "./timeline.js";
@@ -74,16 +74,32 @@ export class Upload {
     this.#overlay.clear();
   }
 
-  /** Draws the keyframe nearest to what the video shows. */
+  /** Draws who is where in what the video shows. */
   redraw() {
     if (!this.#file) return;
     const now = this.#video.currentTime;
     this.#timeline.at(now);
-    const distance = (result) => Math.abs(result.pts_us / 1e6 - now);
-    const nearest = this.#results.reduce((best, result) => (best && distance(best) <= distance(result) ? best : result), null);
-    // Farther than a period there is no answer for this moment (yet).
-    if (!nearest || this.#drawnIn || distance(nearest) > 1.01 / this.#hz) this.#overlay.clear();
-    else this.#overlay.draw(shown(nearest.actors, settings.values));
+    const actors = this.#drawnIn ? null : this.#actorsAt(now);
+    if (actors) this.#overlay.draw(actors);
+    else this.#overlay.clear();
+  }
+
+  /** Who is where at a moment, on their way between two keyframes; null where there is no answer (yet). */
+  #actorsAt(seconds) {
+    const periodS = 1.01 / this.#hz;
+    const after = this.#results.findIndex((result) => result.pts_us / 1e6 > seconds);
+    const before = after < 0 ? this.#results.length - 1 : after - 1;
+    const [one, other] = [this.#results[before], after < 0 ? undefined : this.#results[after]];
+    const actors = (result) => shown(result.actors, settings.values);
+    const isNear = (result) => result && Math.abs(result.pts_us / 1e6 - seconds) <= periodS;
+    const alike = one && other && one.frame.width === other.frame.width && one.frame.height === other.frame.height;
+    if (alike && isNear(one) && isNear(other)) {
+      const share = (seconds * 1e6 - one.pts_us) / (other.pts_us - one.pts_us);
+      return between(actors(one), actors(other), share, one.frame.width / one.frame.height);
+    }
+    const near = [one, other].filter(isNear);
+    const distance = (result) => Math.abs(result.pts_us / 1e6 - seconds);
+    return near.length ? actors(near.reduce((best, result) => (distance(best) <= distance(result) ? best : result))) : null;
   }
 
   async #detect() {

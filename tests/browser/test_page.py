@@ -188,3 +188,19 @@ def test_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
     page.get_by_role("button", name="Start camera").click()
     wait_for(page, "__stmixer.results.length > 0")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_boxes_move_between_keyframes(page: Page) -> None:
+    """The rule of drawn videos (`media.annotated.Moments`), in the page's own words."""
+    script = """async ([first, second, share]) => {
+        const { between } = await import("./web/overlay.js");
+        const people = (boxes) => boxes.map((box, n) => ({ box, actions: [n] }));
+        const found = between(people(first), people(second), share, 2);
+        return found.map(({ box }) => box.map((side) => Math.round(side * 1e4) / 1e4));
+    }"""
+    walker, later, far = [0.1, 0.2, 0.2, 0.6], [0.2, 0.2, 0.3, 0.6], [0.7, 0.2, 0.8, 0.6]
+    assert page.evaluate(script, [[walker], [later], 0.25]) == [[0.125, 0.2, 0.225, 0.6]]
+    assert page.evaluate(script, [[walker, far], [later], 0.5]) == [[0.15, 0.2, 0.25, 0.6], far]
+    assert page.evaluate(script, [[walker], [far], 0.4]) == [walker]
+    assert page.evaluate(script, [[walker], [far], 0.6]) == [far]
+    assert page.evaluate(script, [[walker], [], 0.6]) == []

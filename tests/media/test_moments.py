@@ -1,0 +1,96 @@
+"""People between keyframes: on their way where one is on both, in their place where not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stmixer.media.annotated import Moments, same_people
+
+SECOND = 1_000_000
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Found:
+    box_px: Box
+    person_score: float = 0.9
+    track_id: int | None = None
+    actions: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Keyframe:
+    pts_us: int
+    actors: list[Found]
+    frame: Any = None
+
+
+def standing(x: float, feet: float = 200.0, height: float = 100.0) -> Box:
+    return (x - 20, feet - height, x + 20, feet)
+
+
+def named(name: str, score: float = 0.9) -> list[Any]:
+    return [SimpleNamespace(name=name, score=score)]
+
+
+def boxes(moments: Moments, seconds: float) -> list[Box]:
+    return [actor.box_px for actor in moments.at(round(seconds * SECOND))]
+
+
+def test_a_walker_is_between_the_places_of_both_keyframes() -> None:
+    moments = Moments([Keyframe(0, [Found(standing(100))]), Keyframe(SECOND, [Found(standing(180))])])
+    assert [boxes(moments, t)[0][0] for t in (0, 0.25, 0.5, 0.75, 1)] == [80, 100, 120, 140, 160]
+    assert boxes(moments, -1) == [standing(100)], "before the first"
+    assert boxes(moments, 9) == [standing(180)], "after the last"
+
+
+def test_what_is_done_is_said_as_on_the_nearer_keyframe() -> None:
+    moments = Moments(
+        [
+            Keyframe(0, [Found(standing(100), actions=named("stand"))]),
+            Keyframe(SECOND, [Found(standing(110), actions=named("walk"))]),
+        ]
+    )
+    assert [moments.at(t)[0].labels[0][0] for t in (0, 500_000, 500_001, SECOND)] == ["stand", "stand", "walk", "walk"]
+
+
+def test_two_who_cross_each_keep_the_nearer_place() -> None:
+    first = [Found(standing(100)), Found(standing(300))]
+    second = [Found(standing(280)), Found(standing(130))]
+    moments = Moments([Keyframe(0, first), Keyframe(SECOND, second)])
+    assert boxes(moments, 0.5) == [standing(115), standing(290)]
+    assert boxes(moments, 0.75) == [standing(285), standing(122.5)], "in the order of the nearer keyframe"
+
+
+def test_somebody_who_is_on_one_alone_stays_there() -> None:
+    moments = Moments([Keyframe(0, [Found(standing(100))]), Keyframe(SECOND, [Found(standing(500))])])
+    assert boxes(moments, 0.4) == [standing(100)]
+    assert boxes(moments, 0.6) == [standing(500)]
+    alone = Moments([Keyframe(0, [Found(standing(100))]), Keyframe(SECOND, [])])
+    assert boxes(alone, 0.4) == [standing(100)]
+    assert boxes(alone, 0.6) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (standing(100), standing(219), True),
+        (standing(100), standing(221), False),  # over 1.2 heights
+        (standing(100), standing(100, height=51), True),  # sits down
+        (standing(100), standing(100, height=49), False),
+        (standing(100, height=10), standing(113, height=10), False),
+        ((0, 0, 0, 0), (0, 0, 0, 0), True),
+    ],
+)
+def test_who_may_be_the_same(one: Box, other: Box, same: bool) -> None:
+    assert same_people([one], [other]) == ([(0, 0)] if same else [])
+
+
+def test_each_is_one_other_at_most() -> None:
+    crowd = [standing(100 + 10 * n) for n in range(5)]
+    pairs = same_people(crowd, crowd[1:])
+    assert sorted(pairs) == [(1, 0), (2, 1), (3, 2), (4, 3)]

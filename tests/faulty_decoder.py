@@ -1,16 +1,17 @@
 """A decoder that breaks the protocol, started in the real one's place: what it has met may have taken it over.
 
-``FAULTY_DECODER`` is one of ``FAULTS``: what it does once it is told to open a source. Then it waits, as a decoder that
-has nothing to say would, so that whoever does not notice waits for ever.
+``module_of`` gives the module for one of ``FAULTS``: what it does once it is told to open a source. Then it waits, as a
+decoder that has nothing to say would, so that whoever does not notice waits for ever. A module for each, since a
+decoder's environment is empty.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stmixer.service.ipc.channel import Channel, ChannelError
@@ -27,7 +28,6 @@ from stmixer.service.ipc.messages import (
     WorkerBroken,
 )
 
-MODULE = "faulty_decoder"
 OPENED = Opened(320, 240, 171, 128, 30.0)
 
 
@@ -81,13 +81,20 @@ PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
 """The same, of a decoder of pictures."""
 
 
-def main() -> None:
-    """``python -m faulty_decoder FD MEMORY_MB``."""
+def module_of(fault: str, folder: Path) -> str:
+    """The name of a new module in ``folder``, which has to be on the path, that runs a decoder with this fault."""
+    name = "decoder_with_" + "_".join(fault.replace("'", "").split())
+    (folder / f"{name}.py").write_text(f"import faulty_decoder\n\nfaulty_decoder.main({fault!r})\n")
+    return name
+
+
+def main(fault: str) -> None:
+    """``python -m MODULE FD MEMORY_MB``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     connection = socket.socket(fileno=int(sys.argv[1]))
     channel = Channel(connection, TO_DECODER)
-    act: Any = (FAULTS | PICTURES_FAULTS)[os.environ["FAULTY_DECODER"]]
+    act: Any = (FAULTS | PICTURES_FAULTS)[fault]
     try:
         channel.send(DecoderReady())
         if channel.receive() is not None:
@@ -97,6 +104,3 @@ def main() -> None:
     except ChannelError:
         pass
 
-
-if __name__ == "__main__":
-    main()

@@ -223,7 +223,9 @@ class Render:
 
 @dataclass(frozen=True, slots=True)
 class DecoderReady:
-    """The process has started and waits for its first source."""
+    """The process is shut in and waits for its source. ``missing``: the walls that this machine does not have."""
+
+    missing: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Decoder processes, kept warm and handed out one to a stream."""
+"""Decoder processes, kept warm and handed out one to a stream, which is the only one that each of them ever meets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ log = logging.getLogger("stmixer.decoder")
 
 DECODER_MODULE = "stmixer.service.decoder.process"
 
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""Of a decoder: numpy starts threads when it is imported, for products of matrices that a decoder never computes, and
+Landlock (``decoder.landlock``) would not hold those."""
+
 
 class DecoderPool:
-    """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
+    """Idle decoders ready to go, none of which has opened anything.
+
+    ``missing_walls``: what this machine lacks to shut them in (``decoder.cell``), as the last of them said.
+    """
 
     def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
         """``module``: what each of them runs."""
@@ -28,6 +35,7 @@ class DecoderPool:
         self._busy: set[Child] = set()
         self._refill: asyncio.Task[None] | None = None
         self._closed = False
+        self.missing_walls: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Fill the pool."""
@@ -43,20 +51,17 @@ class DecoderPool:
         else:
             child = await self._spawn()
         self._busy.add(child)
-        if not self._idle:  # the next stream shall not wait for a process to start
-            self._refill_soon()
+        self._refill_soon()  # the next stream shall not wait for a process to start
         return child
 
     async def release(self, child: Child, *, clean: bool) -> None:
-        """Give a decoder back; ``clean`` if it is waiting for its next source."""
+        """End a decoder, whose source may have taken it over; ``clean`` if it is done and will end by itself."""
         self._busy.discard(child)
-        if clean and child.alive and not self._closed and len(self._idle) < self._idle_wanted:
-            self._idle.append(child)
-        elif clean:
+        if clean:
             await child.end(timeout_s=1.0)
         else:
             await child.kill()
-            self._refill_soon()
+        self._refill_soon()
 
     def _refill_soon(self) -> None:
         if not self._closed and (self._refill is None or self._refill.done()):
@@ -81,14 +86,13 @@ class DecoderPool:
             except CapacityError as error:
                 log.error("%s", error)
                 return
-            if len(self._idle) < self._idle_wanted:
-                self._idle.append(child)
-            else:  # one was given back meanwhile
-                await child.end(timeout_s=1.0)
+            self._idle.append(child)
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn(self._module, FROM_DECODER, [str(self._memory_mb)])
+            child = await Child.spawn(
+                self._module, FROM_DECODER, [str(self._memory_mb)], ONE_THREAD, inherits=False
+            )
         except OSError as error:
             raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
         try:
@@ -101,4 +105,5 @@ class DecoderPool:
         if ready is None or not isinstance(ready.message, DecoderReady):
             await child.kill()
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
+        self.missing_walls = ready.message.missing
         return child

@@ -26,6 +26,7 @@ from stmixer.service.decoder.writer import ParentGone, Writer
 from stmixer.service.ipc.channel import Channel, ChannelError, Received
 from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import (
+    FROM_DECODER,
     TO_DECODER,
     DecoderReady,
     EndOfPictures,
@@ -205,6 +206,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     die_with_parent()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_DECODER)
+    for corridor in (TO_DECODER, FROM_DECODER):
+        corridor.prepare()
     load_all()
     missing = cell.shut(int(sys.argv[2]) * 2**20)
     try:

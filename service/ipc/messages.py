@@ -460,6 +460,11 @@ class Corridor:
         self.name = name
         self._kinds = {kind.__name__: kind for kind in kinds}
 
+    def prepare(self) -> None:
+        """Make now what coding its messages takes: pydantic imports some of that when it is first needed."""
+        for kind in self._kinds.values():
+            _ADAPTERS.get(kind) or _new_adapter(kind)
+
     def decode(self, raw: bytes) -> Any:
         """A message of this corridor from its bytes. Raises MessageError."""
         name, _, fields = raw.partition(b"\n")

@@ -61,7 +61,7 @@ def made(encoder: str, container: str, pixels: str) -> bytes:
 def test_a_listed_codec_is_read(encoder: str, container: str, pixels: str) -> None:
     with VideoReader(io.BytesIO(made(encoder, container, pixels)), limits=Limits()) as reader:
         frames = sum(1 for _ in reader)
-    assert (reader.info.width, reader.info.height, frames) == (176, 144, 5)
+    assert (round(reader.info.width / reader.info.sample_aspect_ratio), reader.info.height, frames) == (176, 144, 5)
     assert reader.dropped == {}
 
 
@@ -75,7 +75,7 @@ def test_any_other_codec_is_named_in_the_error(encoder: str, container: str, pix
 def test_another_track_is_read_where_the_first_has_such_a_codec() -> None:
     target = io.BytesIO()
     sources = [av.open(io.BytesIO(written(*how))) for how in (("utvideo", "avi", "yuv420p"), ("ffv1", "avi", "yuv420p"))]
-    with av.open(target, "w", format="matroska") as output:
+    with av.open(target, "w", format="avi") as output:
         tracks = [output.add_stream_from_template(source.streams.video[0]) for source in sources]
         for source, track in zip(sources, tracks, strict=True):
             for packet in source.demux(video=0):

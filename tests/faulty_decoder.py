@@ -103,4 +103,3 @@ def main(fault: str) -> None:
             pass
     except ChannelError:
         pass
-

@@ -117,8 +117,8 @@ def resizing(change: int) -> Attempt:
 
 def turning_executable() -> Attempt:
     memory = mmap.mmap(-1, mmap.PAGESIZE)
-    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    return lambda: called(LIBC.mprotect(ctypes.c_void_p(at), mmap.PAGESIZE, 7))
+    first = ctypes.c_char.from_buffer(memory)
+    return lambda: called(LIBC.mprotect(ctypes.byref(first), ctypes.c_size_t(mmap.PAGESIZE), 7))
 
 
 def raising_a_limit() -> Attempt:
@@ -238,7 +238,8 @@ ATTEMPTS: dict[str, tuple[Callable[[], Attempt], frozenset[str]]] = {
     "kill a thread": (at_victim(lambda pid: called(LIBC.tgkill(pid, pid, signal.SIGTERM))), BOTH),
     "take a process's descriptor": (at_victim(os.pidfd_open), SECCOMP),
     "bound another process": (
-        at_victim(lambda pid: called(LIBC.prlimit(pid, resource.RLIMIT_CPU, None, (ctypes.c_uint64 * 2)()))), SECCOMP
+        at_victim(lambda pid: called(LIBC.prlimit(pid, resource.RLIMIT_CPU, None, (ctypes.c_uint64 * 2)()))),
+        SECCOMP,
     ),
     "trace": (tracing, BOTH),
     "read another's memory": (reading_memory, BOTH),
@@ -252,7 +253,7 @@ ATTEMPTS: dict[str, tuple[Callable[[], Attempt], frozenset[str]]] = {
     "be readable again": (lambda: lambda: called(LIBC.prctl(4, 1, 0, 0, 0)), SECCOMP),
     "outlive the parent": (lambda: lambda: called(LIBC.prctl(1, 0, 0, 0, 0)), SECCOMP),
     "leave its namespaces": (lambda: lambda: called(LIBC.unshare(0x200)), SECCOMP),
-    "change a priority": (lambda: lambda: os.setpriority(os.PRIO_PROCESS, 0, 15), SECCOMP),
+    "change a priority": (lambda: lambda: os.setpriority(os.PRIO_PROCESS, 0, 19), SECCOMP),
     "hand a descriptor out": (sending_a_descriptor, SECCOMP),
     "signal by a descriptor": (signalling_by_descriptor, SECCOMP),
     "read the environment": (remembering, frozenset({"environment"})),
@@ -271,7 +272,10 @@ WORK = {
 }
 """What a decoder needs, and still can do."""
 
-HIDDEN = {"memory of one that hides": lambda: reading_memory(hidden=True), "memory of one that does not": reading_memory}
+HIDDEN = {
+    "memory of one that hides": lambda: reading_memory(hidden=True),
+    "memory of one that does not": reading_memory,
+}
 
 REPORT = -1
 STANDING: frozenset[str] = frozenset()
@@ -304,7 +308,7 @@ def _tried(name: str) -> str:
         attempt()
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, str(error))
-    except BaseException:
+    except Exception:  # noqa: BLE001 - whatever it is belongs to the report
         return traceback.format_exc()
     return "works"
 

@@ -1,6 +1,6 @@
 """A stream's frame buffer: memory that the API process owns and passes to its children by descriptor.
 
-Its size is sealed: a decoder that shrank it would end the worker that reads it (SIGBUS), and with it everybody's streams.
+Its size is sealed: a decoder that shrank it would end the worker that reads it (SIGBUS), and so everybody's streams.
 
 Layout of the memfd: one int64 generation per slot, then the slots, uint8 RGB (height, width, 3) each. A slot's
 generation is 0 while it is written. The writer (a decoder) and the reader (a worker) never share a lock: the reader

@@ -90,9 +90,7 @@ class DecoderPool:
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn(
-                self._module, FROM_DECODER, [str(self._memory_mb)], ONE_THREAD, inherits=False
-            )
+            child = await Child.spawn(self._module, FROM_DECODER, [str(self._memory_mb)], ONE_THREAD, inherits=False)
         except OSError as error:
             raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
         try:

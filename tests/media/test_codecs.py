@@ -74,7 +74,9 @@ def test_any_other_codec_is_named_in_the_error(encoder: str, container: str, pix
 
 def test_another_track_is_read_where_the_first_has_such_a_codec() -> None:
     target = io.BytesIO()
-    sources = [av.open(io.BytesIO(written(*how))) for how in (("utvideo", "avi", "yuv420p"), ("ffv1", "avi", "yuv420p"))]
+    sources = [
+        av.open(io.BytesIO(written(*how))) for how in (("utvideo", "avi", "yuv420p"), ("ffv1", "avi", "yuv420p"))
+    ]
     with av.open(target, "w", format="avi") as output:
         tracks = [output.add_stream_from_template(source.streams.video[0]) for source in sources]
         for source, track in zip(sources, tracks, strict=True):

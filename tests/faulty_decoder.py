@@ -7,15 +7,12 @@ decoder's environment is empty.
 
 from __future__ import annotations
 
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stmixer.service.ipc.channel import Channel, ChannelError
-from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import (
     TO_DECODER,
     DecoderReady,
@@ -81,18 +78,27 @@ PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
 """The same, of a decoder of pictures."""
 
 
+FAULTY = """import faulty_decoder
+
+
+def prepare():
+    pass
+
+
+def run(connection, memory_bytes):
+    faulty_decoder.run({fault!r}, connection)
+"""
+
+
 def module_of(fault: str, folder: Path) -> str:
     """The name of a new module in ``folder``, which has to be on the path, that runs a decoder with this fault."""
     name = "decoder_with_" + "_".join(fault.replace("'", "").split())
-    (folder / f"{name}.py").write_text(f"import faulty_decoder\n\nfaulty_decoder.main({fault!r})\n")
+    (folder / f"{name}.py").write_text(FAULTY.format(fault=fault))
     return name
 
 
-def main(fault: str) -> None:
-    """``python -m MODULE FD MEMORY_MB``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    connection = socket.socket(fileno=int(sys.argv[1]))
+def run(fault: str, connection: socket.socket) -> None:
+    """A decoder with this fault, as ``service.decoder.process`` has one."""
     channel = Channel(connection, TO_DECODER)
     act: Any = (FAULTS | PICTURES_FAULTS)[fault]
     try:

@@ -1,4 +1,4 @@
-"""A decoder process: the only place where untrusted media meets FFmpeg.
+"""A decoder process, forked by ``decoder.nursery``: the only place where untrusted media meets FFmpeg.
 
 Shuts itself in (``decoder.cell``), then reads one source, samples it on the time grid, resizes, writes ring slots, and
 tells the API process of every frame (``ipc.messages``, TO_DECODER and FROM_DECODER). Its memory is bounded, an upload's
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import socket
-import sys
 import time
 
 from stmixer.media.annotated import write_annotated
@@ -24,7 +22,6 @@ from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
 from stmixer.service.decoder.writer import ParentGone, Writer
 from stmixer.service.ipc.channel import Channel, ChannelError, Received
-from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import (
     FROM_DECODER,
     TO_DECODER,
@@ -201,21 +198,19 @@ def _limit_cpu(seconds: float | None) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, soft + 1))
 
 
-def main() -> None:
-    """``python -m stmixer.service.decoder.process FD MEMORY_MB``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
-    die_with_parent()
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_DECODER)
+def prepare() -> None:
+    """All that is needed later and cannot be had inside: what decoders share, made before they are (``nursery``)."""
     for corridor in (TO_DECODER, FROM_DECODER):
         corridor.prepare()
     load_all()
-    missing = cell.shut(int(sys.argv[2]) * 2**20)
+
+
+def run(connection: socket.socket, memory_bytes: int) -> None:
+    """A decoder's whole life, after ``prepare``: its end of the channel, and the address space it may have."""
+    channel = Channel(connection, TO_DECODER)
+    missing = cell.shut(memory_bytes)
     try:
         channel.send(DecoderReady(missing))
         serve(channel)
     except (ParentGone, ChannelError):
         pass
-
-
-if __name__ == "__main__":
-    main()

@@ -80,6 +80,10 @@ class Channel:
             raise GarbledError(str(error)) from None
         return Received(message, data[length:], list(fds))
 
+    def close(self) -> None:
+        """Close; the parent sees the end of our messages."""
+        self._sock.close()
+
     def _exactly(self, count: int) -> bytes:
         data = bytearray(count)
         view, done = memoryview(data), 0

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from stmixer.service.ipc.channel import AsyncChannel
 from stmixer.service.ipc.messages import Corridor
@@ -28,10 +29,21 @@ next one. In profiles of SlowOnly's decoder the last step of mixing then took 6 
 """
 
 
+class Process(Protocol):
+    """What is asked of a process, as ``asyncio.subprocess`` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def kill(self) -> None: ...
+    async def wait(self) -> int: ...
+
+
 class Child:
     """A running child. It sees the end of its channel when we die, and ends."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: AsyncChannel) -> None:
+    def __init__(self, process: Process, channel: AsyncChannel) -> None:
         self._process = process
         self.channel = channel
 

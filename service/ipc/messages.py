@@ -480,6 +480,50 @@ class Corridor:
             raise MessageError(f"{self.name}: {where}: {first['msg']}") from None
 
 
+# -- API process ↔ the process that forks decoders; each question has one answer
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseDecoders:
+    """The first: what decoders run, and the address space that each may have. Answered with ``NurseryReady``."""
+
+    module: Annotated[str, Field(max_length=200)]
+    memory_bytes: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class NurseryReady:
+    """Everything is imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bear:
+    """Fork a decoder; its end of its channel comes as a descriptor. Answered with ``Born``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """The decoder's process id, which stays its own until it is reaped."""
+
+    pid: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """A decoder has ended: take its exit status. Answered with ``Reaped``."""
+
+    pid: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """An exit status, negative for a signal."""
+
+    status: int
+
+
+TO_NURSERY = Corridor("to the nursery", RaiseDecoders, Bear, Reap)
+FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
     OpenUpload, OpenContainer, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures, Render,

@@ -9,16 +9,13 @@ import logging
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import FROM_DECODER, DecoderReady
+from stmixer.service.ipc.messages import DecoderReady
 from stmixer.service.settings import Settings
+from stmixer.service.sources.nursery import Nursery, NurseryGone
 
 log = logging.getLogger("stmixer.decoder")
 
 DECODER_MODULE = "stmixer.service.decoder.process"
-
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Of a decoder: numpy starts threads when it is imported, for products of matrices that a decoder never computes, and
-Landlock (``decoder.landlock``) would not hold those."""
 
 
 class DecoderPool:
@@ -29,8 +26,8 @@ class DecoderPool:
 
     def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
         """``module``: what each of them runs."""
-        self._module = module
-        self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb
+        self._nursery = Nursery(module, settings.decoder_memory_mb)
+        self._idle_wanted = settings.idle_decoders
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
         self._refill: asyncio.Task[None] | None = None
@@ -44,7 +41,7 @@ class DecoderPool:
     async def acquire(self) -> Child:
         """A decoder for one stream. Raises CapacityError if none can be started."""
         while self._idle:
-            child = self._idle.pop()
+            child = self._idle.pop(0)
             if child.alive:
                 break
             await child.kill()
@@ -78,6 +75,7 @@ class DecoderPool:
         self._idle.clear()
         self._busy.clear()
         await asyncio.gather(*(child.kill() for child in children))
+        await self._nursery.stop()
 
     async def _fill(self) -> None:
         while len(self._idle) < self._idle_wanted and not self._closed:
@@ -90,9 +88,10 @@ class DecoderPool:
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn(self._module, FROM_DECODER, [str(self._memory_mb)], ONE_THREAD, inherits=False)
-        except OSError as error:
-            raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
+            child = await self._nursery.bear()
+        except (OSError, NurseryGone) as error:
+            why = f": {error.strerror}" if isinstance(error, OSError) else ""
+            raise CapacityError("decoder", f"no decoder could be started{why}; try again later") from None
         try:
             ready = await child.channel.receive()
         except ChannelError:

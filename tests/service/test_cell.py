@@ -269,13 +269,12 @@ def test_a_decoder_meets_one_source(tiny_weights: Path) -> None:
         met = []
         try:
             for clean in (True, False, True):
-                decoder = await pool.acquire()
-                met.append(decoder.pid)
-                await pool.release(decoder, clean=clean)
-                assert not decoder.alive
+                met.append(await pool.acquire())
+                await pool.release(met[-1], clean=clean)
         finally:
             await pool.stop()
-        return met
+        assert not any(decoder.alive for decoder in met)
+        return [decoder.pid for decoder in met]
 
     assert len(set(asyncio.run(pids()))) == 3
 

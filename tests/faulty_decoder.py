@@ -69,6 +69,14 @@ FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
     "no JSON": write(b"Opened\n\x00\xff"),
     "no message": write(b"\x80\x04pickle"),
     "over the limit": over_the_limit,
+    "deep nesting": write(b"Frames\n" + b"[" * 60_000),
+    "deep nesting in a field": write(b'FramesDropped\n{"reason":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}"),
+    "over 64 KiB": write(
+        b'SourceEnded\n{"warnings":["' + b"a" * 9_000 + b'","' + b'","'.join([b"b" * 9_000] * 8) + b'"]}'
+    ),
+    "a payload": lambda _, connection: connection.sendall(
+        (10).to_bytes(4, "little") + (1 << 20).to_bytes(4, "little") + b"Flushed\n{}" + bytes(1 << 20)
+    ),
 }
 """By name: what a decoder says that none may say there."""
 PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, Queue
 
 import psutil
@@ -136,6 +137,15 @@ class Processes:
 
 
 def _has_ring(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any("stmixer-ring" in entry.path for entry in process.memory_maps(grouped=True))
+    with suppress(OSError):
+        return holds_shared_memory(process.pid)
     return False
+
+
+def holds_shared_memory(pid: int) -> bool:
+    """Whether a process has pages of a memfd, which in a decoder are its ring's. Raises OSError where it has ended.
+
+    What is mapped is hidden from all but root, sizes are not.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssShmem:")[2].split()[0]) > 0

@@ -28,8 +28,12 @@ Score = Annotated[float, Field(ge=0, le=1)]
 MAX_TEXT = 10_000
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
-MAX_FRAMES_TOLD = 4096
+MAX_FRAMES_TOLD = 1024
 MAX_BATCH = 64
+MAX_BYTES = 64 * 2**20
+"""Of a message, and of a payload, of those we trust to be large."""
+MAX_DECODER_BYTES = 64 * 2**10
+"""Of a message of a decoder, which sends no payload."""
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -454,10 +458,13 @@ def encode(message: object) -> bytes:
 
 
 class Corridor:
-    """What may come along one channel in one direction; ``name`` is for errors."""
+    """What may come along one channel in one direction; ``name`` is for errors.
 
-    def __init__(self, name: str, *kinds: type[Any]) -> None:
-        self.name = name
+    ``max_bytes``, ``max_payload``: bytes of a message and of its payload; more is not even read.
+    """
+
+    def __init__(self, name: str, *kinds: type[Any], max_bytes: int = MAX_BYTES, max_payload: int = MAX_BYTES) -> None:
+        self.name, self.max_bytes, self.max_payload = name, max_bytes, max_payload
         self._kinds = {kind.__name__: kind for kind in kinds}
 
     def prepare(self) -> None:
@@ -532,6 +539,7 @@ FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
     SourceEnded, SourceFailed, Rendered,
+    max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)
 FROM_WORKER = Corridor("from the worker", WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)

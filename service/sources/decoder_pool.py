@@ -30,6 +30,7 @@ class DecoderPool:
         self._idle_wanted = settings.idle_decoders
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
+        self._ending: set[asyncio.Task[int]] = set()
         self._refill: asyncio.Task[None] | None = None
         self._closed = False
         self.missing_walls: tuple[str, ...] = ()
@@ -54,8 +55,10 @@ class DecoderPool:
     async def release(self, child: Child, *, clean: bool) -> None:
         """End a decoder, whose source may have taken it over; ``clean`` if it is done and will end by itself."""
         self._busy.discard(child)
-        if clean:
-            await child.end(timeout_s=1.0)
+        if clean:  # whoever is answered waits for no process
+            ending = asyncio.create_task(child.end(timeout_s=1.0))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         else:
             await child.kill()
         self._refill_soon()
@@ -74,7 +77,7 @@ class DecoderPool:
         children = [*self._idle, *self._busy]
         self._idle.clear()
         self._busy.clear()
-        await asyncio.gather(*(child.kill() for child in children))
+        await asyncio.gather(*(child.kill() for child in children), *self._ending)
         await self._nursery.stop()
 
     async def _fill(self) -> None:

@@ -6,14 +6,17 @@ import asyncio
 import errno
 import json
 import os
+import platform
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+import without_walls
 from conftest import TESTS
 from posting import DECODER, WORKER, at_rest, made_video, post
 from probe_decoder import ATTEMPTS, HIDDEN, MEMORY_BYTES, WALLS, WORK
@@ -206,6 +209,41 @@ def test_an_unknown_machine_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> No
     assert seccomp.confine(seccomp.allowed_calls(PID)) == "no list of system calls for riscv64"
 
 
+WALKS_WITHOUT = """
+import asyncio, json
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
+
+async def start():
+    pool = DecoderPool(Settings(idle_decoders=1))
+    await pool.start()
+    decoder = await pool.acquire()
+    print(json.dumps([decoder.alive, pool.missing_walls]))
+    await pool.stop()
+
+asyncio.run(start())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in without_walls.LACKING, reason="its calls have other numbers here")
+def test_decoders_start_where_walls_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "walks_without.py").write_text(WALKS_WITHOUT)
+    path = os.pathsep.join([*filter(None, sys.path), str(TESTS), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "without_walls", "walks_without"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path}, timeout=120,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("no seccomp filter to take walls away with")
+    assert done.returncode == 0, done.stderr[-3000:]
+    alive, missing = json.loads(done.stdout)
+    assert alive
+    assert missing == [
+        "landlock: the kernel has no Landlock (Function not implemented)",
+        "seccomp: the kernel refuses a filter (Operation not permitted)",
+    ]
+
+
 # -- rings
 
 
@@ -231,13 +269,12 @@ def test_a_decoder_meets_one_source(tiny_weights: Path) -> None:
         met = []
         try:
             for clean in (True, False, True):
-                decoder = await pool.acquire()
-                met.append(decoder.pid)
-                await pool.release(decoder, clean=clean)
-                assert not decoder.alive
+                met.append(await pool.acquire())
+                await pool.release(met[-1], clean=clean)
         finally:
             await pool.stop()
-        return met
+        assert not any(decoder.alive for decoder in met)
+        return [decoder.pid for decoder in met]
 
     assert len(set(asyncio.run(pids()))) == 3
 
@@ -266,6 +303,13 @@ def test_a_services_decoders_are_shut_in(own: Server) -> None:
         assert decoder.rlimit(psutil.RLIMIT_NOFILE) == (cell.MAX_DESCRIPTORS, cell.MAX_DESCRIPTORS)
         assert decoder.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         assert len(set(decoder.rlimit(psutil.RLIMIT_AS))) == 1
+
+
+def test_what_is_missing_is_in_the_status_and_in_the_log(own: Server) -> None:
+    missing = httpx.get(own.url + "/v1/status").json()["missing_walls"]
+    said = [line for line in own.log if "go without some walls" in line]
+    assert len(said) == bool(missing)
+    assert all(wall in line for line in said for wall in missing)
 
 
 def test_memory_is_taken_from_decoders_first_and_from_the_api_last(own: Server) -> None:

@@ -22,6 +22,7 @@ from stmixer.service.errors import StartError
 
 WORKER_MODULE = "stmixer.service.worker.process"
 DECODER_MODULE = "stmixer.service.decoder.process"
+NURSERY_MODULE = "stmixer.service.decoder.nursery"
 START_S = 180.0
 
 
@@ -78,14 +79,14 @@ class Processes:
     """A service's processes by the id of its API process, told apart by the module that each runs."""
 
     def __init__(self, pid: int, worker_module: str | None = None) -> None:
-        self._roles = {worker_module or WORKER_MODULE: "worker", DECODER_MODULE: "decoder"}
+        self._roles = {worker_module or WORKER_MODULE: "worker", DECODER_MODULE: "decoder", NURSERY_MODULE: "decoder"}
         self._api = psutil.Process(pid)
         self._ended: dict[str, float] = defaultdict(float)
         self._known: dict[int, tuple[str, float]] = {}
         self.usage = Usage()
 
     def by_role(self) -> dict[str, list[psutil.Process]]:
-        """``api``, ``worker`` and ``decoder``; the oldest worker is the one in service."""
+        """``api``, ``worker`` and ``decoder``, with what forks those; the oldest worker is the one in service."""
         found: dict[str, list[psutil.Process]] = {"api": [self._api], "worker": [], "decoder": []}
         for child in self._api.children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended while we looked

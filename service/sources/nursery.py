@@ -61,15 +61,21 @@ class Nursery:
     async def _bear(self) -> Child:
         async with self._one_at_a_time:
             nursery = await self._raised()
-            ours, theirs = socket.socketpair()
             try:
-                born = await self._asked(nursery, Bear(), Born, [theirs.fileno()])
-                process = ForkedProcess(born.pid, functools.partial(self._status_of, nursery, born.pid))
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                theirs.close()
+                return await self._borne_by(nursery)
+            except NurseryGone:  # it had ended, and nobody had noticed yet
+                return await self._borne_by(await self._raised())
+
+    async def _borne_by(self, nursery: Child) -> Child:
+        ours, theirs = socket.socketpair()
+        try:
+            born = await self._asked(nursery, Bear(), Born, [theirs.fileno()])
+            process = ForkedProcess(born.pid, functools.partial(self._status_of, nursery, born.pid))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return Child(process, AsyncChannel(ours, FROM_DECODER))
 
     async def _status_of(self, nursery: Child, pid: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ws_client import poll
 
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.child import Child

@@ -94,6 +94,8 @@ class Nursery:
 
     async def _raised(self) -> Child:
         if self._child is None or not self._child.alive:
+            if self._child is not None:
+                self._child.channel.close()
             child = await Child.spawn(NURSERY_MODULE, FROM_NURSERY, environment=ONE_THREAD, inherits=False)
             try:
                 await self._asked(child, self._order, NurseryReady)

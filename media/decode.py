@@ -24,6 +24,7 @@ from stmixer.media.display import Display
 from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
 from stmixer.media.probe import (
+    DECODERS,
     choose_stream,
     clock_wraps,
     explain,
@@ -183,7 +184,7 @@ class VideoReader:
 
     def _configure(self, stream: VideoStream, threads: int, low_latency: bool) -> None:
         context = stream.codec_context
-        context.options = {"max_pixels": str(self._limits.decoder_pixels)}
+        context.options = {"max_pixels": str(self._limits.decoder_pixels), "codec_whitelist": DECODERS}
         context.thread_count = threads
         context.thread_type = "SLICE" if low_latency else "AUTO"
         if low_latency and context.codec.canonical_name == "av1":

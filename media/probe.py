@@ -22,6 +22,15 @@ DEMUXERS = (
     "dv,mxf,gxf,dhav,ifv,lmlm4,yuv4mpegpipe,nut,nuv,nsv,rm,ivr,vivo,wtv,ty,pva,r3d,smjpeg,"
     "h264,hevc,vvc,evc,av1,obu,m4v,h261,h263,vc1,cavsvideo,dirac,dnxhd,mjpeg,mpjpeg,mjpeg_2000,ingenient,mxg"
 )
+# FFmpeg's decoders, by its own names, for what those containers hold in practice; docs/formats.md lists them too. The
+# others, five times as many and most of them for games of the nineties, are code that nobody has to reach. Sound and
+# subtitles are never decoded, so none of theirs is among them.
+DECODERS = (
+    "h264,hevc,vvc,libdav1d,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,mjpeg,prores,dnxhd,dvvideo,ffv1,rawvideo,"
+    "h261,h263,flv,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,theora,dirac,cavs,jpeg2000,png,apng,gif,"
+    "cinepak,svq1,svq3,msvideo1,huffyuv,ffvhuff,v210,vp3,vp6,vp6f,rv10,rv20,rv30,rv40,mxpeg,nuv"
+)
+_DECODERS = frozenset(DECODERS.split(","))
 DEFAULT_RATE = Fraction(25)
 _WITHOUT_CLOCK = frozenset(
     (
@@ -55,6 +64,7 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
     """
     options = {
         "format_whitelist": DEMUXERS,
+        "codec_whitelist": DECODERS,
         "protocol_whitelist": "none",
         # Without this the demuxer skips a track that lies in another file, and nobody learns why there is no picture.
         "enable_drefs": "1",
@@ -73,13 +83,13 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
 
 
 def choose_stream(container: InputContainer) -> VideoStream:
-    """The video to read: of those that are no cover picture the first that can be decoded, preferring default tracks,
+    """The video to read: of those that are no cover picture the first that may be decoded, preferring default tracks,
     then such as hold anything.
 
     Not FFmpeg's own choice, which goes by bit rate and takes a two-picture track of stills over the film beside it.
 
     Raises:
-        MediaError: ``no_video``; ``unsupported_codec`` when there is no decoder for any.
+        MediaError: ``no_video``; ``unsupported_codec`` when there is no decoder for any, or none that is taken.
     """
     streams = [s for s in container.streams.video if not s.disposition & _NOT_VIDEO]
     if not streams:
@@ -90,14 +100,23 @@ def choose_stream(container: InputContainer) -> VideoStream:
 
     def rank(stream: VideoStream) -> tuple[bool, bool, bool]:
         empty = stream.average_rate is None and not stream.frames
-        return (stream.codec_context is not None, bool(stream.disposition & Disposition.default), not empty)
+        return (_is_taken(stream), bool(stream.disposition & Disposition.default), not empty)
 
     best = max(streams, key=rank)
     if best.codec_context is None:
         raise MediaError(
             "unsupported_codec", "there is no decoder for this video; convert it, for instance to H.264 in MP4"
         )
+    if not _is_taken(best):
+        codec = best.codec_context.codec.canonical_name
+        raise MediaError(
+            "unsupported_codec", f"video encoded as {codec} is not taken; convert it, for instance to H.264 in MP4"
+        )
     return best
+
+
+def _is_taken(stream: VideoStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.codec.name in _DECODERS
 
 
 def has_clock(container: InputContainer) -> bool:

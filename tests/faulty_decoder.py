@@ -1,20 +1,18 @@
 """A decoder that breaks the protocol, started in the real one's place: what it has met may have taken it over.
 
-``FAULTY_DECODER`` is one of ``FAULTS``: what it does once it is told to open a source. Then it waits, as a decoder that
-has nothing to say would, so that whoever does not notice waits for ever.
+``module_of`` gives the module for one of ``FAULTS``: what it does once it is told to open a source. Then it waits, as a
+decoder that has nothing to say would, so that whoever does not notice waits for ever. A module for each, since a
+decoder's environment is empty.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stmixer.service.ipc.channel import Channel, ChannelError
-from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import (
     TO_DECODER,
     DecoderReady,
@@ -27,7 +25,6 @@ from stmixer.service.ipc.messages import (
     WorkerBroken,
 )
 
-MODULE = "faulty_decoder"
 OPENED = Opened(320, 240, 171, 128, 30.0)
 
 
@@ -72,6 +69,14 @@ FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
     "no JSON": write(b"Opened\n\x00\xff"),
     "no message": write(b"\x80\x04pickle"),
     "over the limit": over_the_limit,
+    "deep nesting": write(b"Frames\n" + b"[" * 60_000),
+    "deep nesting in a field": write(b'FramesDropped\n{"reason":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}"),
+    "over 64 KiB": write(
+        b'SourceEnded\n{"warnings":["' + b"a" * 9_000 + b'","' + b'","'.join([b"b" * 9_000] * 8) + b'"]}'
+    ),
+    "a payload": lambda _, connection: connection.sendall(
+        (10).to_bytes(4, "little") + (1 << 20).to_bytes(4, "little") + b"Flushed\n{}" + bytes(1 << 20)
+    ),
 }
 """By name: what a decoder says that none may say there."""
 PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
@@ -81,13 +86,29 @@ PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
 """The same, of a decoder of pictures."""
 
 
-def main() -> None:
-    """``python -m faulty_decoder FD MEMORY_MB``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    connection = socket.socket(fileno=int(sys.argv[1]))
+FAULTY = """import faulty_decoder
+
+
+def prepare():
+    pass
+
+
+def run(connection, memory_bytes):
+    faulty_decoder.run({fault!r}, connection)
+"""
+
+
+def module_of(fault: str, folder: Path) -> str:
+    """The name of a new module in ``folder``, which has to be on the path, that runs a decoder with this fault."""
+    name = "decoder_with_" + "_".join(fault.replace("'", "").split())
+    (folder / f"{name}.py").write_text(FAULTY.format(fault=fault))
+    return name
+
+
+def run(fault: str, connection: socket.socket) -> None:
+    """A decoder with this fault, as ``service.decoder.process`` has one."""
     channel = Channel(connection, TO_DECODER)
-    act: Any = (FAULTS | PICTURES_FAULTS)[os.environ["FAULTY_DECODER"]]
+    act: Any = (FAULTS | PICTURES_FAULTS)[fault]
     try:
         channel.send(DecoderReady())
         if channel.receive() is not None:
@@ -96,7 +117,3 @@ def main() -> None:
             pass
     except ChannelError:
         pass
-
-
-if __name__ == "__main__":
-    main()

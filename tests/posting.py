@@ -20,6 +20,8 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Server
 
+from stmixer.service.bench.processes import holds_shared_memory
+
 T = TypeVar("T")
 WORKER, DECODER = "stmixer.service.worker.process", "stmixer.service.decoder.process"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
@@ -115,8 +117,24 @@ class Holding:
     ring_bytes: float
 
 
+def descriptors(process: psutil.Process) -> int:
+    """How many it has; 0 where it hides them from us, who are not root."""
+    with contextlib.suppress(psutil.AccessDenied):
+        return int(process.num_fds())
+    return 0
+
+
 def open_files(process: psutil.Process) -> Iterator[str]:
-    """What a process's descriptors and mappings refer to that has no name: temporary files, ring memory."""
+    """What a process's descriptors and mappings refer to that has no name: temporary files, ring memory.
+
+    Of one that hides from us, who are not root, whether it has shared memory is all that can be told.
+    """
+    try:
+        Path(f"/proc/{process.pid}/maps").read_bytes()
+    except PermissionError:
+        if holds_shared_memory(process.pid):
+            yield "shared memory"
+        return
     for fd in Path(f"/proc/{process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(fd)
@@ -136,8 +154,8 @@ def holding(server: Server) -> Holding:
         workers=len(workers),
         decoders=len(decoders),
         half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in process.net_connections("tcp")),
-        descriptors=process.num_fds(),
-        worker_descriptors=sum(worker.num_fds() for worker in workers),
+        descriptors=descriptors(process),
+        worker_descriptors=sum(descriptors(worker) for worker in workers),
         files=tuple(sorted(name for p in (process, *workers, *decoders) for name in open_files(p))),
         streams=sum(value for (name, _), value in values.items() if name == "stmixer_streams_active"),
         ring_bytes=values["stmixer_ring_bytes", ()],
@@ -191,7 +209,7 @@ def busy_decoder(server: Server) -> psutil.Process:
 
     def look() -> psutil.Process | None:
         for child in server.children_of(DECODER):
-            if "stmixer-ring" in Path(f"/proc/{child.pid}/maps").read_text():
+            if holds_shared_memory(child.pid):
                 return child
         return None
 

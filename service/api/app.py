@@ -39,7 +39,7 @@ PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v
 """What asks for no key. The page and its files are among it: a key is typed into them. So is the stream's address: as
 HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
-SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/metrics": "admin"}
+SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
 _PORTS = {"http": "80", "https": "443"}
 

@@ -47,6 +47,12 @@ async def labels(request: Request) -> dict[str, Any]:
     return {"model": model.name, "labels": [{"id": label.id, "name": label.name} for label in model.labels]}
 
 
+@router.get("/v1/status")
+async def status(request: Request) -> dict[str, Any]:
+    """What an operator should know of this machine: the walls around decoders that it lacks (docs/security.md)."""
+    return {"missing_walls": request.app.state.service.missing_walls}
+
+
 @router.get("/healthz")
 @router.get("/v2/health/live", include_in_schema=False)
 async def healthz() -> dict[str, str]:

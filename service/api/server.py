@@ -18,6 +18,7 @@ from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
+from stmixer.service.ipc.child import hide
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE
 
@@ -32,6 +33,8 @@ def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decode
 
     ``worker_module``, ``decoder_module``: what its child processes run.
     """
+    if (why := hide()) is not None:
+        log.warning("our memory can be read by other processes of this user: %s", why)
     listening = bind(settings)
     try:
         service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from weakref import WeakSet
@@ -17,13 +18,15 @@ from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import CapacityError, StartError
 from stmixer.service.ipc.memory import available_bytes
-from stmixer.service.ipc.ring import ring_shape
+from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
+
+log = logging.getLogger("stmixer")
 
 GOAWAY_S = 5.0
 """How long live streams go on at most once they know that we are going away."""
@@ -70,9 +73,17 @@ class Service:
             await self.engine.start()
             check_memory(self.engine.model, available_bytes())
             await self.pool.start()
+            if missing := self.missing_walls:
+                log.warning("decoders go without some walls on this machine: %s", "; ".join(missing))
         except BaseException:
             await self.stop()
             raise
+
+    @property
+    def missing_walls(self) -> tuple[str, ...]:
+        """What this machine lacks of what shuts a decoder in (docs/security.md), a line each."""
+        why = why_unsealed()
+        return (*self.pool.missing_walls, *(() if why is None else (f"seal: {why}",)))
 
     # -- the way out
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, Queue
 
 import psutil
@@ -21,6 +22,7 @@ from stmixer.service.errors import StartError
 
 WORKER_MODULE = "stmixer.service.worker.process"
 DECODER_MODULE = "stmixer.service.decoder.process"
+NURSERY_MODULE = "stmixer.service.decoder.nursery"
 START_S = 180.0
 
 
@@ -77,14 +79,14 @@ class Processes:
     """A service's processes by the id of its API process, told apart by the module that each runs."""
 
     def __init__(self, pid: int, worker_module: str | None = None) -> None:
-        self._roles = {worker_module or WORKER_MODULE: "worker", DECODER_MODULE: "decoder"}
+        self._roles = {worker_module or WORKER_MODULE: "worker", DECODER_MODULE: "decoder", NURSERY_MODULE: "decoder"}
         self._api = psutil.Process(pid)
         self._ended: dict[str, float] = defaultdict(float)
         self._known: dict[int, tuple[str, float]] = {}
         self.usage = Usage()
 
     def by_role(self) -> dict[str, list[psutil.Process]]:
-        """``api``, ``worker`` and ``decoder``; the oldest worker is the one in service."""
+        """``api``, ``worker`` and ``decoder``, with what forks those; the oldest worker is the one in service."""
         found: dict[str, list[psutil.Process]] = {"api": [self._api], "worker": [], "decoder": []}
         for child in self._api.children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended while we looked
@@ -116,8 +118,10 @@ class Processes:
         self.usage.cpu.append({role: cpu[role] + self._ended[role] for role in ("api", "worker", "decoder")})
 
     def descriptors(self) -> int:
-        """Of the API process."""
-        return int(self._api.num_fds())
+        """Of the API process, which hides them from all but root; 0 where that keeps us out."""
+        with suppress(psutil.AccessDenied):
+            return int(self._api.num_fds())
+        return 0
 
     def kill(self, what: str) -> bool:
         """SIGKILL for the ``worker`` in service, the ``spare``, or a busy ``decoder``; False where there is none."""
@@ -134,6 +138,15 @@ class Processes:
 
 
 def _has_ring(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any("stmixer-ring" in entry.path for entry in process.memory_maps(grouped=True))
+    with suppress(OSError):
+        return holds_shared_memory(process.pid)
     return False
+
+
+def holds_shared_memory(pid: int) -> bool:
+    """Whether a process has pages of a memfd, which in a decoder are its ring's. Raises OSError where it has ended.
+
+    What is mapped is hidden from all but root, sizes are not.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssShmem:")[2].split()[0]) > 0

@@ -1,29 +1,29 @@
-"""A decoder process: the only place where untrusted media meets FFmpeg.
+"""A decoder process, forked by ``decoder.nursery``: the only place where untrusted media meets FFmpeg.
 
-Reads one source at a time, samples it on the time grid, resizes, writes ring slots, and tells the API process of every
-frame (``ipc.messages``, TO_DECODER and FROM_DECODER). Its memory is bounded, an upload's CPU time too; when the parent
-is gone it ends.
+Shuts itself in (``decoder.cell``), then reads one source, samples it on the time grid, resizes, writes ring slots, and
+tells the API process of every frame (``ipc.messages``, TO_DECODER and FROM_DECODER). Its memory is bounded, an upload's
+CPU time too. It never reads a second source, which may be somebody else's; when the parent is gone it ends.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import signal
 import socket
-import sys
 import time
 
 from stmixer.media.annotated import write_annotated
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
+from stmixer.media.loaded import load_all
 from stmixer.media.sniff import sniff
+from stmixer.service.decoder import cell
 from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
 from stmixer.service.decoder.writer import ParentGone, Writer
 from stmixer.service.ipc.channel import Channel, ChannelError, Received
-from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import (
+    FROM_DECODER,
     TO_DECODER,
     DecoderReady,
     EndOfPictures,
@@ -157,50 +157,60 @@ def render(channel: Channel, received: Received) -> None:
 
 
 def serve(channel: Channel) -> None:
-    """Sources one after another until the parent closes."""
-    while (received := channel.receive()) is not None:
-        order = received.message
-        try:
-            match order:
-                case OpenUpload() | OpenContainer():
-                    _limit_cpu(order.sampling.cpu_s)
-                    decode_video(channel, received.fds[0], order)
-                case OpenPictures():
-                    _limit_cpu(order.sampling.cpu_s)
-                    decode_pictures(channel, order)
-                case Render():
-                    _limit_cpu(order.cpu_s)
-                    render(channel, received)
-                case _:  # it crossed with the end of its stream
-                    for fd in received.fds:
-                        os.close(fd)
-        except MediaError as error:
-            channel.send(SourceFailed(error.code, str(error)))
-        except MemoryError:
-            channel.send(SourceFailed("too_large", "decoding it needs more memory than allowed"))
+    """One source, then nothing until the parent closes."""
+    received = channel.receive()
+    if received is None:
+        return
+    try:
+        carry_out(channel, received)
+    except MediaError as error:
+        channel.send(SourceFailed(error.code, str(error)))
+    except MemoryError:
+        channel.send(SourceFailed("too_large", "decoding it needs more memory than allowed"))
+    while (late := channel.receive()) is not None:  # it crossed with the end of the source
+        for fd in late.fds:
+            os.close(fd)
+
+
+def carry_out(channel: Channel, received: Received) -> None:
+    """The one order of this process. Raises MediaError, MemoryError."""
+    match received.message:
+        case OpenUpload() | OpenContainer() as order:
+            _limit_cpu(order.sampling.cpu_s)
+            cell.write_no_file()
+            decode_video(channel, received.fds[0], order)
+        case OpenPictures() as order:
+            _limit_cpu(order.sampling.cpu_s)
+            cell.write_no_file()
+            decode_pictures(channel, order)
+        case Render() as order:
+            _limit_cpu(order.cpu_s)
+            render(channel, received)
 
 
 def _limit_cpu(seconds: float | None) -> None:
-    """Bound CPU time from here on; the kernel's SIGXCPU ends the process past it."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = resource.RLIM_INFINITY if seconds is None else int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+    """Bound CPU time from here on, for good: SIGXCPU ends the process past it, and a second later SIGKILL."""
+    if seconds is None:
+        return
+    used, hard = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, soft + 1))
 
 
-def main() -> None:
-    """``python -m stmixer.service.decoder.process FD MEMORY_MB``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
-    die_with_parent()
-    memory = int(sys.argv[2]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_DECODER)
+def prepare() -> None:
+    """All that is needed later and cannot be had inside: what decoders share, made before they are (``nursery``)."""
+    for corridor in (TO_DECODER, FROM_DECODER):
+        corridor.prepare()
+    load_all()
+
+
+def run(connection: socket.socket, memory_bytes: int) -> None:
+    """A decoder's whole life, after ``prepare``: its end of the channel, and the address space it may have."""
+    channel = Channel(connection, TO_DECODER)
+    missing = cell.shut(memory_bytes)
     try:
-        channel.send(DecoderReady())
+        channel.send(DecoderReady(missing))
         serve(channel)
     except (ParentGone, ChannelError):
         pass
-
-
-if __name__ == "__main__":
-    main()

@@ -18,8 +18,6 @@ from typing import Any
 from stmixer.service.ipc.messages import Corridor, MessageError, encode
 
 _LENGTHS = struct.Struct("<II")
-MAX_MESSAGE = 64 * 1024 * 1024
-MAX_PAYLOAD = 64 * 1024 * 1024
 _MAX_FDS = 4
 
 
@@ -70,7 +68,7 @@ class Channel:
             if len(prefix) < _LENGTHS.size:
                 prefix += self._exactly(_LENGTHS.size - len(prefix))
             length, payload = _LENGTHS.unpack(prefix)
-            if length > MAX_MESSAGE or payload > MAX_PAYLOAD:
+            if length > self._incoming.max_bytes or payload > self._incoming.max_payload:
                 raise GarbledError(f"a message of {length} + {payload} bytes is over the limit")
             data = self._exactly(length + payload)
             message = self._incoming.decode(data[:length])
@@ -79,6 +77,10 @@ class Channel:
         except MessageError as error:
             raise GarbledError(str(error)) from None
         return Received(message, data[length:], list(fds))
+
+    def close(self) -> None:
+        """Close; the parent sees the end of our messages."""
+        self._sock.close()
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray(count)
@@ -120,7 +122,7 @@ class AsyncChannel:
             if not prefix:
                 return None
             length, payload = _LENGTHS.unpack(prefix)
-            if length > MAX_MESSAGE or payload > MAX_PAYLOAD:
+            if length > self._incoming.max_bytes or payload > self._incoming.max_payload:
                 raise GarbledError(f"a message of {length} + {payload} bytes is over the limit")
             data = await self._exactly(length + payload)
             message = self._incoming.decode(data[:length])

@@ -10,11 +10,16 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from stmixer.service.ipc.channel import AsyncChannel
 from stmixer.service.ipc.messages import Corridor
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+_EXPENDABLE = Path("/proc/self/oom_score_adj")
+_MOST_EXPENDABLE = 1000
 
 KEEPS_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 """Environment of a process that infers: glibc keeps up to half a gigabyte of what a batch frees for the next.
@@ -24,10 +29,21 @@ next one. In profiles of SlowOnly's decoder the last step of mixing then took 6 
 """
 
 
+class Process(Protocol):
+    """What is asked of a process, as ``asyncio.subprocess`` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def kill(self) -> None: ...
+    async def wait(self) -> int: ...
+
+
 class Child:
     """A running child. It sees the end of its channel when we die, and ends."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: AsyncChannel) -> None:
+    def __init__(self, process: Process, channel: AsyncChannel) -> None:
         self._process = process
         self.channel = channel
 
@@ -48,15 +64,18 @@ class Child:
         incoming: Corridor,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        *,
+        inherits: bool = True,
     ) -> Child:
         """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD.
 
         ``incoming``: the messages that may come from it.
 
-        ``environment`` is set besides ours, but where ours has those variables already.
+        ``environment`` is set besides ours, but where ours has those variables already. One that does not inherit gets
+        of ours only what starting Python takes.
         """
         ours, theirs = socket.socketpair()
-        together = {**(environment or {}), **_environment()}
+        together = {**(environment or {}), **_environment(inherits=inherits)}
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", module, str(theirs.fileno()), *arguments,
@@ -103,6 +122,29 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def hide() -> str | None:
+    """Let no other process, of the same user included, read our memory or take our descriptors; root still may.
+
+    Why it cannot be done, or None. Nor is a core dumped.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        return f"the kernel refuses ({os.strerror(ctypes.get_errno())})"
+    return None
+
+
+def more_expendable(by: int) -> str | None:
+    """Where memory runs out, have the kernel end us before what is less expendable; why not, or None.
+
+    ``by`` is added to our ``oom_score_adj``. Goes before ``hide``, after which the file is root's.
+    """
+    try:
+        _EXPENDABLE.write_text(str(min(_MOST_EXPENDABLE, int(_EXPENDABLE.read_text()) + by)))
+    except (OSError, ValueError) as error:
+        return f"{_EXPENDABLE} cannot be written ({error})"
+    return None
+
+
 def describe_exit(status: int) -> str:
     """An exit status in words."""
     if status < 0:
@@ -110,10 +152,15 @@ def describe_exit(status: int) -> str:
     return f"ended with status {status}"
 
 
-def _environment() -> dict[str, str]:
+STARTS_PYTHON = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+"""Variables without which another interpreter may not start, or starts slower."""
+
+
+def _environment(*, inherits: bool) -> dict[str, str]:
     """Ours, with modules found wherever the parent was started from, and OpenMP threads that sleep while they wait.
 
     By default they spin; beside decoders on the same cores that turned a 15 ms batch of ``tiny`` into over a second.
     """
     path = os.pathsep.join(path for path in sys.path if path)
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    ours = os.environ if inherits else {name: os.environ[name] for name in STARTS_PYTHON if name in os.environ}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **ours, "PYTHONPATH": path}

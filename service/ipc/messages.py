@@ -28,8 +28,12 @@ Score = Annotated[float, Field(ge=0, le=1)]
 MAX_TEXT = 10_000
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
-MAX_FRAMES_TOLD = 4096
+MAX_FRAMES_TOLD = 1024
 MAX_BATCH = 64
+MAX_BYTES = 64 * 2**20
+"""Of a message, and of a payload, of those we trust to be large."""
+MAX_DECODER_BYTES = 64 * 2**10
+"""Of a message of a decoder, which sends no payload."""
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -223,7 +227,9 @@ class Render:
 
 @dataclass(frozen=True, slots=True)
 class DecoderReady:
-    """The process has started and waits for its first source."""
+    """The process is shut in and waits for its source. ``missing``: the walls that this machine does not have."""
+
+    missing: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,11 +458,19 @@ def encode(message: object) -> bytes:
 
 
 class Corridor:
-    """What may come along one channel in one direction; ``name`` is for errors."""
+    """What may come along one channel in one direction; ``name`` is for errors.
 
-    def __init__(self, name: str, *kinds: type[Any]) -> None:
-        self.name = name
+    ``max_bytes``, ``max_payload``: bytes of a message and of its payload; more is not even read.
+    """
+
+    def __init__(self, name: str, *kinds: type[Any], max_bytes: int = MAX_BYTES, max_payload: int = MAX_BYTES) -> None:
+        self.name, self.max_bytes, self.max_payload = name, max_bytes, max_payload
         self._kinds = {kind.__name__: kind for kind in kinds}
+
+    def prepare(self) -> None:
+        """Make now what coding its messages takes: pydantic imports some of that when it is first needed."""
+        for kind in self._kinds.values():
+            _ADAPTERS.get(kind) or _new_adapter(kind)
 
     def decode(self, raw: bytes) -> Any:
         """A message of this corridor from its bytes. Raises MessageError."""
@@ -473,6 +487,50 @@ class Corridor:
             raise MessageError(f"{self.name}: {where}: {first['msg']}") from None
 
 
+# -- API process ↔ the process that forks decoders; each question has one answer
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseDecoders:
+    """The first: what decoders run, and the address space that each may have. Answered with ``NurseryReady``."""
+
+    module: Annotated[str, Field(max_length=200)]
+    memory_bytes: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class NurseryReady:
+    """Everything is imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bear:
+    """Fork a decoder; its end of its channel comes as a descriptor. Answered with ``Born``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """The decoder's process id, which stays its own until it is reaped."""
+
+    pid: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """A decoder has ended: take its exit status. Answered with ``Reaped``."""
+
+    pid: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """An exit status, negative for a signal."""
+
+    status: int
+
+
+TO_NURSERY = Corridor("to the nursery", RaiseDecoders, Bear, Reap)
+FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
     OpenUpload, OpenContainer, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures, Render,
@@ -481,6 +539,7 @@ FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
     SourceEnded, SourceFailed, Rendered,
+    max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)
 FROM_WORKER = Corridor("from the worker", WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)

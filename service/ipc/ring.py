@@ -1,5 +1,7 @@
 """A stream's frame buffer: memory that the API process owns and passes to its children by descriptor.
 
+Its size is sealed: a decoder that shrank it would end the worker that reads it (SIGBUS), and so everybody's streams.
+
 Layout of the memfd: one int64 generation per slot, then the slots, uint8 RGB (height, width, 3) each. A slot's
 generation is 0 while it is written. The writer (a decoder) and the reader (a worker) never share a lock: the reader
 copies, then looks again whether the generations are still those it was told (a seqlock).
@@ -7,6 +9,7 @@ copies, then looks again whether the generations are still those it was told (a 
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
@@ -64,13 +67,35 @@ class RingMemory:
 
 def create_ring(shape: RingShape) -> RingMemory:
     """A new ring, zeroed: no slot holds a frame yet."""
-    fd = os.memfd_create("stmixer-ring", os.MFD_CLOEXEC)
+    fd = os.memfd_create("stmixer-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, shape.total_bytes)
     except OSError:
         os.close(fd)
         raise
+    seal_size(fd)
     return RingMemory(fd, shape)
+
+
+def seal_size(fd: int) -> str | None:
+    """Let nobody change a memfd's size any more; why not where the kernel cannot, else None."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        return f"the kernel does not seal memory ({error.strerror})"
+    return None
+
+
+def why_unsealed() -> str | None:
+    """Why rings cannot be sealed on this machine; None where they can."""
+    memory = create_ring(RingShape(1, 1, 1))
+    try:
+        seals = fcntl.fcntl(memory.fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        return f"the kernel does not seal memory ({error.strerror})"
+    finally:
+        memory.close()
+    return None if seals & fcntl.F_SEAL_SHRINK else "the kernel took a seal and does not keep it"
 
 
 class Ring:

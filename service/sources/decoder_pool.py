@@ -1,4 +1,4 @@
-"""Decoder processes, kept warm and handed out one to a stream."""
+"""Decoder processes, kept warm and handed out one to a stream, which is the only one that each of them ever meets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import logging
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import FROM_DECODER, DecoderReady
+from stmixer.service.ipc.messages import DecoderReady
 from stmixer.service.settings import Settings
+from stmixer.service.sources.nursery import Nursery, NurseryGone
 
 log = logging.getLogger("stmixer.decoder")
 
@@ -18,16 +19,21 @@ DECODER_MODULE = "stmixer.service.decoder.process"
 
 
 class DecoderPool:
-    """Idle decoders ready to go. One that served its stream to a clean end goes back, any other is ended."""
+    """Idle decoders ready to go, none of which has opened anything.
+
+    ``missing_walls``: what this machine lacks to shut them in (``decoder.cell``), as the last of them said.
+    """
 
     def __init__(self, settings: Settings, module: str = DECODER_MODULE) -> None:
         """``module``: what each of them runs."""
-        self._module = module
-        self._idle_wanted, self._memory_mb = settings.idle_decoders, settings.decoder_memory_mb
+        self._nursery = Nursery(module, settings.decoder_memory_mb)
+        self._idle_wanted = settings.idle_decoders
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
+        self._ending: set[asyncio.Task[int]] = set()
         self._refill: asyncio.Task[None] | None = None
         self._closed = False
+        self.missing_walls: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Fill the pool."""
@@ -36,27 +42,26 @@ class DecoderPool:
     async def acquire(self) -> Child:
         """A decoder for one stream. Raises CapacityError if none can be started."""
         while self._idle:
-            child = self._idle.pop()
+            child = self._idle.pop(0)
             if child.alive:
                 break
             await child.kill()
         else:
             child = await self._spawn()
         self._busy.add(child)
-        if not self._idle:  # the next stream shall not wait for a process to start
-            self._refill_soon()
+        self._refill_soon()  # the next stream shall not wait for a process to start
         return child
 
     async def release(self, child: Child, *, clean: bool) -> None:
-        """Give a decoder back; ``clean`` if it is waiting for its next source."""
+        """End a decoder, whose source may have taken it over; ``clean`` if it is done and will end by itself."""
         self._busy.discard(child)
-        if clean and child.alive and not self._closed and len(self._idle) < self._idle_wanted:
-            self._idle.append(child)
-        elif clean:
-            await child.end(timeout_s=1.0)
+        if clean:  # whoever is answered waits for no process
+            ending = asyncio.create_task(child.end(timeout_s=1.0))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         else:
             await child.kill()
-            self._refill_soon()
+        self._refill_soon()
 
     def _refill_soon(self) -> None:
         if not self._closed and (self._refill is None or self._refill.done()):
@@ -72,7 +77,8 @@ class DecoderPool:
         children = [*self._idle, *self._busy]
         self._idle.clear()
         self._busy.clear()
-        await asyncio.gather(*(child.kill() for child in children))
+        await asyncio.gather(*(child.kill() for child in children), *self._ending)
+        await self._nursery.stop()
 
     async def _fill(self) -> None:
         while len(self._idle) < self._idle_wanted and not self._closed:
@@ -81,16 +87,14 @@ class DecoderPool:
             except CapacityError as error:
                 log.error("%s", error)
                 return
-            if len(self._idle) < self._idle_wanted:
-                self._idle.append(child)
-            else:  # one was given back meanwhile
-                await child.end(timeout_s=1.0)
+            self._idle.append(child)
 
     async def _spawn(self) -> Child:
         try:
-            child = await Child.spawn(self._module, FROM_DECODER, [str(self._memory_mb)])
-        except OSError as error:
-            raise CapacityError("decoder", f"no decoder could be started: {error.strerror}; try again later") from None
+            child = await self._nursery.bear()
+        except (OSError, NurseryGone) as error:
+            why = f": {error.strerror}" if isinstance(error, OSError) else ""
+            raise CapacityError("decoder", f"no decoder could be started{why}; try again later") from None
         try:
             ready = await child.channel.receive()
         except ChannelError:
@@ -101,4 +105,5 @@ class DecoderPool:
         if ready is None or not isinstance(ready.message, DecoderReady):
             await child.kill()
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
+        self.missing_walls = ready.message.missing
         return child

@@ -20,7 +20,7 @@ import torch
 from stmixer.model.clip import input_size
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
-from stmixer.service.ipc.child import die_with_parent
+from stmixer.service.ipc.child import die_with_parent, hide, more_expendable
 from stmixer.service.ipc.messages import (
     MAX_TEXT,
     TO_WORKER,
@@ -41,6 +41,8 @@ from stmixer.service.ipc.ring import Ring, RingShape
 from stmixer.service.worker.features import FrameKey
 from stmixer.service.worker.runner import NO_STREAM, BankEntries, FrameWindow, Job, Runner, pick_device, start_runtime
 
+MORE_EXPENDABLE = 300
+"""What is added to our parent's ``oom_score_adj``: half of a decoder's (``decoder.cell``)."""
 WARM_UP_S = 1.0
 """A larger batch is tried in the warm-up while it should not take longer than this."""
 
@@ -178,6 +180,8 @@ def main() -> None:
     """``python -m stmixer.service.worker.process FD OPTIONS_JSON``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     die_with_parent()
+    more_expendable(MORE_EXPENDABLE)
+    hide()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_WORKER)
     try:
         try:

@@ -1,9 +1,11 @@
 """docs/formats.md lists what is read, as FFmpeg itself names it."""
 
+import itertools
+
 import av
 from conftest import TESTS
 
-from stmixer.media.probe import DEMUXERS
+from stmixer.media.probe import DECODERS, DEMUXERS
 
 DOCUMENT = TESTS.parent / "docs" / "formats.md"
 
@@ -24,5 +26,26 @@ def test_every_demuxer_that_is_taken_is_there() -> None:
 
 
 def test_the_table_is_the_real_list() -> None:
-    table = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
-    assert table[1:] == rows()
+    assert table("| Container or stream |") == rows()
+
+
+def codecs() -> list[str]:
+    """A table row for each codec that is decoded."""
+    named = {av.Codec(name, "r").canonical_name: av.Codec(name, "r").long_name for name in DECODERS.split(",")}
+    return [f"| {name} | {long_name} |" for name, long_name in named.items()]
+
+
+def test_every_decoder_that_is_taken_is_there() -> None:
+    """One that the pinned FFmpeg lacks would raise here."""
+    assert all(av.Codec(name, "r").type == "video" for name in DECODERS.split(","))
+
+
+def test_the_table_of_codecs_is_the_real_list() -> None:
+    assert table("| Codec |") == codecs()
+
+
+def table(head: str) -> list[str]:
+    """The rows of the document's table that begins like this."""
+    lines = DOCUMENT.read_text().splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith(head)) + 2
+    return list(itertools.takewhile(lambda line: line.startswith("| "), lines[first:]))

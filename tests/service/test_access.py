@@ -34,7 +34,8 @@ from stmixer.service.settings import Settings
 
 HTTP = [
     ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/openapi.json", None),
-    ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
+    ("GET", "/metrics", "admin"), ("GET", "/v1/status", "admin"), ("POST", "/v1/detect", "detect"),
+    ("GET", "/nowhere", None),
 ]  # fmt: skip
 OPEN = sorted(PUBLIC | {"/web/index.html"})
 NOT_HTTP = "/v1/streams/ws"

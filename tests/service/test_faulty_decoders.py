@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faulty_decoder
 import pytest
-from faulty_decoder import FAULTS, PICTURES_FAULTS
+from faulty_decoder import FAULTS, PICTURES_FAULTS, module_of
 from in_process import running_engine
 from posting import made_video, post, problem
 from serving import Server, running_server
@@ -50,12 +49,13 @@ CASES += [("pictures", fault) for fault in PICTURES_FAULTS]
 
 @pytest.mark.parametrize(("kind", "fault"), CASES)
 def test_what_no_decoder_may_say_ends_its_stream_in_words(
-    kind: str, fault: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAULTY_DECODER", fault)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = module_of(fault, tmp_path)
 
     async def talk() -> dict[str, Any]:
-        async with running_engine(decoder_module=faulty_decoder.MODULE) as running:
+        async with running_engine(decoder_module=module) as running:
             async with running.session("all" if kind == "upload" else "latest", DetectOptions()) as session:
                 await begin(session, kind)
                 with pytest.raises(InputError, match="broke its decoder") as raised:
@@ -72,14 +72,14 @@ def test_what_no_decoder_may_say_ends_its_stream_in_words(
 
 
 @pytest.fixture(scope="module")
-def hasty(tiny_weights: Path) -> Iterator[Server]:
+def hasty(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service whose decoders tell of frames before they have opened anything."""
-    with running_server(
-        decoder_module=faulty_decoder.MODULE,
-        environment={"FAULTY_DECODER": "frames before opened"},
-        weights=tiny_weights,
-    ) as server:
-        yield server
+    folder = tmp_path_factory.mktemp("decoders")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        module = module_of("frames before opened", folder)
+        with running_server(decoder_module=module, weights=tiny_weights) as server:
+            yield server
 
 
 def test_an_upload_is_answered_and_the_next_one_too(hasty: Server) -> None:

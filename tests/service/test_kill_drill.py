@@ -18,9 +18,11 @@ import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
-from posting import DECODER, WORKER, both_warm, conserved, eventually, metric, open_files, post, same_actors
+from posting import DECODER, WORKER, both_warm, conserved, descriptors, eventually, metric, post, same_actors
 from serving import Server, running_server
 from ws_client import OUTCOMES, jpeg, paced, stream
+
+from stmixer.service.bench.processes import holds_shared_memory
 
 FALL = OWN_CLIPS / "fall.mp4"
 KILLS = int(os.environ.get("DRILL_KILLS", "100"))
@@ -95,7 +97,7 @@ def night(server: Server, kill: Callable[[Server, threading.Event], list[float]]
     with ThreadPoolExecutor(CAMERAS + UPLOADS) as pool:
         post(server, FALL, **UPLOAD)  # what a first load leaves in caches is there before
         eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2)
-        descriptors, memory = process.num_fds(), process.memory_info().rss
+        before, memory = descriptors(process), process.memory_info().rss
         cameras = [pool.submit(camera, server, stop) for _ in range(CAMERAS)]
         posting = [pool.submit(uploads, server, stop, expected) for _ in range(UPLOADS)]
         try:
@@ -105,9 +107,9 @@ def night(server: Server, kill: Callable[[Server, threading.Event], list[float]]
         seen = [future.result() for future in cameras]
         answered = [future.result() for future in posting]
     eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-    eventually(process.num_fds, lambda n: n == descriptors, 60)
+    eventually(lambda: descriptors(process), lambda n: n == before, 60)
     growth = process.memory_info().rss - memory
-    return Night(killed, seen, answered, growth, process.num_fds() - descriptors)
+    return Night(killed, seen, answered, growth, descriptors(process) - before)
 
 
 def kill_workers(server: Server, stop: threading.Event) -> list[float]:
@@ -149,9 +151,7 @@ def kill_decoders(server: Server, stop: threading.Event) -> list[float]:
     chance, moments = random.Random(2), []
     for _ in range(DECODER_KILLS):
         stop.wait(APART_S + chance.uniform(0, 3))
-        busy = eventually(
-            lambda: [d for d in server.children_of(DECODER) if any("stmixer-ring" in f for f in open_files(d))]
-        )
+        busy = eventually(lambda: [d for d in server.children_of(DECODER) if holds_shared_memory(d.pid)])
         chance.choice(busy).kill()
         moments.append(time.monotonic())
     stop.wait(WITHIN_S)

@@ -12,7 +12,7 @@ import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
 from faulty_worker import MODULE, POISON
-from posting import DECODER, both_warm, eventually, metric
+from posting import DECODER, both_warm, descriptors, eventually, metric
 from serving import running_server
 from typer.testing import CliRunner
 
@@ -29,7 +29,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
     with running_server(weights=tiny_weights, spare_workers=1, resume_ttl_s=15, worker_module=MODULE) as server:
         both_warm(server)
         process = psutil.Process(server.process.pid)
-        descriptors = process.num_fds()
+        before = descriptors(process)
         told = CliRunner().invoke(
             app,
             ["bench", "streams", str(OWN_CLIPS / "fall.mp4"), "--url", server.url, "--pid", str(server.process.pid),
@@ -42,7 +42,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
         eventually(lambda: metric(server, "streams_active", source="ws"), lambda n: n == 0, 60)
         eventually(lambda: metric(server, "ring_bytes"), lambda n: n == 0, 60)
         eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-        eventually(process.num_fds, lambda n: n <= descriptors, 60)
+        eventually(lambda: descriptors(process), lambda n: n <= before, 60)
         report = json.loads(output.read_text())
         (step,) = report["steps"]
         write_report("drill_soak", {"options": report["options"], **step, "worker_deaths": deaths(server)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from live_video import video
-from posting import busy_decoder
+from posting import busy_decoder, descriptors
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, Message, jpeg, metric, paced, plain_socket, poll, stream
@@ -36,7 +36,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
     assert poll(lambda: len(server.children_of("stmixer.service.decoder.process")) == 2)
-    return psutil.Process(server.process.pid).num_fds(), len(server.children)
+    return descriptors(psutil.Process(server.process.pid)), len(server.children)
 
 
 STAGES = ["connected", "started", "first picture", "in the middle", "flooding all", "stopped", "container"]
@@ -61,7 +61,7 @@ def test_a_vanished_client_leaves_nothing(own: Server, stage: str) -> None:
         if stage == "stopped":
             client.say("stop")
         vanish(client)
-    assert poll(lambda: psutil.Process(own.process.pid).num_fds() <= fds), stage
+    assert poll(lambda: descriptors(psutil.Process(own.process.pid)) <= fds), stage
     assert at_rest(own)[1] == children
     with stream(own, policy="all", timestamps="prefix", score_threshold=1) as client:
         for n in range(40):

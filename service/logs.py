@@ -16,6 +16,8 @@ from stmixer.service.settings import Settings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that runs now, and of the tasks it started; empty outside of requests."""
+KEY_NAME: ContextVar[str] = ContextVar("key_name", default="")
+"""The name of the key with which it came, once that is known; never the key. Empty where it came without one."""
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
@@ -28,7 +30,7 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback if there is one."""
-        pairs = {**getattr(record, "fields", {}), **_request()}
+        pairs = _belonging(record)
         first, newline, rest = super().format(record).partition("\n")
         return " ".join([first, *(f"{name}={_plain(value)}" for name, value in pairs.items())]) + newline + rest
 
@@ -43,17 +45,20 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-            **_request(),
+            **_belonging(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def _request() -> dict[str, str]:
-    request_id = REQUEST_ID.get()
-    return {"request_id": request_id} if request_id else {}
+def _belonging(record: logging.LogRecord) -> dict[str, Any]:
+    """What the call says, and of the request what it does not: a stream may end in the middle of another's request."""
+    found: dict[str, Any] = dict(getattr(record, "fields", {}))
+    for name, value in (("request_id", REQUEST_ID.get()), ("key", KEY_NAME.get())):
+        if value:
+            found.setdefault(name, value)
+    return found
 
 
 def _plain(value: Any) -> str:

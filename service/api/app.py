@@ -16,7 +16,7 @@ from stmixer.service.access import Scope as KeyScope
 from stmixer.service.access import bearer
 from stmixer.service.api import detect, meta, problems, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
-from stmixer.service.api.request_log import RequestLog
+from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
 from stmixer.service.settings import Settings
@@ -101,6 +101,7 @@ class Gate:
             # without its slash the page's own links would lead beside it
             app = self._app if scope["path"] != root_path else RedirectResponse(f"{root_path}/", 308)
         except StmixerError as error:
+            note_refusal(scope.setdefault("state", {}), error.code)
             app = problems.problem_of(error)
         started, status = time.monotonic(), 500
 

@@ -68,7 +68,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         service.check_room("all", options)  # before its body is read: a full service says so at once
         place = service.place(caller)
         stack.callback(place.release)
-        with service.uploads.one_more() as upload:
+        with service.uploads.one_more(caller) as upload:
             file, fields = await stack.enter_async_context(
                 received_file(request, service.settings, caller, service.uploads, upload)
             )
@@ -182,6 +182,7 @@ async def _mp4(
 ) -> Response:
     keyframes = [_drawn(result) async for result in results]
     _check_connected(session)
+    session.caller.check()
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
         drawing = render(

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stmixer.service.api.problems import problem
 from stmixer.service.api.service import Service
+from stmixer.service.schemas import RunningStreams
 
 router = APIRouter()
 
@@ -45,6 +46,12 @@ async def labels(request: Request) -> dict[str, Any]:
     """The actions it names: each label's number in its data set, and its name."""
     model = request.app.state.service.engine.model
     return {"model": model.name, "labels": [{"id": label.id, "name": label.name} for label in model.labels]}
+
+
+@router.get("/v1/streams")
+async def streams(request: Request) -> RunningStreams:
+    """What runs now: one's own streams, and everybody's with scope admin, each with the name of its key."""
+    return RunningStreams(streams=request.app.state.service.running(request.state.caller))
 
 
 @router.get("/healthz")

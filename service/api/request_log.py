@@ -1,5 +1,7 @@
 """Every request has an id and leaves one line in the log when it has ended, a WebSocket too.
 
+The line names the key that it came with (``logs.KEY_NAME``), and the ``code`` with which it was refused.
+
 The id is the client's ``X-Request-Id`` or one of ours. The path is logged as it came, percent-encoded and without its
 query: nothing in it can look like another line, and no token in it is kept.
 """
@@ -14,7 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stmixer.service.logs import REQUEST_ID, fields
+from stmixer.service.logs import KEY_NAME, REQUEST_ID, fields
 
 log = logging.getLogger("stmixer.request")
 
@@ -33,6 +35,8 @@ class RequestLog:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        KEY_NAME.set("")
+        state = scope.setdefault("state", {})
         request_id = _take_id(dict(scope["headers"]).get(HEADER, b""))
         started, outcome = time.monotonic(), {"status": 500}
 
@@ -50,7 +54,19 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            log.info("request", extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started)))
+            log.info(
+                "request",
+                extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started), **_refusal(state)),
+            )
+
+
+def note_refusal(state: dict[str, Any], code: str) -> None:
+    """Have the line of a request say why it was not answered as it wished. ``state``: of its scope."""
+    state["refused"] = code
+
+
+def _refusal(state: dict[str, Any]) -> dict[str, str]:
+    return {"code": state["refused"]} if "refused" in state else {}
 
 
 def _take_id(offered: bytes) -> str:

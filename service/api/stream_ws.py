@@ -23,6 +23,7 @@ from stmixer.service.access import Caller, bearer
 from stmixer.service.api import protocol
 from stmixer.service.api.problems import problem, problems_of
 from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
+from stmixer.service.api.request_log import note_refusal
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 from stmixer.service.schemas import DetectOptions
@@ -169,7 +170,7 @@ class Connection:
         try:
             await _until(
                 self._write(session), self._read(session, source), self._answer_flushes(session),
-                self._watch(session, source), _evicted(kept),
+                self._watch(session, source), _evicted(kept), _lapsed(session),
             )  # fmt: skip
         except (WebSocketDisconnect, Evicted):
             source.interrupt()
@@ -185,6 +186,7 @@ class Connection:
 
     async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
         """Say why, and close."""
+        note_refusal(self._socket.scope["state"], code)
         try:
             await self._send({"type": "error", "code": code, "message": message, "retryable": retryable})
             await self._close(close, message)
@@ -336,6 +338,11 @@ def _source(session: Session, start: Start) -> LiveSource:
 async def _evicted(kept: ResumableStream) -> None:
     await kept.evicted.wait()
     raise Evicted
+
+
+async def _lapsed(session: Session) -> None:
+    await session.caller.lapsed.wait()
+    session.caller.check()
 
 
 def _may_come_back(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from fastapi import Request
 
 from stmixer.service.access import Caller
 from stmixer.service.api.multipart import FormReader
-from stmixer.service.errors import CapacityError, InputError, StmixerError
+from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -39,6 +39,7 @@ class Upload:
 
     task: asyncio.Task[Any]
     began: float
+    caller: Caller
     bytes: int = 0
     whole: bool = False
     ended_by: StmixerError | None = None
@@ -65,13 +66,13 @@ class WaitingUploads:
         self.metrics.uploads_waiting.set_function(lambda: len(self._uploads))
 
     @contextmanager
-    def one_more(self) -> Iterator[Upload]:
+    def one_more(self, caller: Caller) -> Iterator[Upload]:
         """Around an upload's wait, in the task that answers it. Raises CapacityError where no more may wait."""
         if len(self._uploads) >= self.most:
             self._have_one_give_way(f"{self.most} uploads are on their way already; try again later")
         task = asyncio.current_task()
         assert task is not None
-        upload = Upload(task, self.clock())
+        upload = Upload(task, self.clock(), caller)
         self._uploads.add(upload)
         self.empty.clear()
         try:
@@ -96,6 +97,12 @@ class WaitingUploads:
         """Have all of them answered with this."""
         for upload in self._uploads:
             upload.end(error)
+
+    def end_lapsed(self) -> None:
+        """Have those answered whose key is no longer good."""
+        for upload in self._uploads:
+            if upload.caller.lapsed.is_set():
+                upload.end(AccessError("unauthorized", upload.caller.why, 401))
 
     def _have_one_give_way(self, full: str, but: Upload | None = None) -> None:
         """End the slowest of those that are too slow, which frees its bytes at once. Raises CapacityError for none."""

@@ -33,7 +33,8 @@ from stmixer.service.errors import AccessError, InputError, StartError
 from stmixer.service.settings import Settings
 
 HTTP = [
-    ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/openapi.json", None),
+    ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/v1/streams", None),
+    ("GET", "/openapi.json", None),
     ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
 ]  # fmt: skip
 OPEN = sorted(PUBLIC | {"/web/index.html"})

@@ -15,6 +15,9 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.http11 import Response
+
+from stmixer.service.api.security_headers import security_headers
 
 SHARE = 0.3
 """Of the loop's time that a connection may take for long."""
@@ -147,6 +150,14 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
         elif self.conn.trailing_data[0] and self._head is None:
             self._expect_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered with the headers of every answer."""
+        headers = [*security_headers(tls=self.scheme == "https").items(), (b"content-type", b"text/plain"),
+                   (b"connection", b"close")]  # fmt: skip
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=msg.encode()), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is expected any more."""
         self._stop_expecting()
@@ -169,6 +180,18 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     LAST_WORDS_S = 2.0
     _joined: bytearray | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Whatever a handshake is answered has the headers of every answer."""
+        super().connection_made(transport)
+        table, send = security_headers(tls=self.scheme == "wss"), self.conn.send_response
+
+        def send_with_headers(response: Response) -> None:
+            for name, value in table.items():
+                response.headers.setdefault(name.decode(), value.decode())
+            send(response)
+
+        self.conn.send_response = send_with_headers  # type: ignore[method-assign]
 
     async def run_asgi(self) -> None:
         """Run the application; then give its last words a moment."""

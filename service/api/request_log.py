@@ -21,6 +21,8 @@ from stmixer.service.logs import KEY_NAME, REQUEST_ID, fields
 log = logging.getLogger("stmixer.request")
 
 HEADER = b"x-request-id"
+LONGEST_PATH = 1024
+"""Of what a line keeps of one."""
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -41,14 +43,11 @@ class RequestLog:
         started, outcome = time.monotonic(), {"status": 500}
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.accept"):
+            if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
                 outcome["status"] = message.get("status", 101)
             elif message["type"] == "websocket.close":
-                if outcome["status"] == 101:
-                    outcome["close_code"] = message["code"]
-                else:  # uvicorn's answer to a handshake that is not accepted
-                    outcome["status"] = 403
+                outcome["close_code"] = message["code"]
             await send(message)
 
         try:
@@ -78,7 +77,7 @@ def _take_id(offered: bytes) -> str:
 
 def _request(scope: Scope) -> dict[str, Any]:
     method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-    path = scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1")
+    path = scope.get("raw_path", b"").partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
     return {"method": method, "path": path, "client": scope["client"][0] if scope.get("client") else None}
 
 

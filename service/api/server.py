@@ -87,6 +87,7 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 create_app(service),
                 log_config=None,
                 access_log=False,
+                server_header=False,
                 lifespan="off",
                 http=HttpSocket,
                 proxy_headers=False,  # service/api/entrance.py reads them

@@ -49,7 +49,9 @@ class Child:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD.
+        """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD, in ``/``.
+
+        No file of the folder in which we were started is taken for a module.
 
         ``incoming``: the messages that may come from it.
 
@@ -59,8 +61,8 @@ class Child:
         together = {**(environment or {}), **_environment()}
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, str(theirs.fileno()), *arguments,
-                pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, env=together,
+                sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments,
+                pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, env=together, cwd="/",
             )  # fmt: skip
         except BaseException:
             ours.close()
@@ -115,5 +117,5 @@ def _environment() -> dict[str, str]:
 
     By default they spin; beside decoders on the same cores that turned a 15 ms batch of ``tiny`` into over a second.
     """
-    path = os.pathsep.join(path for path in sys.path if path)
+    path = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}

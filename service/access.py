@@ -26,7 +26,6 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from stmixer.service.errors import AccessError, CapacityError, StartError
-from stmixer.service.logs import KEY_NAME
 
 log = logging.getLogger("stmixer.access")
 
@@ -263,10 +262,19 @@ class StreamPlace:
 
 
 class Access:
-    """The keys that are asked for. ``path`` None asks for none. Raises StartError for a file that cannot be used."""
+    """The keys that are asked for. ``path`` None asks for none; ``known`` is told the name of each key that comes.
 
-    def __init__(self, path: Path | None, clock: Clock = time.monotonic, calendar: Calendar = now_utc) -> None:
-        self._path, self._clock, self._calendar = path, clock, calendar
+    Raises StartError for a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Clock = time.monotonic,
+        calendar: Calendar = now_utc,
+        known: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        self._path, self._clock, self._calendar, self._known = path, clock, calendar, known
         self._anyone = Caller(None, clock)
         self._callers: dict[str, Caller] = {}
         self._seen: tuple[int, int, int] | None = None
@@ -284,7 +292,7 @@ class Access:
         found = self._callers.get(digest(secret))
         if found is None or found.why == TAKEN_AWAY:
             raise AccessError("unauthorized", "this key is not known here", 401)
-        KEY_NAME.set(found.name)
+        self._known(found.name)
         found.check()
         return found
 

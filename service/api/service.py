@@ -19,6 +19,7 @@ from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import AccessError, CapacityError, StartError
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape
+from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions, RunningStream
 from stmixer.service.sessions.resume import ResumableStreams
@@ -58,7 +59,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.access = Access(settings.keys)
+        self.access = Access(settings.keys, known=KEY_NAME.set)
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)

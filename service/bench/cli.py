@@ -109,9 +109,8 @@ def _client_key(on_the_command_line: str | None, file: Path | None) -> str | Non
     That is: we begin anew with it in the environment, which nobody else reads. Raises InputError.
     """
     if on_the_command_line is not None:
-        print(
-            f"stmixer: --api-key shows the key to everybody here: use --api-key-file, or {CLIENT_KEY}", file=sys.stderr
-        )
+        instead = f"use --api-key-file, or {CLIENT_KEY} in the environment"
+        print(f"stmixer: --api-key shows the key to everybody on this machine; {instead}", file=sys.stderr)
         os.environ[CLIENT_KEY] = on_the_command_line
         os.execv(sys.executable, [sys.executable, *without_option(sys.orig_argv[1:], "--api-key")])
     if (key := os.environ.pop(CLIENT_KEY, None)) is not None:

@@ -100,7 +100,8 @@ def test_a_name_without_a_dot_has_to_be_named_too(host: str, ours: bool) -> None
 
 @pytest.mark.parametrize(
     ("scheme", "origin", "allowed"),
-    [("https", "https://cam.example", True), ("https", "http://cam.example", False), ("wss", "HTTPS://cam.example", True),
+    [("https", "https://cam.example", True), ("https", "http://cam.example", False),
+     ("wss", "HTTPS://cam.example", True),
      ("wss", "http://cam.example", False), ("http", "http://cam.example", True), ("http", "https://cam.example", True),
      ("ws", "http://cam.example", True)],
 )  # fmt: skip

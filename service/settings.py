@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     decoder_memory_mb: int = Field(3072, ge=256)
     shutdown_timeout: float = Field(20.0, ge=0)
 
+    max_connections: int | None = Field(None, ge=1, description="half of what descriptors allow, 4096 at most")
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="a quarter of that; proxies of forwarded_allow_ips may have all"
+    )
     max_upload_mb: int = Field(512, ge=1)
     max_width: int = Field(3840, ge=32)
     max_height: int = Field(2160, ge=32)

@@ -31,11 +31,11 @@ class Peers:
         self._everybody = "*" in names
         self._networks = [ipaddress.ip_network(name) for name in names if name != "*"]
 
-    def __contains__(self, address: str) -> bool:
+    def __contains__(self, address: object) -> bool:
         if self._everybody:
             return True
         try:
-            found = ipaddress.ip_address(address)
+            found = ipaddress.ip_address(str(address))
         except ValueError:
             return False
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:

@@ -10,11 +10,15 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 
 from stmixer.service.api.app import create_app
 from stmixer.service.api.connections import HttpSocket, StreamSocket
+from stmixer.service.api.doorway import MOST_CONNECTIONS, Doorway, raise_descriptor_limit, tell_in_a_line
+from stmixer.service.api.entrance import Peers
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
@@ -32,10 +36,11 @@ def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decode
 
     ``worker_module``, ``decoder_module``: what its child processes run.
     """
+    descriptors = raise_descriptor_limit()
     listening = bind(settings)
     try:
         service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)
-        asyncio.run(serve(service, listening))
+        asyncio.run(serve(service, listening, descriptors))
     finally:
         listening.close()
 
@@ -75,9 +80,17 @@ def check_certificate(settings: Settings) -> None:
         ) from None
 
 
-async def serve(service: Service, listening: socket.socket) -> None:
-    """Start → serve → drain → stop, on a socket that listens."""
+def doorway(settings: Settings, descriptors: int) -> Doorway:
+    """For the connections of a process that may open so many descriptors."""
+    most = settings.max_connections or min(MOST_CONNECTIONS, max(1, descriptors // 2))
+    most_of_one = settings.max_connections_per_address or max(1, most // 4)
+    return Doorway(most, most_of_one, Peers(settings.forwarded_allow_ips))
+
+
+async def serve(service: Service, listening: socket.socket, descriptors: int) -> None:
+    """Start → serve → drain → stop, on a socket that listens; ``descriptors`` is how many may be open."""
     settings = service.settings
+    tell_in_a_line(asyncio.get_running_loop())
     check_certificate(settings)
     await service.start()
     try:
@@ -89,7 +102,7 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                http=HttpSocket,
+                http=cast(type[asyncio.Protocol], partial(HttpSocket, doorway=doorway(settings, descriptors))),
                 proxy_headers=False,  # service/api/entrance.py reads them
                 timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,

@@ -145,14 +145,14 @@ async def received_file(
     content_type = request.headers.get("content-type", "")
     is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
     form = FormReader(content_type) if is_form else None
-    with _storage_errors():
+    with storage_errors("an upload"):
         unbuffered = tempfile.TemporaryFile(prefix="stmixer-", buffering=0)  # noqa: SIM115
     with unbuffered:
         file = cast(BinaryIO, unbuffered)
         pace = Pace(settings.upload_idle_s, waiting.clock)
         async for chunk in _limited(request, settings, limit, caller, pace):
             waiting.take(upload, len(chunk))
-            with _storage_errors():
+            with storage_errors("an upload"):
                 await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
         if form is not None:
             form.finish()
@@ -168,12 +168,12 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors(what: str) -> Iterator[None]:
     """Around what writes to disk: a disk without room is no fault of the video. Raises CapacityError ``storage``."""
     try:
         yield
     except OSError as error:
-        log.error("an upload cannot be stored: %s", error)
+        log.error("%s cannot be stored: %s", what, error)
         raise CapacityError("storage", "there is no room to store this video; try again later") from None
 
 

@@ -53,6 +53,7 @@ class Key(BaseModel):
     streams: int | None = Field(8, ge=0, description="streams and uploads at a time")
     requests_per_minute: int | None = Field(600, ge=1)
     megabytes_per_minute: int | None = Field(4096, ge=1)
+    keyframes_per_minute: int | None = Field(None, ge=1)
     created: AwareDatetime | None = Field(None, description="of files before there was one: unknown")
     expires: AwareDatetime | None = Field(None, description="from then on it opens nothing")
 
@@ -179,6 +180,7 @@ class Caller:
         self.key, self.streams = key, 0
         self._requests = Budget(key.requests_per_minute if key else None, clock)
         self._bytes = Budget(_bytes_per_minute(key) if key else None, clock)
+        self._keyframes = Budget(key.keyframes_per_minute if key else None, clock)
         self.lapsed, self.why = asyncio.Event(), ""
 
     @property
@@ -196,6 +198,7 @@ class Caller:
         self.key = key
         self._requests.change(key.requests_per_minute)
         self._bytes.change(_bytes_per_minute(key))
+        self._keyframes.change(key.keyframes_per_minute)
 
     def lapse(self, why: str) -> None:
         """It opens nothing from here on."""
@@ -232,6 +235,12 @@ class Caller:
         if wait_s := self._bytes.spend(count):
             assert self.key is not None
             raise _over(f"{self.key.megabytes_per_minute} MB a minute", wait_s)
+
+    def spend_keyframe(self) -> None:
+        """Raises CapacityError (429) for one too many."""
+        if wait_s := self._keyframes.spend(1):
+            assert self.key is not None
+            raise _over(f"{self.key.keyframes_per_minute} keyframes a minute", wait_s)
 
     @property
     def may_open(self) -> bool:

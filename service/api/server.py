@@ -16,7 +16,7 @@ from typing import cast
 import uvicorn
 
 from stmixer.service.api.app import create_app
-from stmixer.service.api.connections import HttpSocket, StreamSocket
+from stmixer.service.api.connections import HEAD_S, HttpSocket, StreamSocket
 from stmixer.service.api.doorway import MOST_CONNECTIONS, Doorway, raise_descriptor_limit, tell_in_a_line
 from stmixer.service.api.entrance import Peers
 from stmixer.service.api.service import Service
@@ -131,6 +131,19 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; who comes by TLS has to shake hands as soon as others have to ask."""
+        loop = asyncio.get_running_loop()
+        if not self.config.is_ssl:
+            await super().startup(sockets)
+            return
+        listen = loop.create_server
+        loop.create_server = partial(listen, ssl_handshake_timeout=HEAD_S)  # type: ignore[method-assign]
+        try:
+            await super().startup(sockets)
+        finally:
+            loop.create_server = listen  # type: ignore[method-assign]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

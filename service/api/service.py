@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
+
+log = logging.getLogger("stmixer")
 
 GOAWAY_S = 5.0
 """How long live streams go on at most once they know that we are going away."""
@@ -137,14 +140,20 @@ class Service:
         """Whose key is taken away or has expired keeps nothing that runs. A socket notices by itself."""
         while True:
             await asyncio.sleep(KEYS_SEEN_S)
-            self.access.look_again()
-            self.uploads.end_lapsed()
-            for stream in self.resumable.unattended():
-                if stream.session.caller.lapsed.is_set():
-                    await self.resumable.give_way(stream)
-            for session in self._running():
-                if session.stream.source == "upload" and session.caller.lapsed.is_set():
-                    session.cut(AccessError("unauthorized", session.caller.why, 401))
+            try:
+                await self._end_lapsed()
+            except Exception:  # whatever it was, the next key that is taken away still counts
+                log.exception("a key that is no longer good may have kept what runs for it")
+
+    async def _end_lapsed(self) -> None:
+        self.access.look_again()
+        self.uploads.end_lapsed()
+        for stream in self.resumable.unattended():
+            if stream.session.caller.lapsed.is_set():
+                await self.resumable.give_way(stream)
+        for session in self._running():
+            if session.stream.source == "upload" and session.caller.lapsed.is_set():
+                session.cut(AccessError("unauthorized", session.caller.why, 401))
 
     # -- who is let in
 

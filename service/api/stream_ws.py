@@ -353,7 +353,8 @@ def _may_come_back(error: Exception) -> bool:
 def _early_end(session: Session) -> ProtocolError:
     """Why a stream ended that the client did not stop: its media did."""
     if session.error is not None:
-        return ProtocolError(session.error.code, str(session.error), retryable=True)
+        close = protocol.CLOSE_OVERLOADED if session.error.code == "over_limit" else protocol.CLOSE_PROTOCOL
+        return ProtocolError(session.error.code, str(session.error), close, retryable=True)
     return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 
 

@@ -139,6 +139,11 @@ class Session:
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
         self._results.add(self.stream, pending)
+        if pending.outcome == "ok":
+            try:
+                self.caller.spend_keyframe()
+            except CapacityError as error:  # not from within the engine's round, which settles others yet
+                asyncio.get_running_loop().call_soon(self.cut, error)
         if pending.outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
         self.context.room.set()

@@ -363,6 +363,9 @@ def test_tls_and_names(
         assert httpx.get(url + "/healthz", headers=own, verify=context).status_code == 200
         own["Origin"] = "http://cam.example"
         assert httpx.get(url + "/healthz", headers=own, verify=context).status_code == 403
+        host, port = url.removeprefix("https://").split(":")
+        with sockets.create_connection((host, int(port)), timeout=30) as silent:  # asyncio would wait for a minute
+            assert silent.recv(1) == b""
         server = Server(url, open_server.process)
         with plain_socket(server, ssl=context) as socket:
             socket.send(json.dumps({"type": "start", "api_key": secrets["stream"]}))

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import OWN_CLIPS
 from posting import connected, read_until, request_head
@@ -131,6 +132,49 @@ def test_text_is_paid_for_too(tiny_weights: Path, tmp_path: Path) -> None:
             for _ in range(20):
                 client.say("update", top_k=1)
         assert client.refused()[:2] == (4429, "over_limit")
+
+
+# -- keyframes
+
+
+@pytest.fixture(scope="module")
+def frugal(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A service, and a key that may have three keyframes a minute."""
+    path, secret = tmp_path_factory.mktemp("keys") / "keys.json", new_secret()
+    key = Key(name="a", sha256=digest(secret), scopes=("detect", "stream"), keyframes_per_minute=3)
+    other = Key(name="b", sha256=digest(secret + "b"), scopes=("detect", "stream"), keyframes_per_minute=3)
+    write_keys(path, KeyFile(keys=(key, other)))
+    with running_server(weights=tiny_weights, keys=path) as server:
+        yield server, secret
+
+
+def test_a_camera_has_so_many_keyframes_a_minute(frugal: tuple[Server, str]) -> None:
+    server, secret = frugal
+    with plain_socket(server) as socket:
+        client = Client(socket)
+        client.say("start", api_key=secret, keyframe_hz=4, lookahead_ms=0, timestamps="prefix", policy="all")
+        client.first("ready")
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(300):
+                if client.close_code is not None:
+                    break
+                client.picture(jpeg(number % 8), number * 66_667)
+                client._reader.join(0.02)
+        close, code, message = client.refused()
+        assert (close, code) == (4429, "over_limit")
+        assert "3 keyframes a minute" in message
+        assert 3 <= len(client.of("result")) <= 12  # those that ran meanwhile are given
+
+
+def test_an_upload_has_so_many_keyframes_a_minute(frugal: tuple[Server, str]) -> None:
+    server, secret = frugal
+    answer = httpx.post(
+        server.url + "/v1/detect", params={"keyframe_hz": "8"}, content=(OWN_CLIPS / "walk.mp4").read_bytes(),
+        headers={"Authorization": f"Bearer {secret}b"}, timeout=60,
+    ).json()  # fmt: skip
+    assert any("3 keyframes a minute" in warning for warning in answer["warnings"])
+    assert 3 <= answer["summary"]["ok"] < answer["summary"]["keyframes_due"]
+    assert answer["summary"]["cancelled"] > 0
 
 
 # -- uploads

@@ -96,8 +96,9 @@ class PacedTransport:
 
     def expect_reading(self) -> None:
         """What waits has to be read at a least pace from here on, or the connection ends."""
-        self._unread = self._transport.get_write_buffer_size()
-        if self._unread and self._reading is None:
+        waits = self._transport.get_write_buffer_size()
+        if waits and self._reading is None:
+            self._unread = waits
             self._reading = self._loop.call_later(UNREAD_S, self._look_whether_read)
 
     def reading_goes_on(self) -> None:

@@ -7,6 +7,7 @@ is being answered stays. Descriptors for work are kept free: connections get hal
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import resource
 import time
@@ -63,41 +64,55 @@ class Doorway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most, self._most_of_one, self._proxies, self._clock = most, most_of_one, proxies, clock
-        self._inside: dict[Visitor, None] = {}
+        self._inside: dict[Visitor, str] = {}
         self._from: Counter[str] = Counter()
         self._turned_away = Seldom(clock)
 
     def enter(self, visitor: Visitor) -> bool:
         """Whether it may come in, others having gone for it if need be; if so ``left`` has to follow."""
         address = visitor.address
-        crowded = address not in self._proxies and self._from[address] >= self._most_of_one
+        place = place_of(address)
+        crowded = address not in self._proxies and self._from[place] >= self._most_of_one
         full = len(self._inside) >= self._most
-        if (crowded or full) and not self._make_room(address if crowded else None):
+        if (crowded or full) and not self._make_room(place if crowded else None):
             limit = f"{self._most_of_one} from one address" if crowded else f"{self._most} in all"
             if times := self._turned_away.times():
                 log.warning("%d connections turned away, the last one from %s: there may be %s", times, address, limit)
             return False
-        self._inside[visitor] = None
-        self._from[address] += 1
+        self._inside[visitor] = place
+        self._from[place] += 1
         return True
 
     def left(self, visitor: Visitor) -> None:
         """It is closed; once or more often, also one that never came in."""
-        if visitor in self._inside:
-            del self._inside[visitor]
-            self._from[visitor.address] -= 1
-            if not self._from[visitor.address]:
-                del self._from[visitor.address]
+        place = self._inside.pop(visitor, None)
+        if place is not None:
+            self._from[place] -= 1
+            if not self._from[place]:
+                del self._from[place]
 
-    def _make_room(self, address: str | None) -> bool:
-        """Have one go that is not being answered, of this address or of all."""
+    def _make_room(self, place: str | None) -> bool:
+        """Have one go that is not being answered, from this place or from all."""
         for doing in (Doing.NOTHING_YET, Doing.BETWEEN):
-            for visitor in self._inside:  # the oldest first
-                if visitor.doing is doing and address in (None, visitor.address):
+            for visitor, its_place in self._inside.items():  # the oldest first
+                if visitor.doing is doing and place in (None, its_place):
                     self.left(visitor)
                     visitor.leave()
                     return True
         return False
+
+
+def place_of(address: str) -> str:
+    """What counts as one address: one of IPv4, or of IPv6 the 64 bits that a line is given together."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 class Seldom:

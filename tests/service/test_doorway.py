@@ -73,6 +73,17 @@ def test_one_address_has_its_share_and_proxies_have_all(address: str, let_in: in
     assert silent.gone
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("10.0.0.1", "10.0.0.2", False), ("10.0.0.1", "::ffff:10.0.0.1", True), ("2001:db8::1", "2001:db8::2:3:4:5", True),
+     ("2001:db8:0:1::1", "2001:db8:0:2::1", False), ("fe80::1%eth0", "fe80::2%eth1", True), ("testclient", "x", False)],
+)  # fmt: skip
+def test_a_line_is_one_address(one: str, other: str, same: bool) -> None:
+    door = Doorway(100, 1)
+    assert door.enter(Guest(one, Doing.ASKING))
+    assert door.enter(Guest(other, Doing.ASKING)) != same
+
+
 def test_what_is_turned_away_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     door = Doorway(1, 1, clock=lambda: now)

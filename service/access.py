@@ -1,31 +1,45 @@
 """Who may do what, and how much of it: keys with scopes and limits, kept as hashes in one file.
 
 A key is 256 random bits, so one SHA-256 is enough: there is nothing to guess, and finding a key by its hash tells a
-clock nothing about it. The file is read again when it changes: a key that is taken away opens nothing from then on.
+clock nothing about it. The file is read again when it changes: a key that is taken away, or whose time is over, opens
+nothing from then on, and whoever runs something for it is told so (``Caller.lapsed``).
 """
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import hashlib
 import logging
 import math
 import os
 import secrets
+import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from stmixer.service.errors import AccessError, CapacityError, StartError
 
 log = logging.getLogger("stmixer.access")
 
+TAKEN_AWAY, OVER = "this key was taken away", "this key has expired"
+
 Scope = Literal["detect", "stream", "admin"]
 PREFIX = "stm_"
 Clock = Callable[[], float]
+Calendar = Callable[[], datetime]
+
+
+def now_utc() -> datetime:
+    """The wall clock's moment."""
+    return datetime.now(UTC)
 
 
 class Key(BaseModel):
@@ -39,6 +53,13 @@ class Key(BaseModel):
     streams: int | None = Field(8, ge=0, description="streams and uploads at a time")
     requests_per_minute: int | None = Field(600, ge=1)
     megabytes_per_minute: int | None = Field(4096, ge=1)
+    keyframes_per_minute: int | None = Field(None, ge=1)
+    created: AwareDatetime | None = Field(None, description="of files before there was one: unknown")
+    expires: AwareDatetime | None = Field(None, description="from then on it opens nothing")
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether its time has passed."""
+        return self.expires is not None and now >= self.expires
 
 
 class KeyFile(BaseModel):
@@ -62,6 +83,7 @@ def digest(secret: str) -> str:
 def read_keys(path: Path) -> KeyFile:
     """Raises StartError for a file that cannot be used."""
     try:
+        _only_its_owner_writes(path)
         found = KeyFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise StartError("bad_keys", f"--keys {path}: {error.strerror}; make one with `stmixer keys add`") from None
@@ -75,16 +97,51 @@ def read_keys(path: Path) -> KeyFile:
     return found
 
 
+def _only_its_owner_writes(path: Path) -> None:
+    """Who may write the file, or put another in its place, has every key. Raises StartError, OSError."""
+    mode = path.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StartError(
+            "bad_keys", f"--keys {path}: others may write it (mode {stat.S_IMODE(mode):04o}): chmod go-w {path}"
+        )
+    folder = path.absolute().parent
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        why = f"others may write its folder (mode {stat.S_IMODE(mode):04o}): chmod o-w {folder}"
+        raise StartError("bad_keys", f"--keys {path}: {why}")
+
+
 def write_keys(path: Path, keys: KeyFile) -> None:
-    """Replace the file in one step, readable by its owner alone. Raises OSError."""
+    """Replace the file in one step that a loss of power does not undo, readable by its owner alone. Raises OSError."""
     handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
             file.write(keys.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    with _folder(path) as folder:
+        os.fsync(folder)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Around a change of the file: whoever else wants to change it waits. Raises OSError where its folder is none."""
+    with _folder(path) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # the file itself is another one after each change
+        yield
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
 
 
 class Budget:
@@ -93,6 +150,11 @@ class Budget:
     def __init__(self, per_minute: float | None, clock: Clock) -> None:
         self._per_minute, self._clock = per_minute, clock
         self._left, self._at = per_minute or 0.0, clock()
+
+    def change(self, per_minute: float | None) -> None:
+        """Another limit; what was used of the old one counts."""
+        used = (self._per_minute or 0.0) - self._left
+        self._per_minute, self._left = per_minute, (per_minute or 0.0) - used
 
     def spend(self, amount: float) -> int:
         """0 if that was allowed, else the seconds to wait."""
@@ -108,13 +170,50 @@ class Budget:
 
 
 class Caller:
-    """Whoever holds a key, with what they use of it now. ``key`` None is anyone, where no keys are asked for."""
+    """Whoever holds a key, with what they use of it now. ``key`` None is anyone, where no keys are asked for.
+
+    A key has one caller for good, however often its limits change. ``lapsed`` is set once the key is taken away or its
+    time is over; ``why`` says which.
+    """
 
     def __init__(self, key: Key | None, clock: Clock = time.monotonic) -> None:
         self.key, self.streams = key, 0
         self._requests = Budget(key.requests_per_minute if key else None, clock)
-        megabytes = key.megabytes_per_minute if key else None
-        self._bytes = Budget(None if megabytes is None else megabytes * 1e6, clock)
+        self._bytes = Budget(_bytes_per_minute(key) if key else None, clock)
+        self._keyframes = Budget(key.keyframes_per_minute if key else None, clock)
+        self.lapsed, self.why = asyncio.Event(), ""
+
+    @property
+    def name(self) -> str:
+        """The key's; empty for anyone."""
+        return self.key.name if self.key else ""
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether others' streams are shown to it as well."""
+        return self.key is None or "admin" in self.key.scopes
+
+    def change(self, key: Key) -> None:
+        """The same key with other limits, scopes or days."""
+        self.key = key
+        self._requests.change(key.requests_per_minute)
+        self._bytes.change(_bytes_per_minute(key))
+        self._keyframes.change(key.keyframes_per_minute)
+
+    def lapse(self, why: str) -> None:
+        """It opens nothing from here on."""
+        self.why = why
+        self.lapsed.set()
+
+    def holds(self) -> None:
+        """Its key is (again) good."""
+        self.why = ""
+        self.lapsed.clear()
+
+    def check(self) -> None:
+        """Raises AccessError (401) once it has lapsed."""
+        if self.lapsed.is_set():
+            raise AccessError("unauthorized", self.why, 401)
 
     def is_same(self, other: Caller) -> bool:
         """Whether that is the holder of the same key, or anyone where no keys are asked for."""
@@ -136,6 +235,12 @@ class Caller:
         if wait_s := self._bytes.spend(count):
             assert self.key is not None
             raise _over(f"{self.key.megabytes_per_minute} MB a minute", wait_s)
+
+    def spend_keyframe(self) -> None:
+        """Raises CapacityError (429) for one too many."""
+        if wait_s := self._keyframes.spend(1):
+            assert self.key is not None
+            raise _over(f"{self.key.keyframes_per_minute} keyframes a minute", wait_s)
 
     @property
     def may_open(self) -> bool:
@@ -166,10 +271,19 @@ class StreamPlace:
 
 
 class Access:
-    """The keys that are asked for. ``path`` None asks for none. Raises StartError for a file that cannot be used."""
+    """The keys that are asked for. ``path`` None asks for none; ``known`` is told the name of each key that comes.
 
-    def __init__(self, path: Path | None, clock: Clock = time.monotonic) -> None:
-        self._path, self._clock = path, clock
+    Raises StartError for a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Clock = time.monotonic,
+        calendar: Calendar = now_utc,
+        known: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        self._path, self._clock, self._calendar, self._known = path, clock, calendar, known
         self._anyone = Caller(None, clock)
         self._callers: dict[str, Caller] = {}
         self._seen: tuple[int, int, int] | None = None
@@ -183,30 +297,44 @@ class Access:
             return self._anyone
         if secret is None:
             raise AccessError("unauthorized", "send a key: Authorization: Bearer KEY, or api_key in start", 401)
-        self._look_again(self._path)
+        self.look_again()
         found = self._callers.get(digest(secret))
-        if found is None:
+        if found is None or found.why == TAKEN_AWAY:
             raise AccessError("unauthorized", "this key is not known here", 401)
+        self._known(found.name)
+        found.check()
         return found
 
-    def _look_again(self, path: Path) -> None:
-        version = _version(path)
-        if version == self._seen:
+    def look_again(self) -> None:
+        """Let those know whose key is no longer in the file, or whose time is over."""
+        if self._path is None:
             return
-        self._seen = version
-        try:
-            self._take(read_keys(path))
-            log.info("%s: %d keys", path, len(self._callers))
-        except StartError as error:  # half a file must neither open nor shut the door
-            log.error("%s; the keys of before stay", error)
+        version = _version(self._path)
+        if version != self._seen:
+            self._seen = version
+            try:
+                self._take(read_keys(self._path))
+                log.info("%s: %d keys", self._path, sum(not c.lapsed.is_set() for c in self._callers.values()))
+            except StartError as error:  # half a file must neither open nor shut the door
+                log.error("%s; the keys of before stay", error)
+        now = self._calendar()
+        for caller in self._callers.values():
+            if caller.key is not None and caller.key.is_over(now) and not caller.lapsed.is_set():
+                caller.lapse(OVER)
 
     def _take(self, file: KeyFile) -> None:
-        """A key that has not changed keeps what it has used."""
-        before, self._callers = self._callers, {}
+        """Those of a changed file; each keeps what it has used."""
+        now, there = self._calendar(), {key.sha256 for key in file.keys}
+        for sha256, caller in self._callers.items():
+            if sha256 not in there:
+                caller.lapse(TAKEN_AWAY)
         for key in file.keys:
-            old = before.get(key.sha256)
-            caller = old if old is not None and old.key == key else Caller(key, self._clock)
-            self._callers[key.sha256] = caller
+            caller = self._callers.setdefault(key.sha256, Caller(key, self._clock))
+            caller.change(key)
+            if key.is_over(now):
+                caller.lapse(OVER)
+            else:
+                caller.holds()
 
 
 def bearer(headers: dict[bytes, bytes]) -> str | None:
@@ -218,6 +346,10 @@ def bearer(headers: dict[bytes, bytes]) -> str | None:
     if kind.lower() != "bearer" or not secret.strip():
         raise AccessError("unauthorized", "the Authorization header has to be: Bearer KEY", 401)
     return secret.strip()
+
+
+def _bytes_per_minute(key: Key) -> float | None:
+    return None if key.megabytes_per_minute is None else key.megabytes_per_minute * 1e6
 
 
 def _over(limit: str, wait_s: int) -> CapacityError:

@@ -145,6 +145,27 @@ class Summary(Wire):
     pending: int = 0
 
 
+class RunningStream(Wire):
+    """A stream that runs now. ``key``: the name of the key that began it, null where none is asked for; never the key.
+
+    ``seconds`` since it began.
+    """
+
+    id: str
+    source: str
+    policy: str
+    keyframe_hz: float
+    key: str | None
+    seconds: float
+    summary: Summary
+
+
+class RunningStreams(Wire):
+    """``GET /v1/streams``."""
+
+    streams: list[RunningStream]
+
+
 class DetectResponse(Wire):
     """What a posted clip is answered with, and what ``stmixer detect`` writes."""
 

@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
 
+CLIENT_KEY = "STMIXER_CLIENT_KEY"
+"""The key with which a command of ours asks a service; no setting of one."""
+
 
 class Settings(BaseSettings):
     """``stmixer serve`` options. Command line over environment over these defaults."""
@@ -27,7 +30,9 @@ class Settings(BaseSettings):
     precision: PrecisionName = "auto"
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
-    allowed_hosts: str = Field("", description="names it is reached by, with commas, besides addresses and bare names")
+    allowed_hosts: str = Field(
+        "", description="names it is reached by, with commas, besides addresses and this machine's own"
+    )
     forwarded_allow_ips: str = Field(
         "127.0.0.1,::1", description="proxies whose X-Forwarded-* headers count: addresses, networks, * for all"
     )
@@ -44,6 +49,10 @@ class Settings(BaseSettings):
     decoder_memory_mb: int = Field(3072, ge=256)
     shutdown_timeout: float = Field(20.0, ge=0)
 
+    max_connections: int | None = Field(None, ge=1, description="half of what descriptors allow, 4096 at most")
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="a quarter of that; proxies of forwarded_allow_ips may have all"
+    )
     max_upload_mb: int = Field(512, ge=1)
     max_width: int = Field(3840, ge=32)
     max_height: int = Field(2160, ge=32)
@@ -85,7 +94,7 @@ class Settings(BaseSettings):
     @classmethod
     def unknown_environment(cls) -> list[str]:
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
-        known = {f"STMIXER_{name.upper()}" for name in cls.model_fields}
+        known = {f"STMIXER_{name.upper()}" for name in cls.model_fields} | {CLIENT_KEY}
         return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
 
     @property

@@ -66,12 +66,15 @@ def running_server(
     worker_module: str = WORKER_MODULE,
     decoder_module: str = DECODER_MODULE,
     environment: Mapping[str, str] | None = None,
+    descriptors: int | None = None,
     **settings: object,
 ) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
 
     ``worker_module``, ``decoder_module``: another module in a child's place, of this folder (``faulty_worker``,
     ``faulty_decoder``); ``environment`` is set besides.
+
+    ``descriptors``: how many each of its processes may open.
 
     As many streams as they like: what is measured on a busy machine is too little. And a stream ends with its socket,
     so that what it held can be looked for at once. Its temporary folder is its own: other services run beside it.
@@ -87,12 +90,15 @@ def running_server(
     environment |= {"STMIXER_RESUME_TTL_S": "0"}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="service-") as folder:
-        yield from _running(command, environment | {"TMPDIR": folder}, worker_module)
+        yield from _running(command, environment | {"TMPDIR": folder}, worker_module, descriptors)
 
 
-def _running(command: list[str], environment: dict[str, str], worker_module: str) -> Iterator[Server]:
+def _running(
+    command: list[str], environment: dict[str, str], worker_module: str, descriptors: int | None
+) -> Iterator[Server]:
+    limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, text=True,
+        [*limit, sys.executable, "-m", *command], env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     lines: list[str] = []

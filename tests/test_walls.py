@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.access": {"service.errors", "service.settings"},
     "service.client": {"service.schemas"},
     "service.keys_cli": {"service.access", "service.errors"},
-    "service.bench": {"service.client", "service.errors", "service.schemas", "media"},
+    "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},
     "service.bench.faulty_service": {
         "service.api.server", "service.engine.worker", "service.sources.decoder_pool", "service.logs",
         "service.settings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,24 +17,13 @@ from stmixer.service.access import Scope as KeyScope
 from stmixer.service.access import bearer
 from stmixer.service.api import detect, meta, problems, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
-from stmixer.service.api.request_log import RequestLog
+from stmixer.service.api.request_log import RequestLog, note_refusal
+from stmixer.service.api.security_headers import SecurityHeaders
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
 from stmixer.service.settings import Settings
 
 WEB = Path(__file__).parents[1] / "web"
-
-SECURITY_HEADERS = {
-    b"content-security-policy": (
-        b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' ws: wss:; "
-        b"style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"cross-origin-opener-policy": b"same-origin",
-    b"cross-origin-resource-policy": b"same-origin",
-    b"permissions-policy": b"camera=(self), microphone=(), geolocation=()",
-}
 
 PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v1/streams/ws"}
 """What asks for no key. The page and its files are among it: a key is typed into them. So is the stream's address: as
@@ -46,7 +36,7 @@ _PORTS = {"http": "80", "https": "443"}
 
 def create_app(service: Service) -> FastAPI:
     """The application around a service that is already started."""
-    app = FastAPI(
+    app = _Application(
         title="stmixer",
         version=version("stmixer"),
         description="Realtime spatio-temporal action detection: who does what, where and when in a video.",
@@ -71,8 +61,14 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
+class _Application(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """With what every answer has around it all, the answer to an unforeseen error included."""
+        return SecurityHeaders(super().build_middleware_stack())
+
+
 class Gate:
-    """Around every request: Host, Origin and key are checked, headers added, the time taken.
+    """Around every request: Host, Origin and key are checked, the time taken.
 
     A path that nobody thought of asks for a key. A WebSocket's key may come in its ``start``, so its route asks for it.
     """
@@ -85,13 +81,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         forwarded_hosts = scope.get("state", {}).get(FORWARDED_HOSTS, ())
-        reason = foreign(self._service.settings, dict(scope["headers"]), forwarded_hosts)
+        headers = dict(scope["headers"])
+        reason = foreign(self._service.settings, headers, forwarded_hosts, scheme=scope["scheme"])
         if scope["type"] == "websocket":
             if reason is None:
                 await self._app(scope, receive, send)
             else:
                 await receive()
-                await send({"type": "websocket.close", "code": 1008, "reason": reason})
+                note_refusal(scope.setdefault("state", {}), "forbidden")
+                await _refuse_handshake(reason, send)
             return
         try:
             if reason is not None:
@@ -101,18 +99,18 @@ class Gate:
             # without its slash the page's own links would lead beside it
             app = self._app if scope["path"] != root_path else RedirectResponse(f"{root_path}/", 308)
         except StmixerError as error:
+            note_refusal(scope.setdefault("state", {}), error.code)
             app = problems.problem_of(error)
         started, status = time.monotonic(), 500
 
-        async def send_with_headers(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS.items()]
             await send(message)
 
         try:
-            await app(scope, receive, send_with_headers)
+            await app(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._service.metrics.request.labels(route, str(status)).observe(time.monotonic() - started)
@@ -128,10 +126,20 @@ class Gate:
         scope.setdefault("state", {})["caller"] = caller
 
 
-def foreign(settings: Settings, headers: dict[bytes, bytes], forwarded_hosts: Sequence[str] = ()) -> str | None:
+async def _refuse_handshake(reason: str, send: Send) -> None:
+    """A WebSocket that is not accepted is answered as any other request."""
+    answer = problems.problem(403, "forbidden", reason)
+    await send({"type": "websocket.http.response.start", "status": 403, "headers": answer.raw_headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body})
+
+
+def foreign(
+    settings: Settings, headers: dict[bytes, bytes], forwarded_hosts: Sequence[str] = (), *, scheme: str = "http"
+) -> str | None:
     """Why a request is not let in: a Host that is not ours (DNS rebinding), or a page of another site.
 
-    ``forwarded_hosts``: the names under which proxies that we trust were asked. Who sends no Host is no browser.
+    ``forwarded_hosts``: the names under which proxies that we trust were asked; ``scheme``: how we, or they, were. Who
+    sends no Host is no browser.
     """
     host = headers.get(b"host", b"").decode("latin-1").lower()
     if not _is_ours(settings, host):
@@ -143,6 +151,8 @@ def foreign(settings: Settings, headers: dict[bytes, bytes], forwarded_hosts: Se
     named = [host, *(other for other in forwarded_hosts if _is_ours(settings, other))]
     if not any(_is_same_site(origin.decode("latin-1").lower(), name) for name in named):
         return "pages of other origins may not use this service"
+    if scheme in ("https", "wss") and not origin.lower().startswith(b"https://"):
+        return "a page that came without TLS may not use this service, which has it"
     return None
 
 
@@ -153,8 +163,9 @@ def _is_ours(settings: Settings, host: str) -> bool:
     allowed = {part.strip().lower() for part in settings.allowed_hosts.split(",")}
     if settings.is_loopback:
         return name in ("localhost", "127.0.0.1", "[::1]", settings.host, *allowed)
-    # a page can rebind only a name that its owner has in the DNS: no address, and none without a dot
-    return "." not in name or is_address(name) or name in (settings.host.lower(), *allowed)
+    # a page can rebind any name that somebody can make its visitor's resolver answer for, one without a dot too
+    own = ("localhost", socket.gethostname().lower(), settings.host.lower())
+    return is_address(name) or name in (*own, *allowed)
 
 
 def _is_same_site(origin: str, host: str) -> bool:

@@ -7,6 +7,7 @@ with a byte each some hundred bytes. Who has used up the share is not read for a
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, cast
@@ -15,6 +16,10 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.http11 import Response
+
+from stmixer.service.api.doorway import Doing, Doorway
+from stmixer.service.api.security_headers import security_headers
 
 SHARE = 0.3
 """Of the loop's time that a connection may take for long."""
@@ -28,8 +33,15 @@ MESSAGE_S = 25e-6
 MOST_UNREAD = 2**20
 """Bytes of ours that may wait for a client that sends, and does not read."""
 UNREAD_REST_S = 0.25
-HEAD_S = 30.0
+HEAD_S = 10.0
 """How long the head of a request may take to come."""
+UNREAD_S = 30.0
+"""How long a client may read next to nothing of an answer that waits for it."""
+LEAST_PACE = 1024
+"""Bytes a second that it has to read meanwhile."""
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+log = logging.getLogger("stmixer.connections")
 
 
 class Allowance:
@@ -58,6 +70,9 @@ class PacedTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self.allowance = Allowance()
+        self.upgraded = False
+        self.when_lost: Callable[[], None] = lambda: None
+        self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
         self._wanted, self._resting = True, False
 
     def __getattr__(self, name: str) -> Any:
@@ -73,6 +88,33 @@ class PacedTransport:
         self._wanted = True
         if not self._resting:
             self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close once all is written, or is not read for long."""
+        self.expect_reading()
+        self._transport.close()
+
+    def expect_reading(self) -> None:
+        """What waits has to be read at a least pace from here on, or the connection ends."""
+        waits = self._transport.get_write_buffer_size()
+        if waits and self._reading is None:
+            self._unread = waits
+            self._reading = self._loop.call_later(UNREAD_S, self._look_whether_read)
+
+    def reading_goes_on(self) -> None:
+        """It was read."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _look_whether_read(self) -> None:
+        self._reading = None
+        read = self._unread - self._transport.get_write_buffer_size()
+        if read >= min(UNREAD_S * LEAST_PACE, self._unread):
+            self.expect_reading()
+            return
+        log.warning("a client read %d bytes of its answer in %g s, and is cut off", read, UNREAD_S)
+        self._transport.abort()
 
     def spend(self, seconds: float) -> None:
         """The connection used some of the loop's time."""
@@ -126,10 +168,12 @@ class PacedReading(asyncio.BufferedProtocol):
 
 
 class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kinds of eof_received
-    """uvicorn's HTTP, but one whose requests count in the connection's time, and whose heads have to come."""
+    """uvicorn's HTTP, but one whose requests count in the connection's time, whose heads have to come, whose answers
+    have to be read, and that comes through a ``doorway`` where there is one."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, doorway: Doorway | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._doorway, self._has_asked = doorway, False
         application = self.app
         self.app = lambda scope, receive, send: _Timed(application(scope, receive, send), self._paced.spend)
         self._head: asyncio.TimerHandle | None = None
@@ -137,20 +181,72 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client that asks nothing is not kept for ever."""
         super().connection_made(transport)
+        if self._doorway is not None:
+            if not self._doorway.enter(self):
+                self.transport.write(FULL)
+                self.transport.close()
+                return
+            self._paced.when_lost = self._left
         self._expect_head()
+
+    @property
+    def address(self) -> str:
+        """Who has connected."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def doing(self) -> Doing:
+        """What it is busy with."""
+        if self._paced.upgraded or (self.cycle is not None and not self.cycle.response_complete):
+            return Doing.ASKING
+        return Doing.BETWEEN if self._has_asked else Doing.NOTHING_YET
+
+    def leave(self) -> None:
+        """Close it now."""
+        self.transport.abort()
+
+    def _left(self) -> None:
+        if self._doorway is not None:
+            self._doorway.left(self)
+
+    def pause_writing(self) -> None:
+        """As much waits to be read as we let wait."""
+        super().pause_writing()
+        self._paced.expect_reading()
+
+    def resume_writing(self) -> None:
+        """It is read."""
+        super().resume_writing()
+        self._paced.reading_goes_on()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's; while the head of a request is not whole its time runs."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
+            self._has_asked = True
             self._stop_expecting()
         elif self.conn.trailing_data[0] and self._head is None:
             self._expect_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered with the headers of every answer."""
+        headers = [*security_headers(tls=self.scheme == "https").items(), (b"content-type", b"text/plain"),
+                   (b"connection", b"close")]  # fmt: skip
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=msg.encode()), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is expected any more."""
         self._stop_expecting()
+        self._paced.reading_goes_on()
+        self._left()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Another protocol has the connection from here on, and says when it is lost."""
+        self._paced.upgraded = True
+        super().handle_websocket_upgrade(event)
 
     def _expect_head(self) -> None:
         self._head = self.loop.call_later(HEAD_S, self.transport.close)
@@ -169,6 +265,23 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     LAST_WORDS_S = 2.0
     _joined: bytearray | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Whatever a handshake is answered has the headers of every answer."""
+        super().connection_made(transport)
+        table, send = security_headers(tls=self.scheme == "wss"), self.conn.send_response
+
+        def send_with_headers(response: Response) -> None:
+            for name, value in table.items():
+                response.headers.setdefault(name.decode(), value.decode())
+            send(response)
+
+        self.conn.send_response = send_with_headers  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left."""
+        self._paced.when_lost()
+        super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
         """Run the application; then give its last words a moment."""

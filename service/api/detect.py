@@ -20,8 +20,9 @@ from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
 from stmixer.service.api import problems
 from stmixer.service.api.service import Service
-from stmixer.service.api.uploads import received_file
+from stmixer.service.api.uploads import received_file, storage_errors
 from stmixer.service.errors import InputError
+from stmixer.service.ipc.drawing import write_keyframe
 from stmixer.service.ipc.messages import DrawnFrame, DrawnKeyframe
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
@@ -68,7 +69,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         service.check_room("all", options)  # before its body is read: a full service says so at once
         place = service.place(caller)
         stack.callback(place.release)
-        with service.uploads.one_more() as upload:
+        with service.uploads.one_more(caller) as upload:
             file, fields = await stack.enter_async_context(
                 received_file(request, service.settings, caller, service.uploads, upload)
             )
@@ -180,15 +181,20 @@ async def _mp4(
     file: BinaryIO,
     stack: AsyncExitStack,
 ) -> Response:
-    keyframes = [_drawn(result) async for result in results]
+    drawing = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
+    with storage_errors("what is to be drawn"):
+        async for result in results:
+            await asyncio.to_thread(write_keyframe, drawing, _drawn(result))
+        drawing.flush()
     _check_connected(session)
+    session.caller.check()
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
-        drawing = render(
-            service.pool, service.settings, keyframes,
-            trained=service.engine.model.trained, source_fd=file.fileno(), target_fd=target.fileno(),
+        drawn = render(
+            service.pool, service.settings, trained=service.engine.model.trained,
+            source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(),
         )  # fmt: skip
-        await _until_disconnect(request, drawing)
+        await _until_disconnect(request, drawn)
     size = target.seek(0, 2)
     target.seek(0)
 

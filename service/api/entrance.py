@@ -11,12 +11,16 @@ Behind it ``HeadAsGet``: HEAD is answered as GET would be, without the body.
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 FORWARDED_HOSTS = "forwarded_hosts"
 """In a scope's state: the names, with ports where they have one, under which the proxies that we trust were asked."""
+
+
+_ZONE = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 
 
 class Peers:
@@ -27,11 +31,11 @@ class Peers:
         self._everybody = "*" in names
         self._networks = [ipaddress.ip_network(name) for name in names if name != "*"]
 
-    def __contains__(self, address: str) -> bool:
+    def __contains__(self, address: object) -> bool:
         if self._everybody:
             return True
         try:
-            found = ipaddress.ip_address(address)
+            found = ipaddress.ip_address(str(address))
         except ValueError:
             return False
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
@@ -120,9 +124,12 @@ def _put_below(scope: Scope, root_path: str) -> None:
 
 
 def is_address(name: str) -> bool:
-    """Whether that is an IP address; of version 6 with or without brackets."""
+    """Whether that is an IP address; of version 6 with or without brackets, and with a zone that is a name."""
+    address, percent, zone = name.strip("[]").partition("%")
+    if percent and not _ZONE.fullmatch(zone):
+        return False
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        ipaddress.ip_address(address)
     except ValueError:
         return False
     return True

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stmixer.service.api.problems import problem
 from stmixer.service.api.service import Service
+from stmixer.service.schemas import RunningStreams
 
 router = APIRouter()
 
@@ -51,6 +52,12 @@ async def labels(request: Request) -> dict[str, Any]:
 async def status(request: Request) -> dict[str, Any]:
     """What an operator should know of this machine: the walls around decoders that it lacks (docs/security.md)."""
     return {"missing_walls": request.app.state.service.missing_walls}
+
+
+@router.get("/v1/streams")
+async def streams(request: Request) -> RunningStreams:
+    """What runs now: one's own streams, and everybody's with scope admin, each with the name of its key."""
+    return RunningStreams(streams=request.app.state.service.running(request.state.caller))
 
 
 @router.get("/healthz")

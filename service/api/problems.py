@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from stmixer.service.api.request_log import note_refusal
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import REQUEST_ID
 from stmixer.service.schemas import Problem
@@ -61,11 +62,13 @@ def install(app: FastAPI) -> None:
     """Give every error of the application this form."""
 
     @app.exception_handler(StmixerError)
-    async def _stmixer(_: Request, error: StmixerError) -> Response:
+    async def _stmixer(request: Request, error: StmixerError) -> Response:
+        note_refusal(request.scope["state"], error.code)
         return problem_of(error)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        note_refusal(request.scope["state"], "bad_option")
         return problem(422, "bad_option", said_of([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()]))
 
     @app.exception_handler(HTTPException)

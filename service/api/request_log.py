@@ -1,5 +1,7 @@
 """Every request has an id and leaves one line in the log when it has ended, a WebSocket too.
 
+The line names the key that it came with (``logs.KEY_NAME``), and the ``code`` with which it was refused.
+
 The id is the client's ``X-Request-Id`` or one of ours. The path is logged as it came, percent-encoded and without its
 query: nothing in it can look like another line, and no token in it is kept.
 """
@@ -14,11 +16,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stmixer.service.logs import REQUEST_ID, fields
+from stmixer.service.logs import KEY_NAME, REQUEST_ID, fields
 
 log = logging.getLogger("stmixer.request")
 
 HEADER = b"x-request-id"
+LONGEST_PATH = 1024
+"""Of what a line keeps of one."""
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -33,24 +37,35 @@ class RequestLog:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        KEY_NAME.set("")
+        state = scope.setdefault("state", {})
         request_id = _take_id(dict(scope["headers"]).get(HEADER, b""))
         started, outcome = time.monotonic(), {"status": 500}
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.accept"):
+            if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
                 outcome["status"] = message.get("status", 101)
             elif message["type"] == "websocket.close":
-                if outcome["status"] == 101:
-                    outcome["close_code"] = message["code"]
-                else:  # uvicorn's answer to a handshake that is not accepted
-                    outcome["status"] = 403
+                outcome["close_code"] = message["code"]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            log.info("request", extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started)))
+            log.info(
+                "request",
+                extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started), **_refusal(state)),
+            )
+
+
+def note_refusal(state: dict[str, Any], code: str) -> None:
+    """Have the line of a request say why it was not answered as it wished. ``state``: of its scope."""
+    state["refused"] = code
+
+
+def _refusal(state: dict[str, Any]) -> dict[str, str]:
+    return {"code": state["refused"]} if "refused" in state else {}
 
 
 def _take_id(offered: bytes) -> str:
@@ -62,7 +77,7 @@ def _take_id(offered: bytes) -> str:
 
 def _request(scope: Scope) -> dict[str, Any]:
     method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-    path = scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1")
+    path = scope.get("raw_path", b"").partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
     return {"method": method, "path": path, "client": scope["client"][0] if scope.get("client") else None}
 
 

@@ -10,11 +10,15 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 
 from stmixer.service.api.app import create_app
-from stmixer.service.api.connections import HttpSocket, StreamSocket
+from stmixer.service.api.connections import HEAD_S, HttpSocket, StreamSocket
+from stmixer.service.api.doorway import MOST_CONNECTIONS, Doorway, raise_descriptor_limit, tell_in_a_line
+from stmixer.service.api.entrance import Peers
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
@@ -35,10 +39,11 @@ def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decode
     """
     if (why := hide()) is not None:
         log.warning("our memory can be read by other processes of this user: %s", why)
+    descriptors = raise_descriptor_limit()
     listening = bind(settings)
     try:
         service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)
-        asyncio.run(serve(service, listening))
+        asyncio.run(serve(service, listening, descriptors))
     finally:
         listening.close()
 
@@ -78,9 +83,17 @@ def check_certificate(settings: Settings) -> None:
         ) from None
 
 
-async def serve(service: Service, listening: socket.socket) -> None:
-    """Start → serve → drain → stop, on a socket that listens."""
+def doorway(settings: Settings, descriptors: int) -> Doorway:
+    """For the connections of a process that may open so many descriptors."""
+    most = settings.max_connections or min(MOST_CONNECTIONS, max(1, descriptors // 2))
+    most_of_one = settings.max_connections_per_address or max(1, most // 4)
+    return Doorway(most, most_of_one, Peers(settings.forwarded_allow_ips))
+
+
+async def serve(service: Service, listening: socket.socket, descriptors: int) -> None:
+    """Start → serve → drain → stop, on a socket that listens; ``descriptors`` is how many may be open."""
     settings = service.settings
+    tell_in_a_line(asyncio.get_running_loop())
     check_certificate(settings)
     await service.start()
     try:
@@ -90,8 +103,9 @@ async def serve(service: Service, listening: socket.socket) -> None:
                 create_app(service),
                 log_config=None,
                 access_log=False,
+                server_header=False,
                 lifespan="off",
-                http=HttpSocket,
+                http=cast(type[asyncio.Protocol], partial(HttpSocket, doorway=doorway(settings, descriptors))),
                 proxy_headers=False,  # service/api/entrance.py reads them
                 timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,
@@ -120,6 +134,19 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; who comes by TLS has to shake hands as soon as others have to ask."""
+        loop = asyncio.get_running_loop()
+        if not self.config.is_ssl:
+            await super().startup(sockets)
+            return
+        listen = loop.create_server
+        loop.create_server = partial(listen, ssl_handshake_timeout=HEAD_S)  # type: ignore[method-assign]
+        try:
+            await super().startup(sockets)
+        finally:
+            loop.create_server = listen  # type: ignore[method-assign]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Iterator
 from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
@@ -16,11 +17,12 @@ from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
-from stmixer.service.errors import CapacityError, StartError
+from stmixer.service.errors import AccessError, CapacityError, StartError
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
+from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
-from stmixer.service.schemas import DetectOptions
+from stmixer.service.schemas import DetectOptions, RunningStream
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
@@ -31,6 +33,8 @@ log = logging.getLogger("stmixer")
 GOAWAY_S = 5.0
 """How long live streams go on at most once they know that we are going away."""
 LAST_WORDS_S = 2.0
+KEYS_SEEN_S = 1.0
+"""How often the key file is looked at while something runs for a key."""
 DECODER_BYTES = 256 * 2**20
 """What a decoder takes at least."""
 
@@ -58,7 +62,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.access = Access(settings.keys)
+        self.access = Access(settings.keys, known=KEY_NAME.set)
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
@@ -66,6 +70,7 @@ class Service:
         self.uploads = WaitingUploads(settings.max_waiting_uploads, settings.waiting_bytes, self.metrics)
         self._turn = asyncio.Lock()
         self._drained_by: float | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start decoders and worker. Raises StartError."""
@@ -75,6 +80,7 @@ class Service:
             await self.pool.start()
             if missing := self.missing_walls:
                 log.warning("decoders go without some walls on this machine: %s", "; ".join(missing))
+            self._keeping = asyncio.create_task(self._keep_looking())
         except BaseException:
             await self.stop()
             raise
@@ -121,8 +127,41 @@ class Service:
 
     async def stop(self) -> None:
         """End every child."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self.engine.stop()
         await self.pool.stop()
+
+    # -- whose key it is
+
+    def running(self, caller: Caller) -> list[RunningStream]:
+        """The streams that run now, as they began: this caller's, and all of them for an admin."""
+        sessions = sorted(self._running(), key=lambda session: session.stream.id)
+        seen = [s for s in sessions if caller.sees_all or s.caller.is_same(caller)]
+        return [session.running() for session in seen]
+
+    def _running(self) -> Iterator[Session]:
+        return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
+
+    async def _keep_looking(self) -> None:
+        """Whose key is taken away or has expired keeps nothing that runs. A socket notices by itself."""
+        while True:
+            await asyncio.sleep(KEYS_SEEN_S)
+            try:
+                await self._end_lapsed()
+            except Exception:  # whatever it was, the next key that is taken away still counts
+                log.exception("a key that is no longer good may have kept what runs for it")
+
+    async def _end_lapsed(self) -> None:
+        self.access.look_again()
+        self.uploads.end_lapsed()
+        for stream in self.resumable.unattended():
+            if stream.session.caller.lapsed.is_set():
+                await self.resumable.give_way(stream)
+        for session in self._running():
+            if session.stream.source == "upload" and session.caller.lapsed.is_set():
+                session.cut(AccessError("unauthorized", session.caller.why, 401))
 
     # -- who is let in
 

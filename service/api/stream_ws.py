@@ -21,8 +21,10 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from stmixer.service.access import Caller, bearer
 from stmixer.service.api import protocol
+from stmixer.service.api.media_clock import MediaClock
 from stmixer.service.api.problems import problem, problems_of
 from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
+from stmixer.service.api.request_log import note_refusal
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 from stmixer.service.schemas import DetectOptions
@@ -97,7 +99,7 @@ class Connection:
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service, self._socket, self._settings = service, socket, service.settings
         self._sending = asyncio.Lock()
-        self._phase, self._last_media = Phase.WAITING, time.monotonic()
+        self._phase = Phase.WAITING
         self._flushes: asyncio.Queue[FlushMark] = asyncio.Queue()
         self.may_be_joined = False
         """Whether its media is a container, which may be joined in its middle."""
@@ -159,7 +161,7 @@ class Connection:
         await self._send(protocol.ready(kept, self._service.engine.model, self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
-        self._last_media = time.monotonic()
+        media = MediaClock(self._settings.idle_timeout_s, container=self.may_be_joined)
         source = kept.source
         if resumed and source is not None:
             await source.resume()
@@ -168,8 +170,8 @@ class Connection:
             await session.open(source)
         try:
             await _until(
-                self._write(session), self._read(session, source), self._answer_flushes(session),
-                self._watch(session, source), _evicted(kept),
+                self._write(session), self._read(session, source, media), self._answer_flushes(session),
+                self._watch(session, source, media), _evicted(kept), _lapsed(session),
             )  # fmt: skip
         except (WebSocketDisconnect, Evicted):
             source.interrupt()
@@ -185,6 +187,7 @@ class Connection:
 
     async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
         """Say why, and close."""
+        note_refusal(self._socket.scope["state"], code)
         try:
             await self._send({"type": "error", "code": code, "message": message, "retryable": retryable})
             await self._close(close, message)
@@ -212,7 +215,7 @@ class Connection:
 
     # -- media in
 
-    async def _read(self, session: Session, source: LiveSource) -> None:
+    async def _read(self, session: Session, source: LiveSource, media: MediaClock) -> None:
         """Media to the source, orders to the session; after ``stop`` only the socket's end matters.
 
         Raises ProtocolError for media that is too large, malformed, or too much for too long.
@@ -227,6 +230,8 @@ class Connection:
                     continue
                 data = received.get("bytes")
                 if data is None:
+                    session.caller.spend_request()
+                    session.caller.spend_bytes(len(received["text"]))
                     await self._obey(protocol.parse(received["text"]), session, source)
                     continue
                 if len(data) > limit:
@@ -235,7 +240,7 @@ class Connection:
                 session.caller.spend_bytes(len(data))
                 with contextlib.suppress(Closed):  # we have begun to leave while it waited for room
                     await source.take(data)
-                self._last_media = time.monotonic()
+                media.came(len(data))
                 if self._phase is Phase.TAKING:
                     self._phase = Phase.WAITING
         except CapacityError as error:
@@ -269,7 +274,7 @@ class Connection:
             await (await self._flushes.get())
             await self._send_status(session)
 
-    async def _watch(self, session: Session, source: LiveSource) -> None:
+    async def _watch(self, session: Session, source: LiveSource, media: MediaClock) -> None:
         """Status now and then; the end of a stream whose media has stopped, or of a draining service."""
         last_status, told_to_go = time.monotonic(), False
         while not session.stream.finished:
@@ -288,11 +293,8 @@ class Connection:
                     self._phase = Phase.LEAVING
                     await source.ended()
             waits = self._phase is Phase.WAITING and not session.stream.ended  # for the client, not it for us
-            if waits and now - self._last_media > self._settings.idle_timeout_s:
-                seconds = self._settings.idle_timeout_s
-                raise ProtocolError(
-                    "no_media", f"no media came for {seconds:g} s", protocol.CLOSE_NO_MEDIA, retryable=True
-                )
+            if waits and (why := media.overdue(session.stream.snapshot())) is not None:
+                raise ProtocolError("no_media", why, protocol.CLOSE_NO_MEDIA, retryable=True)
 
     async def _send_status(self, session: Session) -> None:
         await self._send({"type": "status", "summary": session.summary().model_dump()})
@@ -338,6 +340,11 @@ async def _evicted(kept: ResumableStream) -> None:
     raise Evicted
 
 
+async def _lapsed(session: Session) -> None:
+    await session.caller.lapsed.wait()
+    session.caller.check()
+
+
 def _may_come_back(error: Exception) -> bool:
     """Not a client that said goodbye: 1000 is an end, 1001 a page that was left."""
     return not (isinstance(error, WebSocketDisconnect) and error.code in _FAREWELLS)
@@ -346,7 +353,8 @@ def _may_come_back(error: Exception) -> bool:
 def _early_end(session: Session) -> ProtocolError:
     """Why a stream ended that the client did not stop: its media did."""
     if session.error is not None:
-        return ProtocolError(session.error.code, str(session.error), retryable=True)
+        close = protocol.CLOSE_OVERLOADED if session.error.code == "over_limit" else protocol.CLOSE_PROTOCOL
+        return ProtocolError(session.error.code, str(session.error), close, retryable=True)
     return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 
 

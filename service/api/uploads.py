@@ -19,7 +19,7 @@ from fastapi import Request
 
 from stmixer.service.access import Caller
 from stmixer.service.api.multipart import FormReader
-from stmixer.service.errors import CapacityError, InputError, StmixerError
+from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -27,6 +27,10 @@ log = logging.getLogger("stmixer.uploads")
 
 SLOW_BYTES_PER_S = 16 * 1024
 """An upload slower than this, on average, gives way where others have no room."""
+LEAST_BYTES_PER_S = 1024
+"""An upload slower than this ends, whether or not others wait."""
+KEY_SHARE = 0.75
+"""Of all the room for uploads that are no streams yet, what those of one key may take."""
 GRACE_S = 5.0
 """How long one is not yet called slow."""
 OVERHEAD_BYTES = 2**16
@@ -39,6 +43,7 @@ class Upload:
 
     task: asyncio.Task[Any]
     began: float
+    caller: Caller
     bytes: int = 0
     whole: bool = False
     ended_by: StmixerError | None = None
@@ -65,13 +70,13 @@ class WaitingUploads:
         self.metrics.uploads_waiting.set_function(lambda: len(self._uploads))
 
     @contextmanager
-    def one_more(self) -> Iterator[Upload]:
+    def one_more(self, caller: Caller) -> Iterator[Upload]:
         """Around an upload's wait, in the task that answers it. Raises CapacityError where no more may wait."""
         if len(self._uploads) >= self.most:
             self._have_one_give_way(f"{self.most} uploads are on their way already; try again later")
         task = asyncio.current_task()
         assert task is not None
-        upload = Upload(task, self.clock())
+        upload = Upload(task, self.clock(), caller)
         self._uploads.add(upload)
         self.empty.clear()
         try:
@@ -87,7 +92,12 @@ class WaitingUploads:
                 self.empty.set()
 
     def take(self, upload: Upload, count: int) -> None:
-        """More of it has come. Raises CapacityError where all together have too much."""
+        """More of it has come. Raises CapacityError where all together, or all of its key, have too much."""
+        if upload.caller.key is not None:
+            own = sum(each.bytes for each in self._uploads if each.caller is upload.caller)
+            if own + count > KEY_SHARE * self.most_bytes:
+                self.metrics.streams_rejected.labels("uploads").inc()
+                raise CapacityError("over_limit", "this key's uploads take all its room; send fewer at once", 429)
         while sum(each.bytes for each in self._uploads) + count > self.most_bytes:
             self._have_one_give_way("the uploads on their way take all the room for them; try again later", upload)
         upload.bytes += count
@@ -96,6 +106,12 @@ class WaitingUploads:
         """Have all of them answered with this."""
         for upload in self._uploads:
             upload.end(error)
+
+    def end_lapsed(self) -> None:
+        """Have those answered whose key is no longer good."""
+        for upload in self._uploads:
+            if upload.caller.lapsed.is_set():
+                upload.end(AccessError("unauthorized", upload.caller.why, 401))
 
     def _have_one_give_way(self, full: str, but: Upload | None = None) -> None:
         """End the slowest of those that are too slow, which frees its bytes at once. Raises CapacityError for none."""
@@ -129,13 +145,14 @@ async def received_file(
     content_type = request.headers.get("content-type", "")
     is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
     form = FormReader(content_type) if is_form else None
-    with _storage_errors():
+    with storage_errors("an upload"):
         unbuffered = tempfile.TemporaryFile(prefix="stmixer-", buffering=0)  # noqa: SIM115
     with unbuffered:
         file = cast(BinaryIO, unbuffered)
-        async for chunk in _limited(request, settings, limit, caller):
+        pace = Pace(settings.upload_idle_s, waiting.clock)
+        async for chunk in _limited(request, settings, limit, caller, pace):
             waiting.take(upload, len(chunk))
-            with _storage_errors():
+            with storage_errors("an upload"):
                 await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
         if form is not None:
             form.finish()
@@ -151,12 +168,12 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors(what: str) -> Iterator[None]:
     """Around what writes to disk: a disk without room is no fault of the video. Raises CapacityError ``storage``."""
     try:
         yield
     except OSError as error:
-        log.error("an upload cannot be stored: %s", error)
+        log.error("%s cannot be stored: %s", what, error)
         raise CapacityError("storage", "there is no room to store this video; try again later") from None
 
 
@@ -167,8 +184,29 @@ def _checked(file: BinaryIO) -> BinaryIO:
     return file
 
 
-async def _limited(request: Request, settings: Settings, limit: int, caller: Caller) -> AsyncIterator[bytes]:
-    """The body, ended with an error when it is too large or stands still."""
+class Pace:
+    """Whether an upload comes fast enough, over one window of ``window_s`` after another: a good start is no excuse."""
+
+    def __init__(self, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window_s, self._clock = window_s, clock
+        self._began, self._bytes = clock(), 0
+
+    def took(self, count: int) -> None:
+        """More of it has come. Raises InputError (408) where that was too little for too long."""
+        self._bytes += count
+        seconds = self._clock() - self._began
+        if seconds < self._window_s:
+            return
+        if self._bytes < LEAST_BYTES_PER_S * seconds:
+            why = f"{self._bytes} bytes came in {seconds:.0f} s; send the video again over a faster line"
+            raise InputError("upload_stalled", why, 408)
+        self._began, self._bytes = self._clock(), 0
+
+
+async def _limited(
+    request: Request, settings: Settings, limit: int, caller: Caller, pace: Pace
+) -> AsyncIterator[bytes]:
+    """The body, ended with an error when it is too large, too slow, or stands still."""
     stream, total = request.stream(), 0
     while True:
         try:
@@ -183,6 +221,7 @@ async def _limited(request: Request, settings: Settings, limit: int, caller: Cal
         if total > limit + OVERHEAD_BYTES:
             raise _too_large(settings)
         caller.spend_bytes(len(chunk))
+        pace.took(len(chunk))
         if chunk:
             yield chunk
 

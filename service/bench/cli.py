@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from contextlib import ExitStack
 from importlib import metadata
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stmixer.service.errors import InputError
+from stmixer.service.settings import CLIENT_KEY
 
 app = typer.Typer(no_args_is_help=True, help="Measure a service from outside, over real sockets.")
 
@@ -29,7 +31,10 @@ def _root() -> None:
 def streams(
     clip: Annotated[Path, typer.Argument(help="a video: what cameras film and uploaders post")],
     url: Annotated[str | None, typer.Option(help="a running service (default: one is started and measured)")] = None,
-    api_key: Annotated[str | None, typer.Option(help="key of that service")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help=f"a file with the key of that service, where {CLIENT_KEY} does not have it")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(hidden=True)] = None,
     pid: Annotated[int | None, typer.Option(help="its process id, if it runs here: for CPU, memory and kills")] = None,
     model: Annotated[str | None, typer.Option(help="of a service that is started: variant")] = None,
     weights: Annotated[Path | None, typer.Option(help="of a service that is started: weights file")] = None,
@@ -52,7 +57,9 @@ def streams(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the figures, JSON")] = None,
 ) -> None:
     """Cameras and uploaders at work: p50, p95, p99 of latency and freshness, drops by reason, CPU, memory, the knee."""
+    key = _client_key(api_key, api_key_file)
     options = dict(locals())
+    del options["key"]
     if not clip.is_file():
         raise InputError("not_found", f"{clip} is no file; name a video")
     if find_spec("psutil") is None:
@@ -85,15 +92,46 @@ def streams(
             settings = {"model": model, "weights": weights, "max_streams": max(counts) + uploads + 8}
             given = {name: value for name, value in settings.items() if value is not None}
             url, pid = stack.enter_context(own_service(given, worker_module))
-        steps = measure(loads, url, api_key, pid)
+        steps = measure(loads, url, key, pid)
     said = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
-    said["api_key"] = None if api_key is None else "given"
+    said["api_key"] = None if key is None else "given"
     if output is not None:
         result = {"machine": _machine(), "options": said, "knee": knee(steps), "steps": steps}
         output.write_text(json.dumps(result, indent=1) + "\n")
     out = Console()
     out.print(_table(steps))
     out.print(f"knee: {knee(steps)} cameras (95 % of the keyframes due came back)")
+
+
+def _client_key(on_the_command_line: str | None, file: Path | None) -> str | None:
+    """The key to ask with. One on the command line, where every user of the machine reads it, is hidden at once.
+
+    That is: we begin anew with it in the environment, which nobody else reads. Raises InputError.
+    """
+    if on_the_command_line is not None:
+        instead = f"use --api-key-file, or {CLIENT_KEY} in the environment"
+        print(f"stmixer: --api-key shows the key to everybody on this machine; {instead}", file=sys.stderr)
+        os.environ[CLIENT_KEY] = on_the_command_line
+        os.execv(sys.executable, [sys.executable, *without_option(sys.orig_argv[1:], "--api-key")])
+    if (key := os.environ.pop(CLIENT_KEY, None)) is not None:
+        return key
+    if file is None:
+        return None
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeError) as error:
+        raise InputError("bad_option", f"--api-key-file {file}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def without_option(arguments: list[str], name: str) -> list[str]:
+    """A command line without an option and its value, however it is written."""
+    kept, values = [], iter(arguments)
+    for argument in values:
+        if argument == name:
+            next(values, None)
+        elif not argument.startswith(name + "="):
+            kept.append(argument)
+    return kept
 
 
 def _counts(text: str) -> list[int]:

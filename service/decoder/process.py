@@ -22,6 +22,7 @@ from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
 from stmixer.service.decoder.writer import ParentGone, Writer
 from stmixer.service.ipc.channel import Channel, ChannelError, Received
+from stmixer.service.ipc.drawing import read_keyframes
 from stmixer.service.ipc.messages import (
     FROM_DECODER,
     TO_DECODER,
@@ -148,11 +149,13 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
 
 
 def render(channel: Channel, received: Received) -> None:
-    """Draw keyframes into a copy of the video: source and target by descriptor."""
+    """Draw keyframes into a copy of the video: source, target and keyframes by descriptor."""
     order: Render = received.message
+    with os.fdopen(received.fds[2], "rb") as drawing:
+        keyframes = read_keyframes(drawing)
     with os.fdopen(received.fds[0], "rb") as source, os.fdopen(received.fds[1], "w+b") as target:
         source.seek(0)
-        write_annotated(source, target, order.keyframes, trained=order.trained, limits=order.limits)
+        write_annotated(source, target, keyframes, trained=order.trained, limits=order.limits)
     channel.send(Rendered())
 
 

@@ -161,7 +161,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
     """What a worker process is started with."""
     return WorkerOptions(
         model=settings.model,
-        weights=str(settings.weights) if settings.weights else None,
+        weights=str(settings.weights.absolute()) if settings.weights else None,
         device=settings.device,
         runtime=settings.runtime,
         precision=settings.precision,

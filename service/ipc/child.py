@@ -67,7 +67,9 @@ class Child:
         *,
         inherits: bool = True,
     ) -> Child:
-        """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD.
+        """Start ``python -m module FD arguments…`` with one end of a new channel as descriptor FD, in ``/``.
+
+        No file of the folder in which we were started is taken for a module.
 
         ``incoming``: the messages that may come from it.
 
@@ -78,8 +80,8 @@ class Child:
         together = {**(environment or {}), **_environment(inherits=inherits)}
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, str(theirs.fileno()), *arguments,
-                pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, env=together,
+                sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments,
+                pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, env=together, cwd="/",
             )  # fmt: skip
         except BaseException:
             ours.close()
@@ -161,6 +163,6 @@ def _environment(*, inherits: bool) -> dict[str, str]:
 
     By default they spin; beside decoders on the same cores that turned a 15 ms batch of ``tiny`` into over a second.
     """
-    path = os.pathsep.join(path for path in sys.path if path)
+    path = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     ours = os.environ if inherits else {name: os.environ[name] for name in STARTS_PYTHON if name in os.environ}
     return {"OMP_WAIT_POLICY": "PASSIVE", **ours, "PYTHONPATH": path}

@@ -214,9 +214,11 @@ class DrawnKeyframe:
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    """Draw keyframes into a copy of a video [source fd, target fd]; ``trained`` False adds the banner that says so."""
+    """Draw keyframes into a copy of a video [source fd, target fd, fd of the keyframes as ``ipc.drawing`` has them].
 
-    keyframes: tuple[DrawnKeyframe, ...]
+    ``trained`` False adds the banner that says so.
+    """
+
     trained: bool
     limits: Limits
     cpu_s: Seconds

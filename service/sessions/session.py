@@ -17,7 +17,7 @@ from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import fields
-from stmixer.service.schemas import DetectOptions, Result, Summary
+from stmixer.service.schemas import DetectOptions, Result, RunningStream, Summary
 from stmixer.service.sessions.results import Results
 from stmixer.service.settings import Settings
 from stmixer.service.sources.context import SourceContext
@@ -139,6 +139,11 @@ class Session:
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
         self._results.add(self.stream, pending)
+        if pending.outcome == "ok":
+            try:
+                self.caller.spend_keyframe()
+            except CapacityError as error:  # not from within the engine's round, which settles others yet
+                asyncio.get_running_loop().call_soon(self.cut, error)
         if pending.outcome in ("error", "worker_lost"):
             self.warnings.append(f"keyframe {pending.keyframe.seq} failed ({pending.outcome})")
         self.context.room.set()
@@ -186,6 +191,15 @@ class Session:
             self.context.counts.cut("cancelled")
         return self.stream.snapshot()
 
+    def running(self) -> RunningStream:
+        """What the list of streams says of it."""
+        stream = self.stream
+        return RunningStream(
+            id=str(stream.id), source=stream.source, policy=stream.policy, keyframe_hz=stream.schedule.hz,
+            key=self.caller.name or None, seconds=round(time.monotonic() - self._started, 3),
+            summary=stream.snapshot(),
+        )  # fmt: skip
+
     def _fail(self, error: StmixerError) -> None:
         """The source cannot go on. What is complete still runs."""
         self.error = error
@@ -197,7 +211,8 @@ class Session:
         ended = "finished" if cause is None else str(getattr(cause, "code", type(cause).__name__))
         seconds, stream = round(time.monotonic() - self._started, 3), self.stream
         told = fields(
-            stream=stream.id, source=stream.source, ended="disconnected" if self.aborted else ended, seconds=seconds,
+            stream=stream.id, source=stream.source, key=self.caller.name or None,
+            ended="disconnected" if self.aborted else ended, seconds=seconds,
             summary=stream.snapshot().model_dump(), warnings=len(self.warnings),
         )  # fmt: skip
         log.info("stream ended", extra=told)

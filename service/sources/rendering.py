@@ -6,12 +6,10 @@ decoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from stmixer.media.limits import Limits
 from stmixer.service.errors import InputError, media_status
 from stmixer.service.ipc.channel import ChannelError
-from stmixer.service.ipc.messages import DrawnKeyframe, Render, Rendered, SourceFailed
+from stmixer.service.ipc.messages import Render, Rendered, SourceFailed
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
 
@@ -22,19 +20,22 @@ CPU_PER_SECOND = 20
 async def render(
     pool: DecoderPool,
     settings: Settings,
-    keyframes: Sequence[DrawnKeyframe],
     *,
     trained: bool,
     source_fd: int,
     target_fd: int,
+    drawing_fd: int,
 ) -> None:
-    """Draw keyframes, by rising time, into a copy of a video file. Raises InputError, CapacityError."""
+    """Draw the keyframes of ``ipc.drawing``, by rising time, into a copy of a video file.
+
+    Raises InputError, CapacityError.
+    """
     limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
-    order = Render(tuple(keyframes), trained, limits, CPU_PER_SECOND * settings.max_duration_s)
+    order = Render(trained, limits, CPU_PER_SECOND * settings.max_duration_s)
     decoder = await pool.acquire()
     clean = False
     try:
-        await decoder.channel.send(order, fds=[source_fd, target_fd])
+        await decoder.channel.send(order, fds=[source_fd, target_fd, drawing_fd])
         received = await decoder.channel.receive()
         if received is None:
             raise ChannelError("it ended")

@@ -33,9 +33,9 @@ from stmixer.service.errors import AccessError, InputError, StartError
 from stmixer.service.settings import Settings
 
 HTTP = [
-    ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/openapi.json", None),
-    ("GET", "/metrics", "admin"), ("GET", "/v1/status", "admin"), ("POST", "/v1/detect", "detect"),
-    ("GET", "/nowhere", None),
+    ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/v1/streams", None),
+    ("GET", "/openapi.json", None), ("GET", "/v1/status", "admin"),
+    ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
 ]  # fmt: skip
 OPEN = sorted(PUBLIC | {"/web/index.html"})
 NOT_HTTP = "/v1/streams/ws"
@@ -347,16 +347,25 @@ def test_tls_and_names(
 ) -> None:
     chain, key = certificate
     context = ssl.create_default_context(cafile=str(chain))
-    settings = {"ssl_certfile": chain, "ssl_keyfile": key, "keys": key_file, "allowed_hosts": "cam.example"}
+    settings = {"ssl_certfile": chain, "ssl_keyfile": key, "keys": key_file, "allowed_hosts": "cam.example,stmixer"}
     with running_server(weights=tiny_weights, host="0.0.0.0", **settings) as open_server:
         url = open_server.url.replace("0.0.0.0", "127.0.0.1")
         assert url.startswith("https://")
         for host, status in (
             ("cam.example", 200), ("127.0.0.1", 200), ("10.0.0.7:8000", 200), ("stmixer:8000", 200),
-            ("evil.example", 403), ("cam.example.evil", 403),
+            ("localhost", 200), (sockets.gethostname(), 200),
+            ("evil.example", 403), ("cam.example.evil", 403), ("evil", 403), ("stmixer.evil", 403), ("wpad:8000", 403),
         ):  # fmt: skip
             answer = httpx.get(url + "/healthz", headers={"Host": host}, verify=context)
             assert answer.status_code == status, host
+            assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        own = {"Host": "cam.example", "Origin": "https://cam.example"}
+        assert httpx.get(url + "/healthz", headers=own, verify=context).status_code == 200
+        own["Origin"] = "http://cam.example"
+        assert httpx.get(url + "/healthz", headers=own, verify=context).status_code == 403
+        host, port = url.removeprefix("https://").split(":")
+        with sockets.create_connection((host, int(port)), timeout=30) as silent:  # asyncio would wait for a minute
+            assert silent.recv(1) == b""
         server = Server(url, open_server.process)
         with plain_socket(server, ssl=context) as socket:
             socket.send(json.dumps({"type": "start", "api_key": secrets["stream"]}))

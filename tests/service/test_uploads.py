@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection
 from wire import Wire
 from ws_client import Client, jpeg, plain_socket
 
+from stmixer.service.access import Caller
 from stmixer.service.api.uploads import GRACE_S, SLOW_BYTES_PER_S, WaitingUploads
 from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.metrics import Metrics
@@ -97,7 +98,7 @@ def test_the_slowest_gives_way_where_there_is_no_room() -> None:
 
         async def upload(name: str, count: int) -> None:
             try:
-                with waiting.one_more() as one:
+                with waiting.one_more(Caller(None)) as one:
                     waiting.take(one, count)
                     await taken.wait()
                     ends.append(f"{name} goes on")

@@ -1,0 +1,82 @@
+"""Keyframes to be drawn: as many as a long video has, through a nameless file, never a message."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import fields
+
+import av
+import pytest
+from conftest import OWN_CLIPS
+
+from stmixer.media.limits import Limits
+from stmixer.service.ipc.channel import MAX_MESSAGE
+from stmixer.service.ipc.drawing import MAX_LINE, read_keyframes, write_keyframe
+from stmixer.service.ipc.messages import Action, Actor, DrawnFrame, DrawnKeyframe, MessageError, Render, encode
+from stmixer.service.settings import Settings
+from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.rendering import render
+
+ACTIONS = tuple(Action(n, f"an action with a long name {n}", 0.5) for n in range(5))
+
+
+def keyframe(number: int, actors: int) -> DrawnKeyframe:
+    found = Actor((1.0, 2.0, 30.5, 40.25), (0.1, 0.2, 0.3, 0.4), 0.9, ACTIONS, None)
+    return DrawnKeyframe(number * 33_333, DrawnFrame(320, 240), (found,) * actors)
+
+
+def test_what_is_written_is_read() -> None:
+    wanted = [keyframe(number, number) for number in range(20)]
+    with tempfile.TemporaryFile() as file:
+        for one in wanted:
+            write_keyframe(file, one)
+        assert read_keyframes(file) == wanted
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}\n", b"no json\n", b'{"pts_us": -1}\n', b"[" * 100 + b"\n", b"x" * (MAX_LINE + 9)]
+)
+def test_what_is_no_keyframe_is_said(line: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        write_keyframe(file, keyframe(0, 1))
+        file.write(line)
+        with pytest.raises(MessageError, match="keyframe 1 "):
+            read_keyframes(file)
+
+
+def test_the_order_to_draw_is_small() -> None:
+    order = Render(False, Limits(100, 100, 1.0), 1.0)
+    assert {field.name for field in fields(order)} == {"trained", "limits", "cpu_s"}
+    assert len(encode(order)) < 1000
+
+
+@pytest.mark.slow
+def test_more_keyframes_than_a_message_may_hold_are_drawn() -> None:
+    """Of a service's own pool and decoder."""
+    settings = Settings(idle_decoders=0)
+
+    async def draw(count: int) -> int:
+        pool = DecoderPool(settings)
+        with (
+            tempfile.TemporaryFile() as target, tempfile.TemporaryFile() as drawing,
+            (OWN_CLIPS / "fall.mp4").open("rb") as source,
+        ):  # fmt: skip
+            for number in range(count):
+                write_keyframe(drawing, keyframe(number, 20))
+            drawing.flush()
+            assert drawing.tell() > MAX_MESSAGE
+            try:
+                await render(
+                    pool, settings, trained=True, source_fd=source.fileno(), target_fd=target.fileno(),
+                    drawing_fd=drawing.fileno(),
+                )  # fmt: skip
+            finally:
+                await pool.stop()
+            target.seek(0)
+            with av.open(target) as drawn:
+                return sum(1 for _ in drawn.decode(video=0))
+
+    with av.open(str(OWN_CLIPS / "fall.mp4")) as video:
+        frames = sum(1 for _ in video.decode(video=0))
+    assert asyncio.run(draw(9000)) == frames

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Server
 
 from stmixer.service.bench.processes import holds_shared_memory
+from stmixer.service.decoder.cell import NICENESS
 
 T = TypeVar("T")
 WORKER, DECODER = "stmixer.service.worker.process", "stmixer.service.decoder.process"
@@ -105,16 +106,28 @@ def metric(server: Server, name: str, **labels: str) -> float:
 @dataclass(frozen=True)
 class Holding:
     """What a server holds when nothing runs. ``files``: deleted files (uploads) and memfds (rings) still open.
-    ``half_closed``: connections whose client has gone, which it has not seen yet."""
+    ``half_closed``: connections whose client has gone, which it has not seen yet. ``starting``: children that are
+    neither workers nor decoders that can take a source."""
 
     workers: int
     decoders: int
+    starting: int
     descriptors: int
     half_closed: int
     worker_descriptors: int
     files: tuple[str, ...]
     streams: float
     ring_bytes: float
+
+
+def ready_decoders(server: Server) -> list[psutil.Process]:
+    """Those that have shut themselves in, by their niceness: the pool has them, or a stream."""
+    niceness, ready = min(19, psutil.Process(server.process.pid).nice() + NICENESS), []
+    for child in server.children_of(DECODER):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            if child.nice() >= niceness:
+                ready.append(child)
+    return ready
 
 
 def descriptors(process: psutil.Process) -> int:
@@ -149,11 +162,14 @@ def holding(server: Server) -> Holding:
     """Now."""
     process = psutil.Process(server.process.pid)
     values = samples(server)
-    workers, decoders = server.children_of(WORKER), server.children_of(DECODER)
+    workers, decoders, connections = server.children_of(WORKER), ready_decoders(server), []
+    with contextlib.suppress(psutil.AccessDenied):
+        connections = process.net_connections("tcp")
     return Holding(
         workers=len(workers),
         decoders=len(decoders),
-        half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in process.net_connections("tcp")),
+        starting=len(server.children) - len(workers) - len(decoders),
+        half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in connections),
         descriptors=descriptors(process),
         worker_descriptors=sum(descriptors(worker) for worker in workers),
         files=tuple(sorted(name for p in (process, *workers, *decoders) for name in open_files(p))),
@@ -175,7 +191,7 @@ def at_rest(server: Server, idle_decoders: int = 2) -> Holding:
         if isinstance(seen, str):
             return False
         rest = (seen.workers, seen.decoders, seen.streams, seen.ring_bytes) == (1, idle_decoders, 0, 0)
-        return rest and not seen.files and not seen.half_closed
+        return rest and not seen.starting and not seen.files and not seen.half_closed
 
     found = eventually(look, rests, 60)
     assert isinstance(found, Holding)

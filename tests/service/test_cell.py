@@ -289,7 +289,13 @@ def test_a_services_decoders_are_shut_in(own: Server) -> None:
     at_rest(own)
     api = psutil.Process(own.process.pid)
     missing = [line for line in own.log if "go without" in line]
-    for decoder in own.children_of(DECODER):
+    children = own.children_of(DECODER)
+    assert len(children) == 2
+    try:
+        children[0].environ()
+    except psutil.AccessDenied:
+        pytest.skip("decoders hide from all but root")
+    for decoder in children:
         proc = Path(f"/proc/{decoder.pid}")
         status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
         assert set(decoder.environ()) <= {
@@ -299,7 +305,7 @@ def test_a_services_decoders_are_shut_in(own: Server) -> None:
         assert status["NoNewPrivs"] == "1"
         assert int(status["CapEff"], 16) == 0
         assert status["Seccomp"] == ("0" if any("seccomp" in line for line in missing) else "2")
-        assert decoder.nice() >= api.nice() + cell.NICENESS
+        assert decoder.nice() == min(19, api.nice() + cell.NICENESS)
         assert decoder.rlimit(psutil.RLIMIT_NOFILE) == (cell.MAX_DESCRIPTORS, cell.MAX_DESCRIPTORS)
         assert decoder.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         assert len(set(decoder.rlimit(psutil.RLIMIT_AS))) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from live_video import video
-from posting import busy_decoder, descriptors
+from posting import busy_decoder, descriptors, ready_decoders
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, Message, jpeg, metric, paced, plain_socket, poll, stream
@@ -35,7 +35,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     """Descriptors of the server, and its children; once nothing is going on."""
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
-    assert poll(lambda: len(server.children_of("stmixer.service.decoder.process")) == 2)
+    assert poll(lambda: len(ready_decoders(server)) == 2 and len(server.children) == 3)
     return descriptors(psutil.Process(server.process.pid)), len(server.children)
 
 

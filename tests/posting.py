@@ -25,6 +25,7 @@ from stmixer.service.decoder.cell import NICENESS
 
 T = TypeVar("T")
 WORKER, DECODER = "stmixer.service.worker.process", "stmixer.service.decoder.process"
+NURSERY = "stmixer.service.decoder.nursery"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
 PROBLEM = "application/problem+json"
 OUTCOMES = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
@@ -107,7 +108,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
 class Holding:
     """What a server holds when nothing runs. ``files``: deleted files (uploads) and memfds (rings) still open.
     ``half_closed``: connections whose client has gone, which it has not seen yet. ``starting``: children that are
-    neither workers nor decoders that can take a source."""
+    neither workers, nor decoders that can take a source, nor what forks those."""
 
     workers: int
     decoders: int
@@ -168,7 +169,7 @@ def holding(server: Server) -> Holding:
     return Holding(
         workers=len(workers),
         decoders=len(decoders),
-        starting=len(server.children) - len(workers) - len(decoders),
+        starting=len(server.children) - len(workers) - len(decoders) - len(server.children_of(NURSERY)),
         half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in connections),
         descriptors=descriptors(process),
         worker_descriptors=sum(descriptors(worker) for worker in workers),

@@ -16,7 +16,7 @@ from stmixer.service.offline.outputs import check_outputs, place_in
 def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty files of a project folder, which is the current one."""
     for name in (
-        "clips/b.MP4", "clips/a.mkv", "clips/day 2/c.webm", "clips/.thumbs/x.mp4", "clips/notes.md",
+        "clips/b.MP4", "clips/a.mkv", "clips/day 2/c.webm", "clips/.thumbs/x.mp4", "clips/notes.html",
         "clips/still.JPG", "other.dat", "[1].mp4",
     ):  # fmt: skip
         path = tmp_path / name

@@ -10,9 +10,10 @@ import pytest
 
 from stmixer.service.engine.worker import worker_options
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import FROM_DECODER, DecoderReady
+from stmixer.service.ipc.messages import FROM_NURSERY, NurseryReady, RaiseDecoders
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE
+from stmixer.service.sources.nursery import NURSERY_MODULE
 
 
 @pytest.mark.parametrize("name", ["resource", "bisect", "stmixer"])
@@ -21,11 +22,12 @@ def test_a_file_that_lies_there_is_no_module(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
 
     async def start() -> str:
-        child = await Child.spawn(DECODER_MODULE, FROM_DECODER, ["1024"])
+        child = await Child.spawn(NURSERY_MODULE, FROM_NURSERY)
         try:
+            await child.channel.send(RaiseDecoders(DECODER_MODULE, 2**30))
             received = await child.channel.receive()
             assert received is not None
-            assert isinstance(received.message, DecoderReady)
+            assert isinstance(received.message, NurseryReady)
             return os.readlink(f"/proc/{child.pid}/cwd")
         finally:
             await child.kill()

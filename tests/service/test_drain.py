@@ -137,7 +137,7 @@ def test_kill_9_leaves_no_process(tiny_weights: Path) -> None:
         eventually(lambda: any(holds_shared_memory(c.pid) for c in children))
         server.process.kill()
         gone, alive = psutil.wait_procs(children, timeout=10)
-        assert len(gone) == 3
+        assert len(gone) == 4
         assert not alive
         server.process.wait(10)
         server.process.returncode = 0  # running_server expects a service that ends by itself

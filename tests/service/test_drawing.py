@@ -11,9 +11,17 @@ import pytest
 from conftest import OWN_CLIPS
 
 from stmixer.media.limits import Limits
-from stmixer.service.ipc.channel import MAX_MESSAGE
 from stmixer.service.ipc.drawing import MAX_LINE, read_keyframes, write_keyframe
-from stmixer.service.ipc.messages import Action, Actor, DrawnFrame, DrawnKeyframe, MessageError, Render, encode
+from stmixer.service.ipc.messages import (
+    MAX_BYTES,
+    Action,
+    Actor,
+    DrawnFrame,
+    DrawnKeyframe,
+    MessageError,
+    Render,
+    encode,
+)
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
 from stmixer.service.sources.rendering import render
@@ -65,7 +73,7 @@ def test_more_keyframes_than_a_message_may_hold_are_drawn() -> None:
             for number in range(count):
                 write_keyframe(drawing, keyframe(number, 20))
             drawing.flush()
-            assert drawing.tell() > MAX_MESSAGE
+            assert drawing.tell() > MAX_BYTES
             try:
                 await render(
                     pool, settings, trained=True, source_fd=source.fileno(), target_fd=target.fileno(),

@@ -35,7 +35,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     """Descriptors of the server, and its children; once nothing is going on."""
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
-    assert poll(lambda: len(ready_decoders(server)) == 2 and len(server.children) == 3)
+    assert poll(lambda: len(ready_decoders(server)) == 2 and len(server.children) == 4)
     return descriptors(psutil.Process(server.process.pid)), len(server.children)
 
 

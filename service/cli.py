@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click import Context, HelpFormatter
 from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typer.core import TyperCommand
 
 from stmixer.media.errors import MediaError
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -165,7 +167,23 @@ def _check_explain(explain: Path, inputs: list[Input]) -> None:
         raise InputError("unwritable", f"--explain {explain}: {error.strerror}") from None
 
 
-@app.command()
+class _Serve(TyperCommand):
+    """Its help names the settings that have no option, too."""
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """As any command's, and a table."""
+        from stmixer.service.settings import Settings
+
+        super().format_help(ctx, formatter)
+        print("\nSettings of the environment alone, with their defaults:\n")
+        optional = {parameter.name for parameter in self.params}
+        for name, setting in Settings.model_fields.items():
+            if name not in optional:
+                default = "" if setting.default is None else f" ({setting.default})"
+                print(f"  STMIXER_{name.upper()}{default}: {setting.description}")
+
+
+@app.command(cls=_Serve)
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,

@@ -7,7 +7,9 @@ birth of a series that ``increase()`` cannot see.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
@@ -72,6 +74,9 @@ class Metrics:
         self.ring_bytes = gauge("ring_bytes", "Memory of all frame rings.")
         self.gpu_memory = gauge("gpu_memory_bytes", "Memory the worker has reserved on its GPU.", "worker")
         self.worker_up = gauge("worker_up", "1 when the worker has warmed up and runs.", "worker")
+        Info("stmixer_build", "What runs.", registry=registry).info(
+            {"version": metadata.version("stmixer"), "python": platform.python_version()}
+        )
         self.model_info = Info("stmixer_model", "The model that is served.", registry=registry)
         self._start_at_zero()
 

@@ -21,13 +21,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STMIXER_", extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
     weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    runtime: RuntimeName = "auto"
-    precision: PrecisionName = "auto"
+    runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
+    precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
     allowed_hosts: str = Field(
@@ -41,33 +41,33 @@ class Settings(BaseSettings):
     ssl_certfile: Path | None = Field(None, description="certificate chain, PEM: serve https and wss")
     ssl_keyfile: Path | None = Field(None, description="its private key, PEM, where that is a file of its own")
 
-    max_batch: int = Field(8, ge=1, le=64)
-    batch_wait_ms: float = Field(5.0, ge=0, le=1000)
+    max_batch: int = Field(8, ge=1, le=64, description="keyframes of a batch, at most")
+    batch_wait_ms: float = Field(5.0, ge=0, le=1000, description="a keyframe waits this long for company")
     max_streams: int | None = Field(None, ge=1, description="streams at a time, whatever they take; else measured")
     spare_workers: int = Field(1, ge=0, le=1, description="warm workers that wait for the first one's death")
     idle_decoders: int = Field(2, ge=0, description="decoder processes kept warm")
-    decoder_memory_mb: int = Field(3072, ge=256)
-    shutdown_timeout: float = Field(20.0, ge=0)
+    decoder_memory_mb: int = Field(3072, ge=256, description="address space of a decoder, at most")
+    shutdown_timeout: float = Field(20.0, ge=0, description="seconds to finish what runs, after SIGTERM")
 
     max_connections: int | None = Field(None, ge=1, description="half of what descriptors allow, 4096 at most")
     max_connections_per_address: int | None = Field(
         None, ge=1, description="a quarter of that; proxies of forwarded_allow_ips may have all"
     )
-    max_upload_mb: int = Field(512, ge=1)
-    max_width: int = Field(3840, ge=32)
-    max_height: int = Field(2160, ge=32)
-    max_duration_s: float = Field(600.0, gt=0)
-    max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest WebSocket media message")
-    start_timeout_s: float = Field(5.0, gt=0)
+    max_upload_mb: int = Field(512, ge=1, description="largest posted video")
+    max_width: int = Field(3840, ge=32, description="px of a picture")
+    max_height: int = Field(2160, ge=32, description="px of a picture")
+    max_duration_s: float = Field(600.0, gt=0, description="longest posted video")
+    max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest media message of a WebSocket")
+    start_timeout_s: float = Field(5.0, gt=0, description="a WebSocket's `start` has to come within this")
     idle_timeout_s: float = Field(10.0, gt=0, description="no media for this long closes a stream")
     resume_ttl_s: float = Field(15.0, ge=0, description="a live stream waits this long for its client to come back")
-    write_timeout_s: float = Field(5.0, gt=0)
-    upload_idle_s: float = Field(30.0, gt=0)
+    write_timeout_s: float = Field(5.0, gt=0, description="a WebSocket's client has to take a result within this")
+    upload_idle_s: float = Field(30.0, gt=0, description="an upload of which nothing comes for this long ends")
     upload_wait_s: float = Field(30.0, ge=0, description="a whole upload waits this long for a place among the streams")
     max_waiting_uploads: int = Field(64, ge=1, description="uploads on their way, or waiting for a place")
     max_waiting_mb: int | None = Field(None, ge=1, description="what those may take on disk; 4 of the largest")
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 
     @field_validator("forwarded_allow_ips")

@@ -23,6 +23,7 @@ log = logging.getLogger("stmixer.request")
 HEADER = b"x-request-id"
 LONGEST_PATH = 1024
 """Of what a line keeps of one."""
+OF_MACHINES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"})
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -53,10 +54,17 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            log.info(
+            log.log(
+                _level(scope, outcome["status"]),
                 "request",
                 extra=fields(**_request(scope), **outcome, took_ms=_milliseconds_since(started), **_refusal(state)),
             )
+
+
+def _level(scope: Scope, status: int) -> int:
+    """Probes and scrapes that go well are what comes all day long: they are for debugging."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return logging.DEBUG if path in OF_MACHINES and status < 400 else logging.INFO
 
 
 def note_refusal(state: dict[str, Any], code: str) -> None:

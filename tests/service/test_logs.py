@@ -75,9 +75,9 @@ def test_a_camera_leaves_a_line_for_its_socket_and_one_for_its_stream(talking: S
 
 @pytest.mark.parametrize("offered", ["two words", "x" * 65, 'quote"d', ""])
 def test_an_id_that_a_line_cannot_hold_is_replaced(talking: Server, offered: str) -> None:
-    given = httpx.get(talking.url + "/healthz", headers={"X-Request-Id": offered}).headers["x-request-id"]
+    given = httpx.get(talking.url + "/v1/labels", headers={"X-Request-Id": offered}).headers["x-request-id"]
     assert given != offered
-    one(talking, "request", request_id=given, path="/healthz")
+    one(talking, "request", request_id=given, path="/v1/labels")
 
 
 def test_neither_a_query_nor_a_line_break_gets_into_a_line(talking: Server) -> None:
@@ -88,6 +88,16 @@ def test_neither_a_query_nor_a_line_break_gets_into_a_line(talking: Server) -> N
 
 
 def test_console_lines_say_the_same(server: Server) -> None:
-    httpx.get(server.url + "/healthz", headers={"X-Request-Id": "for-people"})
+    httpx.get(server.url + "/v1/labels", headers={"X-Request-Id": "for-people"})
     (line,) = eventually(lambda: [line for line in [*server.log] if "request_id=for-people" in line])
-    assert line.startswith("request method=GET path=/healthz client=127.0.0.1 status=200 took_ms=")
+    assert line.startswith("request method=GET path=/v1/labels client=127.0.0.1 status=200 took_ms=")
+
+
+def test_probes_and_scrapes_that_go_well_are_for_debugging(server: Server) -> None:
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"):
+        assert httpx.get(server.url + path, headers={"X-Request-Id": "probe"}).status_code == 200
+    assert httpx.post(server.url + "/healthz", headers={"X-Request-Id": "wrong"}).status_code == 405
+    httpx.get(server.url + "/v1/labels", headers={"X-Request-Id": "after-them"})
+    eventually(lambda: [line for line in [*server.log] if "request_id=after-them" in line])
+    assert [line for line in [*server.log] if "request_id=wrong" in line]
+    assert not [line for line in [*server.log] if "request_id=probe" in line]

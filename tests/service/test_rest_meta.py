@@ -65,7 +65,7 @@ def test_every_metric_is_there_with_its_labels_and_buckets(server: Server) -> No
         assert found[name].samples
         assert all(set(s.labels) == labels for s in found[name].samples)
     assert found["model_info"].samples[0].labels == {"model": "tiny", "trained": "false"}
-    assert set(found) == {*HISTOGRAMS, *COUNTERS, *GAUGES, "model_info"} | {
+    assert set(found) == {*HISTOGRAMS, *COUNTERS, *GAUGES, "model_info", "build_info"} | {
         f"{name}_created" for name in found if f"{name}_created" in found
     }
     stages = {s.labels["stage"] for s in found["stage_seconds"].samples}

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
 from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
@@ -170,7 +169,7 @@ def _check_explain(explain: Path, inputs: list[Input]) -> None:
 class _Serve(TyperCommand):
     """Its help names the settings that have no option, too."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """As any command's, and a table."""
         from stmixer.service.settings import Settings
 

@@ -45,7 +45,7 @@ class ParityRun:
     scope="module",
     params=[
         "slowonly_r50.one",
-        "slowfast_r50.two",
+        pytest.param("slowfast_r50.two", marks=pytest.mark.slow),
         pytest.param("slowfast_r101_nl.one", marks=pytest.mark.slow),
         pytest.param("vit_b.one", marks=pytest.mark.slow),
     ],

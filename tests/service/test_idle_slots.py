@@ -119,6 +119,7 @@ def test_a_socket_that_is_fed_with_nothing_is_closed(impatient: Server, feed: st
         assert (close, code) == (4408, "no_media"), message
 
 
+@pytest.mark.slow
 def test_text_is_paid_for_too(tiny_weights: Path, tmp_path: Path) -> None:
     secret = new_secret()
     key = Key(name="a", sha256=digest(secret), scopes=("stream",), requests_per_minute=5)
@@ -147,6 +148,7 @@ def frugal(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield server, secret
 
 
+@pytest.mark.slow
 def test_a_camera_has_so_many_keyframes_a_minute(frugal: tuple[Server, str]) -> None:
     server, secret = frugal
     with plain_socket(server) as socket:
@@ -165,6 +167,7 @@ def test_a_camera_has_so_many_keyframes_a_minute(frugal: tuple[Server, str]) -> 
         assert 3 <= len(client.of("result")) <= 12  # those that ran meanwhile are given
 
 
+@pytest.mark.slow
 def test_an_upload_has_so_many_keyframes_a_minute(frugal: tuple[Server, str]) -> None:
     server, secret = frugal
     answer = httpx.post(

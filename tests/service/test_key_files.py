@@ -137,6 +137,7 @@ def chatty(tiny_weights: Path, key_file: Path, secret: str) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_at_debug_no_line_has_a_key(chatty: Server, secret: str) -> None:
     head = {"Authorization": f"Bearer {secret}"}
     assert httpx.get(chatty.url + f"/v1/labels?api_key={secret}", headers=head).status_code == 200

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -53,21 +54,27 @@ def run(test: Callable[[Nursery], Awaitable[None]]) -> None:
 
 
 def processes() -> list[psutil.Process]:
-    """Nurseries of this process, and their decoders."""
-    return [child for child in psutil.Process().children(recursive=True) if is_one(child)]
+    """Nurseries of this process, and their decoders; a service that tests share has others of its own."""
+    nurseries = [child for child in psutil.Process().children() if is_nursery(child)]
+    return [*nurseries, *(decoder for nursery in nurseries for decoder in children_of(nursery))]
+
+
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children()
+    return []
 
 
 def nursery_process() -> psutil.Process:
-    """The one that this process has; other tests may have left children of other kinds."""
-    (found,) = (child for child in psutil.Process().children() if is_one(child))
+    """The one that this process has."""
+    (found,) = (child for child in psutil.Process().children() if is_nursery(child))
     return found
 
 
-def is_one(process: psutil.Process) -> bool:
-    try:
-        return bool({NURSERY_MODULE, DECODER_MODULE} & set(process.cmdline()))
-    except psutil.Error:
-        return False
+def is_nursery(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return NURSERY_MODULE in process.cmdline()
+    return False
 
 
 def held(pid: int) -> list[str]:

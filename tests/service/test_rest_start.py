@@ -54,6 +54,7 @@ def test_a_device_that_is_none() -> None:
     assert "'toaster'" in serve("--port", "0", "--device", "toaster")
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing(tmp_path: Path) -> None:
     assert "none.safetensors" in serve("--port", "0", "--weights", str(tmp_path / "none.safetensors"))
 

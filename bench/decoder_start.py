@@ -3,8 +3,8 @@
     python -m bench.decoder_start -o bench/results/decoder_start.json
 
 Both in turns, from being asked for until it is shut in and waits for its source. An interpreter of its own is one that
-forks its first decoder: the fork's part of that is what the other figure says. Figures are medians; CPU and memory are
-the new process's own (unique set size), a fork's without what it shares.
+forks its first decoder: the fork's part of that is what the other figure says. Figures are medians; CPU and memory (unique
+set size) are the new process's own: a fork's without what it shares, an interpreter's once nobody shares it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ async def timed(bear: Callable[[], Awaitable[Child]], module: str) -> dict[str, 
     await decoder.channel.receive()
     seconds = time.perf_counter() - began
     process = process_of(module)
-    cpu, memory = process.cpu_times(), process.memory_full_info()
+    cpu, forked_mb = process.cpu_times(), process.memory_full_info().uss / 2**20
     await decoder.end()
-    return {"seconds": seconds, "cpu_s": cpu.user + cpu.system, "own_mb": memory.uss / 2**20}
+    own_mb = forked_mb if module == DECODER_MODULE else process.memory_full_info().uss / 2**20
+    return {"seconds": seconds, "cpu_s": cpu.user + cpu.system, "own_mb": own_mb}
 
 
 async def measure(rounds: int) -> dict[str, dict[str, float]]:

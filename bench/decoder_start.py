@@ -3,8 +3,8 @@
     python -m bench.decoder_start -o bench/results/decoder_start.json
 
 Both in turns, from being asked for until it is shut in and waits for its source. An interpreter of its own is one that
-forks its first decoder: the fork's part of that is what the other figure says. Figures are medians; CPU and memory (unique
-set size) are the new process's own: a fork's without what it shares, an interpreter's once nobody shares it.
+forks its first decoder: the fork's part of that is what the other figure says. Figures are medians; CPU and memory
+(unique set size) are the new process's own: a fork's without what it shares, an interpreter's once nobody shares it.
 """
 
 from __future__ import annotations

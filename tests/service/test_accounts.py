@@ -94,7 +94,7 @@ def test_every_line_names_the_key_and_none_has_it(watched: Server, key_file: Pat
         ("GET", "/v1/labels", {}, 401, None, "unauthorized"),
         ("POST", "/v1/detect", bearer(secret), 400, "cam-1", "unreadable"),
         ("POST", "/v1/detect?keyframe_hz=x", bearer(secret), 422, "cam-1", "bad_option"),
-        ("GET", "/healthz", {}, 200, None, None),
+        ("GET", "/", {}, 200, None, None),
     ]
     for number, (method, path, headers, status, name, code) in enumerate(asked):
         answer = httpx.request(

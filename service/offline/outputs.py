@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import unquote, urlsplit
 
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.offline.inputs import Input
@@ -48,11 +50,15 @@ def is_folder(path: Path) -> bool:
 
 
 def place_in(folder: Path, item: Input, inputs: Sequence[Input]) -> Path:
-    """The file of one's results in a folder: by its name, under the folders in which the inputs differ."""
+    """The file of one's results in a folder, each input's its own: under the folders in which the inputs differ, an
+    address's under its host."""
     if item.kind == "url":
-        return folder / f"{item.file_name}.json"
-    above = [os.path.realpath(other.path.parent) for other in inputs if other.kind != "url"]
-    below = os.path.relpath(os.path.realpath(item.path.parent), os.path.commonpath(above))
+        parts = urlsplit(item.place)
+        above = [part for part in unquote(parts.path).split("/")[:-1] if part not in ("", ".", "..")]
+        asked = f".{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}" if parts.query else ""
+        return Path(folder, parts.netloc.rpartition("@")[2].replace(":", "_"), *above, f"{item.file_name}{asked}.json")
+    others = [os.path.realpath(other.path.parent) for other in inputs if other.kind != "url"]
+    below = os.path.relpath(os.path.realpath(item.path.parent), os.path.commonpath(others))
     return folder / below / f"{item.file_name}.json"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from os import pidfd_open
+from pathlib import Path
 from typing import TypeVar
 
 from stmixer.service.ipc.channel import AsyncChannel, ChannelError
@@ -29,6 +32,7 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """Numpy starts threads when it is imported, for products of matrices that a decoder never computes; a fork would lose
 them, and Landlock (``decoder.landlock``) would not hold them."""
 KILLED = -signal.SIGKILL
+LOOK_S = 0.05
 
 T = TypeVar("T")
 
@@ -119,23 +123,33 @@ class Nursery:
 
 
 class ForkedProcess:
-    """A process that is the nursery's child, as asyncio has one of its own: watched by a descriptor of it."""
+    """A process that is the nursery's child, as asyncio has one of its own: watched by a descriptor of it.
+
+    A kernel without those (before 5.3) is asked again and again. The id stays the process's own until ``status`` has
+    taken its exit status.
+    """
 
     def __init__(self, pid: int, status: Callable[[], Awaitable[int]]) -> None:
         """``status`` takes its exit status once it has ended. Raises OSError."""
         self.pid = pid
         self.returncode: int | None = None
         self._take_status = status
-        self._fd = os.pidfd_open(pid)
         self._gone = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._fd, self._on_end)
+        try:
+            self._fd = pidfd_open(pid)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+            self._look()
+        else:
+            asyncio.get_running_loop().add_reader(self._fd, self._on_end)
         self._status = asyncio.create_task(self._learn())
 
     def kill(self) -> None:
         """Send it SIGKILL. Raises ProcessLookupError where it has ended."""
         if self._gone.is_set():
             raise ProcessLookupError
-        signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         """Until it has ended; its exit status, negative for a signal."""
@@ -146,10 +160,24 @@ class ForkedProcess:
         self._gone.set()
         os.close(self._fd)
 
+    def _look(self) -> None:
+        if has_ended(self.pid):
+            self._gone.set()
+        else:
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
     async def _learn(self) -> int:
         await self._gone.wait()
         self.returncode = await self._take_status()
         return self.returncode
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is there no more, or waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] in ("Z", "X")
+    except OSError:
+        return True
 
 
 def _abandon(birth: asyncio.Task[Child]) -> None:

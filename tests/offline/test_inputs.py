@@ -129,8 +129,14 @@ def test_outputs_that_can() -> None:
 
 @pytest.mark.usefixtures("clips")
 def test_files_of_a_folder_do_not_meet() -> None:
-    inputs = inputs_of(["clips", "http://example.org/a.mp4"])
+    addresses = [
+        f"http://me:pw@example.org:81/{rest}" for rest in ("a.mp4", "1/a.mp4", "1/../a.mp4?id=7", "v?id=1", "v?id=2")
+    ]
+    inputs = inputs_of(["clips", *addresses])
     places = [place_in(Path("out"), item, inputs) for item in inputs]
-    assert [str(path) for path in places] == [
-        "out/a.mkv.json", "out/b.MP4.json", "out/still.JPG.json", "out/day 2/c.webm.json", "out/a.mp4.json",
+    assert [str(path) for path in places[:4]] == [
+        "out/a.mkv.json", "out/b.MP4.json", "out/still.JPG.json", "out/day 2/c.webm.json",
     ]  # fmt: skip
+    assert [str(path) for path in places[4:6]] == ["out/example.org_81/a.mp4.json", "out/example.org_81/1/a.mp4.json"]
+    assert len(set(places)) == len(inputs)
+    assert all(path.parts[:2] == ("out", "example.org_81") and ".." not in path.parts for path in places[4:])

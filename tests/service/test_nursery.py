@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -122,6 +123,24 @@ def test_how_a_decoder_ended_is_known(signalled: signal.Signals) -> None:
         assert other.alive
         assert await other.end() == 0
         assert nursery_process().children() == [], "none is left unreaped"
+
+    run(test)
+
+
+def test_a_kernel_without_descriptors_of_processes_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(nursery_module, "pidfd_open", refuse)
+
+    async def test(nursery: Nursery) -> None:
+        one, other = await nursery.bear(), await nursery.bear()
+        assert (await one.channel.receive()) is not None
+        assert await one.kill() == -signal.SIGKILL
+        assert not one.alive
+        one.end_now()
+        assert other.alive
+        assert await other.end() == 0
 
     run(test)
 

@@ -154,7 +154,7 @@ def test_verify_prints_the_deviation(tiny: Model, tmp_path: Path) -> None:
 def test_export_command_refuses(tmp_path: Path) -> None:
     for args, words in (
         (("export", "tiny", "-o", tmp_path / "x.pt"), "must end in .onnx"),
-        (("export", "no_such", "-o", tmp_path / "x.onnx"), "neither a file nor a variant"),
+        (("export", "no_such", "-o", tmp_path / "x.onnx"), "neither a file nor bundled nor a variant"),
         (("export", "tiny", "-o", tmp_path / "no" / "x.onnx"), "is not a folder"),
     ):
         done = call(*args)

@@ -153,6 +153,6 @@ def test_a_proxy_that_was_not_told_of_sockets(behind: Server, tmp_path: Path) ->
 def test_who_asked_stands_in_the_log(behind: Server, tmp_path: Path) -> None:
     with nginx(documented(), behind, tmp_path) as server:
         headers = {**SITE, "X-Forwarded-For": "203.0.113.9", "X-Request-Id": "through-nginx"}
-        assert httpx.get(f"{server.url}/healthz", headers=headers).status_code == 200
+        assert httpx.get(f"{server.url}/v1/labels", headers=headers).status_code == 200
     (line,) = eventually(lambda: [line for line in behind.log if "through-nginx" in line])
     assert "203.0.113.9" in line

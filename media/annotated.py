@@ -15,6 +15,7 @@ from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
 from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.media.resize import resize
+from stmixer.model.linking import pairs_of_most_gain
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTION_SCORE = 0.5
@@ -122,23 +123,18 @@ class Moments:
 
 
 def same_people(first: Sequence[Box], second: Sequence[Box]) -> list[tuple[int, int]]:
-    """Pairs of boxes that may be the same person's a moment later: the nearest first, each once.
+    """Pairs of boxes that may be the same person's a moment later, each once, so that all together move least.
 
-    Near is within ``FARTHEST`` of the boxes' mean height, centre to centre, for boxes of about one size.
+    Such boxes are of about one size, and their centres within ``FARTHEST`` of their mean height.
     """
-    near = []
-    for i, one in enumerate(first):
-        for j, other in enumerate(second):
-            heights = one[3] - one[1], other[3] - other[1]
-            across, down = one[0] + one[2] - other[0] - other[2], one[1] + one[3] - other[1] - other[3]
-            distance = (across**2 + down**2) ** 0.5  # of twice the centres, so in halves of the sum of both heights
-            if min(heights) * LARGEST_CHANGE >= max(heights) and distance <= FARTHEST * sum(heights):
-                near.append((distance / max(sum(heights), 1e-9), i, j))
-    pairs: list[tuple[int, int]] = []
-    for _, i, j in sorted(near):
-        if all(i != one and j != other for one, other in pairs):
-            pairs.append((i, j))
-    return pairs
+    if not first or not second:
+        return []
+    one, other = np.array(first, np.float64)[:, None], np.array(second, np.float64)[None]
+    heights = np.stack(np.broadcast_arrays(one[..., 3] - one[..., 1], other[..., 3] - other[..., 1]))
+    across, down = ((one - other)[..., side] + (one - other)[..., side + 2] for side in (0, 1))
+    paces = np.hypot(across, down) / np.maximum(heights.sum(0), 1e-9)  # of twice the centres, by twice the mean height
+    fits = (heights.min(0) * LARGEST_CHANGE >= heights.max(0)) & (paces <= FARTHEST)
+    return pairs_of_most_gain(np.where(fits, FARTHEST - paces + 1e-9, 0.0))
 
 
 def write_annotated(

@@ -12,8 +12,8 @@ from typing import Annotated, get_args
 import typer
 from pydantic import ValidationError
 
-from stmixer.service.access import Key, KeyFile, Scope, alone, digest, new_secret, now_utc, read_keys, write_keys
 from stmixer.service.errors import InputError, StartError
+from stmixer.service.key_file import Key, KeyFile, Scope, alone, digest, new_secret, now_utc, read_keys, write_keys
 
 app = typer.Typer(no_args_is_help=True, help="Keys of a service: made here, shown once, kept as hashes.")
 

@@ -115,7 +115,7 @@ COLUMNS = (
 """Of a result's ``rows``. ``person`` counts within the keyframe and is no identity; boxes are px as displayed."""
 
 
-def frame_of(results: Iterable[Result]) -> Any:
+def data_frame_of(results: Iterable[Result]) -> Any:
     """``pandas.DataFrame`` of all rows of some results.
 
     Raises:
@@ -178,7 +178,7 @@ class DetectResponse(Wire):
 
     def to_df(self) -> Any:
         """``pandas.DataFrame``: ``Result.rows`` of all keyframes. Raises StartError without pandas."""
-        return frame_of(self.keyframes)
+        return data_frame_of(self.keyframes)
 
 
 class Problem(Wire):

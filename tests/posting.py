@@ -131,8 +131,13 @@ def ready_decoders(server: Server) -> list[psutil.Process]:
     return ready
 
 
-def descriptors(process: psutil.Process) -> int:
-    """How many it has; 0 where it hides them from us, who are not root."""
+def descriptors(server: Server) -> int:
+    """How many the API process has, as it says itself: it hides them from all but root."""
+    return int(samples(server)["process_open_fds", ()])
+
+
+def descriptors_of(process: psutil.Process) -> int:
+    """How many a child has; 0 where it hides them from us, who are not root."""
     with contextlib.suppress(psutil.AccessDenied):
         return int(process.num_fds())
     return 0
@@ -171,8 +176,8 @@ def holding(server: Server) -> Holding:
         decoders=len(decoders),
         starting=len(server.children) - len(workers) - len(decoders) - len(server.children_of(NURSERY)),
         half_closed=sum(c.status == psutil.CONN_CLOSE_WAIT for c in connections),
-        descriptors=descriptors(process),
-        worker_descriptors=sum(descriptors(worker) for worker in workers),
+        descriptors=int(values["process_open_fds", ()]),
+        worker_descriptors=sum(descriptors_of(worker) for worker in workers),
         files=tuple(sorted(name for p in (process, *workers, *decoders) for name in open_files(p))),
         streams=sum(value for (name, _), value in values.items() if name == "stmixer_streams_active"),
         ring_bytes=values["stmixer_ring_bytes", ()],

@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -27,6 +28,8 @@ from stmixer.service.ipc.child import hide
 from stmixer.service.ipc.ring import RingShape, create_ring
 
 MEMORY_BYTES = 3 << 30
+FOLDER = tempfile.gettempdir()
+"""Asked for before any wall stands."""
 SEAL = "seal"
 WALLS = (*cell.walls(MEMORY_BYTES), SEAL)
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -147,7 +150,7 @@ def remembering() -> Attempt:
 
 
 def writing_what_was_to_be_read() -> Attempt:
-    path = f"/tmp/upload-{os.getpid()}"
+    path = f"{FOLDER}/upload-{os.getpid()}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.unlink(path)
 
@@ -224,8 +227,8 @@ SECCOMP = frozenset({"seccomp"})
 
 ATTEMPTS: dict[str, tuple[Callable[[], Attempt], frozenset[str]]] = {
     "open a file": (lambda: lambda: os.open(__file__, os.O_RDONLY), BOTH),
-    "make a file": (lambda: lambda: os.open(f"/tmp/probe-{os.getpid()}", os.O_WRONLY | os.O_CREAT), BOTH),
-    "make a folder": (lambda: lambda: os.rmdir(os.mkdir(p := f"/tmp/probe-{os.getpid()}") or p), BOTH),
+    "make a file": (lambda: lambda: os.open(f"{FOLDER}/probe-{os.getpid()}", os.O_WRONLY | os.O_CREAT), BOTH),
+    "make a folder": (lambda: lambda: os.rmdir(os.mkdir(p := f"{FOLDER}/probe-{os.getpid()}") or p), BOTH),
     "list a folder": (lambda: lambda: os.listdir("/"), BOTH),
     "look at a file": (lambda: lambda: os.stat(__file__), SECCOMP),
     "make a socket": (lambda: socket.socket, SECCOMP),

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.events": {"service.ipc", *_BELOW},
     "service.sources": {"service.ipc", "service.engine", *_BELOW},
     "service.sessions": {"service.access", *_SESSIONS, *_BELOW},
-    "service.api": {"service.access", *_SESSIONS, *_BELOW},
+    "service.api": {"service.access", "service.key_file", *_SESSIONS, *_BELOW},
     "service.cluster": {"service.api", "service.access", *_SESSIONS, *_BELOW},
     # offline drives the stream, the sampler, the worker's reading of a ring and its runner in one process
     "service.offline": {
@@ -60,9 +60,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.schemas": {"service.ipc.messages", "service.errors"},
     "service.metrics": {"service.ipc.messages", "service.schemas"},
     "service.logs": {"service.settings"},
-    "service.access": {"service.errors", "service.settings"},
+    "service.key_file": {"service.errors"},
+    "service.access": {"service.errors", "service.key_file"},
     "service.client": {"service.schemas"},
-    "service.keys_cli": {"service.access", "service.errors"},
+    "service.keys_cli": {"service.key_file", "service.errors"},
     "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},
     "service.bench.faulty_service": {
         "service.api.server", "service.engine.worker", "service.sources.decoder_pool", "service.logs",

@@ -13,7 +13,6 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stmixer.service.access import Scope as KeyScope
 from stmixer.service.access import bearer
 from stmixer.service.api import detect, meta, problems, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
@@ -21,6 +20,7 @@ from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
+from stmixer.service.key_file import Scope as KeyScope
 from stmixer.service.settings import Settings
 
 WEB = Path(__file__).parents[1] / "web"

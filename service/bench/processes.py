@@ -117,12 +117,6 @@ class Processes:
         self.usage.rss.append(dict(rss))
         self.usage.cpu.append({role: cpu[role] + self._ended[role] for role in ("api", "worker", "decoder")})
 
-    def descriptors(self) -> int:
-        """Of the API process, which hides them from all but root; 0 where that keeps us out."""
-        with suppress(psutil.AccessDenied):
-            return int(self._api.num_fds())
-        return 0
-
     def kill(self, what: str) -> bool:
         """SIGKILL for the ``worker`` in service, the ``spare``, or a busy ``decoder``; False where there is none."""
         roles = self.by_role()

@@ -13,7 +13,7 @@ from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
 from stmixer.service.ipc.messages import FramesDropped
 from stmixer.service.offline.engine import DetectedKeyframe, InProcessEngine
-from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, frame_of
+from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, data_frame_of
 from stmixer.service.worker.runner import Runner
 
 
@@ -62,7 +62,7 @@ class FileResults(Iterator[Result]):
 
     def to_df(self) -> Any:
         """``pandas.DataFrame``: ``Result.rows`` of all that is left to come. Raises StartError without pandas."""
-        return frame_of(self)
+        return data_frame_of(self)
 
     @property
     def frame(self) -> FrameSize:

@@ -23,13 +23,14 @@ from websockets.sync.client import ClientConnection
 from wire import Wire
 from ws_client import jpeg, plain_socket
 
-from stmixer.service.access import Access, Budget, Key, KeyFile, digest, new_secret, read_keys, write_keys
+from stmixer.service.access import Access, Budget
 from stmixer.service.api import detect, meta, stream_ws
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
 from stmixer.service.cli import app
 from stmixer.service.errors import AccessError, InputError, StartError
+from stmixer.service.key_file import Key, KeyFile, digest, new_secret, read_keys, write_keys
 from stmixer.service.settings import Settings
 
 HTTP = [

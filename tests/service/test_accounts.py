@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from wire import Wire
 from ws_client import Client, jpeg, plain_socket
 
-from stmixer.service.access import Access, Key, KeyFile, digest, new_secret, read_keys, write_keys
+from stmixer.service.access import Access
 from stmixer.service.cli import app
 from stmixer.service.errors import AccessError, CapacityError, InputError
+from stmixer.service.key_file import Key, KeyFile, digest, new_secret, read_keys, write_keys
 
 WALK = OWN_CLIPS / "walk.mp4"
 LAPSE_S = 5.0

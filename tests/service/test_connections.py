@@ -16,16 +16,15 @@ from websockets.asyncio.server import serve
 from websockets.sync.client import connect
 
 from stmixer.service.api import connections
-from stmixer.service.api.connections import (
+from stmixer.service.api.connections import HttpSocket, StreamSocket
+from stmixer.service.api.paced import (
     BURST_S,
     LEAST_READ,
     MOST_READ,
     MOST_UNREAD,
     SHARE,
     Allowance,
-    HttpSocket,
     PacedTransport,
-    StreamSocket,
 )
 from stmixer.service.api.server import bind
 from stmixer.service.settings import Settings

@@ -22,7 +22,7 @@ from serving import Server, running_server
 from uvicorn.server import ServerState
 from ws_client import Client, jpeg, plain_socket
 
-from stmixer.service.api import connections
+from stmixer.service.api import paced
 from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.doorway import Doing, Doorway, Seldom, raise_descriptor_limit, tell_in_a_line
 from stmixer.service.api.server import bind, doorway
@@ -233,7 +233,7 @@ def test_who_leaves_leaves_room() -> None:
 
 @pytest.mark.parametrize("pieces", [64 * 2**10, 2**20])
 def test_an_answer_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
-    monkeypatch.setattr(connections, "UNREAD_S", 0.3, raising=False)
+    monkeypatch.setattr(paced, "UNREAD_S", 0.3)
     ended = asyncio.Event()
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -262,7 +262,7 @@ def test_an_answer_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch, piece
 
 
 def test_an_answer_that_is_read_slowly_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNREAD_S", 0.1, raising=False)
+    monkeypatch.setattr(paced, "UNREAD_S", 0.1)
     whole = 12 * 2**20
 
     async def large(scope: Any, receive: Any, send: Any) -> None:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from serving import Server
 from starlette.types import Receive, Scope, Send
 
-from stmixer.service.access import Key, KeyFile, digest, write_keys
 from stmixer.service.api.app import create_app, foreign
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance
 from stmixer.service.api.service import Service
+from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 from stmixer.service.settings import Settings
 
 

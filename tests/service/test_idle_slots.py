@@ -16,10 +16,11 @@ from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, jpeg, plain_socket
 
-from stmixer.service.access import Caller, Key, KeyFile, digest, new_secret, write_keys
+from stmixer.service.access import Caller
 from stmixer.service.api.media_clock import MediaClock
 from stmixer.service.api.uploads import LEAST_BYTES_PER_S, Pace, WaitingUploads
 from stmixer.service.errors import CapacityError, InputError
+from stmixer.service.key_file import Key, KeyFile, digest, new_secret, write_keys
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import Summary
 

@@ -19,9 +19,10 @@ from posting import eventually
 from serving import Server, running_server
 from ws_client import Client, plain_socket
 
-from stmixer.service.access import Access, Key, KeyFile, digest, new_secret, read_keys, write_keys
+from stmixer.service.access import Access
 from stmixer.service.bench.cli import without_option
 from stmixer.service.errors import StartError
+from stmixer.service.key_file import Key, KeyFile, digest, new_secret, read_keys, write_keys
 from stmixer.service.logs import ConsoleFormatter, JsonFormatter, fields, without_keys
 
 STMIXER = [sys.executable, "-m", "stmixer.service.cli"]

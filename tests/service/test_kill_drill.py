@@ -97,7 +97,7 @@ def night(server: Server, kill: Callable[[Server, threading.Event], list[float]]
     with ThreadPoolExecutor(CAMERAS + UPLOADS) as pool:
         post(server, FALL, **UPLOAD)  # what a first load leaves in caches is there before
         eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2)
-        before, memory = descriptors(process), process.memory_info().rss
+        before, memory = descriptors(server), process.memory_info().rss
         cameras = [pool.submit(camera, server, stop) for _ in range(CAMERAS)]
         posting = [pool.submit(uploads, server, stop, expected) for _ in range(UPLOADS)]
         try:
@@ -107,9 +107,9 @@ def night(server: Server, kill: Callable[[Server, threading.Event], list[float]]
         seen = [future.result() for future in cameras]
         answered = [future.result() for future in posting]
     eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-    eventually(lambda: descriptors(process), lambda n: n == before, 60)
+    eventually(lambda: descriptors(server), lambda n: n == before, 60)
     growth = process.memory_info().rss - memory
-    return Night(killed, seen, answered, growth, descriptors(process) - before)
+    return Night(killed, seen, answered, growth, descriptors(server) - before)
 
 
 def kill_workers(server: Server, stop: threading.Event) -> list[float]:

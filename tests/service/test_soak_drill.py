@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from statistics import median
 
-import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
@@ -28,8 +27,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
     output = tmp_path / "soak.json"
     with running_server(weights=tiny_weights, spare_workers=1, resume_ttl_s=15, worker_module=MODULE) as server:
         both_warm(server)
-        process = psutil.Process(server.process.pid)
-        before = descriptors(process)
+        before = descriptors(server)
         told = CliRunner().invoke(
             app,
             ["bench", "streams", str(OWN_CLIPS / "fall.mp4"), "--url", server.url, "--pid", str(server.process.pid),
@@ -42,7 +40,7 @@ def test_an_hour_of_sixteen_cameras_with_faults(tiny_weights: Path, tmp_path: Pa
         eventually(lambda: metric(server, "streams_active", source="ws"), lambda n: n == 0, 60)
         eventually(lambda: metric(server, "ring_bytes"), lambda n: n == 0, 60)
         eventually(lambda: len(server.children_of(DECODER)), lambda n: n == 2, 60)
-        eventually(lambda: descriptors(process), lambda n: n <= before, 60)
+        eventually(lambda: descriptors(server), lambda n: n <= before, 60)
         report = json.loads(output.read_text())
         (step,) = report["steps"]
         write_report("drill_soak", {"options": report["options"], **step, "worker_deaths": deaths(server)})

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from live_video import video
 from posting import busy_decoder, descriptors, ready_decoders
@@ -36,7 +35,7 @@ def at_rest(server: Server) -> tuple[int, int]:
     assert poll(lambda: metric(server, "streams_active", source="ws") == 0)
     assert poll(lambda: metric(server, "ring_bytes") == 0)
     assert poll(lambda: len(ready_decoders(server)) == 2 and len(server.children) == 4)
-    return descriptors(psutil.Process(server.process.pid)), len(server.children)
+    return descriptors(server), len(server.children)
 
 
 STAGES = ["connected", "started", "first picture", "in the middle", "flooding all", "stopped", "container"]
@@ -61,7 +60,7 @@ def test_a_vanished_client_leaves_nothing(own: Server, stage: str) -> None:
         if stage == "stopped":
             client.say("stop")
         vanish(client)
-    assert poll(lambda: descriptors(psutil.Process(own.process.pid)) <= fds), stage
+    assert poll(lambda: descriptors(own) <= fds), stage
     assert at_rest(own)[1] == children
     with stream(own, policy="all", timestamps="prefix", score_threshold=1) as client:
         for n in range(40):

@@ -1,0 +1,155 @@
+"""A connection's share of the event loop's time, and of our patience with a client that does not read.
+
+A read takes as many bytes as are likely to keep the loop for a millisecond: of pictures tens of kilobytes, of messages
+with a byte each some hundred bytes. Who has used up the share is not read for a while, and TCP slows the sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+SHARE = 0.3
+"""Of the loop's time that a connection may take for long."""
+BURST_S = 0.05
+"""What it may take at once after a pause."""
+PIECE_S = 0.001
+"""What a read is to take at most."""
+LEAST_READ, FIRST_READ, MOST_READ = 256, 4 * 1024, 32 * 1024
+MESSAGE_S = 25e-6
+"""What the application takes for a message besides its parsing: measured with pictures of one byte."""
+MOST_UNREAD = 2**20
+"""Bytes of ours that may wait for a client that sends, and does not read."""
+UNREAD_REST_S = 0.25
+UNREAD_S = 30.0
+"""How long a client may read next to nothing of an answer that waits for it."""
+LEAST_PACE = 1024
+"""Bytes a second that it has to read meanwhile."""
+
+log = logging.getLogger("stmixer.connections")
+
+
+class Allowance:
+    """Loop time of one connection: ``SHARE`` of what passes, at most ``BURST_S`` of it saved up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._left_s, self._at = clock, BURST_S, clock()
+        self.read_bytes = FIRST_READ
+
+    def spend(self, seconds: float) -> float:
+        """Seconds were used; returns for how many to rest now, mostly 0."""
+        now = self._clock()
+        self._left_s = min(BURST_S, self._left_s + (now - self._at) * SHARE) - seconds
+        self._at = now
+        return max(0.0, -self._left_s / SHARE)
+
+    def took(self, count: int, seconds: float) -> None:
+        """A read of ``count`` bytes took so long: the next one is to take ``PIECE_S`` at most."""
+        fitting = round(count * PIECE_S / max(seconds, 1e-6))
+        self.read_bytes = max(LEAST_READ, min(MOST_READ, 2 * self.read_bytes, fitting))
+
+
+class PacedTransport:
+    """An asyncio transport that is read only while the connection has allowance left; all else is the transport's."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self.allowance = Allowance()
+        self.upgraded = False
+        self.when_lost: Callable[[], None] = lambda: None
+        self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
+        self._wanted, self._resting = True, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def pause_reading(self) -> None:
+        """The protocol wants no more for now."""
+        self._wanted = False
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The protocol wants more."""
+        self._wanted = True
+        if not self._resting:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close once all is written, or is not read for long."""
+        self.expect_reading()
+        self._transport.close()
+
+    def expect_reading(self) -> None:
+        """What waits has to be read at a least pace from here on, or the connection ends."""
+        waits = self._transport.get_write_buffer_size()
+        if waits and self._reading is None:
+            self._unread = waits
+            self._reading = self._loop.call_later(UNREAD_S, self._look_whether_read)
+
+    def reading_goes_on(self) -> None:
+        """It was read."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _look_whether_read(self) -> None:
+        self._reading = None
+        read = self._unread - self._transport.get_write_buffer_size()
+        if read >= min(UNREAD_S * LEAST_PACE, self._unread):
+            self.expect_reading()
+            return
+        log.warning("a client read %d bytes of its answer in %g s, and is cut off", read, UNREAD_S)
+        self._transport.abort()
+
+    def spend(self, seconds: float) -> None:
+        """The connection used some of the loop's time."""
+        rest_s = self.allowance.spend(seconds)
+        if self._transport.get_write_buffer_size() > MOST_UNREAD:
+            rest_s = max(rest_s, UNREAD_REST_S)
+        if rest_s > 0 and not self._resting and not self._transport.is_closing():
+            self._resting = True
+            self._transport.pause_reading()
+            self._loop.call_later(rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._wanted:
+            self._transport.resume_reading()
+
+
+class PacedReading(asyncio.BufferedProtocol):
+    """Before one of uvicorn's protocols: gives it what is read, in pieces, and counts the time that this takes."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Have it read at its pace; after an upgrade it keeps what it has."""
+        paced = transport
+        if not isinstance(transport, PacedTransport):
+            paced = cast(asyncio.Transport, PacedTransport(cast(asyncio.Transport, transport), self.loop))
+        super().connection_made(paced)
+
+    @property
+    def _paced(self) -> PacedTransport:
+        return cast(PacedTransport, self.transport)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Room for the next read."""
+        self._buffer = bytearray(self._paced.allowance.read_bytes)
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        started = time.perf_counter()
+        self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+        seconds = time.perf_counter() - started
+        self._paced.allowance.took(nbytes, seconds)
+        self._paced.spend(seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """uvicorn's own."""
+        super().data_received(data)  # type: ignore[misc]

@@ -127,6 +127,7 @@ def test_a_second_signal_forces_the_end(tiny_weights: Path) -> None:
         assert isinstance(answer.exception(10), httpx.HTTPError)
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_process(tiny_weights: Path) -> None:
     with running_server(weights=tiny_weights, worker_module=MODULE) as server, ThreadPoolExecutor(1) as pool:
         children = server.children

@@ -228,6 +228,7 @@ def test_options_do_what_they_say(lone: Server) -> None:
     assert actors() == standard
 
 
+@pytest.mark.slow
 def test_lookahead_0_sees_nothing_later_as_the_command_does(server: Server, tiny_weights: Path, tmp_path: Path) -> None:
     full, none = (post(server, WALK, score_threshold=0, **o).json() for o in ({}, {"lookahead_ms": 0}))
     assert len(full["keyframes"]) == len(none["keyframes"]) == 7

@@ -171,3 +171,52 @@ def test_a_batch_of_which_all_is_ignored() -> None:
     for normaliser in ("rank", "global"):
         result = Criterion(normaliser=normaliser)(output, [nobody], SIZES)
         assert result.total.item() == 0
+
+
+def softplus(logit: float) -> float:
+    return math.log(1 + math.exp(logit))
+
+
+def test_a_person_score_that_is_taught_its_overlap() -> None:
+    """The matched query is taught its box's IoU with the IoU's weight, the others 0 with 0.75 p², over the people."""
+    boxes = torch.tensor([[[20.0, 20, 40, 60], [50, 100, 90, 180], [0, 0, 100, 200]]])
+    logits = torch.tensor([[[2.0, 0.5], [1.0, 0.0], [-1.0, 2.0]]])
+    output = decoder_output(stage_output(boxes, human_logits=logits))
+    people = one((10, 20, 30, 60))
+    overlap = 1 / 3
+    matched = overlap * (overlap * softplus(-1.5) + (1 - overlap) * softplus(1.5))
+    others = sum(0.75 / (1 + math.exp(-d)) ** 2 * softplus(d) for d in (1.0, -3.0))
+    found = Criterion(person_score="overlap")(output, [people], SIZES).terms
+    assert float(found["loss_ce"]) == pytest.approx(matched + others, rel=1e-5)
+    ignored = Criterion(person_score="overlap")(output, [ignoring(people, (0.0, 0.0, 100.0, 200.0))], SIZES).terms
+    assert float(ignored["loss_ce"]) == pytest.approx(matched, rel=1e-5), "who answers for somebody is taught"
+    plain = Criterion()(output, [people], SIZES).terms
+    assert {k: float(v) for k, v in found.items() if k != "loss_ce"} == {
+        k: float(v) for k, v in plain.items() if k != "loss_ce"
+    }
+
+
+def test_overlap_of_two_people_and_of_nobody() -> None:
+    boxes = torch.tensor([[[10.0, 20, 30, 60], [50, 100, 90, 180]]])
+    people = fully_annotated(torch.tensor([[10.0, 20, 30, 60], [50, 100, 90, 180]]), torch.zeros(2, 2))
+    logits = torch.tensor([[[3.0, 0.0], [-1.0, 0.0]]], requires_grad=True)
+    output = decoder_output(stage_output(boxes, human_logits=logits))
+    criterion = Criterion(person_score="overlap", divisor=1.0)
+    assert float(criterion(output, [people], SIZES).terms["loss_ce"].detach()) == pytest.approx(
+        (softplus(-3) + softplus(1)) / 2, rel=1e-5
+    )
+    nobody = fully_annotated(torch.zeros(0, 4), torch.zeros(0, 2))
+    empty = criterion(output, [nobody], SIZES)
+    expected = sum(0.75 / (1 + math.exp(-d)) ** 2 * softplus(d) for d in (3.0, -1.0))
+    assert float(empty.terms["loss_ce"].detach()) == pytest.approx(expected, rel=1e-5), "divided by one where nobody is"
+    (gradient,) = torch.autograd.grad(empty.total, logits)
+    assert (gradient[0, :, 0] > 0).all(), "both scores are to fall"
+
+
+def test_of_two_boxes_at_one_person_the_better_is_to_score_higher() -> None:
+    boxes = torch.tensor([[[10.0, 20, 30, 60], [14.0, 20, 34, 60]]])
+    logits = torch.zeros(1, 2, 2, requires_grad=True)
+    output = decoder_output(stage_output(boxes, human_logits=logits))
+    total = Criterion(person_score="overlap")(output, [one((10, 20, 30, 60))], SIZES).total
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert gradient[0, 0, 0] < 0 < gradient[0, 1, 0]

@@ -274,6 +274,9 @@ class LossSection(Section):
     """``terms``: the number of loss terms, 24 for six stages, as the official trainer. 1 leaves the sum alone."""
     one_to_many: Count = 1
     """How many queries learn one person in every stage but the last. 1: the paper's."""
+    person_score: Literal["person", "overlap"] = "person"
+    """What the person score is taught: whether the query answers for somebody (the paper's), or how well its box fits
+    (trainer.training.criterion)."""
     dense: NotNegative = 0.0
     """Of the dense person head's own loss (trainer.training.dense_loss), beside the divided sum of the others. 0: the
     head learns only through the queries that start at its cells."""

@@ -50,6 +50,7 @@ def build_criterion(config: RunConfig) -> Criterion:
         loss.normaliser,
         None if loss.divisor == "terms" else loss.divisor,
         Matcher(one_to_many=loss.one_to_many),
+        loss.person_score,
     )
 
 

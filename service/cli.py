@@ -122,9 +122,11 @@ def detect(
         _check_explain(explain, inputs)
     # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from stmixer.model.heap import keep_freed_memory
     from stmixer.service.offline.command import DetectCommand
     from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
+    keep_freed_memory()
     chosen, warning = pick_device(device)
     if warning:
         log.warning(warning)

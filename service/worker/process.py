@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from stmixer.model.clip import input_size
+from stmixer.model.heap import keep_freed_memory
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent, hide, more_expendable
@@ -182,6 +183,7 @@ def main() -> None:
     die_with_parent()
     more_expendable(MORE_EXPENDABLE)
     hide()
+    keep_freed_memory()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_WORKER)
     try:
         try:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector
+from stmixer.model.heap import keep_freed_memory
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.cached_features import FeatureClips
 from stmixer.trainer.data.clipset import ClipSet, ClipSource
@@ -82,6 +83,8 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     """
     _quieten_lightning()
     check_devices(config)
+    if not _on_cuda(config):
+        keep_freed_memory()
     folder = RunFolder(config.run_dir)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the first process writes the folder while others still start
         folder.open(config, resume=resume)

@@ -1,4 +1,4 @@
-"""What a keyframe costs its worker: frames that are new to it, and the clip. Told by batches as they come back. Pure."""
+"""What a keyframe costs its worker: the frames that are new to it, and the clip. Learned from batches. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 FORGETTING = 0.98
 """What a batch counts after the next one."""
-PRIOR_WEIGHT = 0.5
+PRIOR_WEIGHT = 0.1
 """How many batches the warm-up's proportion of frames to clip counts for."""
 MOST_TIMES_EXPECTED = 4.0
 """A batch that took longer than so many times what was expected counts as that: something else was to blame."""

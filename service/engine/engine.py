@@ -45,7 +45,7 @@ log = logging.getLogger("stmixer.engine")
 AT_ONCE_S = 0.02
 """A batch that follows the one before it so soon was waited for: what went by between them is a batch's overhead."""
 BUSY = 0.5
-"""The load from which on capacity follows what keyframes cost now: batches of an idle service say little of full ones."""
+"""The load from which on capacity follows what keyframes cost now: an idle service says little of full batches."""
 
 
 class Engine:

@@ -156,7 +156,7 @@ class Turns:
             self._turn(stream).served = length - 1 - place * length // len(self._running)
 
     def _end_turns(self, flowing: Sequence[Stream], cost: KeyframeCost) -> None:
-        """Those that have run their length, for who waits, or behind all others; and those that do not come any more."""
+        """Turns are over that have run their length, or begin anew where nobody waits; and those without keyframes."""
         running = [stream for stream in self._running if stream in flowing]
         over = [stream for stream in running if self._turn(stream).served >= self._length(stream, cost)]
         self._running = [stream for stream in running if stream not in over]
@@ -169,13 +169,32 @@ class Turns:
         self, flowing: Sequence[Stream], heads: dict[int, Pending], loads: dict[int, float], full: float, now: float,
         cost: KeyframeCost,
     ) -> None:  # fmt: skip
-        """Whoever has had least is next, as long as there is time, and no running one loses a keyframe by it."""
+        """Whoever has had least is next, as long as there is time, and no running one loses a keyframe by it.
+
+        Where neighbours share nothing a turn is one keyframe, whenever the stream has had no more than the others.
+        """
         waiting = [stream for stream in flowing if stream not in self._running and stream.id in heads]
-        waiting.sort(key=lambda stream: (self._turn(stream).spent_s, stream.served_at))
+        least_s = min((self._turn(stream).spent_s for stream in waiting), default=0.0)
+
+        def place(stream: Stream) -> tuple[int, float]:
+            turn = self._turn(stream)
+            half_turn_s = self._length(stream, cost) * cost.seconds(turn.fresh) / 2
+            return int((turn.spent_s - least_s) / half_turn_s), stream.served_at
+
+        waiting.sort(key=place)  # who has had about as little waits in line: pauses are alike
         taken, begun_s = sum(loads[stream.id] for stream in self._running), 0.0
-        for stream in waiting:
+        mean_s = sum(self._turn(stream).spent_s for stream in flowing) / max(1, len(flowing))
+        single = [
+            stream for stream in waiting if self._turn(stream).spent_s <= mean_s and self._length(stream, cost) == 1
+        ]
+        self._running[:0] = single
+        for stream in single:
+            self._turn(stream).served = 0
+        for stream in (stream for stream in waiting if stream not in single):
             begun_s += cost.seconds(self._new_frames(heads[stream.id], cost))
-            if self._running and (taken >= full or not self._fits(now + begun_s, self._running, heads, loads, now, cost)):
+            if self._running and (
+                taken >= full or not self._fits(now + begun_s, self._running, heads, loads, now, cost)
+            ):
                 return
             self._turn(stream).served = 0
             self._running.append(stream)
@@ -222,7 +241,7 @@ class Turns:
     def _patient(
         self, queues: Sequence[list[Pending]], live: int, now: float, cost: KeyframeCost
     ) -> tuple[list[list[Pending]], float | None]:
-        """Streams that wait have as much of the worker as anybody: a keyframe each time that all have had one's time."""
+        """Streams that lose nothing have as much of the worker as others: a keyframe whenever each has had its time."""
         found, again = list[list[Pending]](), None
         patient = [queue for queue in queues if queue[0].stream.policy == "all"]
         for queue in patient:

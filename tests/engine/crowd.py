@@ -108,6 +108,9 @@ class Crowd:
 
     def _frame(self, source: Source) -> None:
         if self.now >= source.ends_at:
+            if source.stream.policy == "all":
+                source.stream.end(self.now)
+                return
             source.stream.cancel()
             self.scheduler.turns.forget(source.stream)
             return
@@ -118,10 +121,10 @@ class Crowd:
             self._at(self.now + STEP_S, lambda: self._frame(source))
 
     def _step(self) -> None:
-        for stream in self.streams():
-            stream.expire(self.now)
         if self._busy:
             return
+        for stream in self.streams():
+            stream.expire(self.now)
         cost = self.cost if self.told else None
         choice = self.scheduler.choose(self.streams(), self.now, cost)
         if choice.batch:

@@ -29,8 +29,9 @@ COUNTERS = {
     "stream_reconnects": {"reason"}, "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
 }  # fmt: skip
 GAUGES = {
-    "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](), "keyframe_load": set[str](),
-    "uploads_waiting": set[str](), "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
+    "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
+    "keyframe_load": set[str](), "uploads_waiting": set[str](),
+    "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}
 

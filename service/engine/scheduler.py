@@ -43,7 +43,7 @@ class Scheduler:
                 queues.append((stream.served_at, queue[0].ready_at, number, queue))
         queues.sort()
         due, again = [queue for *_, queue in queues], None
-        if cost is not None and not (due and due[0][0].attempts):
+        if cost is not None:
             due, again = self.turns.allowed(streams, due, now, cost)
         if not due:
             return Choice(wait_until=again)

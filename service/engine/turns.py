@@ -49,12 +49,18 @@ class Turn:
 
 
 class Turns:
-    """All streams' turns. ``load``: the worker's time that all live keyframes would take, if all of them ran."""
+    """All streams' turns. ``crowded``: whether there are any, or everybody runs."""
 
     def __init__(self) -> None:
-        self.crowded, self.load = False, 0.0
+        self.crowded = False
+        self._loads: dict[int, float] = {}
         self._of: dict[int, Turn] = {}
         self._running: list[Stream] = []
+
+    @property
+    def load(self) -> float:
+        """Seconds of the worker a second that all live keyframes would take, if all of them ran."""
+        return sum(self._loads.values())
 
     def leased(self, pending: Pending, order: JobOrder, cost: KeyframeCost | None) -> int:
         """A keyframe runs. Returns how many of its frames are new to the worker."""
@@ -71,16 +77,18 @@ class Turns:
     def forget(self, stream: Stream) -> None:
         """A stream is gone, its share with it."""
         self._of.pop(stream.id, None)
+        self._loads.pop(stream.id, None)
         self._running = [other for other in self._running if other is not stream]
 
     def allowed(
         self, streams: Collection[Stream], queues: Sequence[list[Pending]], now: float, cost: KeyframeCost
     ) -> tuple[list[list[Pending]], float | None]:
         """Of the streams' ready keyframes, a list each, those that may run now, in order; when to ask again."""
-        heads = {queue[0].stream.id: queue[-1] for queue in queues}
+        if not queues:
+            return [], None
+        heads = {pending.stream.id: pending for queue in queues for pending in queue if not pending.attempts}
         flowing = self._flowing(streams, heads, now)
-        loads = {stream.id: self._load(stream, cost) for stream in flowing}
-        self.load = sum(loads.values())
+        loads = self._loads = {stream.id: self._load(stream, cost) for stream in flowing}
         if self.load > CROWDED and not self.crowded and self._share(flowing, cost):
             self._begin(flowing, loads, cost)
         elif self.load < CALM:
@@ -92,7 +100,8 @@ class Turns:
         full = FULL * len(flowing) / max(1, len(flowing) + waiting)
         self._end_turns(flowing, cost)
         self._begin_turns(flowing, heads, loads, full, now, cost)
-        return [*patient, *([head] for head in self._in_time(heads, loads, now, cost))], again
+        suspects = [queue[:1] for queue in queues if queue[0].attempts]
+        return [*suspects, *patient, *([head] for head in self._in_time(heads, loads, now, cost))], again
 
     # -- what is known of streams
 

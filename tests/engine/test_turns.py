@@ -177,3 +177,22 @@ def test_batches_stay_as_full_as_without_turns() -> None:
         sizes.append(sum(crowd.batches) / len(crowd.batches))
         assert goodput(crowd, 2.0, 7.0) >= 0.98 * 24 * 3.75
     assert sizes[0] == sizes[1]
+
+
+def test_a_keyframe_that_died_with_its_batch_runs_though_it_is_not_its_turn() -> None:
+    crowd = crowd_of(4, until=20.0, **COSTS)
+    stream = crowd.sources[0].stream
+    suspect = next(p for p in stream.ready() if not p.attempts)
+    stream.take(suspect, 20.0)
+    stream.release(suspect)
+    crowd.run(20.5)
+    assert suspect.outcome is None or suspect.outcome == "ok"
+    crowd.run(22.0)
+    assert suspect.outcome == "ok"
+
+
+def test_who_has_gone_is_no_load() -> None:
+    crowd = crowd_of(3, until=5.0, **COSTS)
+    for source in crowd.sources:
+        crowd.scheduler.turns.forget(source.stream)
+    assert crowd.scheduler.turns.load == 0

@@ -70,6 +70,9 @@ class Metrics:
         self.streams_active = gauge("streams_active", "Streams now.", "source")
         self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
         self.streams_capacity = gauge("streams_capacity", "Streams admitted at most.")
+        self.keyframe_load = gauge(
+            "keyframe_load", "Worker seconds a second that all live keyframes would take; above 1 streams take turns."
+        )
         self.keyframes_waiting = gauge("keyframes_waiting", "Keyframes ready and not yet with a worker.")
         self.ring_bytes = gauge("ring_bytes", "Memory of all frame rings.")
         self.gpu_memory = gauge("gpu_memory_bytes", "Memory the worker has reserved on its GPU.", "worker")

@@ -1,4 +1,4 @@
-"""How many streams a worker can serve: from the keyframes per second that it ran in its warm-up. Pure."""
+"""How many streams a worker can serve: from the keyframes per second that it ran in its warm-up, or runs now. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ STREAMS_ALWAYS_TAKEN = 2
 """Streams that are taken however slow the machine: a laptop's camera, and a clip beside it."""
 
 
-def capacity_of(warmup_s: Mapping[int, float]) -> int:
-    """Streams of one keyframe a second, from seconds of a batch by its size; ``STREAMS_ALWAYS_TAKEN`` at least."""
-    return max(STREAMS_ALWAYS_TAKEN, int(USABLE * max(size / seconds for size, seconds in warmup_s.items())))
+def capacity_of(warmup_s: Mapping[int, float], slower: float = 1.0) -> int:
+    """Streams of one keyframe a second, from seconds of a batch by its size; ``STREAMS_ALWAYS_TAKEN`` at least.
+
+    ``slower``: how many times that a keyframe takes now (``cost``).
+    """
+    best = max(size / seconds for size, seconds in warmup_s.items())
+    return max(STREAMS_ALWAYS_TAKEN, int(USABLE * best / slower))
 
 
 def weight(policy: Policy, keyframe_hz: float, saved: float = 0.0, span_s: float = math.inf) -> float:

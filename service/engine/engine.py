@@ -42,6 +42,11 @@ from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.engine")
 
+AT_ONCE_S = 0.02
+"""A batch that follows the one before it so soon was waited for: what went by between them is a batch's overhead."""
+BUSY = 0.5
+"""The load from which on capacity follows what keyframes cost now: an idle service says little of full batches."""
+
 
 class Engine:
     """Streams in, settled keyframes out. ``worker_module``: what a worker process runs."""
@@ -146,6 +151,7 @@ class Engine:
         if self.streams.pop(stream.id, None) is None:
             return
         stream.cancel()
+        self._scheduler.turns.forget(stream)
         self.seat.detach(stream)
         stream.close_ring()
         if not self.streams:
@@ -248,7 +254,8 @@ class Engine:
                 worker.give_up("stuck")
         elif worker is not None and worker.alive:
             with_suspects = seat.spare is not None or not seat.spare_is_coming  # one that could step in
-            choice = self._scheduler.choose(seat.streams.values(), now, with_suspects=with_suspects)
+            choice = self._scheduler.choose(seat.streams.values(), now, seat.cost, with_suspects=with_suspects)
+            self.metrics.keyframe_load.set(self._scheduler.turns.load)
             moments.append(choice.wait_until)
             if choice.batch:
                 message, banks = self._lease(worker, choice.batch, now)
@@ -259,13 +266,17 @@ class Engine:
     def _lease(self, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
         """Lease keyframes for a worker: its order, and of those with a query bank the windows, queries, then mask."""
         self._batch_ids += 1
-        worker.batch = Batch(self._batch_ids, keyframes, now + worker.stuck_after_s(len(keyframes)))
-        jobs, banks = list[JobOrder](), list[bytes]()
+        jobs, banks, new_frames = list[JobOrder](), list[bytes](), 0
         for pending in keyframes:
             stream = pending.stream
             jobs.append(stream.take(pending, now))
+            new_frames += self._scheduler.turns.leased(pending, jobs[-1], self.seat.cost)
             if stream.bank is not None:
                 banks += [part.tobytes() for part in stream.bank.window(second_of(pending.keyframe.pts_us))]
+        free_at = self.seat.free_at
+        since = free_at if now - free_at < AT_ONCE_S else now
+        stuck_at = now + worker.stuck_after_s(len(keyframes))
+        worker.batch = Batch(self._batch_ids, keyframes, stuck_at, new_frames, since)
         return RunBatch(self._batch_ids, tuple(jobs)), b"".join(banks)
 
     # -- what workers say
@@ -309,10 +320,23 @@ class Engine:
         if payload or (ran and ran[0][0].stream.bank is not None):
             _remember([pending for pending, _ in ran], payload)
         worker.batch, now = None, time.monotonic()
+        self._learn(batch, done, now)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
         for pending, actors in ran:
             pending.done_at = now
             pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
+
+    def _learn(self, batch: Batch, done: BatchDone, now: float) -> None:
+        """What keyframes cost, from a batch all of which ran; while there is much to do capacity follows."""
+        seat = self.seat
+        seat.free_at = now
+        if seat.cost is None or batch.stale:
+            return
+        worked_s = done.seconds.preprocess + done.seconds.inference + done.seconds.postprocess
+        seat.cost.observe(len(batch.keyframes), batch.new_frames, worked_s, now - batch.since - worked_s)
+        if self._scheduler.turns.load > BUSY:
+            seat.learn()
+            self.metrics.streams_capacity.set(self.capacity)
 
     def _fail(self, batch: Batch) -> None:
         """A batch did not run, and its worker goes on."""

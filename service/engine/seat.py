@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from stmixer.service.engine.admission import capacity_of
+from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Stream
 from stmixer.service.engine.worker import Worker
@@ -16,7 +17,8 @@ class Seat:
     """A device's place in the engine. A stream keeps its seat; workers come and go.
 
     ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the first
-    worker measured them at its start. ``spare_is_coming``: one is being started beside the one in service.
+    worker measured them at its start, until ``cost`` has learned better. ``spare_is_coming``: one is being started
+    beside the one in service. ``free_at``: when the last batch came back.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,6 +28,9 @@ class Seat:
         self.spare_is_coming = False
         self.model: ModelInfo | None = None
         self.capacity, self.saved = 1, 0.0
+        self.cost: KeyframeCost | None = None
+        self.free_at = 0.0
+        self._warmup_s: dict[int, float] = {}
         self.streams: dict[int, Stream] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -35,6 +40,11 @@ class Seat:
         if self.worker is not None:
             with suppress(ChannelError):  # a dying worker's successor gets all rings
                 await self.worker.attach(stream)
+
+    def learn(self) -> None:
+        """Take capacity and ``saved`` from batches as they come back, once enough have."""
+        if self.cost is not None and (slower := self.cost.slower) is not None:
+            self.capacity, self.saved = capacity_of(self._warmup_s, slower), self.cost.saved
 
     def detach(self, stream: Stream) -> None:
         """A stream is gone, and with it its ring: no worker gets it any more, and the one in service is told so."""
@@ -57,6 +67,8 @@ class Seat:
         if self.spare is worker:
             if self.model is None:  # a spare warms up beside a busy worker: what it measures then says too little
                 self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
+                self.cost = KeyframeCost(worker.warmup_s, worker.saved, len(worker.model.window.offsets))
+                self._warmup_s = worker.warmup_s
             self.worker, self.model, self.spare = worker, worker.model, None
 
 

@@ -38,11 +38,14 @@ LAST_WORDS_S = 1.0
 @dataclass(slots=True)
 class Batch:
     """What a worker is busy with. ``stale``: the places of keyframes whose frames it did not find, which are its
-    business no more; None until it has copied all the others'. ``stuck_at``: when it will have taken far too long."""
+    business no more; None until it has copied all the others'. ``stuck_at``: when it will have taken far too long.
+    ``new_frames``: how many frames it has not seen in a batch before. ``since``: when it could have begun with it."""
 
     id: int
     keyframes: tuple[Pending, ...]
     stuck_at: float
+    new_frames: int
+    since: float
     stale: set[int] | None = None
 
     @property

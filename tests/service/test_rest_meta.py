@@ -30,7 +30,8 @@ COUNTERS = {
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
-    "uploads_waiting": set[str](), "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
+    "keyframe_load": set[str](), "uploads_waiting": set[str](),
+    "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}
 

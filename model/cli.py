@@ -30,7 +30,7 @@ from stmixer.model.zoo import VARIANTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stmixer.model.checkpoint import ModelCard
+    from stmixer.model.card import ModelCard
 
 EXIT_USAGE = 2
 PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
@@ -53,7 +53,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    from stmixer.model.checkpoint import CheckpointError
+    from stmixer.model.card import CheckpointError
     from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
     try:
@@ -84,7 +84,8 @@ def convert(
 ) -> None:
     """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
     with _user_errors():
-        from stmixer.model.checkpoint import ModelCard, save
+        from stmixer.model.card import ModelCard
+        from stmixer.model.checkpoint import save
         from stmixer.model.foreign.published import from_published, guess_config, read_published_file
 
         _check_paths(src, output, untrained and trained_on is not None)
@@ -188,7 +189,7 @@ def info(
 
 
 def _card_of(target: str) -> tuple[ModelCard, str]:
-    from stmixer.model.checkpoint import read_header
+    from stmixer.model.card import read_header
 
     if bundled_as(target) is None and not Path(target).exists():
         raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
@@ -266,7 +267,8 @@ def pack(
 ) -> None:
     """For publishing: matrices in half precision, and what a user must know of the weights in the file itself."""
     with _user_errors():
-        from stmixer.model.checkpoint import halved, read_header, read_tensors, save
+        from stmixer.model.card import read_header
+        from stmixer.model.checkpoint import halved, read_tensors, save
 
         card, _ = read_header(src)
         _check_output(src, output)

@@ -25,12 +25,17 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.export import Dim
 
-from stmixer.model.backbones import STRIDES
-from stmixer.model.checkpoint import FORMAT, CheckpointError, Model, digest
+from stmixer.model.card import FORMAT, CheckpointError
+from stmixer.model.checkpoint import Model, digest
 from stmixer.model.detector import Detector
-from stmixer.model.runtimes.onnx import OnnxRuntime, frame_outputs, stage_path
+from stmixer.model.frame_maps import STRIDES, frame_outputs
+from stmixer.model.onnx_files import HEADER_KEY, stage_path
+from stmixer.model.outputs import OUTPUTS, last_stage
+from stmixer.model.runtimes.deviation import deviation
+from stmixer.model.runtimes.onnx import OnnxRuntime
 from stmixer.model.runtimes.prepare import prepared
-from stmixer.model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
+from stmixer.model.runtimes.runtime import Runtime
+from stmixer.model.runtimes.tensors import TensorArrays
 from stmixer.model.starts import ABSENT_LOGIT
 
 OPSET = 18
@@ -173,7 +178,7 @@ def export(model: Model, path: Path) -> dict[Path, float]:
         partial = Path(folder, path.name)
         for stage, graph in stages.items():
             _write(graph, stage_path(partial, stage), header)
-        runtime = OnnxRuntime(partial, torch.device("cpu"))
+        runtime = OnnxRuntime(partial, TensorArrays(torch.device("cpu"), cells=False))
         for stage, graph in stages.items():
             inputs = graph.example(*_CHECKED)
             with torch.inference_mode():
@@ -201,7 +206,7 @@ def _write(graph: Graph, path: Path, header: str) -> None:
         )
         assert program is not None
         _simplify(program.model)
-    program.model.metadata_props["stmixer"] = header
+    program.model.metadata_props[HEADER_KEY] = header
     onnx_ir.save(program.model, path)  # the program itself would move what is over 1.5 GiB into a second file
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.foreign.backbone_tensors import Pretrained

@@ -97,7 +97,7 @@ def _file_convolutions(path: Path) -> list[_FileConvolution]:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise CheckpointError(f"{path}: {error.name} is missing; pip install 'stmixer[export]'") from None
+        raise CheckpointError(f"{path}: {error.name} is missing; pip install 'stmixer[torch]'") from None
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     if path.is_file() and (kind := described(path)) is not None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from stmixer.model.bundled import DEFAULT, bundled, bundled_as
 from stmixer.model.card import CheckpointError, ModelCard, read_header
+from stmixer.model.extras import missing
 from stmixer.model.onnx_files import graphs_of
 from stmixer.model.runtimes.arrays import DeviceName
 from stmixer.model.runtimes.host import HostArrays
-from stmixer.model.runtimes.processor import has_torch
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ log = logging.getLogger("stmixer")
 
 TORCH_RUNTIMES = ("eager", "compile", "cudagraph")
 NO_TORCH = "PyTorch is not installed; pip install 'stmixer[torch]' brings it"
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported."""
+    return not missing(["torch"])
 
 
 def open_runtime(

@@ -6,7 +6,6 @@ import ctypes
 import functools
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -44,11 +43,6 @@ def driver_devices() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
-
-
-def has_torch() -> bool:
-    """Whether PyTorch is installed; it is not imported."""
-    return find_spec("torch") is not None
 
 
 @functools.cache

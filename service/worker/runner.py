@@ -18,8 +18,8 @@ from stmixer.model.labels import Label
 from stmixer.model.outputs import DecoderOutput
 from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
-from stmixer.model.runtimes.choose import NO_TORCH, open_runtime
-from stmixer.model.runtimes.processor import CPU, Device, device_of, driver_devices, has_torch
+from stmixer.model.runtimes.choose import NO_TORCH, has_torch, open_runtime
+from stmixer.model.runtimes.processor import CPU, Device, device_of, driver_devices
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action, Actor

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 _WORTH_SHARING = 1024
 """Bytes of an initialiser from which it is read from the weights file."""
-_STORED = {"F16": (onnx_ir.DataType.FLOAT16, np.float16), "F32": (onnx_ir.DataType.FLOAT, np.float32)}
+_STORED: dict[str, tuple[onnx_ir.DataType, np.dtype[Any]]] = {
+    "F16": (onnx_ir.DataType.FLOAT16, np.dtype(np.float16)),
+    "F32": (onnx_ir.DataType.FLOAT, np.dtype(np.float32)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ def point_into(graph: onnx_ir.Model, weights: Path) -> int:
     external: dict[str, Any] = {}
     own = 0
     for name, value in list(graph.graph.initializers.items()):
-        array = value.const_value.numpy()
+        tensor = value.const_value
+        assert tensor is not None, name
+        array = tensor.numpy()
         found = stored.get(_key(array)) if array.nbytes >= _WORTH_SHARING and array.dtype == np.float32 else None
         if found is None:
             own += array.nbytes
@@ -100,7 +105,7 @@ def _contents(weights: Path) -> dict[tuple[tuple[int, ...], bytes], _Stored]:
             continue
         dtype, kind = _STORED[entry["dtype"]]
         first, end = entry["data_offsets"]
-        array = np.frombuffer(raw, kind, (end - first) // kind().itemsize, start + first)
+        array = np.frombuffer(raw, kind, (end - first) // kind.itemsize, start + first)
         array = array.reshape(entry["shape"]).astype(np.float32)
         place = (name, dtype, tuple(entry["shape"]), start + first, end - first)
         if array.ndim == 2:

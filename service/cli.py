@@ -36,7 +36,9 @@ console = Console(stderr=True)
 log = logging.getLogger("stmixer")
 
 EXIT_USAGE = 2
-RUNTIME_HELP = "what runs the model (auto: ONNX Runtime for .onnx files, else eager)"
+RUNTIME_HELP = (
+    "what runs the model (auto: ONNX Runtime for .onnx files and, on CPUs, graphs beside weights; else eager)"
+)
 PRECISION_HELP = "of its products (auto: bf16 where a GPU has it, else fp32)"
 
 

@@ -77,6 +77,17 @@ def open_runtime(
     return torch_runtime(open_model(name, weights), torch.device(str(device)), runtime=runtime, precision=precision)
 
 
+def why_chosen(opened: Runtime[Any], wanted: str) -> str:
+    """Why this runtime runs, where ``wanted`` was asked for, as a clause."""
+    if wanted != "auto":
+        return "as asked for"
+    if opened.name == "onnx":
+        return "since its graphs lie ready"
+    if opened.device.type == "cuda":
+        return "since it runs on a GPU"
+    return "since it has no ONNX graphs" if opened.precision == "fp32" else "for its precision"
+
+
 def torch_runtime(model: Model, device: torch.device, *, runtime: str = "auto", precision: str = "auto") -> Runtime:
     """A model in memory, run by PyTorch. Raises RuntimeUnavailable."""
     from stmixer.model.runtimes.compiled import CompiledRuntime

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from stmixer.model.clip import input_size
+from stmixer.model.runtimes.choose import why_chosen
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent, hide, more_expendable
@@ -173,8 +174,11 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
         why = f"{options.device} has not the memory for one keyframe of this model; take a smaller one"
         raise StartError("no_memory", why) from None
     card = runner.card.to_dict()
-    ran = f"{runner.runtime.name}, {runner.runtime.precision}"
-    return runner, WorkerReady(str(device), ran, warning, tuple(warmup_s.items()), min(1.0, saved), card)
+    ran = runner.runtime
+    chosen = why_chosen(ran, options.runtime)
+    return runner, WorkerReady(
+        str(device), ran.name, ran.precision, chosen, warning, tuple(warmup_s.items()), min(1.0, saved), card
+    )
 
 
 def main() -> None:

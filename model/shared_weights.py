@@ -1,4 +1,4 @@
-"""ONNX graphs without weights of their own: their tensors are read where they lie in a weights file beside them.
+"""ONNX graphs without weights of their own: tensors of a kilobyte and more are read where they lie in a file beside.
 
 So a file of weights in half precision and its graphs hold each number once. A graph's initialisers are external data in
 that safetensors file (offset and length); those stored in half precision are cast, and turned as the graph wants them,

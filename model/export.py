@@ -172,7 +172,7 @@ def export(model: Model, path: Path) -> dict[Path, float]:
         partial = folder / path.name
         # norms folded, so that every runtime has less to do and the trace less to say
         for stage, graph in graphs(_with_biases(prepared(original, pack=False))).items():
-            _save(_traced(graph), stage_path(partial, stage), {HEADER_KEY: header})
+            _write(graph, stage_path(partial, stage), header)
         return _checked(original, partial, path)
 
 
@@ -238,6 +238,10 @@ def _checked(original: Detector, partial: Path, path: Path) -> dict[Path, float]
     for target in worst:
         partial.with_name(target.name).replace(target)
     return worst
+
+
+def _write(graph: Graph, path: Path, header: str) -> None:
+    _save(_traced(graph), path, {HEADER_KEY: header})
 
 
 def _traced(graph: Graph) -> onnx_ir.Model:

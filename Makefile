@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SERVES := $(VENV)/.serves
+EVERYTHING := .[train,bench,dev]
+# What `make run` installs: all of it where a GPU can use it, elsewhere what serves with ONNX Runtime.
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
+RUN_SET := $(if $(filter-out 0,$(GPU)),.[torch],.)
 PYTEST := $(BIN)/python -m pytest
 # Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
 WORKERS ?= 2
@@ -10,7 +15,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: run test test-slow drill check format clean
 
-run: $(READY)
+run: $(SERVES)
 	$(BIN)/stmixer serve $(ARGS)
 
 test: $(READY)
@@ -33,12 +38,20 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Installed again whenever the project's needs or the pins change.
+# Installed again whenever the project's needs or the pins change. Where everything is, that serves too.
 $(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[train,export,bench,dev]'
+	$(call install,$(EVERYTHING))
+	touch $@ $(SERVES)
+
+$(SERVES): pyproject.toml constraints.txt
+	$(call install,$(RUN_SET))
 	touch $@
+
+define install
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '$(1)'
+endef
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -29,11 +29,11 @@ import typer
 from torch import Tensor
 
 from bench.hardware import processor
-from stmixer.model.backbones import STRIDES
 from stmixer.model.checkpoint import untrained
 from stmixer.model.config import DetectorConfig
 from stmixer.model.cost import multiply_adds
 from stmixer.model.export import export
+from stmixer.model.frame_maps import STRIDES
 from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.runtimes.choose import open_runtime, torch_runtime
 from stmixer.model.runtimes.eager import EagerRuntime
@@ -76,7 +76,7 @@ def open_variant(name: str, runtime: str, precision: str, device: torch.device, 
     path = folder / f"{name}.onnx"
     if not path.exists():
         export(untrained(name), path)
-    return open_runtime(None, path, device, precision=precision)
+    return open_runtime(None, path, device, precision=precision, tensors=True)
 
 
 def parts(runtime: EagerRuntime, clip: Tensor, sizes: Tensor) -> dict[str, Callable[[], object]]:

@@ -1,4 +1,5 @@
 # syntax=docker/dockerfile:1
+# What serves with ONNX Runtime, without PyTorch: the bundled weights, and models of `stmixer-weights export`.
 FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /app
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir uv==0.13.9

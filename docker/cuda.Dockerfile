@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The CUDA libraries come with the Python packages; the driver comes from the NVIDIA container toolkit.
+# PyTorch is the extra torch. The CUDA libraries come with the Python packages; the driver comes from the NVIDIA container toolkit.
 FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /app
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir uv==0.13.9
@@ -10,7 +10,7 @@ COPY media media
 COPY service service
 COPY trainer trainer
 COPY weights weights
-RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --constraint constraints.txt .
+RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --constraint constraints.txt '.[torch]'
 
 FROM python:3.12.12-slim-bookworm
 RUN useradd --system --uid 10001 --create-home stmixer

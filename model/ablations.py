@@ -16,17 +16,9 @@ from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig
 from stmixer.model.decoder import run_stages, whole_frames
 from stmixer.model.mixing import AdaptiveMixing
+from stmixer.model.outputs import DecoderOutput, StageOutput
 from stmixer.model.sampling import Sampler, WholeSampler, make_sampler
-from stmixer.model.stage import (
-    Branch,
-    DecoderOutput,
-    SelfAttention,
-    Stage,
-    StageBase,
-    StageOutput,
-    at_keyframe,
-    starting_queries,
-)
+from stmixer.model.stage import Branch, SelfAttention, Stage, StageBase, at_keyframe, starting_queries
 
 
 class OneBranchStage(StageBase):

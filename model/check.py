@@ -8,11 +8,15 @@ from pathlib import Path
 
 import torch
 
-from stmixer.model.checkpoint import CheckpointError, Model, digest, load_exactly, read_header, read_tensors
+from stmixer.model.card import CheckpointError, read_header
+from stmixer.model.checkpoint import Model, digest, load_exactly, read_tensors
 from stmixer.model.detector import Detector, skeleton
+from stmixer.model.outputs import last_stage
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.deviation import deviation
 from stmixer.model.runtimes.onnx import OnnxRuntime
-from stmixer.model.runtimes.runtime import Runtime, deviation, last_stage
+from stmixer.model.runtimes.runtime import Runtime
+from stmixer.model.runtimes.tensors import TensorArrays
 
 
 def check_file(path: Path) -> Iterator[str]:
@@ -63,11 +67,11 @@ def check_runtime(model: Model, device: torch.device, runtime: str, precision: s
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         export(model, path)
-        return _compared(OnnxRuntime(path, device), clip, sizes, expected)
+        return _compared(OnnxRuntime(path, TensorArrays(device, cells=False)), clip, sizes, expected)
 
 
 def _compared(runtime: Runtime, clip: torch.Tensor, sizes: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> str:
-    output = runtime.detect(clip.to(runtime.device), sizes.to(runtime.device))
+    output = runtime.detect(runtime.arrays.given(clip.numpy()), runtime.arrays.given(sizes.numpy()))
     worst = deviation(last_stage(output), expected)
     how = f"{runtime.name} in {runtime.precision} on {runtime.device}"
     return f"{how} deviates from the network in fp32 by {worst:.1e} of an output's largest value"

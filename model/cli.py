@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stmixer.model import extras
 from stmixer.model.bundled import bundled, bundled_as
 from stmixer.model.clip import padded_size, window
 from stmixer.model.config import ConfigError, DetectorConfig
@@ -30,7 +31,7 @@ from stmixer.model.zoo import VARIANTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stmixer.model.checkpoint import ModelCard
+    from stmixer.model.card import ModelCard
 
 EXIT_USAGE = 2
 PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
@@ -53,11 +54,15 @@ class UsageError(ValueError):
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    from stmixer.model.checkpoint import CheckpointError
+    from stmixer.model.card import CheckpointError
     from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in extras.TORCH:
+            raise
+        message = extras.brought_by("torch", [error.name])
     except (CheckpointError, ConfigError, RuntimeUnavailable, UsageError) as error:
         message = str(error)
     except BrokenPipeError:
@@ -84,7 +89,8 @@ def convert(
 ) -> None:
     """Published layout to a self-describing file. Nothing in SRC is executed; every name must be used exactly once."""
     with _user_errors():
-        from stmixer.model.checkpoint import ModelCard, save
+        from stmixer.model.card import ModelCard
+        from stmixer.model.checkpoint import save
         from stmixer.model.foreign.published import from_published, guess_config, read_published_file
 
         _check_paths(src, output, untrained and trained_on is not None)
@@ -188,7 +194,7 @@ def info(
 
 
 def _card_of(target: str) -> tuple[ModelCard, str]:
-    from stmixer.model.checkpoint import read_header
+    from stmixer.model.card import read_header
 
     if bundled_as(target) is None and not Path(target).exists():
         raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
@@ -232,26 +238,42 @@ def verify(
 @main.command()
 def export(
     target: Annotated[str, typer.Argument(metavar="FILE|VARIANT", help="a .safetensors file, or initial weights")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="the .onnx file to write")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the .onnx file to write")] = None,
+    beside: Annotated[bool, typer.Option("--beside", help="graphs that read FILE's tensors, beside it")] = False,
 ) -> None:
     """To ONNX (opset 18; batch, height and width free), each file compared with the network at another size."""
     with _user_errors():
+        if beside == (output is not None):
+            raise UsageError("give either -o x.onnx, or --beside for graphs that go with FILE and read its weights")
+        if output is None:
+            _export_beside(target)
+            return
         if output.suffix != ".onnx":
             raise UsageError(f"{output}: the name must end in .onnx")
         if not output.parent.is_dir():
             raise UsageError(f"{output.parent} is not a folder; make it first")
         from stmixer.model.checkpoint import load, untrained
-
-        try:
-            from stmixer.model.export import export as write
-        except ModuleNotFoundError as error:
-            raise UsageError(f"{error.name} is missing; pip install 'stmixer[export]'") from None
+        from stmixer.model.export import export as write
 
         if target not in VARIANTS and bundled_as(target) is None and not Path(target).exists():
             raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
         model = untrained(target) if target in VARIANTS else load(Path(target))
-        for path, worst in write(model, output).items():
-            typer.echo(f"ok  {path}: {path.stat().st_size / 2**20:.1f} MiB, deviates from eager by {worst:.1e}")
+        _tell_exported(write(model, output))
+
+
+def _export_beside(target: str) -> None:
+    named = bundled_as(target)
+    weights = Path(target) if named is None else named.file
+    if not weights.is_file() or weights.suffix != ".safetensors":
+        raise UsageError(f"--beside wants a .safetensors file or a bundled name, got {target}")
+    from stmixer.model.export import export_beside
+
+    _tell_exported(export_beside(weights))
+
+
+def _tell_exported(written: Mapping[Path, float]) -> None:
+    for path, worst in written.items():
+        typer.echo(f"ok  {path}: {path.stat().st_size / 2**20:.1f} MiB, deviates from eager by {worst:.1e}")
 
 
 @main.command()
@@ -266,7 +288,8 @@ def pack(
 ) -> None:
     """For publishing: matrices in half precision, and what a user must know of the weights in the file itself."""
     with _user_errors():
-        from stmixer.model.checkpoint import halved, read_header, read_tensors, save
+        from stmixer.model.card import read_header
+        from stmixer.model.checkpoint import halved, read_tensors, save
 
         card, _ = read_header(src)
         _check_output(src, output)

@@ -12,8 +12,9 @@ from stmixer.model.box_tensors import whole_frame_cxcyzr
 from stmixer.model.classifiers import BankWindow
 from stmixer.model.config import DecoderConfig, LongTermConfig
 from stmixer.model.labels import PERSON
+from stmixer.model.outputs import DecoderOutput, StageOutput
 from stmixer.model.sampling import Sampler, make_sampler
-from stmixer.model.stage import DecoderOutput, Stage, StageOutput, last_arrays, starting_queries
+from stmixer.model.stage import Stage, last_arrays, starting_queries
 from stmixer.model.starts import keyframe_starts
 
 __all__ = ["PERSON", "Decoder", "DecoderOutput", "StageOutput", "last_arrays", "run_stages"]

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from stmixer.model.ablations import KeyframeDecoder, OneStreamDecoder
-from stmixer.model.backbones import STRIDES, build_backbone
+from stmixer.model.backbones import build_backbone
 from stmixer.model.backbones.yolox import ConvSilu
 from stmixer.model.classifiers import BankWindow, Head
 from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import Decoder
 from stmixer.model.feature_space import build_feature_space
+from stmixer.model.frame_maps import STRIDES
 from stmixer.model.frame_then_clip import detect_by_frame
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
+from stmixer.model.outputs import DecoderOutput
 from stmixer.model.person_head import Cells, PersonHead
 from stmixer.model.sampling import PointGenerator
-from stmixer.model.stage import DecoderOutput, StageBase
+from stmixer.model.stage import StageBase
 from stmixer.model.starts import best_cells
 
 ACTION_PRIOR = 0.01

@@ -4,6 +4,7 @@ Opset 18: GridSample of opset 20 is wrong in TensorRT 10. Batch, height and widt
 multiples of 32). A family whose frames are computed once gets three files, each self-contained: ``x.onnx``, the whole
 model for anyone's runtime, and ``x.frame.onnx`` and ``x.clip.onnx``, its two stages, which the service runs. Each
 carries the model card (configuration, labels, licence) of its weights file, under ``stmixer`` in ``metadata_props``.
+``export_beside`` writes graphs that hold no weights, but read those of the file beside them (``model.shared_weights``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,15 +24,22 @@ import onnx_ir
 import onnx_ir.passes.common as common
 import torch
 from onnxscript import optimizer
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.export import Dim
 
-from stmixer.model.backbones import STRIDES
-from stmixer.model.checkpoint import FORMAT, CheckpointError, Model, digest
+from stmixer.model.card import FORMAT, CheckpointError
+from stmixer.model.checkpoint import Model, digest, load
 from stmixer.model.detector import Detector
-from stmixer.model.runtimes.onnx import OnnxRuntime, frame_outputs, stage_path
+from stmixer.model.frame_maps import STRIDES, frame_outputs
+from stmixer.model.onnx_files import BESIDE_KEY, HEADER_KEY, graphs_beside, header_digest, stage_path
+from stmixer.model.outputs import OUTPUTS, last_stage
+from stmixer.model.runtimes.deviation import deviation
+from stmixer.model.runtimes.onnx import OnnxRuntime
 from stmixer.model.runtimes.prepare import prepared
-from stmixer.model.runtimes.runtime import OUTPUTS, Runtime, deviation, last_stage
+from stmixer.model.runtimes.runtime import Runtime
+from stmixer.model.runtimes.tensors import TensorArrays
+from stmixer.model.shared_weights import point_into
 from stmixer.model.starts import ABSENT_LOGIT
 
 OPSET = 18
@@ -153,39 +162,89 @@ def export(model: Model, path: Path) -> dict[Path, float]:
     The deviation is of an output's largest value, at another batch and size than exported. Raises ExportError for a
     long-term model, for one over 2 GiB and for a deviation over ``TOLERANCE``; no file is left behind then.
     """
-    if model.card.config.long_term is not None:
-        raise ExportError(f"{model.card.name} is a long-term model: those run eager, there is no graph with a bank yet")
+    _check_exportable(model)
     weights = model.detector.state_dict()
     if (size := sum(t.numel() * t.element_size() for t in weights.values())) > MAX_BYTES:
         raise ExportError(f"{model.card.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds less than 2")
-    original = copy.deepcopy(model.detector).cpu().eval().requires_grad_(False)
-    # norms folded, so that every runtime has less to do and the trace less to say
-    detector = prepared(original, pack=False)
+    original = _frozen(model.detector)
+    header = json.dumps({"format": FORMAT, "card": model.card.to_dict(), "digest": digest(weights)})
+    with _folder_in(path.parent) as folder:
+        partial = folder / path.name
+        # norms folded, so that every runtime has less to do and the trace less to say
+        for stage, graph in graphs(_with_biases(prepared(original, pack=False))).items():
+            _write(graph, stage_path(partial, stage), header)
+        return _checked(original, partial, path)
+
+
+def export_beside(weights: Path) -> dict[Path, float]:
+    """Write the graphs of a weights file beside it, x.onnx and stages of x.safetensors; they read its tensors there.
+
+    Returns and raises as ``export`` does. The graphs go with this very file: after any change of it they are made anew.
+    """
+    model = load(weights)
+    _check_exportable(model)
+    original = _frozen(model.detector)
+    with safe_open(weights, "np") as file:
+        header = file.metadata()["stmixer"]
+    properties = {HEADER_KEY: header, BESIDE_KEY: f"{weights.name} {header_digest(weights)}"}
+    path = graphs_beside(weights)
+    with _folder_in(path.parent) as folder:
+        shutil.copy(weights, folder)
+        partial = folder / path.name
+        # norms stay, since folded weights are not the file's: runtimes fold them when they load the graph
+        for stage, graph in graphs(_with_biases(copy.deepcopy(original))).items():
+            traced = _traced(graph)
+            point_into(traced, folder / weights.name)
+            _save(traced, stage_path(partial, stage), properties)
+        return _checked(original, partial, path)
+
+
+def _check_exportable(model: Model) -> None:
+    if model.card.config.long_term is not None:
+        raise ExportError(f"{model.card.name} is a long-term model: those run eager, there is no graph with a bank yet")
+
+
+def _frozen(detector: Detector) -> Detector:
+    return copy.deepcopy(detector).cpu().eval().requires_grad_(False)
+
+
+def _with_biases(detector: Detector) -> Detector:
+    """The detector itself, every convolution with a bias.
+
+    The exporter makes up one of its own where there is none, and for some kernels one of the wrong shape.
+    """
     for conv in detector.modules():
         if isinstance(conv, (nn.Conv2d, nn.Conv3d)) and conv.bias is None:
-            # the exporter makes up a bias of its own, and for some kernels one of the wrong shape
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
-    header = json.dumps({"format": FORMAT, "card": model.card.to_dict(), "digest": digest(weights)})
-    stages = graphs(detector)
-    references = graphs(original)
+    return detector
+
+
+@contextmanager
+def _folder_in(parent: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as folder:
+        yield Path(folder)
+
+
+def _checked(original: Detector, partial: Path, path: Path) -> dict[Path, float]:
+    """Compare the files of ``partial`` with the network, and let them be those of ``path``. Raises ExportError."""
     worst: dict[Path, float] = {}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        partial = Path(folder, path.name)
-        for stage, graph in stages.items():
-            _write(graph, stage_path(partial, stage), header)
-        runtime = OnnxRuntime(partial, torch.device("cpu"))
-        for stage, graph in stages.items():
-            inputs = graph.example(*_CHECKED)
-            with torch.inference_mode():
-                worst[stage_path(path, stage)] = deviation(graph.run(runtime, inputs), references[stage](*inputs))
-        if bad := {target.name: f"{value:.1e}" for target, value in worst.items() if not value <= TOLERANCE}:
-            raise ExportError(f"the graph does not compute what the model does; deviations over {TOLERANCE:.0e}: {bad}")
-        for target in worst:
-            partial.with_name(target.name).replace(target)
+    runtime = OnnxRuntime(partial, TensorArrays(torch.device("cpu"), cells=False))
+    for stage, reference in graphs(original).items():
+        inputs = reference.example(*_CHECKED)
+        with torch.inference_mode():
+            worst[stage_path(path, stage)] = deviation(reference.run(runtime, inputs), reference(*inputs))
+    if bad := {target.name: f"{value:.1e}" for target, value in worst.items() if not value <= TOLERANCE}:
+        raise ExportError(f"the graph does not compute what the model does; deviations over {TOLERANCE:.0e}: {bad}")
+    for target in worst:
+        partial.with_name(target.name).replace(target)
     return worst
 
 
 def _write(graph: Graph, path: Path, header: str) -> None:
+    _save(_traced(graph), path, {HEADER_KEY: header})
+
+
+def _traced(graph: Graph) -> onnx_ir.Model:
     with _quiet_exporter():
         program = torch.onnx.export(
             graph,
@@ -201,8 +260,14 @@ def _write(graph: Graph, path: Path, header: str) -> None:
         )
         assert program is not None
         _simplify(program.model)
-    program.model.metadata_props["stmixer"] = header
-    onnx_ir.save(program.model, path)  # the program itself would move what is over 1.5 GiB into a second file
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where in our code each comes from: half of a graph's size
+    return program.model
+
+
+def _save(graph: onnx_ir.Model, path: Path, properties: dict[str, str]) -> None:
+    graph.metadata_props.update(properties)
+    onnx_ir.save(graph, path)  # the exporter itself would move what is over 1.5 GiB into a second file
 
 
 def _simplify(graph: onnx_ir.Model) -> None:

@@ -8,19 +8,19 @@ stream, which keeps maps from one clip to the next (``maps_of_frames`` and ``gat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+from stmixer.model.outputs import DecoderOutput
 
-from stmixer.model.decoder import DecoderOutput
+if TYPE_CHECKING:
+    from torch import Tensor
 
 F = TypeVar("F")
 
 FRAMES_AT_ONCE = 8
 """Frames per run of the frame stage: enough to fill a device, few enough to bound its memory."""
 
-FrameStage = Callable[[Tensor], Sequence[Tensor]]
+FrameStage = Callable[["Tensor"], Sequence["Tensor"]]
 """(F, 3, H, W) normalised and padded frames -> four maps (F, D, H / s, W / s), and where the model has them the frames'
 starts (F, 5, K, 1), which all here treats as a map like the others."""
 
@@ -53,7 +53,7 @@ def detect_each_frame_once(
     firsts: list[int] = []
     place: list[int] = []
     for i in range(len(frames)):
-        same = next((k for k, j in enumerate(firsts) if torch.equal(frames[i], frames[j])), None)
+        same = next((k for k, j in enumerate(firsts) if frames[i].equal(frames[j])), None)
         if same is None:
             same = len(firsts)
             firsts.append(i)
@@ -92,6 +92,8 @@ def gather(clips: Sequence[Sequence[Sequence[Tensor]]], *, cells: bool = True) -
     without ``cells``, maps (D, h, w) as they are.
     Returns as many maps (B, T, D, h, w), each a view of (B, T, h, w, D).
     """
+    import torch  # who runs ONNX imports this module, and needs none
+
     frames = [frame for clip in clips for frame in clip]
     stacked = clips_of((torch.stack(level) for level in zip(*frames, strict=True)), len(clips))
     return [x.permute(0, 1, 4, 2, 3) for x in stacked] if cells else stacked

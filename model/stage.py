@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,31 +14,8 @@ from stmixer.model.config import DecoderConfig, LongTermConfig
 from stmixer.model.float32 import in_float32
 from stmixer.model.labels import PERSON
 from stmixer.model.mixing import AdaptiveMixing, FixedMixing
+from stmixer.model.outputs import DecoderOutput, StageOutput
 from stmixer.model.sampling import GridPoints, PointGenerator, Sampler, make_points
-
-
-@dataclass(frozen=True, slots=True)
-class StageOutput:
-    """What one stage says of its B x N queries.
-
-    ``human_logits`` (B, N, 2), ``action_logits`` (B, N, C), the refined boxes as ``boxes_cxcyzr`` and
-    ``boxes_xyxy_px`` (B, N, 4), and ``points_xyz`` (B, N, G, P, 3), where it looked (px, level).
-    """
-
-    human_logits: Tensor
-    action_logits: Tensor
-    boxes_cxcyzr: Tensor
-    boxes_xyxy_px: Tensor
-    points_xyz: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderOutput:
-    """All stages, first to last, and the last stage's queries (B, N, D)."""
-
-    stages: tuple[StageOutput, ...]
-    spatial_queries: Tensor
-    temporal_queries: Tensor
 
 
 def last_arrays(output: DecoderOutput, sizes_wh: Tensor) -> tuple[NDArray[np.float32], ...]:

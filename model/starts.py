@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stmixer.model.box_tensors import cxcyzr_to_xyxy, pairwise_iou
+from stmixer.model.frame_maps import START_NUMBERS
 from stmixer.model.person_head import Cells
 
-NUMBERS = 5
-"""Of a start: cx, cy, z, r, logit."""
 MAX_LOGIT = 12.0
 """A start's logit is kept within this on both sides."""
 ABSENT_LOGIT = -20.0
@@ -66,7 +65,7 @@ def keyframe_starts(starts: Tensor, whole_cxcyzr: Tensor) -> tuple[Tensor, Tenso
         Boxes (B, K, 4) cxcyzr, and logits (B, K, 1) within ``MAX_LOGIT``.
     """
     of_keyframe = starts[:, starts.shape[1] // 2].squeeze(-1).transpose(1, 2)
-    boxes, logits = of_keyframe[..., : NUMBERS - 1], of_keyframe[..., NUMBERS - 1 :]
+    boxes, logits = of_keyframe[..., : START_NUMBERS - 1], of_keyframe[..., START_NUMBERS - 1 :]
     absent = logits < (ABSENT_LOGIT - MAX_LOGIT) / 2
     return torch.where(absent, whole_cxcyzr.unsqueeze(1), boxes).detach(), logits.clamp(min=-MAX_LOGIT)
 

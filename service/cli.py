@@ -36,7 +36,9 @@ console = Console(stderr=True)
 log = logging.getLogger("stmixer")
 
 EXIT_USAGE = 2
-RUNTIME_HELP = "what runs the model (auto: ONNX Runtime for .onnx files, else eager)"
+RUNTIME_HELP = (
+    "what runs the model (auto: ONNX Runtime for .onnx files and, on CPUs, graphs beside weights; else eager)"
+)
 PRECISION_HELP = "of its products (auto: bf16 where a GPU has it, else fp32)"
 
 
@@ -120,7 +122,7 @@ def detect(
     check_outputs(outputs, inputs)
     if explain is not None:
         _check_explain(explain, inputs)
-    # imported late: torch takes seconds, and a wrong path should not; its threads sleep, not spin, while FFmpeg works
+    # imported late: a runtime takes seconds, and a wrong path should not; torch's threads sleep while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from stmixer.model.heap import keep_freed_memory
     from stmixer.service.offline.command import DetectCommand
@@ -130,7 +132,9 @@ def detect(
     chosen, warning = pick_device(device)
     if warning:
         log.warning(warning)
-    loaded = start_runtime(model, weights, chosen, runtime, precision)
+    # the sampling points of every stage are PyTorch's to tell
+    wanted = "eager" if explain is not None and runtime == "auto" and not _is_onnx(weights) else runtime
+    loaded = start_runtime(model, weights, chosen, wanted, precision)
     if explain is not None and not loaded.all_stages:
         raise InputError(
             "bad_option", f"--explain shows every stage, which {weights} does not give: use a .safetensors"
@@ -143,6 +147,10 @@ def detect(
     )  # fmt: skip
     if failed := command.run(inputs):
         _fail(f"{len(failed)} of {len(inputs)} could not be used, the first of them {failed[0][0].name}")
+
+
+def _is_onnx(weights: Path | None) -> bool:
+    return weights is not None and weights.suffix == ".onnx"
 
 
 def _teller(inputs: list[Input], outputs: list[Path]) -> Callable[[Input, DetectResponse], None]:

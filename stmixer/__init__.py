@@ -6,7 +6,7 @@
     for result in detector.detect("clip.mp4", keyframe_hz=2):
         print(result.pts_us / 1e6, [(actor.box_px, actor.actions[0].name) for actor in result.actors])
 
-Frames of one's own go into ``detector.stream()``. Importing this is cheap: PyTorch comes with ``load``.
+Frames of one's own go into ``detector.stream()``. Importing this is cheap: what runs the model comes with ``load``.
 What is wrong is a ``StmixerError`` (an option, weights, a device) or a ``MediaError`` (a video), in one sentence.
 """
 
@@ -63,8 +63,9 @@ def load(
         path_or_name: a ``.safetensors`` or ``.onnx`` file of ``stmixer-weights``, or the name of bundled weights
             (``"stmixer-rt"``); None for the bundled ones.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        runtime: ``auto`` (ONNX Runtime for ``.onnx`` files, else eager), ``eager``, ``compile``, ``cudagraph``,
-            ``onnx``.
+        runtime: ``auto`` (ONNX Runtime for ``.onnx`` files, and on a CPU for weights with graphs beside them, as the
+            bundled ones have; else eager), ``eager``, ``compile``, ``cudagraph``, ``onnx``. All but ``onnx`` want
+            PyTorch (``pip install 'stmixer[torch]'``).
         precision: of its products: ``auto`` (bf16 where a GPU has it, else fp32), ``fp32``, ``bf16``, ``fp16``.
 
     Raises:

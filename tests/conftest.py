@@ -53,7 +53,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, fill: ModuleType) -> 
     """A model file: `tiny` with fill.py's weights under their published names."""
     import torch
 
-    from stmixer.model.checkpoint import ModelCard, save
+    from stmixer.model.card import ModelCard
+    from stmixer.model.checkpoint import save
     from stmixer.model.detector import skeleton
     from stmixer.model.foreign.published import from_published
     from stmixer.model.foreign.published_names import published_name

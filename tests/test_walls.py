@@ -82,19 +82,21 @@ module without one is a breach. Names are dotted, without ``stmixer.``, which is
 ALONE = {"", "service"}
 """Rows of a package's own file, and of nothing in the package."""
 
-TORCH = {"torch", "torchvision", "timm", "lightning", "onnxruntime", "safetensors.torch"}
+TORCH = {"torch", "torchvision", "timm", "lightning", "safetensors.torch"}
+RUNTIMES = {*TORCH, "onnxruntime"}
 WEB = {"fastapi", "starlette", "uvicorn", "ray"}
 PYAV = {"av"}
 ONLY_IN = (
-    (TORCH, {"model", "trainer", "service.worker", "service.offline"}),
+    (TORCH, {"model", "trainer", "service.offline.explain", "service.worker.runner"}),
+    ({"onnxruntime"}, {"model", "trainer"}),
     (WEB, {"service.api", "service.cluster"}),
     (PYAV, {"media", "trainer"}),
 )
 """Other people's packages and the rooms that may import them, anywhere in a file."""
 
-LIGHT = {"", "media", "service", "model.preprocess", "model.postprocess"} | LEAVES
-HEAVY = {"service.worker", "service.offline"}
-"""Importing a module of ``LIGHT``, but not one of ``HEAVY``, imports no PyTorch by any way."""
+LIGHT = {"", "media", "service", "model.preprocess", "model.postprocess", "model.runtimes.choose"} | LEAVES
+HEAVY = {"service.offline.explain"}
+"""Importing a module of ``LIGHT``, but not one of ``HEAVY``, imports no PyTorch by any way, nor ONNX Runtime."""
 
 ARRAYS = ("stmixer.model.preprocess", "stmixer.model.postprocess", "stmixer.media.draw", "stmixer.media.encode")
 """In numpy alone, so that a worker that runs ONNX needs no PyTorch."""
@@ -258,7 +260,7 @@ def heavy(tree: Tree) -> Iterator[str]:
         light = name in LIGHT or any(_in(name, room) for room in LIGHT - LEAVES)
         if light and not any(_in(name, room) for room in HEAVY):
             for reached in sorted(tree.reached(name)):
-                if _of_packages(reached, TORCH) or (name in LEAVES and _of_packages(reached, PYAV)):
+                if _of_packages(reached, RUNTIMES) or (name in LEAVES and _of_packages(reached, PYAV)):
                     yield f"{name} comes to import {reached}"
 
 
@@ -362,7 +364,8 @@ def test_everything_is_imported_by_one_name(tree: Tree) -> None:
 @pytest.mark.parametrize(
     "module",
     ["stmixer", "stmixer.service.cli", "stmixer.service.client", "stmixer.service.api.app",
-     "stmixer.service.decoder.process", "leaves", "arrays"],
+     "stmixer.service.decoder.process", "stmixer.service.worker.process", "stmixer.service.offline.command", "leaves",
+     "arrays"],
 )  # fmt: skip
 def test_light_when_really_imported(module: str) -> None:
     names = {"leaves": [f"stmixer.{leaf}" for leaf in sorted(LEAVES)], "arrays": list(ARRAYS)}.get(module, [module])
@@ -408,8 +411,9 @@ BREACHES: list[tuple[Callable[[Tree], Iterator[str]], str, str, str]] = [
     (wrong_room, "media/probe.py", "import torch", "media.probe imports torch"),
     (wrong_room, "model/clip.py", "import torch", "model.clip imports torch"),
     (wrong_room, "model/stage.py", "import av", "model.stage imports av"),
-    (heavy, "service/cli.py", "import stmixer.service.worker.runner", "service.cli comes to import torch.nn"),
-    (heavy, "service/worker/__init__.py", "", ""),
+    (heavy, "service/cli.py", "import stmixer.service.offline.explain", "service.cli comes to import torch.nn"),
+    (heavy, "service/worker/runner.py", "import stmixer.model.stage", "service.worker.runner comes to import torch.nn"),
+    (heavy, "service/offline/explain.py", "", ""),
     (heavy, "__init__.py", "import stmixer.model.stage", " comes to import torch.nn"),
     (twice_named, "service/engine/x.py", "class A:\n    class _Twice: ...\n\ndef f():\n    class _Twice: ...",
      "_Twice"),
@@ -439,7 +443,8 @@ SMALL_TREE = {
     "service/ipc/ring.py": "import stmixer.model.clip",
     "service/sessions/session.py": "",
     "service/sources/upload.py": "",
-    "service/worker/runner.py": "import stmixer.model.stage\n\nclass Runner: ...",
+    "service/offline/explain.py": "import stmixer.model.stage",
+    "service/worker/runner.py": "def f():\n    import stmixer.model.stage\n\nclass Runner: ...",
     "media/decode.py": "import av",
     "media/errors.py": "",
     "model/clip.py": "",

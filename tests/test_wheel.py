@@ -29,6 +29,9 @@ NEEDED = {
     "stmixer/trainer/cli.py",
     "stmixer/trainer/presets/custom.yaml",
     "stmixer/weights/stmixer-rt.safetensors",
+    "stmixer/weights/stmixer-rt.onnx",
+    "stmixer/weights/stmixer-rt.frame.onnx",
+    "stmixer/weights/stmixer-rt.clip.onnx",
     "stmixer/weights/manifest.json",
     "stmixer/weights/LICENSE",
 }

@@ -15,8 +15,6 @@ from stmixer.model.backbones.vit import Vit
 from stmixer.model.backbones.yolox import YoloxBackbone
 from stmixer.model.config import BackboneConfig, CsnConfig, FrameConfig, ResNetConfig, VitConfig
 
-STRIDES = (4, 8, 16, 32)
-
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone a configuration names."""

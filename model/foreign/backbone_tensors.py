@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, name_differences, not_finite
+from stmixer.model.card import CheckpointError
+from stmixer.model.checkpoint import name_differences, not_finite
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import skeleton
 

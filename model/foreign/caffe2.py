@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.foreign.unpickling import READ_ERRORS, Inert, InertUnpickler
 
 

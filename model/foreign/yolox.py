@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.foreign.backbone_tensors import Pretrained
@@ -97,7 +97,7 @@ def _file_convolutions(path: Path) -> list[_FileConvolution]:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise CheckpointError(f"{path}: {error.name} is missing; pip install 'stmixer[export]'") from None
+        raise CheckpointError(f"{path}: {error.name} is missing; pip install 'stmixer[torch]'") from None
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     if path.is_file() and (kind := described(path)) is not None:

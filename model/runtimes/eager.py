@@ -12,6 +12,7 @@ from stmixer.model.checkpoint import Model
 from stmixer.model.decoder import DecoderOutput, StageOutput
 from stmixer.model.runtimes.precision import DTYPES
 from stmixer.model.runtimes.prepare import prepared
+from stmixer.model.runtimes.tensors import TensorArrays
 
 R = TypeVar("R")
 
@@ -26,6 +27,7 @@ class EagerRuntime:
             # cuDNN's own default is TF32, 10 bits: fp32 is to mean fp32
             torch.backends.cudnn.allow_tf32 = False
         self.name, self.precision, self.card, self.device = "eager", precision, model.card, device
+        self.arrays = TensorArrays(device)
         self.detector = prepared(model.detector.to(device), precision)
 
     def detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:

@@ -1,106 +1,120 @@
-"""ONNX Runtime, on the CPU or on CUDA, from files that ``model.export`` wrote."""
+"""ONNX Runtime, on the CPU or on CUDA, from files that ``model.export`` wrote. Imports no torch."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import onnxruntime
-import torch
-from torch import Tensor
 
-from stmixer.model.backbones import STRIDES
-from stmixer.model.checkpoint import CheckpointError, ModelCard, parse_header
-from stmixer.model.config import DetectorConfig
-from stmixer.model.decoder import DecoderOutput, StageOutput
-from stmixer.model.runtimes.runtime import OUTPUTS, RuntimeUnavailable
-from stmixer.model.starts import NUMBERS
+from stmixer.model.card import CheckpointError, ModelCard
+from stmixer.model.frame_maps import frame_outputs, frame_shapes
+from stmixer.model.onnx_files import header_of, stage_path
+from stmixer.model.outputs import OUTPUTS, DecoderOutput, StageOutput
+from stmixer.model.runtimes.arrays import Arrays, DeviceName
+from stmixer.model.runtimes.runtime import RuntimeUnavailable
+
+A = TypeVar("A")
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def frame_outputs(config: DetectorConfig) -> tuple[str, ...]:
-    """Names in exported graphs of what the frame stage gives: the feature space's maps, and starts if there are any."""
-    maps = tuple(f"map_{stride}" for stride in STRIDES)
-    return (*maps, "starts") if config.decoder.cells else maps
+class OnnxRuntime(Generic[A]):
+    """The sessions of one exported model, on arrays of any kind. Outputs hold the last stage alone.
 
-
-def stage_path(path: Path, stage: str) -> Path:
-    """Where a stage of the model ``path`` lies: x.onnx (whole), x.frame.onnx, x.clip.onnx."""
-    return path if stage == "whole" else path.with_name(f"{path.stem}.{stage}{path.suffix}")
-
-
-class OnnxRuntime:
-    """The sessions of one exported model. Outputs hold the last stage alone."""
+    ``card``: what is said of the model, where its weights file says it; else the graphs' own. ``threads`` of each
+    product; by default as many as this process may use.
+    """
 
     name, precision, all_stages = "onnx", "fp32", False
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        """Open every file of the model. Raises CheckpointError for a bad file, RuntimeUnavailable for the device."""
-        self.device = device
-        self._sessions = {"whole": _open(path, device)}
-        self.card, digest = _header(self._sessions["whole"], path)
+    def __init__(
+        self, path: Path, arrays: Arrays[A], *, card: ModelCard | None = None, threads: int | None = None
+    ) -> None:
+        """Open the model's files: a family with two stages by those, and the whole when it is first asked for.
+
+        Raises CheckpointError for a bad file, RuntimeUnavailable for the device.
+        """
+        self.arrays, self.device = arrays, arrays.device
+        self._path, self._threads = path, threads or len(os.sched_getaffinity(0))
+        self._sessions: dict[str, Any] = {}
+        own, digest = header_of(path)
+        self.card = card or own
         if not self.card.config.backbone.per_frame:
+            self._session("whole")
             return
         for stage in ("frame", "clip"):
             beside = stage_path(path, stage)
             if not beside.exists():
                 raise CheckpointError(f"{beside} is missing: {path.name} goes with its .frame.onnx and .clip.onnx")
-            self._sessions[stage] = _open(beside, device)
-            if _header(self._sessions[stage], beside) != (self.card, digest):
+            if header_of(beside) != (own, digest):
                 raise CheckpointError(f"{beside} is of other weights than {path.name}; export both again")
+            self._session(stage)
 
-    def detect(self, clip: Tensor, sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+    def detect(self, clip: A, sizes_wh: A, *bank: A) -> DecoderOutput[A]:
         """See ``Runtime``."""
         assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
-        return self._last_stage("whole", {"clip": clip, "sizes_wh": sizes_wh}, sizes_wh.shape[0])
+        return self._last_stage("whole", {"clip": clip, "sizes_wh": sizes_wh}, _shape(sizes_wh)[0])
 
-    def frame_stage(self, frames: Tensor) -> tuple[Tensor, ...]:
+    def frame_stage(self, frames: A) -> tuple[A, ...]:
         """See ``Runtime``."""
-        count, _, height, width = frames.shape
-        c = self.card.config.decoder
-        shapes: list[tuple[int, ...]] = [(count, c.dim, height // stride, width // stride) for stride in STRIDES]
-        if c.cells:
-            shapes.append((count, NUMBERS, c.cells, 1))
-        names = frame_outputs(self.card.config)
-        return tuple(self._run("frame", {"frames": frames}, dict(zip(names, shapes, strict=True))))
+        count, _, height, width = _shape(frames)
+        shapes = zip(frame_outputs(self.card.config), frame_shapes(self.card.config, count, height, width), strict=True)
+        return tuple(self._run("frame", {"frames": frames}, dict(shapes)))
 
-    def clip_stage(self, maps: Sequence[Tensor], sizes_wh: Tensor, *bank: Tensor) -> DecoderOutput:
+    def clip_stage(self, maps: Sequence[A], sizes_wh: A, *bank: A) -> DecoderOutput[A]:
         """See ``Runtime``."""
         assert not bank, "long-term models run eager (stmixer.model.runtimes.choose)"
         feeds = dict(zip(frame_outputs(self.card.config), maps, strict=True)) | {"sizes_wh": sizes_wh}
-        return self._last_stage("clip", feeds, sizes_wh.shape[0])
+        return self._last_stage("clip", feeds, _shape(sizes_wh)[0])
 
-    def _last_stage(self, stage: str, feeds: dict[str, Tensor], batch: int) -> DecoderOutput:
+    def _last_stage(self, stage: str, feeds: dict[str, A], batch: int) -> DecoderOutput[A]:
         c = self.card.config.decoder
         sizes = ((2,), (c.classes,), (4,), (4,), (c.groups, c.points, 3), (c.dim,), (c.dim,))
         shapes = {name: (batch, c.queries, *size) for name, size in zip(OUTPUTS, sizes, strict=True)}
         *last, spatial, temporal = self._run(stage, feeds, shapes)
         return DecoderOutput((StageOutput(*last),), spatial, temporal)
 
-    def _run(self, stage: str, feeds: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> list[Tensor]:
-        """Reads and writes torch's memory where it lies: nothing is copied to or from the device."""
-        inputs = {name: x.detach().float().contiguous() for name, x in feeds.items()}
-        outputs = {name: torch.empty(shape, device=self.device) for name, shape in shapes.items()}
-        session = self._sessions[stage]
+    def _run(self, stage: str, feeds: dict[str, A], shapes: dict[str, tuple[int, ...]]) -> list[A]:
+        """Reads and writes the arrays' memory where it lies: nothing is copied to or from the device.
+
+        Raises RuntimeError for what goes wrong in it, a want of memory for one.
+        """
+        inputs = {name: self.arrays.ready(x) for name, x in feeds.items()}
+        outputs = {name: self.arrays.empty(shape) for name, shape in shapes.items()}
+        session = self._session(stage)
         binding = session.io_binding()
         place = (self.device.type, self.device.index or 0, np.float32)
         for name, x in inputs.items():
-            binding.bind_input(name, *place, tuple(x.shape), x.data_ptr())
+            binding.bind_input(name, *place, _shape(x), self.arrays.address(x))
         for name, x in outputs.items():
-            binding.bind_output(name, *place, tuple(x.shape), x.data_ptr())
-        if self.device.type == "cuda":  # its streams know nothing of torch's
-            torch.cuda.current_stream(self.device).synchronize()
-        session.run_with_iobinding(binding)
+            binding.bind_output(name, *place, _shape(x), self.arrays.address(x))
+        self.arrays.synchronise()  # a device's streams of ours know nothing of ONNX Runtime's
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # noqa: BLE001 (onnxruntime's errors share no base class)
+            raise RuntimeError(str(error)) from None
         binding.synchronize_outputs()
         return list(outputs.values())
 
+    def _session(self, stage: str) -> Any:
+        if stage not in self._sessions:
+            self._sessions[stage] = _open(stage_path(self._path, stage), self.device, self._threads)
+        return self._sessions[stage]
 
-def _open(path: Path, device: torch.device) -> Any:
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(array.shape)
+
+
+def _open(path: Path, device: DeviceName, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
+    # threads that wait for work sleep: between a camera's keyframes they would keep a core busy
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # what goes wrong is raised; its warnings speak of graph optimisers
     provider = _PROVIDERS.get(device.type)
     if provider not in onnxruntime.get_available_providers():
@@ -111,8 +125,6 @@ def _open(path: Path, device: torch.device) -> Any:
             str(path), options, providers=[(provider, on_cuda if device.type == "cuda" else {})]
         )
     except Exception as error:  # noqa: BLE001 (onnxruntime's errors share no base class)
-        if not path.exists():
-            raise CheckpointError(f"{path} does not exist") from None
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {first}") from None
     session.disable_fallback()
@@ -123,10 +135,3 @@ def _open(path: Path, device: torch.device) -> Any:
             "do not load here (it needs the CUDA and cuDNN that it was built for); use --device cpu or a .safetensors"
         )
     return session
-
-
-def _header(session: Any, path: Path) -> tuple[ModelCard, str]:
-    metadata = session.get_modelmeta().custom_metadata_map
-    if "stmixer" not in metadata:
-        raise CheckpointError(f"{path} does not describe itself; make it with `stmixer-weights export`")
-    return parse_header(metadata["stmixer"], path)

@@ -22,14 +22,22 @@ class ModelInfo:
     source: str | None
     metrics: dict[str, Any] | None
     device: str
+    runtime: str = "eager"
+    precision: str = "fp32"
+    chosen: str = ""
+    """Why this runtime, as a clause."""
 
     @classmethod
-    def from_card(cls, card: dict[str, Any], device: str) -> ModelInfo:
-        """From a worker's ``ready`` message."""
+    def from_card(cls, card: dict[str, Any], device: str, run: tuple[str, str, str]) -> ModelInfo:
+        """From a worker's ``ready`` message; ``run``: its runtime, precision, and why they were chosen."""
+        runtime, precision, chosen = run
         return cls(
             config=DetectorConfig.from_dict(card["config"]),
             labels=tuple(Label(**label) for label in card["labels"]),
             device=device,
+            runtime=runtime,
+            precision=precision,
+            chosen=chosen,
             **{key: card[key] for key in ("trained", "trained_on", "licence", "source", "metrics")},
         )
 

@@ -98,10 +98,10 @@ class Worker:
             raise StartError("worker_failed", why)
         if ready.warning:
             log.warning(ready.warning)
-        model = ModelInfo.from_card(ready.card, ready.device)
-        where, warmup_s = f"{model.device} ({ready.runtime})", dict(ready.warmup_s)
+        model = ModelInfo.from_card(ready.card, ready.device, (ready.runtime, ready.precision, ready.chosen))
+        where, warmup_s = f"{model.device} ({ready.runtime}, {ready.precision})", dict(ready.warmup_s)
         speed = ", ".join(f"{n}: {seconds * 1e3:.0f} ms" for n, seconds in warmup_s.items())
-        log.info("worker %s: %s on %s, batches of %s", name, model.name, where, speed)
+        log.info("worker %s: %s on %s, %s; batches of %s", name, model.name, where, ready.chosen, speed)
         return cls(name, child, model, warmup_s, ready.saved)
 
     @property

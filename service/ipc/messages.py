@@ -390,10 +390,12 @@ class RunBatch:
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
     """The model is loaded and warm. ``warmup_s``: (keyframes in a batch, seconds); ``card``: what the model says of
-    itself; ``saved``: the part of a keyframe's time that known features save, 0 to 1."""
+    itself; ``saved``: the part of a keyframe's time that known features save, 0 to 1; ``chosen``: why this runtime."""
 
     device: Text
     runtime: Text
+    precision: Text
+    chosen: Text
     warning: Text | None
     warmup_s: Annotated[tuple[tuple[Size, Seconds], ...], Field(min_length=1)]
     saved: Score

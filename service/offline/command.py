@@ -20,7 +20,6 @@ from stmixer.media.limits import Limits
 from stmixer.media.picture import read_picture, write_picture
 from stmixer.service.errors import InputError, StmixerError
 from stmixer.service.offline.engine import DetectedKeyframe
-from stmixer.service.offline.explain import write_explanation
 from stmixer.service.offline.file import FileResults
 from stmixer.service.offline.inputs import Input
 from stmixer.service.offline.outputs import DRAWN, OF_ALL, Table, is_folder, place_in, unwritable, write_json
@@ -173,6 +172,8 @@ class DetectCommand:
 
 
 def _explainer(folder: Path) -> Callable[[DetectedKeyframe], None]:
+    from stmixer.service.offline.explain import write_explanation  # its sampling points are PyTorch's
+
     return lambda keyframe: log.info("→ %s", write_explanation(keyframe, folder))
 
 

@@ -1,1 +1,1 @@
-"""The model's process. Torch is imported here and in ``service/offline/``, nowhere else in the service."""
+"""The model's process. PyTorch comes where one of its runtimes is what runs, and never where ONNX Runtime does."""

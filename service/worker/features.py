@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from torch import Tensor
+from stmixer.model.runtimes.arrays import Arrays
 
-from stmixer.model.frame_then_clip import by_cell, gather
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,15 @@ class FrameKey:
     generation: int
 
 
-class FeatureRing:
+class FeatureRing(Generic[A]):
     """Features by frame; after ``trim`` at most ``per_stream`` frames of each stream, those used last.
 
-    ``cells``: kept cell by cell, as torch's samplers read them; ONNX graphs want maps as they are, and laying out a
-    window's anew would cost them as much as a new frame.
+    ``arrays``: of the runtime, which says how they are laid out.
     """
 
-    def __init__(self, per_stream: int, *, cells: bool = True) -> None:
-        self._per_stream, self._cells = per_stream, cells
-        self._streams: dict[int, OrderedDict[int, tuple[Tensor, ...]]] = {}
+    def __init__(self, per_stream: int, arrays: Arrays[A]) -> None:
+        self._per_stream, self._arrays = per_stream, arrays
+        self._streams: dict[int, OrderedDict[int, tuple[A, ...]]] = {}
 
     def __contains__(self, key: FrameKey) -> bool:
         return key.generation in self._streams.get(key.stream, ())
@@ -40,17 +40,16 @@ class FeatureRing:
     def __len__(self) -> int:
         return sum(len(frames) for frames in self._streams.values())
 
-    def keep(self, key: FrameKey, maps: Sequence[Tensor]) -> None:
+    def keep(self, key: FrameKey, maps: Sequence[A]) -> None:
         """Take what the frame stage gave for one frame: maps (D, h, w)."""
-        kept = by_cell(maps) if self._cells else tuple(x.clone() for x in maps)
-        self._streams.setdefault(key.stream, OrderedDict())[key.generation] = kept
+        self._streams.setdefault(key.stream, OrderedDict())[key.generation] = self._arrays.kept(maps)
 
-    def windows(self, windows: Sequence[Sequence[FrameKey]]) -> list[Tensor]:
+    def windows(self, windows: Sequence[Sequence[FrameKey]]) -> list[A]:
         """The maps (B, T, D, h, w) of B windows of T frames that are all here, in their order."""
         for key in (key for window in windows for key in window):
             self._streams[key.stream].move_to_end(key.generation)
         clips = [[self._streams[key.stream][key.generation] for key in window] for window in windows]
-        return gather(clips, cells=self._cells)
+        return self._arrays.windows(clips)
 
     def trim(self) -> None:
         """Forget what was used longest ago. Between batches: one batch may hold many windows of a stream."""

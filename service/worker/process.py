@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from stmixer.model.clip import input_size
 from stmixer.model.heap import keep_freed_memory
+from stmixer.model.runtimes.choose import why_chosen
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent, hide, more_expendable
@@ -129,13 +129,13 @@ def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: R
             results[place] = tuple(actors)
         entries = b"" if done.entries is None else done.entries.tobytes()
         seconds = StageSeconds(copied_s + done.preprocess_s, done.inference_s, done.postprocess_s)
-    memory = torch.cuda.memory_reserved(runner.runtime.device) if runner.runtime.device.type == "cuda" else 0
+    memory = runner.runtime.arrays.reserved_bytes()
     channel.send(BatchDone(batch.id, tuple(results), seconds, memory), entries)
 
 
 def reason_of(error: Exception) -> Literal["oom", "cuda", "error"]:
     """``oom`` and ``cuda``: this process cannot go on; ``error``: the next batch may do better."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return "oom"
     return "cuda" if "CUDA" in str(error) else "error"
 
@@ -164,17 +164,22 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
     """The model, loaded and warm, and what is said of it. Raises StartError."""
     try:
         device, warning = pick_device(options.device)
-        torch.set_num_threads(options.threads)
         weights = None if options.weights is None else Path(options.weights)
-        runner = Runner(start_runtime(options.model, weights, device, options.runtime, options.precision))
+        how = (options.runtime, options.precision)
+        runner = Runner(start_runtime(options.model, weights, device, *how, threads=options.threads))
         warmup_s = warm_up(runner, options.max_batch)
         saved = saved_by_features(runner, warmup_s[1])
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if reason_of(error) != "oom":
+            raise
         why = f"{options.device} has not the memory for one keyframe of this model; take a smaller one"
         raise StartError("no_memory", why) from None
-    how = f"{runner.runtime.name}, {runner.runtime.precision}"
     card = runner.card.to_dict()
-    return runner, WorkerReady(str(device), how, warning, tuple(warmup_s.items()), min(1.0, saved), card)
+    ran = runner.runtime
+    chosen = why_chosen(ran, options.runtime)
+    return runner, WorkerReady(
+        str(device), ran.name, ran.precision, chosen, warning, tuple(warmup_s.items()), min(1.0, saved), card
+    )
 
 
 def main() -> None:

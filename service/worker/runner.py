@@ -6,22 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, ModelCard
+from stmixer.model.card import CheckpointError, ModelCard
 from stmixer.model.config import ConfigError
-from stmixer.model.decoder import DecoderOutput, last_arrays
-from stmixer.model.device_preprocess import make_clip_on
-from stmixer.model.frame_then_clip import frames_of, maps_of_frames
+from stmixer.model.frame_then_clip import maps_of_frames
 from stmixer.model.labels import Label
+from stmixer.model.outputs import DecoderOutput
 from stmixer.model.postprocess import ClipDetections, PostProcess
-from stmixer.model.runtimes.choose import open_runtime
+from stmixer.model.runtimes.arrays import Arrays, DeviceName
+from stmixer.model.runtimes.choose import NO_TORCH, has_torch, open_runtime
+from stmixer.model.runtimes.processor import CPU, Device, device_of, driver_devices
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
-from stmixer.model.stage import best_queries
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action, Actor
 from stmixer.service.worker.features import FeatureRing, FrameKey
@@ -74,8 +73,7 @@ class BatchResult:
     """
 
     actors: list[list[Actor]]
-    output: DecoderOutput
-    sizes_wh: torch.Tensor
+    output: DecoderOutput[Any]
     kept: list[ClipDetections]
     preprocess_s: float
     inference_s: float
@@ -83,30 +81,51 @@ class BatchResult:
     entries: NDArray[np.float16] | None = None
 
 
-def pick_device(name: str) -> tuple[torch.device, str | None]:
+def pick_device(name: str) -> tuple[Device, str | None]:
     """``auto``, ``cpu`` or ``cuda[:n]`` -> the device, and a warning where auto fell back to the CPU.
 
-    Raises StartError for CUDA that is not there: never a silent fall-back.
+    PyTorch, which runs models on GPUs, is asked where the driver shows one. Raises StartError for CUDA that is not
+    there: never a silent fall-back.
     """
-    works = torch.cuda.is_available()
+    device = None if name == "auto" else device_of(name)
+    if name != "auto" and device is None and not name.startswith("cuda"):
+        raise StartError("bad_device", f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N")
+    if device == CPU:
+        return CPU, None
+    if driver_devices() and not has_torch():
+        if name == "auto":
+            return CPU, f"there is a GPU here, but what runs models on it is missing. {NO_TORCH}. Running on the CPU"
+        raise StartError("cuda_unavailable", f"--device {name}: models on GPUs are run by PyTorch. {NO_TORCH}")
+    works = driver_devices() > 0 and _cuda_works()
     if name == "auto":
         if works:
-            return torch.device("cuda"), None
-        return torch.device("cpu"), "no CUDA device works here: running on the CPU, which is many times slower"
-    if name.startswith("cuda") and not works:
+            return Device("cuda"), None
+        return CPU, "no CUDA device works here: running on the CPU, which is many times slower"
+    if not works:
         raise StartError("cuda_unavailable", f"--device {name}, but CUDA does not work here; use --device cpu or auto")
-    try:
-        return torch.device(name), None
-    except RuntimeError:
-        raise StartError("bad_device", f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device is None:
+        raise StartError("bad_device", f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N")
+    return device, None
+
+
+def _cuda_works() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def start_runtime(
-    model: str | None, weights: Path | None, device: torch.device, runtime: str, precision: str
-) -> Runtime:
+    model: str | None,
+    weights: Path | None,
+    device: DeviceName,
+    runtime: str,
+    precision: str,
+    *,
+    threads: int | None = None,
+) -> Runtime[Any]:
     """``open_runtime`` for a command: what cannot be had is a StartError."""
     try:
-        return open_runtime(model, weights, device, runtime=runtime, precision=precision)
+        return open_runtime(model, weights, device, runtime=runtime, precision=precision, threads=threads)
     except (CheckpointError, ConfigError) as error:
         raise StartError("bad_weights", str(error)) from None
     except RuntimeUnavailable as error:
@@ -120,7 +139,7 @@ NO_STREAM = 0
 class Runner:
     """A model as a runtime, and what it keeps of its streams' frames where the model sees them one by one."""
 
-    def __init__(self, runtime: Runtime, *, keep_features: bool = True) -> None:
+    def __init__(self, runtime: Runtime[Any], *, keep_features: bool = True) -> None:
         self.runtime = runtime
         config = self.card.config
         self._long_term = config.long_term
@@ -131,9 +150,9 @@ class Runner:
                 "future and all; `stmixer-train eval` runs it, live streams want an online one",
             )
         # a window, and as many frames again as a slow keyframe's successors may have brought
-        self._features: FeatureRing | None = None
+        self._features: FeatureRing[Any] | None = None
         if keep_features and config.backbone.per_frame:
-            self._features = FeatureRing(config.clip.frames + 4, cells=runtime.name != "onnx")
+            self._features = FeatureRing(config.clip.frames + 4, runtime.arrays)
 
     @property
     def card(self) -> ModelCard:
@@ -155,18 +174,23 @@ class Runner:
         if self._features is not None:
             self._features.drop(stream)
 
-    @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> BatchResult:
         """Run jobs of one padded shape as one batch. Each result is independent of the others in it."""
+        with self._arrays.without_gradients():
+            return self._run(jobs)
+
+    def _run(self, jobs: Sequence[Job]) -> BatchResult:
         started = time.perf_counter()
         windows = [job.window for job in jobs if job.window is not None]
         if self._features is None or not windows:
             output, sizes_wh, preprocess_s = self._run_whole(jobs)
         else:
             output, sizes_wh, preprocess_s = self._run_by_frame(self._features, jobs, windows)
-        self._synchronise()
+        self._arrays.synchronise()
         detected = time.perf_counter()
-        arrays = last_arrays(output, sizes_wh)
+        last = output.stages[-1]
+        wanted = (last.human_logits, last.action_logits, last.boxes_xyxy_px, sizes_wh)
+        arrays = [self._arrays.on_host(array) for array in wanted]
         kept = [
             PostProcess(job.score_threshold)(*(array[i : i + 1] for array in arrays))[0] for i, job in enumerate(jobs)
         ]
@@ -175,8 +199,10 @@ class Runner:
         inference_s, postprocess_s = detected - started - preprocess_s, time.perf_counter() - detected
         entries = None
         if self._long_term is not None:
-            entries = best_queries(output, self._long_term.best)[0].to("cpu", torch.float16).numpy()
-        return BatchResult(actors, output, sizes_wh, kept, preprocess_s, inference_s, postprocess_s, entries)
+            from stmixer.model.stage import best_queries  # torch's: it alone runs long-term models
+
+            entries = self._arrays.on_host(best_queries(output, self._long_term.best)[0]).astype(np.float16)
+        return BatchResult(actors, output, kept, preprocess_s, inference_s, postprocess_s, entries)
 
     @property
     def bank_bytes(self) -> tuple[int, int]:
@@ -186,42 +212,41 @@ class Runner:
         entries = self._long_term.entries
         return entries * 2 * self.card.config.decoder.dim * np.dtype(np.float16).itemsize, entries
 
-    def _banks(self, jobs: Sequence[Job]) -> tuple[Tensor, ...]:
+    def _banks(self, jobs: Sequence[Job]) -> tuple[Any, ...]:
         """The jobs' windows as the detector takes them: (B, K, 2D) and (B, K), or nothing."""
         if self._long_term is None:
             return ()
         entries, dim = self._long_term.entries, 2 * self.card.config.decoder.dim
-        queries = torch.zeros(len(jobs), entries, dim)
-        mask = torch.zeros(len(jobs), entries, dtype=torch.bool)
+        queries = np.zeros((len(jobs), entries, dim), np.float32)
+        mask = np.zeros((len(jobs), entries), np.bool_)
         for i, job in enumerate(jobs):
             if job.bank is not None:
-                queries[i] = torch.from_numpy(job.bank[0].astype(np.float32))
-                mask[i] = torch.from_numpy(job.bank[1].copy())
-        return queries.to(self.runtime.device), mask.to(self.runtime.device)
+                queries[i], mask[i] = job.bank
+        return self._arrays.given(queries), self._arrays.given(mask)
 
-    def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput, Tensor, float]:
+    def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput[Any], Any, float]:
         started = time.perf_counter()
-        clip, _ = make_clip_on(self.runtime.device, [job.frames for job in jobs], self.card.config.preprocess)
+        clip = self._arrays.clip([job.frames for job in jobs], self.card.config.preprocess)
         sizes_wh = self._sizes_wh(jobs)
-        self._synchronise()
+        self._arrays.synchronise()
         preprocess_s = time.perf_counter() - started
         return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
 
     def _run_by_frame(
-        self, features: FeatureRing, jobs: Sequence[Job], windows: Sequence[FrameWindow]
-    ) -> tuple[DecoderOutput, Tensor, float]:
+        self, features: FeatureRing[Any], jobs: Sequence[Job], windows: Sequence[FrameWindow]
+    ) -> tuple[DecoderOutput[Any], Any, float]:
         """The frame stage on frames that are new, the clip stage on the windows."""
         shown = {k: f for job, w in zip(jobs, windows, strict=True) for k, f in zip(w.shown, job.frames, strict=True)}
         preprocess_s = 0.0
 
-        def pixels(keys: Sequence[FrameKey]) -> Tensor:
+        def pixels(keys: Sequence[FrameKey]) -> Any:
             nonlocal preprocess_s
             began = time.perf_counter()
             frames = [shown[key][None] for key in keys]
-            clip, _ = make_clip_on(self.runtime.device, frames, self.card.config.preprocess)
-            self._synchronise()
+            clip = self._arrays.clip(frames, self.card.config.preprocess)
+            self._arrays.synchronise()
             preprocess_s += time.perf_counter() - began
-            return frames_of(clip)
+            return self._arrays.frames_of(clip)
 
         new = [key for key in shown if key not in features]
         for keys, levels in maps_of_frames(self.runtime.frame_stage, new, pixels):
@@ -233,12 +258,12 @@ class Runner:
         features.trim()
         return output, sizes_wh, preprocess_s
 
-    def _sizes_wh(self, jobs: Sequence[Job]) -> Tensor:
-        return torch.tensor([job.input_wh for job in jobs], dtype=torch.float32, device=self.runtime.device)
+    def _sizes_wh(self, jobs: Sequence[Job]) -> Any:
+        return self._arrays.given(np.array([job.input_wh for job in jobs], np.float32))
 
-    def _synchronise(self) -> None:
-        if self.runtime.device.type == "cuda":
-            torch.cuda.synchronize(self.runtime.device)
+    @property
+    def _arrays(self) -> Arrays[Any]:
+        return self.runtime.arrays
 
 
 def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:

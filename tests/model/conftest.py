@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stmixer.model.backbones.yolox import YoloxBackbone
-from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import Model
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.export import export

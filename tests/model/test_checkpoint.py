@@ -16,16 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import stmixer.model.checkpoint as checkpoint
-from stmixer.model.checkpoint import (
-    CheckpointError,
-    ModelCard,
-    digest,
-    load,
-    read_header,
-    read_tensors,
-    save,
-    untrained,
-)
+from stmixer.model.card import CheckpointError, ModelCard, read_header
+from stmixer.model.checkpoint import digest, load, read_tensors, save, untrained
 from stmixer.model.detector import build
 from stmixer.model.labels import AVA_LABELS, Label, default_labels
 from stmixer.model.zoo import VARIANTS, variant

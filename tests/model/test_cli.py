@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from stmixer.model.checkpoint import ModelCard, load, read_header, save, untrained
+from stmixer.model.card import ModelCard, read_header
+from stmixer.model.checkpoint import load, save, untrained
 from stmixer.model.cli import main
 from stmixer.model.foreign.published_names import published_name
 from stmixer.model.labels import AVA_LABELS, Label

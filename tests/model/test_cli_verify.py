@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from stmixer.model.checkpoint import read_header, save, untrained
+from stmixer.model.card import read_header
+from stmixer.model.checkpoint import save, untrained
 from stmixer.model.cli import main
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from narrow import ABLATIONS, BACKBONES, LONG_TERM, narrow
 
-from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import Model
 from stmixer.model.export import TOLERANCE, ExportError, export
 from stmixer.model.labels import AVA_LABELS
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from stmixer.model.checkpoint import CheckpointError, load, save, untrained
+from stmixer.model.card import CheckpointError
+from stmixer.model.checkpoint import load, save, untrained
 from stmixer.model.cli import main
 from stmixer.model.foreign.pretrained import read_pretrained
 from stmixer.model.foreign.published_names import published_name

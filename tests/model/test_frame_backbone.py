@@ -13,7 +13,7 @@ import torchvision
 from timm.layers.conv2d_same import Conv2dSame
 
 from stmixer.model.backbones.frame import EvenSameConv2d
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.config import FrameConfig
 from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained

@@ -10,7 +10,7 @@ import torch
 from narrow import narrow
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, ModelCard
+from stmixer.model.card import CheckpointError, ModelCard
 from stmixer.model.classifiers import BankWindow, LongTermClassifier
 from stmixer.model.detector import Detector, build
 from stmixer.model.labels import default_labels

@@ -9,16 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from stmixer.model.checkpoint import (
-    CheckpointError,
-    halved,
-    load,
-    open_model,
-    read_header,
-    read_tensors,
-    save,
-    untrained,
-)
+from stmixer.model.card import CheckpointError, read_header
+from stmixer.model.checkpoint import halved, load, open_model, read_tensors, save, untrained
 from stmixer.model.cli import main
 from stmixer.model.config import ConfigError
 from stmixer.trainer.config.file import load_config

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from stmixer.model.backbones import STRIDES, build_backbone
+from stmixer.model.backbones import build_backbone
 from stmixer.model.checkpoint import load, load_exactly
 from stmixer.model.cli import main
 from stmixer.model.decoder import DecoderOutput, last_arrays
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.foreign.published import from_published, guess_config
 from stmixer.model.foreign.published_names import published_backbone_name
+from stmixer.model.frame_maps import STRIDES
 from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.zoo import variant
 

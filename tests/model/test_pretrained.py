@@ -13,7 +13,7 @@ import torch
 from narrow import narrow
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.detector import Detector
 from stmixer.model.foreign.caffe2 import is_plain_pickle, read_caffe2
 from stmixer.model.foreign.pretrained import Pretrained, read_pretrained

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.detector import skeleton
 from stmixer.model.foreign.published import LOSS_BUFFER, from_published, guess_config
 from stmixer.model.foreign.published_names import published_name

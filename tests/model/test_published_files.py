@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.foreign.published import read_published
 
 

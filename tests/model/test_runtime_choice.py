@@ -10,14 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from stmixer.model.checkpoint import CheckpointError, Model, ModelCard, save, untrained
+from stmixer.model.card import CheckpointError, ModelCard
+from stmixer.model.checkpoint import Model, save, untrained
 from stmixer.model.cli import main
 from stmixer.model.export import ExportError, export
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.runtimes.choose import open_runtime, torch_runtime
+from stmixer.model.runtimes.host import HostArrays
 from stmixer.model.runtimes.onnx import OnnxRuntime
 from stmixer.model.runtimes.precision import pick_precision
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
+from stmixer.model.runtimes.tensors import TensorArrays
 
 CPU = torch.device("cpu")
 
@@ -95,21 +98,21 @@ def test_onnx_runtime_that_fell_back_is_an_error(tiny_onnx: Path, monkeypatch: p
     monkeypatch.setattr(onnxruntime, "InferenceSession", FellBack)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(RuntimeUnavailable, match="fell back to CPUExecutionProvider where cuda was asked for"):
-        OnnxRuntime(tiny_onnx, torch.device("cuda"))
+        OnnxRuntime(tiny_onnx, TensorArrays(torch.device("cuda"), cells=False))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_onnx_runtime_on_cuda_that_is_not_there(tiny_onnx: Path) -> None:
     with pytest.raises((RuntimeUnavailable, CheckpointError)):
-        OnnxRuntime(tiny_onnx, torch.device("cuda"))
+        OnnxRuntime(tiny_onnx, TensorArrays(torch.device("cuda"), cells=False))
 
 
 def test_bad_files(tmp_path: Path, tiny_onnx: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
-        OnnxRuntime(tmp_path / "no.onnx", CPU)
+        OnnxRuntime(tmp_path / "no.onnx", HostArrays())
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match="cannot be opened by ONNX Runtime"):
-        OnnxRuntime(tmp_path / "bad.onnx", CPU)
+        OnnxRuntime(tmp_path / "bad.onnx", HostArrays())
 
 
 def test_too_large(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stmixer.model.checkpoint import Model, ModelCard
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import Model
 from stmixer.model.detector import Detector, skeleton
 from stmixer.model.labels import AVA_LABELS
+from stmixer.model.outputs import last_stage
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.deviation import deviation
 from stmixer.model.runtimes.onnx import OnnxRuntime
 from stmixer.model.runtimes.prepare import prepared
-from stmixer.model.runtimes.runtime import Runtime, deviation, last_stage
+from stmixer.model.runtimes.runtime import Runtime
+from stmixer.model.runtimes.tensors import TensorArrays
 from stmixer.model.zoo import VARIANTS, variant
 
 CPU = torch.device("cpu")
@@ -63,7 +67,7 @@ def made(request, filled, onnx_file) -> tuple[Runtime, Detector]:
     kind = runtime.removeprefix("cuda-")
     if kind != "onnx":
         return torch_runtime(model, device, runtime=kind, precision="fp32"), filled(variant(name))
-    return OnnxRuntime(onnx_file(name), device), model.detector
+    return OnnxRuntime(onnx_file(name), TensorArrays(device, cells=False)), model.detector
 
 
 def compare(made: tuple[Runtime, Detector], clip: Tensor, sizes: Tensor) -> None:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from conftest import OWN_CLIPS, SHARED
 from onnx import TensorProto, helper, numpy_helper
 
-from stmixer.model.checkpoint import CheckpointError, load_exactly
+from stmixer.model.card import CheckpointError
+from stmixer.model.checkpoint import load_exactly
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained

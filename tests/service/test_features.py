@@ -14,6 +14,7 @@ from stmixer.model.checkpoint import Model, untrained
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.postprocess import ClipDetections
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.tensors import TensorArrays
 from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
 from stmixer.service.offline.file import FileResults
@@ -71,7 +72,7 @@ def maps(value: float) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("cells", [True, False])
 def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size(cells: bool) -> None:
-    ring = FeatureRing(per_stream=3, cells=cells)
+    ring = FeatureRing(3, TensorArrays(CPU, cells=cells))
     for i in range(5):
         ring.keep(FrameKey(1, i), maps(float(i)))
         ring.keep(FrameKey(2, i), maps(-float(i)))

@@ -17,7 +17,8 @@ from narrow import narrow
 from posting import NDJSON, WORKER, lines_of, metric, post, same_actors
 from serving import Server, running_server
 
-from stmixer.model.checkpoint import ModelCard, load, save
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import load, save
 from stmixer.model.detector import skeleton
 from stmixer.model.foreign.published_names import published_name
 from stmixer.model.labels import AVA_LABELS

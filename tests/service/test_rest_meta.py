@@ -136,6 +136,8 @@ def test_models_and_labels(server: Server) -> None:
     (model,) = httpx.get(server.url + "/v1/models").json()["models"]
     assert (model["name"], model["default"], model["trained"], model["source"]) == ("tiny", True, False, "fill.py")
     assert (model["classes"], model["device"]) == (80, "cpu")
+    ran = (model["runtime"], model["precision"], model["chosen"])
+    assert ran == ("eager", "fp32", "since it has no ONNX graphs")
     assert 500 <= model["lookahead_ms"] <= 1100
     labels = httpx.get(server.url + "/v1/labels").json()
     assert labels["model"] == "tiny"

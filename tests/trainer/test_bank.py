@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from training import own_set, run_config, stage_output
 from typer.testing import CliRunner
 
-from stmixer.model.checkpoint import load, read_header
+from stmixer.model.card import read_header
+from stmixer.model.checkpoint import load
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.device_preprocess import make_clip_on
 from stmixer.trainer.cli import main

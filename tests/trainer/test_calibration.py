@@ -12,7 +12,8 @@ from scipy.special import expit
 from training import BOXES, custom_set, decoder_output, filled, run_config, stage_output
 from typer.testing import CliRunner
 
-from stmixer.model.checkpoint import ModelCard, load, save
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import load, save
 from stmixer.model.detector import build
 from stmixer.model.labels import Label
 from stmixer.model.zoo import variant

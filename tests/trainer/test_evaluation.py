@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.encode import Mp4Writer
-from stmixer.model.checkpoint import ModelCard, save
+from stmixer.model.card import ModelCard
+from stmixer.model.checkpoint import save
 from stmixer.model.labels import Label
 from stmixer.model.zoo import variant
 from stmixer.trainer.cli import main

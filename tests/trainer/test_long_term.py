@@ -10,7 +10,8 @@ import torch
 from training import own_set, run_config
 from typer.testing import CliRunner
 
-from stmixer.model.checkpoint import load, read_header
+from stmixer.model.card import read_header
+from stmixer.model.checkpoint import load
 from stmixer.model.query_bank import second_of
 from stmixer.model.stage import best_queries
 from stmixer.trainer.cli import main

@@ -9,7 +9,8 @@ import torch
 import yaml
 from training import custom_set, run_config
 
-from stmixer.model.checkpoint import ModelCard, read_header, read_tensors, save
+from stmixer.model.card import ModelCard, read_header
+from stmixer.model.checkpoint import read_tensors, save
 from stmixer.model.detector import build
 from stmixer.model.labels import Label
 from stmixer.model.zoo import variant

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training import IMAGES, PICTURE_BOXES, own_set, picture_set, run_config
 
-from stmixer.model.checkpoint import ModelCard
+from stmixer.model.card import ModelCard
 from stmixer.model.clip import window
 from stmixer.model.detector import build
 from stmixer.model.labels import Label

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from stmixer.model.checkpoint import CheckpointError, load, save
+from stmixer.model.card import CheckpointError
+from stmixer.model.checkpoint import load, save
 from stmixer.trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fit_person, fold, unchanged
 from stmixer.trainer.calibrate.samples import Samples, gather
 from stmixer.trainer.config.run import RunConfig

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stmixer.model.backbones import STRIDES
 from stmixer.model.clip import window
 from stmixer.model.config import ClipConfig
+from stmixer.model.frame_maps import STRIDES
 from stmixer.trainer.config.run import AugmentSection
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.data.records import Ints

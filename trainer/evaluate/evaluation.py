@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.grid import HALF_RAW_US
-from stmixer.model.checkpoint import ModelCard
+from stmixer.model.card import ModelCard
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.config.run import AvaSet, RunConfig
 from stmixer.trainer.data.check import read_picture

@@ -14,7 +14,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, ModelCard, load
+from stmixer.model.card import CheckpointError, ModelCard
+from stmixer.model.checkpoint import load
 from stmixer.model.decoder import DecoderOutput
 from stmixer.model.detector import Detector
 from stmixer.model.frame_then_clip import detect_each_frame_once
@@ -54,7 +55,7 @@ def load_network(weights: Path, device: torch.device, precision: Precision = "fp
     """
     try:
         if weights.suffix == ".onnx":
-            runtime = open_runtime(None, weights, device, precision=precision)
+            runtime = open_runtime(None, weights, device, precision=precision, tensors=True)
         else:
             runtime = EagerRuntime(load(weights), device, precision)
     except (CheckpointError, RuntimeUnavailable) as error:

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stmixer.media.errors import MediaError
-from stmixer.model.checkpoint import CheckpointError, Model, digest, load, read_header
+from stmixer.model.card import CheckpointError, read_header
+from stmixer.model.checkpoint import Model, digest, load
 from stmixer.model.query_bank import ENTRY_US as CLIP_US
 from stmixer.model.query_bank import second_of
 from stmixer.model.stage import best_queries

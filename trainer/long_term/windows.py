@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from stmixer.model.config import DetectorConfig, LongTermConfig
+from stmixer.model.outputs import DecoderOutput
 from stmixer.model.query_bank import second_of
-from stmixer.model.stage import DecoderOutput, best_queries
+from stmixer.model.stage import best_queries
 from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.plan import Draw
 from stmixer.trainer.errors import TrainError

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stmixer.model.checkpoint import CheckpointError, ModelCard, load_exactly, read_header, read_tensors, save
+from stmixer.model.card import CheckpointError, ModelCard, read_header
+from stmixer.model.checkpoint import load_exactly, read_tensors, save
 from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained
 from stmixer.model.labels import Label

@@ -17,6 +17,9 @@ log = logging.getLogger("stmixer.decoder")
 
 DECODER_MODULE = "stmixer.service.decoder.process"
 
+START_S = 20.0
+"""How long one may take to shut itself in, which takes milliseconds."""
+
 
 class DecoderPool:
     """Idle decoders ready to go, none of which has opened anything.
@@ -96,8 +99,9 @@ class DecoderPool:
             why = f": {error.strerror}" if isinstance(error, OSError) else ""
             raise CapacityError("decoder", f"no decoder could be started{why}; try again later") from None
         try:
-            ready = await child.channel.receive()
-        except ChannelError:
+            async with asyncio.timeout(START_S):
+                ready = await child.channel.receive()
+        except (ChannelError, TimeoutError):
             ready = None
         except BaseException:
             await child.kill()

@@ -33,6 +33,9 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 them, and Landlock (``decoder.landlock``) would not hold them."""
 KILLED = -signal.SIGKILL
 LOOK_S = 0.05
+ANSWER_S = 20.0
+START_S = 120.0
+"""How long it may take to answer, and to import all that decoders need."""
 
 T = TypeVar("T")
 
@@ -110,11 +113,12 @@ class Nursery:
         return self._child
 
     async def _asked(self, nursery: Child, question: object, answer: type[T], fds: list[int] | None = None) -> T:
-        """One thing asked and answered. Raises NurseryGone."""
+        """One thing asked and answered. Raises NurseryGone, also where it does not answer for long."""
         try:
-            await nursery.channel.send(question, fds=fds or ())
-            received = await nursery.channel.receive()
-        except ChannelError:
+            async with asyncio.timeout(START_S if isinstance(question, RaiseDecoders) else ANSWER_S):
+                await nursery.channel.send(question, fds=fds or ())
+                received = await nursery.channel.receive()
+        except (ChannelError, TimeoutError):
             received = None
         if received is None or not isinstance(received.message, answer):
             await nursery.kill()

@@ -15,6 +15,7 @@ from stmixer.model.backbones import STRIDES
 from stmixer.model.checkpoint import CheckpointError, ModelCard, parse_header
 from stmixer.model.config import DetectorConfig
 from stmixer.model.decoder import DecoderOutput, StageOutput
+from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.model.runtimes.runtime import OUTPUTS, RuntimeUnavailable
 from stmixer.model.starts import NUMBERS
 
@@ -99,6 +100,7 @@ class OnnxRuntime:
 
 
 def _open(path: Path, device: torch.device) -> Any:
+    check_onnx(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # what goes wrong is raised; its warnings speak of graph optimisers

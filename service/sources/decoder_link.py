@@ -40,10 +40,12 @@ class DecoderDied(Exception):
     """The process ended in the middle of its source; says how.
 
     ``reason``: ``cpu`` where its computing time was used up, ``stuck`` where it did not get on, else ``exit``.
+    ``said``: what it wrote to its stderr.
     """
 
-    def __init__(self, how: str, reason: str = "exit") -> None:
+    def __init__(self, how: str, reason: str = "exit", said: str = "") -> None:
         super().__init__(how)
+        self.said = said
         self.reason = "cpu" if "SIGXCPU" in how else reason
 
 
@@ -109,7 +111,9 @@ class DecoderLink:
 
     async def release(self) -> None:
         """Give the process back to the pool, or end it where it is not done."""
-        await self._context.pool.release(self._decoder, clean=self._ended and not self._sending)
+        await self._context.pool.release(
+            self._decoder, clean=self._ended and not self._sending, stream=self._context.stream.id
+        )
 
     async def work(self) -> SourceEnded | SourceFailed:
         """Pass on what the decoder says, counts to the stream's and events to the engine, until its last word.
@@ -162,7 +166,7 @@ class DecoderLink:
             await self.release()
         if self._given_up is not None:
             raise DecoderDied(GIVEN_UP[self._given_up], self._given_up)
-        raise DecoderDied(how)
+        raise DecoderDied(how, said=self._decoder.last_words())
 
     async def _next(self) -> Received | None:
         self._listening = True

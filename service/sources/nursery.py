@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from stmixer.service.ipc.channel import AsyncChannel, ChannelError
 from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.last_words import LastWords
 from stmixer.service.ipc.messages import (
     FROM_DECODER,
     FROM_NURSERY,
@@ -75,15 +76,18 @@ class Nursery:
 
     async def _borne_by(self, nursery: Child) -> Child:
         ours, theirs = socket.socketpair()
+        words = LastWords()
         try:
-            born = await self._asked(nursery, Bear(), Born, [theirs.fileno()])
+            born = await self._asked(nursery, Bear(), Born, [theirs.fileno(), words.writing])
             process = ForkedProcess(born.pid, functools.partial(self._status_of, nursery, born.pid))
         except BaseException:
             ours.close()
+            words.take()
             raise
         finally:
             theirs.close()
-        return Child(process, AsyncChannel(ours, FROM_DECODER))
+            os.close(words.writing)
+        return Child(process, AsyncChannel(ours, FROM_DECODER), words)
 
     async def _status_of(self, nursery: Child, pid: int) -> int:
         """The exit status of a decoder that has ended: SIGKILL's where its nursery is gone, which none outlives."""
@@ -189,3 +193,4 @@ def _abandon(birth: asyncio.Task[Child]) -> None:
     if not birth.cancelled() and birth.exception() is None:
         decoder = birth.result()
         decoder.channel.close()  # it ends by itself
+        decoder.last_words()

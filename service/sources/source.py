@@ -175,7 +175,8 @@ class DecodedSource(ABC):
                 goes_on = False
             except DecoderDied as death:
                 self._lost(death.reason)
-                told = fields(stream=context.stream.id, reason=death.reason)
+                said = {"said": death.said} if death.said else {}
+                told = fields(stream=context.stream.id, reason=death.reason, **said)
                 log.error("decoder %d %s", link.pid, death, extra=told)
                 self._link = None
                 goes_on = await self._died(death)

@@ -37,7 +37,7 @@ format: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[train,export,bench,dev]'
+	$(BIN)/uv pip install --quiet --constraint constraints.txt --constraint lock.txt --editable '.[train,export,bench,dev]'
 	touch $@
 
 clean:

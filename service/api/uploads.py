@@ -35,7 +35,7 @@ KEY_SHARE = 0.75
 """Of all the room for uploads that are no streams yet, what those of one key may take."""
 STEP_BYTES = 4 * 2**20
 """In what steps room is reserved for an upload that does not say its size."""
-LEFT_FREE_BYTES = 64 * 2**20
+LEFT_FREE = 0.02
 """Of the disk, for what is no upload."""
 GRACE_S = 5.0
 """How long one is not yet called slow."""
@@ -269,7 +269,8 @@ async def _limited(
 def free_disk_bytes() -> float:
     """What may still be written where uploads wait."""
     try:
-        return max(0, shutil.disk_usage(tempfile.gettempdir()).free - LEFT_FREE_BYTES)
+        usage = shutil.disk_usage(tempfile.gettempdir())
+        return max(0, usage.free - LEFT_FREE * usage.total)
     except OSError:
         return math.inf  # what cannot be written says so then
 

@@ -18,7 +18,7 @@ log = logging.getLogger("stmixer.decoder")
 
 DECODER_MODULE = "stmixer.service.decoder.process"
 
-START_S = 20.0
+START_S = 60.0
 """How long one may take to shut itself in, which takes milliseconds."""
 
 

@@ -34,7 +34,7 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 them, and Landlock (``decoder.landlock``) would not hold them."""
 KILLED = -signal.SIGKILL
 LOOK_S = 0.05
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 START_S = 120.0
 """How long it may take to answer, and to import all that decoders need."""
 

@@ -8,6 +8,8 @@ EVERYTHING := .[train,bench,dev]
 # What `make run` installs: all of it where a GPU can use it, elsewhere what serves with ONNX Runtime.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 RUN_SET := $(if $(filter-out 0,$(GPU)),.[torch],.)
+# CI takes the very files whose hashes are known.
+LOCK := $(if $(CI),--constraint lock.txt)
 PYTEST := $(BIN)/python -m pytest
 # Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
 WORKERS ?= 2
@@ -50,7 +52,7 @@ $(SERVES): pyproject.toml constraints.txt
 define install
 test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '$(1)'
+$(BIN)/uv pip install --quiet --constraint constraints.txt $(LOCK) --editable '$(1)'
 endef
 
 clean:

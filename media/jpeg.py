@@ -14,8 +14,10 @@ from stmixer.media.sniff import named
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS = 0xDA
-_END = b"\xff\xd9"
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _FILLING = bytes(range(1, 255)) + _END
+MAX_SCANS = 100
+"""Each is a pass over the whole picture; a progressive JPEG has about ten."""
 _BROKEN = "send a complete JPEG"
 _WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
 
@@ -66,6 +68,8 @@ def decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
     """
     size, scan = _header(data)
     limits.check_size(*size)
+    if (scans := data.count(_SCAN, scan)) > MAX_SCANS:
+        raise MediaError("unreadable", f"the JPEG has {scans} scans, and may have {MAX_SCANS}; {_WANTED}")
     try:
         if data.find(_END, scan) >= 0:
             rgb = _decoded(data)

@@ -51,8 +51,21 @@ def header_of(path: Path) -> tuple[ModelCard, str]:
         raise CheckpointError(f"{path} does not describe itself; make it with `stmixer-weights export`")
     if BESIDE_KEY in metadata:
         file, _, wanted = metadata[BESIDE_KEY].partition(" ")
+        if Path(file).name != file:
+            raise CheckpointError(f"{path} wants {file!r} for its weights, which is no name of a file beside it")
         _check_weights(path, path.with_name(file), wanted)
     return parse_header(metadata[HEADER_KEY], path)
+
+
+def weights_beside(path: Path) -> str | None:
+    """The name of the weights file that a graph reads its tensors from; None for one that holds its own.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    try:
+        return read_metadata(path).get(BESIDE_KEY, "").partition(" ")[0] or None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {error}") from None
 
 
 def _check_weights(graph: Path, weights: Path, wanted: str) -> None:

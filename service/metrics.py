@@ -23,6 +23,7 @@ BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 SOURCES = ("ws", "upload")
 STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
 RESTART_REASONS = ("exit", "stuck", "oom", "cuda", "protocol")
+LOST_REASONS = ("exit", "stuck", "cpu", "protocol")
 REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder", "uploads")
 RECONNECT_REASONS = ("resumed", "evicted", "expired")
 """A resume token that found its stream, its stream with another socket on it, or none any more."""
@@ -66,6 +67,7 @@ class Metrics:
         self.stream_reconnects = counter("stream_reconnects_total", "Streams that came back.", "reason")
         self.streams_rejected = counter("streams_rejected_total", "Streams not admitted.", "reason")
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
+        self.decoders_lost = counter("decoders_lost_total", "Decoders that ended before their source did.", "reason")
 
         self.streams_active = gauge("streams_active", "Streams now.", "source")
         self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
@@ -95,6 +97,8 @@ class Metrics:
             self.stage.labels(stage)
         for reason in RESTART_REASONS:
             self.worker_restarts.labels("0", reason)
+        for reason in LOST_REASONS:
+            self.decoders_lost.labels(reason)
         for reason in REJECT_REASONS:
             self.streams_rejected.labels(reason)
         for reason in RECONNECT_REASONS:

@@ -84,6 +84,8 @@ PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
     "drops more than it was sent": say(OPENED, FramesDropped("corrupt", 9, told=False)),
 }
 """The same, of a decoder of pictures."""
+SILENT_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {"no answer": say()}
+"""Nothing that it may not say, and nothing else."""
 
 
 FAULTY = """import faulty_decoder
@@ -108,7 +110,7 @@ def module_of(fault: str, folder: Path) -> str:
 def run(fault: str, connection: socket.socket) -> None:
     """A decoder with this fault, as ``service.decoder.process`` has one."""
     channel = Channel(connection, TO_DECODER)
-    act: Any = (FAULTS | PICTURES_FAULTS)[fault]
+    act: Any = (FAULTS | PICTURES_FAULTS | SILENT_FAULTS)[fault]
     try:
         channel.send(DecoderReady())
         if channel.receive() is not None:

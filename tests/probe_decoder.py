@@ -66,6 +66,23 @@ def connecting() -> Attempt:
     return lambda: (ours.connect(listening.getsockname()), listening)
 
 
+def reaching(kind: socket.SocketKind) -> Attempt:
+    """Of a socket that is made inside."""
+    listening = socket.socket(socket.AF_INET, kind)
+    listening.bind(("127.0.0.1", 0))
+    if kind is socket.SOCK_STREAM:
+        listening.listen()
+    address = listening.getsockname()
+
+    def attempt() -> None:
+        with socket.socket(socket.AF_INET, kind) as ours:
+            ours.connect(address)
+            ours.send(b"word")
+        listening.close()
+
+    return attempt
+
+
 def executing() -> Attempt:
     os.dup2(REPORT, 1)  # it says itself that it runs
     return lambda: os.execv("/bin/echo", ["echo", "-n", "works"])
@@ -223,6 +240,8 @@ def at_victim(act: Callable[[int], object]) -> Callable[[], Attempt]:
 
 
 BOTH = frozenset({"landlock", "seccomp"})
+READING = BOTH | {"network"}
+"""Another process's memory: by its namespace of users too."""
 SECCOMP = frozenset({"seccomp"})
 
 ATTEMPTS: dict[str, tuple[Callable[[], Attempt], frozenset[str]]] = {
@@ -244,9 +263,11 @@ ATTEMPTS: dict[str, tuple[Callable[[], Attempt], frozenset[str]]] = {
         at_victim(lambda pid: called(LIBC.prlimit(pid, resource.RLIMIT_CPU, None, (ctypes.c_uint64 * 2)()))),
         SECCOMP,
     ),
-    "trace": (tracing, BOTH),
-    "read another's memory": (reading_memory, BOTH),
-    "open another's memory": (opening_memory, BOTH),
+    "reach a network": (lambda: reaching(socket.SOCK_STREAM), READING),
+    "send a datagram": (lambda: reaching(socket.SOCK_DGRAM), frozenset({"network", "seccomp"})),
+    "trace": (tracing, READING),
+    "read another's memory": (reading_memory, READING),
+    "open another's memory": (opening_memory, READING),
     "grow the ring": (lambda: resizing(1), frozenset({SEAL, "seccomp"})),
     "shrink the ring": (lambda: resizing(-SHAPE.total_bytes), frozenset({SEAL, "seccomp"})),
     "make memory": (lambda: lambda: os.memfd_create("more"), SECCOMP),

@@ -1,4 +1,4 @@
-"""A machine that lacks walls: a container runtime that refuses seccomp filters on a kernel without Landlock.
+"""A machine that lacks walls: a container runtime without seccomp filters and namespaces, a kernel without Landlock.
 
 ``python -m without_walls MODULE ARGUMENTS…`` runs a module there, and whatever that starts.
 """
@@ -15,9 +15,9 @@ import sys
 from stmixer.service.decoder.cell import no_new_privileges
 
 LACKING = {
-    # seccomp, prctl (an old way to a filter), and Landlock's first call
-    "x86_64": ((317, errno.EPERM), (444, errno.ENOSYS)),
-    "aarch64": ((277, errno.EPERM), (444, errno.ENOSYS)),
+    # seccomp, prctl (an old way to a filter), Landlock's first call, and unshare
+    "x86_64": ((317, errno.EPERM), (444, errno.ENOSYS), (272, errno.EPERM)),
+    "aarch64": ((277, errno.EPERM), (444, errno.ENOSYS), (97, errno.EPERM)),
 }
 PRCTL = {"x86_64": 157, "aarch64": 167}
 PR_SET_SECCOMP = 22

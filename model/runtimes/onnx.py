@@ -12,9 +12,10 @@ import onnxruntime
 
 from stmixer.model.card import CheckpointError, ModelCard
 from stmixer.model.frame_maps import frame_outputs, frame_shapes
-from stmixer.model.onnx_files import header_of, stage_path
+from stmixer.model.onnx_files import header_of, stage_path, weights_beside
 from stmixer.model.outputs import OUTPUTS, DecoderOutput, StageOutput
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
+from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
 A = TypeVar("A")
@@ -111,6 +112,7 @@ def _shape(array: Any) -> tuple[int, ...]:
 
 
 def _open(path: Path, device: DeviceName, threads: int) -> Any:
+    check_onnx(path, beside=weights_beside(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # threads that wait for work sleep: between a camera's keyframes they would keep a core busy

@@ -16,6 +16,7 @@ from websockets.http11 import Response
 
 from stmixer.service.api.doorway import Doing, Doorway
 from stmixer.service.api.paced import MESSAGE_S, PacedReading
+from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.security_headers import security_headers
 
 HEAD_S = 10.0
@@ -55,7 +56,9 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     @property
     def doing(self) -> Doing:
         """What it is busy with."""
-        if self._paced.upgraded or (self.cycle is not None and not self.cycle.response_complete):
+        if self._paced.upgraded:  # a WebSocket that has not said what it wants has asked nothing yet
+            return Doing.ASKING if self._paced.streaming else Doing.NOTHING_YET
+        if self.cycle is not None and not self.cycle.response_complete:
             return Doing.ASKING
         return Doing.BETWEEN if self._has_asked else Doing.NOTHING_YET
 
@@ -142,10 +145,14 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
         super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
-        """Run the application; then give its last words a moment."""
+        """Run the application, which says when it has been asked for something; then give its last words a moment."""
+        self.scope["state"][HAS_BEGUN] = self._begin
         await super().run_asgi()
         closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
         self.loop.call_later(closing, self.transport.abort)
+
+    def _begin(self) -> None:
+        self._paced.streaming = True
 
     def handle_cont(self, event: Frame) -> None:
         """A further piece of a message. In one place: of small pieces a list takes many times their bytes."""

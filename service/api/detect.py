@@ -191,7 +191,7 @@ async def _mp4(
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
         drawn = render(
-            service.pool, service.settings, trained=service.engine.model.trained,
+            service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
             source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(),
         )  # fmt: skip
         await _until_disconnect(request, drawn)

@@ -58,7 +58,7 @@ class PacedTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self.allowance = Allowance()
-        self.upgraded = False
+        self.upgraded = self.streaming = False
         self.when_lost: Callable[[], None] = lambda: None
         self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
         self._wanted, self._resting = True, False

@@ -12,6 +12,8 @@ from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
 
 SUBPROTOCOL = "stmixer.v1"
+HAS_BEGUN = "has_begun"
+"""In a scope's state: to be called once a connection has said what it wants, with a key that is good."""
 
 MAX_TEXT = 64 * 1024
 """Characters of a text message: the longest sensible one has a few hundred, and it is parsed on the event loop."""

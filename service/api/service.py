@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.service.access import Access, Caller, StreamPlace
-from stmixer.service.api.uploads import WaitingUploads
+from stmixer.service.api.uploads import WaitingUploads, free_disk_bytes
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
@@ -67,7 +67,9 @@ class Service:
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self._sessions: WeakSet[Session] = WeakSet()
-        self.uploads = WaitingUploads(settings.max_waiting_uploads, settings.waiting_bytes, self.metrics)
+        self.uploads = WaitingUploads(
+            settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
+        )
         self._turn = asyncio.Lock()
         self._drained_by: float | None = None
         self._keeping: asyncio.Task[None] | None = None

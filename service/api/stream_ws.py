@@ -112,6 +112,7 @@ class Connection:
         start = await self._start()
         self.may_be_joined = start.codec != "jpeg"
         caller = self._caller(secret if start.api_key is None else start.api_key)
+        self._socket.scope["state"].get(protocol.HAS_BEGUN, _nobody_asks)()
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
@@ -361,6 +362,10 @@ def _early_end(session: Session) -> ProtocolError:
 def _check_connected(received: Any) -> None:
     if received["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(received.get("code", 1006))
+
+
+def _nobody_asks() -> None:
+    """Of a server that does not count connections."""
 
 
 async def _until(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:

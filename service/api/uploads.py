@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,6 +33,10 @@ LEAST_BYTES_PER_S = 1024
 """An upload slower than this ends, whether or not others wait."""
 KEY_SHARE = 0.75
 """Of all the room for uploads that are no streams yet, what those of one key may take."""
+STEP_BYTES = 4 * 2**20
+"""In what steps room is reserved for an upload that does not say its size."""
+LEFT_FREE = 0.02
+"""Of the disk, for what is no upload."""
 GRACE_S = 5.0
 """How long one is not yet called slow."""
 OVERHEAD_BYTES = 2**16
@@ -39,12 +45,14 @@ OVERHEAD_BYTES = 2**16
 
 @dataclass(eq=False)
 class Upload:
-    """One that waits. ``bytes``: what has come of it; ``whole``: all has. ``ended_by`` is why it has to end."""
+    """One that waits. ``bytes``: what has come of it, ``reserved``: room that it has for what is to come as well;
+    ``whole``: all has come. ``ended_by`` is why it has to end."""
 
     task: asyncio.Task[Any]
     began: float
     caller: Caller
     bytes: int = 0
+    reserved: int = 0
     whole: bool = False
     ended_by: StmixerError | None = None
 
@@ -56,12 +64,16 @@ class Upload:
 
 @dataclass(eq=False)
 class WaitingUploads:
-    """All uploads that are no streams yet. ``empty`` is set while there are none."""
+    """All uploads that are no streams yet. ``empty`` is set while there are none.
+
+    Room is reserved before it is used: at once for one that says its size. ``free_bytes``: what the disk has left.
+    """
 
     most: int
     most_bytes: int
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
+    free_bytes: Callable[[], float] = lambda: math.inf
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     _uploads: set[Upload] = field(default_factory=set)
 
@@ -92,15 +104,41 @@ class WaitingUploads:
                 self.empty.set()
 
     def take(self, upload: Upload, count: int) -> None:
-        """More of it has come. Raises CapacityError where all together, or all of its key, have too much."""
-        if upload.caller.key is not None:
-            own = sum(each.bytes for each in self._uploads if each.caller is upload.caller)
-            if own + count > KEY_SHARE * self.most_bytes:
-                self.metrics.streams_rejected.labels("uploads").inc()
-                raise CapacityError("over_limit", "this key's uploads take all its room; send fewer at once", 429)
-        while sum(each.bytes for each in self._uploads) + count > self.most_bytes:
-            self._have_one_give_way("the uploads on their way take all the room for them; try again later", upload)
-        upload.bytes += count
+        """More of it has come. Raises CapacityError as ``reserve``."""
+        needed = upload.bytes + count
+        if needed > upload.reserved:
+            step = upload.reserved + STEP_BYTES
+            self.reserve(upload, step if needed <= step and self._fits(upload, step) else needed)
+        upload.bytes = needed
+
+    def reserve(self, upload: Upload, size: int) -> None:
+        """Keep room for ``size`` bytes of it, others having gone for it if need be.
+
+        Raises CapacityError where its key has too much (429), all together have, or the disk has not that much.
+        """
+        if upload.caller.key is not None and self._taken(upload, upload.caller) + size > KEY_SHARE * self.most_bytes:
+            self.metrics.streams_rejected.labels("uploads").inc()
+            limit = f"{_mib(KEY_SHARE * self.most_bytes)} that it may have on their way together"
+            raise CapacityError("over_limit", f"this key's uploads take all of the {limit}; send fewer at once", 429)
+        while self._taken(upload) + size > self.most_bytes:
+            limit = f"the {_mib(self.most_bytes)} for them"
+            self._have_one_give_way(f"the uploads on their way take all the room, {limit}; try again later", upload)
+        to_come = sum(max(0, each.reserved - each.bytes) for each in self._uploads if each is not upload)
+        if to_come + size - upload.bytes > self.free_bytes():
+            self.metrics.streams_rejected.labels("uploads").inc()
+            log.error("no room on the disk for an upload of %s", _mib(size))
+            raise CapacityError("storage", f"the disk has no room for {_mib(size)} more; try again later")
+        upload.reserved = size
+
+    def _taken(self, but: Upload, caller: Caller | None = None) -> int:
+        """What the others have, all or those of one caller."""
+        others = (each for each in self._uploads if each is not but)
+        return sum(each.reserved for each in others if caller is None or each.caller.is_same(caller))
+
+    def _fits(self, upload: Upload, size: int) -> bool:
+        most = self.most_bytes if upload.caller.key is None else KEY_SHARE * self.most_bytes
+        own = None if upload.caller.key is None else upload.caller
+        return self._taken(upload, own) + size <= most and self._taken(upload) + size <= self.most_bytes
 
     def end_all(self, error: StmixerError) -> None:
         """Have all of them answered with this."""
@@ -140,8 +178,10 @@ async def received_file(
     Raises InputError, CapacityError; ClientDisconnect passes.
     """
     limit = settings.max_upload_mb * 2**20
-    if int(request.headers.get("content-length") or 0) > limit + OVERHEAD_BYTES:
+    declared = int(request.headers.get("content-length") or 0)
+    if declared > limit + OVERHEAD_BYTES:
         raise _too_large(settings)
+    waiting.reserve(upload, declared)
     content_type = request.headers.get("content-type", "")
     is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
     form = FormReader(content_type) if is_form else None
@@ -224,6 +264,19 @@ async def _limited(
         pace.took(len(chunk))
         if chunk:
             yield chunk
+
+
+def free_disk_bytes() -> float:
+    """What may still be written where uploads wait."""
+    try:
+        usage = shutil.disk_usage(tempfile.gettempdir())
+        return max(0, usage.free - LEFT_FREE * usage.total)
+    except OSError:
+        return math.inf  # what cannot be written says so then
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:.3g} MiB"
 
 
 def _too_large(settings: Settings) -> InputError:

@@ -13,7 +13,7 @@ import resource
 import struct
 from collections.abc import Callable
 
-from stmixer.service.decoder import landlock, seccomp
+from stmixer.service.decoder import landlock, network, seccomp
 from stmixer.service.ipc.child import hide, more_expendable
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -49,6 +49,7 @@ def walls(memory_bytes: int) -> dict[str, Wall]:
     """All of them by name, in the order in which they are put up."""
     return {
         "oom": lambda: more_expendable(MORE_EXPENDABLE),
+        "network": network.leave,
         "hidden": hide,
         "nice": be_nice,
         "environment": forget_environment,

@@ -51,26 +51,32 @@ def serve(channel: Channel) -> None:
                 pid = os.fork()
                 if pid == 0:
                     channel.close()
-                    _live(module.run, socket.socket(fileno=received.fds[0]), order, ourselves)
-                os.close(received.fds[0])
+                    _live(module.run, received.fds, order, ourselves)
+                for fd in received.fds:
+                    os.close(fd)
                 channel.send(Born(pid))
             case Reap(pid):
                 channel.send(Reaped(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
 
-def _live(run: Run, connection: socket.socket, order: RaiseDecoders, parent: int) -> NoReturn:
-    """The forked process, from here to its end."""
+def _live(run: Run, fds: list[int], order: RaiseDecoders, parent: int) -> NoReturn:
+    """The forked process, from here to its end. ``fds``: its end of the channel, and what its stderr is."""
     status = 1
     try:
         die_with_parent()
+        connection = socket.socket(fileno=fds[0])
+        os.dup2(fds[1], 2)
+        os.close(fds[1])
         if os.getppid() == parent:  # or it ended before we said so
             call_oneself(order.module)
             run(connection, order.memory_bytes)
             status = 0
     finally:
-        if sys.exc_info()[0] is not None:
-            traceback.print_exc()
-        os._exit(status)
+        try:
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
+        finally:  # whether or not anybody took that
+            os._exit(status)
 
 
 def call_oneself(module: str) -> None:

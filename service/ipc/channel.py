@@ -109,7 +109,8 @@ class AsyncChannel:
             async with self._sending:
                 if fds:
                     data = data[await self._send_with(fds, data) :]
-                await loop.sock_sendall(self._sock, data)
+                if data:  # nothing, sent to one that has its message and is done, is an error
+                    await loop.sock_sendall(self._sock, data)
                 if payload:
                     await loop.sock_sendall(self._sock, payload)
         except OSError as error:

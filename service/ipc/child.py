@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stmixer.service.ipc.channel import AsyncChannel
+from stmixer.service.ipc.last_words import LastWords
 from stmixer.service.ipc.messages import Corridor
 
 PR_SET_PDEATHSIG = 1
@@ -43,8 +44,9 @@ class Process(Protocol):
 class Child:
     """A running child. It sees the end of its channel when we die, and ends."""
 
-    def __init__(self, process: Process, channel: AsyncChannel) -> None:
-        self._process = process
+    def __init__(self, process: Process, channel: AsyncChannel, words: LastWords | None = None) -> None:
+        """``words``: its stderr, where that is not ours."""
+        self._process, self._words = process, words
         self.channel = channel
 
     @property
@@ -95,7 +97,9 @@ class Child:
         self.channel.close()
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._process.wait()
+                status = await self._process.wait()
+            self.last_words()
+            return status
         except TimeoutError:
             return await self.kill()
 
@@ -112,7 +116,12 @@ class Child:
         self.end_now()
         status = await self._process.wait()
         self.channel.close()
+        self.last_words()
         return status
+
+    def last_words(self) -> str:
+        """Of one that has ended: what it wrote to its stderr, a little of it; empty where that was ours."""
+        return "" if self._words is None else self._words.take()
 
     async def wait(self) -> int:
         """Until it ends; its exit status, negative for a signal."""

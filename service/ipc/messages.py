@@ -509,7 +509,7 @@ class NurseryReady:
 
 @dataclass(frozen=True, slots=True)
 class Bear:
-    """Fork a decoder; its end of its channel comes as a descriptor. Answered with ``Born``."""
+    """Fork a decoder [its end of its channel, what its stderr shall be]. Answered with ``Born``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import struct
+import termios
 
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.messages import OpenContainer, Progress, SourceEnded, SourceFailed
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed
-from stmixer.service.sources.source import DecodedSource, FlushMark, cancelled
+from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource, FlushMark, cancelled
 
 OVERLOAD_S = 5.0
 """How long a live stream that may skip waits for room before it gives up."""
@@ -31,6 +34,7 @@ class ContainerSource(DecodedSource):
         self._pipe: asyncio.StreamWriter | None = None
         self._reading_end = -1
         self._interrupted = False
+        self._given = 0
 
     async def open(self) -> None:
         """Begin with a container. Raises CapacityError where no decoder can be had."""
@@ -109,9 +113,17 @@ class ContainerSource(DecodedSource):
         elif isinstance(last, SourceEnded):
             self._context.warnings += last.warnings
 
+    def _owed(self) -> int | None:
+        """The bytes that it has taken, where there are more for it."""
+        pipe = self._pipe
+        if pipe is None or pipe.transport.is_closing():
+            return -1
+        waiting = struct.unpack("i", fcntl.ioctl(pipe.get_extra_info("pipe"), termios.FIONREAD, bytes(4)))[0]
+        return None if waiting == 0 else self._given - pipe.transport.get_write_buffer_size() - waiting
+
     async def _died(self, death: DecoderDied) -> bool:
         if not self._interrupted and not self._context.stream.ended:
-            self._fail("crashed the decoder")
+            self._fail(WHAT_IT_DID[death.reason])
         return False
 
     async def _feed(self, queue: BoundedQueue[bytes | FlushMark], pipe: asyncio.StreamWriter) -> None:
@@ -124,7 +136,9 @@ class ContainerSource(DecodedSource):
                     continue
                 view = memoryview(item)
                 for at in range(0, len(view), PIPE_CHUNK):
-                    pipe.write(view[at : at + PIPE_CHUNK])
+                    piece = view[at : at + PIPE_CHUNK]
+                    self._given += len(piece)
+                    pipe.write(piece)
                     await pipe.drain()
         except Closed:
             pipe.close()

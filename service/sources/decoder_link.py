@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from stmixer.service.ipc.channel import ChannelError, GarbledError
+from stmixer.service.ipc.channel import ChannelError, GarbledError, Received
 from stmixer.service.ipc.child import Child, describe_exit
 from stmixer.service.ipc.messages import (
     Flushed,
@@ -29,6 +29,7 @@ from stmixer.service.ipc.messages import (
     UseRing,
 )
 from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 LAST_WORDS_S = 1.0
 """How long a process whose channel has ended may take to end as well."""
@@ -36,22 +37,35 @@ FLUSH_S = 2.0
 
 
 class DecoderDied(Exception):
-    """The process ended in the middle of its source; says how. ``too_costly``: its computing time was used up."""
+    """The process ended in the middle of its source; says how.
 
-    def __init__(self, how: str) -> None:
+    ``reason``: ``cpu`` where its computing time was used up, ``stuck`` where it did not get on, else ``exit``.
+    ``said``: what it wrote to its stderr.
+    """
+
+    def __init__(self, how: str, reason: str = "exit", said: str = "") -> None:
         super().__init__(how)
-        self.too_costly = "SIGXCPU" in how
+        self.said = said
+        self.reason = "cpu" if "SIGXCPU" in how else reason
+
+
+GIVEN_UP = {
+    "stuck": f"made no progress for {STUCK_S:g} s and was ended",
+    "cpu": "computed more than the time that went by allows and was ended",
+}
 
 
 class DecoderLink:
-    """``picture_wanted`` is set where another picture may be sent."""
+    """``picture_wanted`` is set where another picture may be sent; ``owed``: how far the source's media has come."""
 
-    def __init__(self, decoder: Child, context: SourceContext, picture_wanted: asyncio.Event) -> None:
-        self._decoder, self._context = decoder, context
+    def __init__(self, decoder: Child, context: SourceContext, picture_wanted: asyncio.Event, owed: State) -> None:
+        self._decoder, self._context, self._owed = decoder, context, owed
         self._picture_wanted, self._flushed = picture_wanted, asyncio.Event()
         self._granted = 0
         self._full_at: int | None = None
-        self._ended = self._sending = False
+        self._ended = self._sending = self._listening = False
+        self._heard = 0
+        self._given_up: str | None = None
 
     @classmethod
     async def start(
@@ -60,10 +74,11 @@ class DecoderLink:
         order: OpenUpload | OpenContainer | OpenPictures,
         fds: Sequence[int],
         picture_wanted: asyncio.Event,
+        owed: State,
     ) -> DecoderLink:
         """Have a decoder carry out an order. Raises CapacityError, ChannelError where none can be had."""
         decoder = await context.pool.acquire()
-        link = cls(decoder, context, picture_wanted)
+        link = cls(decoder, context, picture_wanted, owed)
         try:
             await decoder.channel.send(order, fds=fds)
             if context.stream.ring is not None:
@@ -96,7 +111,9 @@ class DecoderLink:
 
     async def release(self) -> None:
         """Give the process back to the pool, or end it where it is not done."""
-        await self._context.pool.release(self._decoder, clean=self._ended and not self._sending)
+        await self._context.pool.release(
+            self._decoder, clean=self._ended and not self._sending, stream=self._context.stream.id
+        )
 
     async def work(self) -> SourceEnded | SourceFailed:
         """Pass on what the decoder says, counts to the stream's and events to the engine, until its last word.
@@ -105,9 +122,9 @@ class DecoderLink:
         """
         context = self._context
         engine, stream, counts = context.engine, context.stream, context.counts
-        granting = asyncio.create_task(self._grant())
+        granting, looking = asyncio.create_task(self._grant()), asyncio.create_task(self._look_after())
         try:
-            while (received := await self._decoder.channel.receive()) is not None:
+            while (received := await self._next()) is not None:
                 match received.message:
                     case SampleWritten() as message:
                         engine.sample(stream, message)
@@ -141,12 +158,33 @@ class DecoderLink:
             pass
         finally:
             granting.cancel()
+            looking.cancel()
         self._picture_wanted.clear()
         try:
             how = describe_exit(await self._decoder.end(LAST_WORDS_S))
         finally:  # cancelled here too the pool forgets it
             await self.release()
-        raise DecoderDied(how)
+        if self._given_up is not None:
+            raise DecoderDied(GIVEN_UP[self._given_up], self._given_up)
+        raise DecoderDied(how, said=self._decoder.last_words())
+
+    async def _next(self) -> Received | None:
+        self._listening = True
+        received = await self._decoder.channel.receive()
+        self._listening, self._heard = False, self._heard + 1
+        return received
+
+    async def _look_after(self) -> None:
+        """Until it has to be given up; then ``work`` ends."""
+        live = self._context.stream.source != "upload"
+        self._given_up = await until_given_up(self.pid, self._state, live=live)
+        self._decoder.end_now()
+
+    def _state(self) -> Hashable | None:
+        """How far it has come with what it owes; None while it waits for room, or we have not heard it out."""
+        if self._full_at is not None or not self._listening or (owed := self._owed()) is None:
+            return None
+        return self._heard, owed
 
     async def _give_ring(self) -> None:
         ring = self._context.stream.ring

@@ -10,12 +10,16 @@ from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import DecoderReady
+from stmixer.service.logs import fields
 from stmixer.service.settings import Settings
 from stmixer.service.sources.nursery import Nursery, NurseryGone
 
 log = logging.getLogger("stmixer.decoder")
 
 DECODER_MODULE = "stmixer.service.decoder.process"
+
+START_S = 60.0
+"""How long one may take to shut itself in, which takes milliseconds."""
 
 
 class DecoderPool:
@@ -52,15 +56,20 @@ class DecoderPool:
         self._refill_soon()  # the next stream shall not wait for a process to start
         return child
 
-    async def release(self, child: Child, *, clean: bool) -> None:
-        """End a decoder, whose source may have taken it over; ``clean`` if it is done and will end by itself."""
+    async def release(self, child: Child, *, clean: bool, stream: int | None = None) -> None:
+        """End a decoder, whose source may have taken it over; ``clean`` if it is done and will end by itself.
+
+        ``stream``: the id of what it read, for the log.
+        """
         self._busy.discard(child)
         if clean:  # whoever is answered waits for no process
             ending = asyncio.create_task(child.end(timeout_s=1.0))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
+            ending.add_done_callback(lambda _: _tell_words(child, stream))
         else:
             await child.kill()
+            _tell_words(child, stream)
         self._refill_soon()
 
     def _refill_soon(self) -> None:
@@ -96,8 +105,9 @@ class DecoderPool:
             why = f": {error.strerror}" if isinstance(error, OSError) else ""
             raise CapacityError("decoder", f"no decoder could be started{why}; try again later") from None
         try:
-            ready = await child.channel.receive()
-        except ChannelError:
+            async with asyncio.timeout(START_S):
+                ready = await child.channel.receive()
+        except (ChannelError, TimeoutError):
             ready = None
         except BaseException:
             await child.kill()
@@ -107,3 +117,9 @@ class DecoderPool:
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
         self.missing_walls = ready.message.missing
         return child
+
+
+def _tell_words(child: Child, stream: int | None) -> None:
+    """FFmpeg's own lines, which media choose: for whoever looks for them, in one that nobody takes for ours."""
+    if said := child.last_words():
+        log.debug("decoder %d said something", child.pid, extra=fields(stream=stream, said=said))

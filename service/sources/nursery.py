@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from stmixer.service.ipc.channel import AsyncChannel, ChannelError
 from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.last_words import LastWords
 from stmixer.service.ipc.messages import (
     FROM_DECODER,
     FROM_NURSERY,
@@ -33,6 +34,9 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 them, and Landlock (``decoder.landlock``) would not hold them."""
 KILLED = -signal.SIGKILL
 LOOK_S = 0.05
+ANSWER_S = 60.0
+START_S = 120.0
+"""How long it may take to answer, and to import all that decoders need."""
 
 T = TypeVar("T")
 
@@ -72,15 +76,18 @@ class Nursery:
 
     async def _borne_by(self, nursery: Child) -> Child:
         ours, theirs = socket.socketpair()
+        words = LastWords()
         try:
-            born = await self._asked(nursery, Bear(), Born, [theirs.fileno()])
+            born = await self._asked(nursery, Bear(), Born, [theirs.fileno(), words.writing])
             process = ForkedProcess(born.pid, functools.partial(self._status_of, nursery, born.pid))
         except BaseException:
             ours.close()
+            words.take()
             raise
         finally:
             theirs.close()
-        return Child(process, AsyncChannel(ours, FROM_DECODER))
+            os.close(words.writing)
+        return Child(process, AsyncChannel(ours, FROM_DECODER), words)
 
     async def _status_of(self, nursery: Child, pid: int) -> int:
         """The exit status of a decoder that has ended: SIGKILL's where its nursery is gone, which none outlives."""
@@ -110,11 +117,12 @@ class Nursery:
         return self._child
 
     async def _asked(self, nursery: Child, question: object, answer: type[T], fds: list[int] | None = None) -> T:
-        """One thing asked and answered. Raises NurseryGone."""
+        """One thing asked and answered. Raises NurseryGone, also where it does not answer for long."""
         try:
-            await nursery.channel.send(question, fds=fds or ())
-            received = await nursery.channel.receive()
-        except ChannelError:
+            async with asyncio.timeout(START_S if isinstance(question, RaiseDecoders) else ANSWER_S):
+                await nursery.channel.send(question, fds=fds or ())
+                received = await nursery.channel.receive()
+        except (ChannelError, TimeoutError):
             received = None
         if received is None or not isinstance(received.message, answer):
             await nursery.kill()
@@ -185,3 +193,4 @@ def _abandon(birth: asyncio.Task[Child]) -> None:
     if not birth.cancelled() and birth.exception() is None:
         decoder = birth.result()
         decoder.channel.close()  # it ends by itself
+        decoder.last_words()

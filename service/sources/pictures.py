@@ -117,6 +117,10 @@ class PictureSource(DecodedSource):
     def _order(self, progress: Progress | None) -> tuple[OpenPictures, list[int]]:
         return OpenPictures(self._context.sampling(), progress), []
 
+    def _owed(self) -> str | None:
+        """A picture, or the end."""
+        return None if self._picture_wanted.is_set() and not self._no_more else "an answer"
+
     async def _died(self, death: DecoderDied) -> bool:
         self._context.counts.lose_pictures()
         replaced = await self._replaced(death, counted_s=DEATHS_COUNTED_S)

@@ -6,12 +6,18 @@ decoder.
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from stmixer.media.limits import Limits
 from stmixer.service.errors import InputError, media_status
 from stmixer.service.ipc.channel import ChannelError
+from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import Render, Rendered, SourceFailed
+from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 CPU_PER_SECOND = 20
 """CPU seconds that drawing may take per second that a video may play."""
@@ -20,6 +26,7 @@ CPU_PER_SECOND = 20
 async def render(
     pool: DecoderPool,
     settings: Settings,
+    metrics: Metrics,
     *,
     trained: bool,
     source_fd: int,
@@ -34,11 +41,18 @@ async def render(
     order = Render(trained, limits, CPU_PER_SECOND * settings.max_duration_s)
     decoder = await pool.acquire()
     clean = False
+
+    def come_to() -> tuple[int, int]:
+        return os.lseek(source_fd, 0, os.SEEK_CUR), os.fstat(target_fd).st_size
+
+    looking = asyncio.create_task(_given_up(decoder, come_to))
     try:
         await decoder.channel.send(order, fds=[source_fd, target_fd, drawing_fd])
         received = await decoder.channel.receive()
         if received is None:
-            raise ChannelError("it ended")
+            stuck = looking.done()
+            metrics.decoders_lost.labels("stuck" if stuck else "exit").inc()
+            raise ChannelError(f"it made no progress for {STUCK_S:g} s" if stuck else "it ended")
         match received.message:
             case Rendered():
                 clean = True
@@ -50,4 +64,10 @@ async def render(
     except ChannelError as error:
         raise InputError("unreadable", f"drawing into this video failed ({error}); ask for JSON instead") from None
     finally:
+        looking.cancel()
         await pool.release(decoder, clean=clean)
+
+
+async def _given_up(decoder: Child, come_to: State) -> None:
+    await until_given_up(decoder.pid, come_to, live=False)
+    decoder.end_now()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from typing import Any, Protocol
 
 from stmixer.service.errors import CapacityError, InputError, StmixerError, media_status
@@ -25,6 +25,7 @@ from stmixer.service.ipc.messages import (
     SourceEnded,
     SourceFailed,
 )
+from stmixer.service.logs import fields
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied, DecoderLink
 
@@ -35,6 +36,9 @@ FlushMark = asyncio.Future[None]
 
 MAX_REPLACED = 2
 """Decoders that may die of one source, within the time that it counts, and be replaced."""
+
+WHAT_IT_DID = {"cpu": "took too much computing time", "stuck": "held the decoder up", "exit": "crashed the decoder"}
+"""Media, by the reason for which its decoder is gone."""
 
 
 class FrameSource(Protocol):
@@ -99,6 +103,10 @@ class DecodedSource(ABC):
         """What a decoder is told to open, with descriptors, which stay the source's."""
 
     @abstractmethod
+    def _owed(self) -> Hashable | None:
+        """How far its decoder has come with the media that it was given; None where it waits for more."""
+
+    @abstractmethod
     async def _died(self, death: DecoderDied) -> bool:
         """Its decoder is gone: whether another one has taken over."""
 
@@ -156,26 +164,34 @@ class DecodedSource(ABC):
         context = self._context
         progress = None if context.stream.ring is None else context.counts.progress()
         order, fds = self._order(progress)
-        self._link = await DecoderLink.start(context, order, fds, self._picture_wanted)
+        self._link = await DecoderLink.start(context, order, fds, self._picture_wanted, self._owed)
 
     async def _run(self) -> None:
         """Until the source has ended, over as many decoders as that takes."""
-        goes_on = True
+        context, goes_on = self._context, True
         while goes_on and (link := self._link) is not None:
             try:
                 self._finished(await link.work())
                 goes_on = False
             except DecoderDied as death:
-                log.error("decoder %d %s", link.pid, death)
+                self._lost(death.reason)
+                said = {"said": death.said} if death.said else {}
+                told = fields(stream=context.stream.id, reason=death.reason, **said)
+                log.error("decoder %d %s", link.pid, death, extra=told)
                 self._link = None
                 goes_on = await self._died(death)
             except (MessageError, GarbledError) as error:
-                log.error("decoder %d breaks the protocol: %s", link.pid, error)
+                self._lost("protocol")
+                told = fields(stream=context.stream.id, reason="protocol")
+                log.error("decoder %d breaks the protocol: %s", link.pid, error, extra=told)
                 self._fail("broke its decoder")
                 goes_on = False
         self._picture_wanted.set()  # whoever waits to hand one over waits no longer
         self._context.changed()
         self._context.engine.wake()
+
+    def _lost(self, reason: str) -> None:
+        self._context.engine.metrics.decoders_lost.labels(reason).inc()
 
     def _guarded(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work as a task: whatever goes wrong in it ends this stream, and nothing else."""
@@ -211,8 +227,8 @@ class DecodedSource(ABC):
             return False
         now = time.monotonic()
         self._deaths = [*(at for at in self._deaths if now - at < counted_s), now]
-        if death.too_costly or len(self._deaths) > MAX_REPLACED:
-            self._fail("took too much computing time" if death.too_costly else "crashed the decoder")
+        if death.reason == "cpu" or len(self._deaths) > MAX_REPLACED:
+            self._fail(WHAT_IT_DID[death.reason])
             return False
         try:
             await self._begin()

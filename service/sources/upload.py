@@ -29,6 +29,10 @@ class UploadSource(DecodedSource):
         sampling = self._context.sampling(longest_s=longest_s, threads=THREADS, cpu_s=CPU_PER_SECOND * longest_s)
         return OpenUpload(sampling, progress), [self._file]
 
+    def _owed(self) -> int:
+        """How far it has read."""
+        return -1 if self._file is None else os.lseek(self._file, 0, os.SEEK_CUR)
+
     async def _died(self, death: DecoderDied) -> bool:
         if self._file is not None:  # the same open file, for another decoder if need be
             os.lseek(self._file, 0, os.SEEK_SET)

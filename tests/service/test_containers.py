@@ -57,6 +57,20 @@ def test_what_compose_names_is_there_and_published_to_this_machine_alone() -> No
         assert {name for name in service.get("environment", {}) if name.startswith("STMIXER_")} <= SETTINGS
 
 
+def test_compose_says_that_it_is_open_and_shuts_all_of_it_in() -> None:
+    whole = compose()
+    assert whole["networks"]["inside"] == {"internal": True}
+    for name, service in whole["services"].items():
+        is_ours = name.startswith("stmixer")
+        assert (service.get("environment", {}).get("STMIXER_ALLOW_ANONYMOUS") == "true") is is_ours, name
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["pids_limit"] > 0
+        assert "inside" in service["networks"]
+        assert ("default" in service["networks"]) is is_ours
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_a_dockerfile_keeps_what_it_promises(path: Path) -> None:
     steps = instructions(path)
@@ -70,6 +84,8 @@ def test_a_dockerfile_keeps_what_it_promises(path: Path) -> None:
     entry = json.loads(last["ENTRYPOINT"])  # the exec form
     assert entry[0] in scripts
     assert set(re.findall(r"STMIXER_\w+", last["ENV"])) <= SETTINGS
+    assert "STMIXER_ALLOW_ANONYMOUS" not in last["ENV"], "whoever runs it says so, or names a key file"
+    assert any(word == "RUN" and "--constraint lock.txt" in rest for word, rest in steps)
     for word, rest in steps:
         if word == "COPY" and not rest.startswith("--from"):
             assert all((ROOT / source).exists() for source in rest.split()[:-1]), rest

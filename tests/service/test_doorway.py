@@ -25,6 +25,7 @@ from ws_client import Client, jpeg, plain_socket
 from stmixer.service.api import paced
 from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.doorway import Doing, Doorway, Seldom, raise_descriptor_limit, tell_in_a_line
+from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.server import bind, doorway
 from stmixer.service.settings import Settings
 
@@ -194,11 +195,42 @@ async def ok(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
+        if scope["path"] == "/":
+            scope["state"][HAS_BEGUN]()
         while (await receive())["type"] != "websocket.disconnect":
             pass
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize(("path", "stays"), [("/", True), ("/says-nothing-yet", False)])
+def test_a_websocket_that_has_asked_nothing_gives_way(path: str, stays: bool) -> None:
+    async def use() -> tuple[bytes, bool]:
+        async with served(ok, Doorway(1, 1)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPGRADE % path.encode())
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            other, asking = await asyncio.open_connection("127.0.0.1", port)
+            asking.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = (await other.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+            if not stays:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            there = not (reader.at_eof() or reader.exception())
+            asking.transport.abort()
+            writer.transport.abort()
+            return answer, there
+
+    answer, there = asyncio.run(use())
+    assert there == stays
+    assert answer == (b"HTTP/1.1 503 Service Unavailable" if stays else b"HTTP/1.1 200 OK")
+
+
+UPGRADE = (
+    b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 def test_who_leaves_leaves_room() -> None:
@@ -209,8 +241,7 @@ def test_who_leaves_leaves_room() -> None:
         async with served(ok, Doorway(1, 1)) as port:
             for ask in (
                 b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+                UPGRADE % b"/",
                 b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
             ):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -22,6 +22,7 @@ from stmixer.service.ipc.messages import (
     Render,
     encode,
 )
+from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
 from stmixer.service.sources.rendering import render
@@ -76,7 +77,7 @@ def test_more_keyframes_than_a_message_may_hold_are_drawn() -> None:
             assert drawing.tell() > MAX_BYTES
             try:
                 await render(
-                    pool, settings, trained=True, source_fd=source.fileno(), target_fd=target.fileno(),
+                    pool, settings, Metrics(), trained=True, source_fd=source.fileno(), target_fd=target.fileno(),
                     drawing_fd=drawing.fileno(),
                 )  # fmt: skip
             finally:

@@ -18,7 +18,7 @@ from ws_client import Client, jpeg, plain_socket
 
 from stmixer.service.access import Caller
 from stmixer.service.api.media_clock import MediaClock
-from stmixer.service.api.uploads import LEAST_BYTES_PER_S, Pace, WaitingUploads
+from stmixer.service.api.uploads import LEAST_BYTES_PER_S, STEP_BYTES, Pace, WaitingUploads
 from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.key_file import Key, KeyFile, digest, new_secret, write_keys
 from stmixer.service.metrics import Metrics
@@ -222,6 +222,39 @@ def test_an_upload_that_drips_is_ended(impatient: Server, chunked: bool) -> None
         answer += read_until(connection, b"}") if b"}" not in answer else b""
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "upload_stalled"
+
+
+def test_room_is_reserved_before_it_is_used() -> None:
+    """Of sizes that are said at once, of those that are not in steps, and given back."""
+    greedy, again = (Caller(Key(name="a", sha256="0" * 64, scopes=("detect",))) for _ in range(2))
+    other, free, mib = Caller(Key(name="b", sha256="1" * 64, scopes=("detect",))), 100 * 2**20, 2**20
+
+    async def use() -> None:
+        waiting = WaitingUploads(10, 64 * mib, Metrics(), free_bytes=lambda: free)
+        with waiting.one_more(greedy) as one, waiting.one_more(again) as two, waiting.one_more(other) as third:
+            waiting.reserve(one, 40 * mib)
+            with pytest.raises(CapacityError, match=r"all of the 48 MiB that it may have") as refused:
+                waiting.reserve(two, 9 * mib)  # the same key, whichever object
+            assert (refused.value.code, refused.value.status, two.reserved) == ("over_limit", 429, 0)
+            waiting.take(one, 10 * mib)
+            assert (one.reserved, one.bytes) == (40 * mib, 10 * mib), "its size was said"
+            waiting.take(third, 1000)
+            assert third.reserved == STEP_BYTES
+            waiting.take(third, STEP_BYTES)
+            assert third.reserved == 2 * STEP_BYTES
+            with pytest.raises(CapacityError, match="all the room, the 64 MiB for them") as refused:
+                waiting.reserve(third, 25 * mib)
+            assert (refused.value.code, refused.value.status) == ("capacity", 503)
+        with waiting.one_more(other) as alone, waiting.one_more(Caller(None)) as anyone:
+            waiting.reserve(alone, 40 * mib)
+            nonlocal free
+            free = 45 * mib  # 40 of which are promised
+            with pytest.raises(CapacityError, match="the disk has no room for 6 MiB more") as refused:
+                waiting.reserve(anyone, 6 * mib)
+            assert (refused.value.code, refused.value.status) == ("storage", 503)
+            waiting.reserve(anyone, 5 * mib)
+
+    asyncio.run(use())
 
 
 def test_one_key_does_not_fill_the_room_of_all() -> None:

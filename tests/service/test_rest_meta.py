@@ -27,6 +27,7 @@ COUNTERS = {
     "frames_received": {"source"}, "frames_dropped": {"source", "reason"}, "keyframes": {"source", "outcome"},
     "actors": set[str](), "inferences": {"worker"}, "batches": {"worker"}, "results_dropped": {"transport"},
     "stream_reconnects": {"reason"}, "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
+    "decoders_lost": {"reason"},
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),

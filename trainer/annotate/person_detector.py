@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
+from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.trainer.errors import TrainError
 
 STRIDES = (8, 16, 32)
@@ -58,6 +60,10 @@ class PersonDetector:
     def __init__(self, path: Path, score: float = 0.5, threads: int = 0) -> None:
         if not path.is_file():
             raise TrainError(f"detector {path} does not exist")
+        try:
+            check_onnx(path)
+        except CheckpointError as error:
+            raise TrainError(f"detector {path} cannot be loaded: {error}") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

@@ -267,7 +267,14 @@ class Connection:
 
     async def _write(self, session: Session) -> None:
         async for result in session.results():
+            await self._tell_tracks(session)
             await self._send_text('{"type":"result",' + result.model_dump_json()[1:])
+
+        await self._tell_tracks(session)
+
+    async def _tell_tracks(self, session: Session) -> None:
+        for change in session.track_changes():
+            await self._send_text('{"type":"track",' + change.model_dump_json()[1:])
 
     async def _answer_flushes(self, session: Session) -> None:
         while True:

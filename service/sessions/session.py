@@ -137,15 +137,17 @@ class Session:
             self.warnings.append(str(self.error))
 
     def track_changes(self) -> list[TrackChange]:
-        """Who has come and gone since the last time; once the stream has finished, everybody has."""
-        changes, stream = self._results.take_tracks(), self.stream
-        if stream.finished:
-            last = stream.schedule.last_at(max(0, stream.newest_pts_us))
-            changes += [
-                TrackChange(track_id=number, state="end", seq=last, pts_us=stream.schedule.keyframe(last).pts_us)
-                for number in stream.tracks.end()
-            ]
-        return changes
+        """Who has come and gone since the last time."""
+        return self._results.take_tracks()
+
+    def last_track_changes(self) -> list[TrackChange]:
+        """Those after the last result: everybody has gone."""
+        stream = self.stream
+        last = stream.schedule.last_at(max(0, stream.newest_pts_us))
+        return self.track_changes() + [
+            TrackChange(track_id=number, state="end", seq=last, pts_us=stream.schedule.keyframe(last).pts_us)
+            for number in stream.tracks.end()
+        ]
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""

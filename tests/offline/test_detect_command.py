@@ -95,6 +95,7 @@ def test_a_bad_file_among_many_stops_nothing(runner: Any, folder: Path, tmp_path
         **{key: str(round(v, 1)) for key, v in zip(("x1", "y1", "x2", "y2"), first["box_px"], strict=True)},
         "action_id": str(first["actions"][0]["id"]), "action": first["actions"][0]["name"],
         "action_score": str(round(first["actions"][0]["score"], 4)),
+        "track_id": str(first["track_id"]),
     }  # fmt: skip
     people = sum(len(k["actors"]) for k in written["keyframes"])
     assert sum(row["source"].endswith("long.mp4") for row in rows) == 2 * people, "a row an action, top_k of them"

@@ -15,16 +15,10 @@ from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
 from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.media.resize import resize
-from stmixer.model.linking import pairs_of_most_gain
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
 DRAWN_ACTION_SCORE = 0.5
 """The operating point: from here on an action is said. A person who does nothing that likely is a person."""
-
-FARTHEST = 1.2
-"""Heights that a person moves from one keyframe to the next, at most: two paces at a keyframe a second."""
-LARGEST_CHANGE = 2.0
-"""How much a person's box grows or shrinks between them, at most: somebody sits down."""
 
 
 class NamedAction(Protocol):
@@ -97,7 +91,6 @@ class Moments:
     def __init__(self, keyframes: Sequence[FoundKeyframe]) -> None:
         self._keyframes = keyframes
         self._times = [keyframe.pts_us for keyframe in keyframes]
-        self._between: tuple[int, list[tuple[int, int]]] = (-1, [])
 
     def at(self, t_us: int) -> list[DrawnActor]:
         """The people at a moment."""
@@ -108,33 +101,17 @@ class Moments:
             return actors
         first, second = self._keyframes[before], self._keyframes[before + 1]
         share = (t_us - first.pts_us) / (second.pts_us - first.pts_us)
-        for one, other in self._pairs(before):
-            start, end = first.actors[one].box_px, second.actors[other].box_px
-            x1, y1, x2, y2 = (a + share * (b - a) for a, b in zip(start, end, strict=True))
-            place = one if here == before else other
-            actors[place] = replace(actors[place], box_px=(x1, y1, x2, y2))
+        starts, ends = _boxes_of_tracks(first), _boxes_of_tracks(second)
+        for place, actor in enumerate(actors):
+            if actor.track_id in starts and actor.track_id in ends:
+                pairs = zip(starts[actor.track_id], ends[actor.track_id], strict=True)
+                x1, y1, x2, y2 = (a + share * (b - a) for a, b in pairs)
+                actors[place] = replace(actor, box_px=(x1, y1, x2, y2))
         return actors
 
-    def _pairs(self, before: int) -> list[tuple[int, int]]:
-        if self._between[0] != before:
-            boxes = ([actor.box_px for actor in self._keyframes[k].actors] for k in (before, before + 1))
-            self._between = before, same_people(*boxes)
-        return self._between[1]
 
-
-def same_people(first: Sequence[Box], second: Sequence[Box]) -> list[tuple[int, int]]:
-    """Pairs of boxes that may be the same person's a moment later, each once, so that all together move least.
-
-    Such boxes are of about one size, and their centres within ``FARTHEST`` of their mean height.
-    """
-    if not first or not second:
-        return []
-    one, other = np.array(first, np.float64)[:, None], np.array(second, np.float64)[None]
-    heights = np.stack(np.broadcast_arrays(one[..., 3] - one[..., 1], other[..., 3] - other[..., 1]))
-    across, down = ((one - other)[..., side] + (one - other)[..., side + 2] for side in (0, 1))
-    paces = np.hypot(across, down) / np.maximum(heights.sum(0), 1e-9)  # of twice the centres, by twice the mean height
-    fits = (heights.min(0) * LARGEST_CHANGE >= heights.max(0)) & (paces <= FARTHEST)
-    return pairs_of_most_gain(np.where(fits, FARTHEST - paces + 1e-9, 0.0))
+def _boxes_of_tracks(keyframe: FoundKeyframe) -> dict[int | None, Box]:
+    return {actor.track_id: actor.box_px for actor in keyframe.actors if actor.track_id is not None}
 
 
 def write_annotated(

@@ -61,10 +61,17 @@ def pairs_by_turns(gains: Floats, turns: Sequence[int]) -> Pairs:
 
 def pairs_of_most_gain(gains: Floats) -> Pairs:
     """The assignment of the largest sum of (N, M) gains, none of them below 0; 0 for none. By rising track."""
-    wide = gains if gains.shape[0] <= gains.shape[1] else gains.T
-    chosen = enumerate(_cheapest_columns(-np.asarray(wide, dtype=np.float64)))
-    pairs = [(row, column) if wide is gains else (column, row) for row, column in chosen]
-    return sorted((track, found) for track, found in pairs if gains[track, found] > 0)
+    fits = gains > 0
+    alone = fits & (fits.sum(1, keepdims=True) == 1) & (fits.sum(0, keepdims=True) == 1)
+    pairs = [(int(track), int(found)) for track, found in np.argwhere(alone)]  # whom nobody else wants
+    rows, columns = (np.flatnonzero(fits.any(axis) & ~alone.any(axis)) for axis in (1, 0))
+    left = np.asarray(gains[np.ix_(rows, columns)], dtype=np.float64)
+    if len(rows) <= len(columns):
+        chosen = list(enumerate(_cheapest_columns(-left)))
+    else:
+        chosen = [(row, column) for column, row in enumerate(_cheapest_columns(-left.T))]
+    pairs += [(int(rows[row]), int(columns[column])) for row, column in chosen if left[row, column] > 0]
+    return sorted(pairs)
 
 
 def _cheapest_columns(costs: NDArray[np.float64]) -> list[int]:

@@ -96,6 +96,9 @@ def detect(
     top_k: Annotated[int | None, typer.Option(help="most actions per person (default: all)")] = None,
     action_threshold: Annotated[float, typer.Option(help="least action score")] = 0.0,
     lookahead_ms: Annotated[float | None, typer.Option(help="see at most this far past a keyframe")] = None,
+    track_max_gap_s: Annotated[
+        float, typer.Option(help="seconds after which somebody who was away is somebody new")
+    ] = 2.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     runtime: Annotated[RuntimeName, typer.Option(help=RUNTIME_HELP)] = "auto",
     precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = "auto",
@@ -114,6 +117,7 @@ def detect(
             top_k=top_k,
             action_threshold=action_threshold,
             lookahead_ms=lookahead_ms,
+            track_max_gap_s=track_max_gap_s,
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
-from stmixer.service.schemas import DetectResponse, Problem, Result, Summary
+from stmixer.service.schemas import DetectResponse, Problem, Result, Summary, TrackChange
 
 SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     score_threshold: float
     top_k: int
     action_threshold: float
+    track_max_gap_s: float
     lookahead_ms: float
 
 
@@ -93,11 +94,12 @@ class Ready(BaseModel):
 
 
 class _Answers:
-    """What the two kinds of stream make of the service's messages."""
+    """What the two kinds of stream make of the service's messages. ``tracks``: who is there now, by ``track_id``."""
 
     def __init__(self) -> None:
         self.ready: Ready
         self.summary: Summary | None = None
+        self.tracks: dict[int, TrackChange] = {}
         self.warnings: list[str] = []
         self.going_away_in_ms: float | None = None
         self._error: tuple[str, str, bool] | None = None
@@ -115,6 +117,12 @@ class _Answers:
                 self.summary = Summary.model_validate(message, extra="ignore")
             case "warning":
                 self.warnings.append(message["message"])
+            case "track":
+                change = TrackChange.model_validate(message, extra="ignore")
+                if change.state == "start":
+                    self.tracks[change.track_id] = change
+                else:
+                    self.tracks.pop(change.track_id, None)
             case "goaway":
                 self.going_away_in_ms = message["time_left_ms"]
             case "error":

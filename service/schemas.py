@@ -78,7 +78,8 @@ class Result(Wire):
         for place, actor in enumerate(self.actors):
             box = (round(v, 1) for v in actor.box_px)
             who = (self.seq, round(self.pts_us / 1e6, 6), place, round(actor.person_score, 4), *box)
-            table += [(*who, a.id, a.name, round(a.score, 4)) for a in actor.actions] or [(*who, None, None, None)]
+            actions: list[tuple[Any, ...]] = [(a.id, a.name, round(a.score, 4)) for a in actor.actions]
+            table += [(*who, *action, actor.track_id) for action in actions or [(None, None, None)]]
         return table
 
     def to_supervision(self) -> Any:
@@ -111,8 +112,10 @@ class Result(Wire):
 
 COLUMNS = (
     "seq", "time_s", "person", "person_score", "x1", "y1", "x2", "y2", "action_id", "action", "action_score",
+    "track_id",
 )  # fmt: skip
-"""Of a result's ``rows``. ``person`` counts within the keyframe and is no identity; boxes are px as displayed."""
+"""Of a result's ``rows``. ``person`` counts within the keyframe, ``track_id`` is who it is in the video; boxes are
+px as displayed."""
 
 
 def data_frame_of(results: Iterable[Result]) -> Any:
@@ -126,6 +129,15 @@ def data_frame_of(results: Iterable[Result]) -> Any:
     except ModuleNotFoundError as error:
         raise StartError("missing", f"{error.name} is not installed: pip install pandas") from None
     return pandas.DataFrame([row for result in results for row in result.rows()], columns=list(COLUMNS))
+
+
+class TrackChange(Wire):
+    """Somebody has come (``start``) or has been away for too long (``end``), as of the keyframe ``seq``."""
+
+    track_id: int
+    state: Literal["start", "end"]
+    seq: int
+    pts_us: int
 
 
 class Summary(Wire):
@@ -196,10 +208,12 @@ class Problem(Wire):
 
 
 class DetectOptions(Wire):
-    """Options of one stream. ``top_k`` limits the actions of an actor, None gives all of them."""
+    """Options of one stream. ``top_k`` limits the actions of an actor, None gives all of them. Who was away for longer
+    than ``track_max_gap_s`` is somebody new."""
 
     keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
     action_threshold: float = Field(0.0, ge=0, le=1)
+    track_max_gap_s: float = Field(2.0, ge=0, le=60)
     lookahead_ms: float | None = Field(None, ge=0, le=10_000)

@@ -59,6 +59,7 @@ class Update(Wire):
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
     action_threshold: float = Field(0.0, ge=0, le=1)
+    track_max_gap_s: float = Field(2.0, ge=0, le=60)
 
     def changes(self) -> dict[str, float | int | None]:
         """What was given."""

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -27,7 +27,7 @@ from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, S
 from stmixer.service.api.request_log import note_refusal
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
-from stmixer.service.schemas import DetectOptions
+from stmixer.service.schemas import DetectOptions, TrackChange
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
@@ -268,7 +268,14 @@ class Connection:
 
     async def _write(self, session: Session) -> None:
         async for result in session.results():
+            await self._tell_tracks(session.track_changes())
             await self._send_text('{"type":"result",' + result.model_dump_json()[1:])
+
+        await self._tell_tracks(session.last_track_changes())
+
+    async def _tell_tracks(self, changes: Sequence[TrackChange]) -> None:
+        for change in changes:
+            await self._send_text('{"type":"track",' + change.model_dump_json()[1:])
 
     async def _answer_flushes(self, session: Session) -> None:
         while True:

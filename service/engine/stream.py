@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
+from stmixer.model.tracks import Tracks
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
 from stmixer.service.ipc.messages import JobOrder, PictureSize
 from stmixer.service.ipc.ring import RingMemory
-from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary
+from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary, TrackChange
 
 Policy = Literal["latest", "all"]
 SourceKind = Literal["ws", "pull", "upload"]
@@ -58,9 +59,9 @@ class Pending:
 
     ``seen_at``: a frame at or after its moment was received; ``frame_at``: its last needed one was; ``ready_at``: that
     one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
-    so it cannot run again. ``skipped_before``: keyframes right before it that a gap jumped over; they are in the
-    summary as superseded, and nobody is told of them but by this number. ``width``, ``height``: of its own picture, px
-    as shown, once it runs.
+    so it cannot run again. ``tracks``: who has come with it, and who had gone by then. ``skipped_before``: keyframes
+    right before it that a gap jumped over; they are in the summary as superseded, and nobody is told of them but by
+    this number. ``width``, ``height``: of its own picture, px as shown, once it runs.
     """
 
     keyframe: Keyframe
@@ -79,6 +80,7 @@ class Pending:
     height: int = 0
     outcome: Outcome | None = None
     result: Result | None = None
+    tracks: list[TrackChange] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -87,7 +89,8 @@ class Stream:
 
     ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
     clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
-    model has seen of the stream. It lives here, so that no worker's end ends it. ``newest``: the newest sampled frame;
+    model has seen of the stream, ``tracks`` who its people are. They live here, so that no worker's end ends them.
+    ``newest``: the newest sampled frame;
     ``newest_pts_us``: the newest frame's timestamp, sampled or not, -1 before the first.
     """
 
@@ -99,6 +102,7 @@ class Stream:
     deadline_s: float
     deliver: Callable[[Pending], None]
     bank: OnlineBank | None = None
+    tracks: Tracks = field(default_factory=Tracks)
     ring: RingMemory | None = None
     clip_size: tuple[int, int] = (0, 0)
     frame_width: int = 0
@@ -271,8 +275,24 @@ class Stream:
         pending.state, pending.outcome, pending.result = "settled", outcome, result
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
         while self._in_order and self._in_order[0].state == "settled":
-            self.deliver(self._in_order.popleft())
+            first = self._in_order.popleft()
+            if first.result is not None:
+                self._track(first, first.result)
+            self.deliver(first)
         self._forget()
+
+    def _track(self, pending: Pending, result: Result) -> None:
+        """Say who the people of the next keyframe in order are."""
+        boxes = np.array([actor.box_px for actor in result.actors]).reshape(-1, 4)
+        changes = self.tracks.update(result.pts_us / 1e6, boxes, result.frame.height, self.options.track_max_gap_s)
+        pending.tracks = [
+            TrackChange.model_construct(track_id=number, state=state, seq=result.seq, pts_us=result.pts_us)
+            for state, numbers in (("end", changes.ended), ("start", changes.started))
+            for number in numbers
+        ]
+        result.actors = tuple(
+            [replace(a, track_id=n) for a, n in zip(result.actors, changes.ids.tolist(), strict=True)]
+        )
 
     def expire(self, now: float) -> float | None:
         """Live: settle what has waited past its deadline. Returns the next moment at which there is something to do.

@@ -82,6 +82,7 @@ class ActionDetector:
         top_k: int | None = None,
         action_threshold: float = 0.0,
         lookahead_ms: float | None = None,
+        track_max_gap_s: float = 2.0,
         batch_size: int = 1,
     ) -> FileResults:
         """An iterator over a video file's results, made as they are asked for; it has ``summary`` and ``warnings``.
@@ -89,7 +90,7 @@ class ActionDetector:
         ``batch_size``: keyframes a forward, which a GPU wants more of. Raises MediaError for a file that cannot be
         read, here or on the way, and InputError for an option.
         """
-        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms)
+        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
         if batch_size < 1:
             raise InputError("bad_option", "batch_size: must be 1 or more")
         return FileResults(self._runner, Path(path), options, batch_size=batch_size)
@@ -102,9 +103,11 @@ class ActionDetector:
         top_k: int | None = None,
         action_threshold: float = 0.0,
         lookahead_ms: float | None = None,
+        track_max_gap_s: float = 2.0,
     ) -> FrameStream:
         """A stream to ``feed`` with frames and their times, in a ``with`` block. Raises InputError for an option."""
-        return FrameStream(self._runner, _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms))
+        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
+        return FrameStream(self._runner, options)
 
 
 def _options(
@@ -113,6 +116,7 @@ def _options(
     top_k: int | None,
     action_threshold: float,
     lookahead_ms: float | None,
+    track_max_gap_s: float,
 ) -> DetectOptions:
     try:
         return DetectOptions(
@@ -121,6 +125,7 @@ def _options(
             top_k=top_k,
             action_threshold=action_threshold,
             lookahead_ms=lookahead_ms,
+            track_max_gap_s=track_max_gap_s,
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -6,29 +6,57 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from stmixer.media.annotated import DRAWN_ACTION_SCORE as SAID_FROM
-from stmixer.service.schemas import Result
+from stmixer.service.schemas import Actor, Result
 
 PERSON = "person"
+MOST_PEOPLE = 12
+"""So many are told one by one, longest first; of more there is a line for each action."""
 
 
 def in_words(keyframes: Sequence[Result]) -> list[str]:
-    """A line for each action and one for people who do nothing that is known: its times, and how many at once."""
-    if not any(result.actors for result in keyframes):
+    """A line for each person: when they were there, what they did when. Of many people a line for each action."""
+    people: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, result in enumerate(keyframes):
+        for actor in result.actors:
+            for name in _said(actor) or [PERSON]:
+                people[actor.track_id or 0][name].append(place)
+    if not people:
         return ["nobody"]
+    if len(people) > MOST_PEOPLE:
+        return [f"{len(people)} people", *_by_action(keyframes)]
+    return [f"person {number}: {_deeds(keyframes, deeds)}" for number, deeds in sorted(people.items())]
+
+
+def _deeds(keyframes: Sequence[Result], deeds: dict[str, list[int]]) -> str:
+    """What one person did, what took longest first; the whole time for one who does nothing that is known."""
+    known = sorted(((n, p) for n, p in deeds.items() if n != PERSON), key=lambda item: (-len(item[1]), item[0]))
+    if not known:
+        places = deeds[PERSON]
+        return f"{_span(keyframes, places[0], places[-1])}, nothing that it knows"
+    return "; ".join(f"{name} {_times(keyframes, places)}" for name, places in known)
+
+
+def _by_action(keyframes: Sequence[Result]) -> list[str]:
     often: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for place, result in enumerate(keyframes):
         for actor in result.actors:
-            names = [action.name for action in actor.actions if action.score >= SAID_FROM]
-            for name in names or [PERSON]:
+            for name in _said(actor):
                 often[name][place] += 1
-    most = sorted(often.items(), key=lambda item: (item[0] == PERSON, -len(item[1]), item[0]))
     lines = []
-    for name, counts in most:
-        spans = ", ".join(_span(keyframes, first, last) for first, last in _runs(sorted(counts)))
+    for name, counts in sorted(often.items(), key=lambda item: (-len(item[1]), item[0])):
         people = max(counts.values())
-        what = "person, nothing that it knows" if name == PERSON else name
-        lines.append(f"{what}: {spans}" + (f", up to {people} people" if people > 1 else ""))
+        lines.append(
+            f"{name}: {_times(keyframes, sorted(counts))}" + (f", up to {people} people" if people > 1 else "")
+        )
     return lines
+
+
+def _said(actor: Actor) -> list[str]:
+    return [action.name for action in actor.actions if action.score >= SAID_FROM]
+
+
+def _times(keyframes: Sequence[Result], places: Sequence[int]) -> str:
+    return ", ".join(_span(keyframes, first, last) for first, last in _runs(places))
 
 
 def _runs(places: Sequence[int]) -> list[tuple[int, int]]:

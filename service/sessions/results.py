@@ -8,7 +8,10 @@ from collections import deque
 
 from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.metrics import Metrics
-from stmixer.service.schemas import Result
+from stmixer.service.schemas import Result, TrackChange
+
+MAX_TRACK_CHANGES = 1024
+"""That wait for a live stream's subscriber, the oldest give way: as many as a crowd makes while a socket is lost."""
 
 
 class Results:
@@ -18,6 +21,7 @@ class Results:
         self._metrics = metrics
         self._waiting: deque[tuple[Pending, int]] = deque()  # each with what was skipped before it
         self._skipped = 0
+        self._tracks: deque[TrackChange] = deque(maxlen=MAX_TRACK_CHANGES)
         self._changed = asyncio.Event()
 
     def add(self, stream: Stream, pending: Pending) -> None:
@@ -28,6 +32,8 @@ class Results:
         if pending.outcome != "ok":
             self._skipped += 1
         else:
+            if stream.source != "upload":
+                self._tracks += pending.tracks
             if stream.policy == "latest" and not stream.ended and self._waiting:
                 self._skipped += 1 + self._waiting.pop()[1]
                 self._metrics.results_dropped.labels(stream.source).inc()
@@ -55,6 +61,12 @@ class Results:
         self._metrics.actors.inc(len(result.actors))
         result.dropped_since_last, result.sent_at_us = skipped, time.time_ns() // 1000
         return result
+
+    def take_tracks(self) -> list[TrackChange]:
+        """Who has come and gone since the last time, those of displaced results included."""
+        changes = list(self._tracks)
+        self._tracks.clear()
+        return changes
 
     def wake(self) -> None:
         """Let whoever waits look again."""

@@ -17,7 +17,7 @@ from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
 from stmixer.service.errors import CapacityError, StmixerError
 from stmixer.service.logs import fields
-from stmixer.service.schemas import DetectOptions, Result, RunningStream, Summary
+from stmixer.service.schemas import DetectOptions, Result, RunningStream, Summary, TrackChange
 from stmixer.service.sessions.results import Results
 from stmixer.service.settings import Settings
 from stmixer.service.sources.context import SourceContext
@@ -135,6 +135,19 @@ class Session:
             raise self.error
         if self.error is not None:
             self.warnings.append(str(self.error))
+
+    def track_changes(self) -> list[TrackChange]:
+        """Who has come and gone since the last time."""
+        return self._results.take_tracks()
+
+    def last_track_changes(self) -> list[TrackChange]:
+        """Those after the last result: everybody has gone."""
+        stream = self.stream
+        last = stream.schedule.last_at(max(0, stream.newest_pts_us))
+        return self.track_changes() + [
+            TrackChange(track_id=number, state="end", seq=last, pts_us=stream.schedule.keyframe(last).pts_us)
+            for number in stream.tracks.end()
+        ]
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""

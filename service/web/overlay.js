@@ -19,34 +19,15 @@ export function shown(actors, { score_threshold, action_threshold, top_k }) {
     }));
 }
 
-const FARTHEST = 1.2; // heights that a person moves between two keyframes, at most
-const LARGEST_CHANGE = 2; // how much a box grows or shrinks between them, at most
-
-/** Pairs [i, j] of actors that may be one person a keyframe later: the nearest first, each once. Boxes are in shares of a picture `ratio` as wide as high. */
-export function samePeople(first, second, ratio) {
-  const near = [];
-  first.forEach(({ box: a }, i) =>
-    second.forEach(({ box: b }, j) => {
-      const heights = [a[3] - a[1], b[3] - b[1]];
-      const sum = heights[0] + heights[1];
-      const distance = Math.hypot((a[0] + a[2] - b[0] - b[2]) * ratio, a[1] + a[3] - b[1] - b[3]);
-      if (Math.min(...heights) * LARGEST_CHANGE >= Math.max(...heights) && distance <= FARTHEST * sum) near.push([distance / sum, i, j]);
-    }),
-  );
-  const pairs = [];
-  for (const [, i, j] of near.sort((a, b) => a[0] - b[0])) {
-    if (pairs.every(([one, other]) => one !== i && other !== j)) pairs.push([i, j]);
-  }
-  return pairs;
-}
-
-/** The nearer keyframe's actors, those on both a `share` of the way from the first to the second. */
-export function between(first, second, share, ratio) {
-  const actors = (share <= 0.5 ? first : second).map((actor) => ({ ...actor }));
-  for (const [i, j] of samePeople(first, second, ratio)) {
-    actors[share <= 0.5 ? i : j].box = first[i].box.map((from, side) => from + share * (second[j].box[side] - from));
-  }
-  return actors;
+/** The nearer keyframe's actors; somebody who is on both, by `track_id`, a `share` of the way from the first to the second. */
+export function between(first, second, share) {
+  const [here, there] = share <= 0.5 ? [first, second] : [second, first];
+  return here.map((actor) => {
+    const other = actor.track_id == null ? undefined : there.find(({ track_id }) => track_id === actor.track_id);
+    if (!other) return { ...actor };
+    const [from, to] = share <= 0.5 ? [actor.box, other.box] : [other.box, actor.box];
+    return { ...actor, box: from.map((start, side) => start + share * (to[side] - start)) };
+  });
 }
 
 /** Examples in a label's name help to choose it, not to read it over a picture: "talk to (e.g., self, …)" → "talk to". */

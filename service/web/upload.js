@@ -95,7 +95,7 @@ export class Upload {
     const alike = one && other && one.frame.width === other.frame.width && one.frame.height === other.frame.height;
     if (alike && isNear(one) && isNear(other)) {
       const share = (seconds * 1e6 - one.pts_us) / (other.pts_us - one.pts_us);
-      return between(actors(one), actors(other), share, one.frame.width / one.frame.height);
+      return between(actors(one), actors(other), share);
     }
     const near = [one, other].filter(isNear);
     const distance = (result) => Math.abs(result.pts_us / 1e6 - seconds);

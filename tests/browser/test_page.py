@@ -194,13 +194,16 @@ def test_boxes_move_between_keyframes(page: Page) -> None:
     """The rule of drawn videos (`media.annotated.Moments`), in the page's own words."""
     script = """async ([first, second, share]) => {
         const { between } = await import("./web/overlay.js");
-        const people = (boxes) => boxes.map((box, n) => ({ box, actions: [n] }));
-        const found = between(people(first), people(second), share, 2);
-        return found.map(({ box }) => box.map((side) => Math.round(side * 1e4) / 1e4));
+        const people = (boxes) => boxes.map(([track_id, ...box]) => ({ box, track_id, actions: [] }));
+        const found = between(people(first), people(second), share);
+        return found.map(({ track_id, box }) => [track_id, ...box.map((side) => Math.round(side * 1e4) / 1e4)]);
     }"""
-    walker, later, far = [0.1, 0.2, 0.2, 0.6], [0.2, 0.2, 0.3, 0.6], [0.7, 0.2, 0.8, 0.6]
-    assert page.evaluate(script, [[walker], [later], 0.25]) == [[0.125, 0.2, 0.225, 0.6]]
-    assert page.evaluate(script, [[walker, far], [later], 0.5]) == [[0.15, 0.2, 0.25, 0.6], far]
-    assert page.evaluate(script, [[walker], [far], 0.4]) == [walker]
-    assert page.evaluate(script, [[walker], [far], 0.6]) == [far]
+    walker, later, other = [1, 0.1, 0.2, 0.2, 0.6], [1, 0.2, 0.2, 0.3, 0.6], [2, 0.15, 0.2, 0.25, 0.6]
+    assert page.evaluate(script, [[walker], [later], 0.25]) == [[1, 0.125, 0.2, 0.225, 0.6]]
+    assert page.evaluate(script, [[walker], [later], 0.75]) == [[1, 0.175, 0.2, 0.275, 0.6]]
+    assert page.evaluate(script, [[walker, other], [later], 0.5]) == [[1, 0.15, 0.2, 0.25, 0.6], other]
+    assert page.evaluate(script, [[walker], [other], 0.4]) == [walker]
+    assert page.evaluate(script, [[walker], [other], 0.6]) == [other]
+    unknown = [None, *walker[1:]]
+    assert page.evaluate(script, [[unknown], [[None, *later[1:]]], 0.25]) == [unknown]
     assert page.evaluate(script, [[walker], [], 0.6]) == []

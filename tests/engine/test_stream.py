@@ -15,7 +15,7 @@ from stmixer.model.zoo import variant
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
 from stmixer.service.ipc.ring import RingMemory, RingShape
-from stmixer.service.schemas import DetectOptions
+from stmixer.service.schemas import Actor, DetectOptions, FrameSize, Result, Timings
 
 WINDOW = window(variant("tiny").clip)
 CAPACITY = WINDOW.span + 32
@@ -336,3 +336,49 @@ def test_a_cancelled_keyframe_leaves_no_entry() -> None:
     stream.cancel()
     stream.remember(first, np.array([[1, 2]], np.float16).tobytes())
     assert not stream.bank.window(1)[1].any()
+
+
+# -- who is who
+
+
+def found(pending: Pending, *lefts: float) -> Result:
+    """A result with people of 40 by 100 px."""
+    actors = tuple(Actor((x, 200, x + 40, 300), (x / 640, 0.4, (x + 40) / 640, 0.6), 0.9, ()) for x in lefts)
+    timings = Timings(lookahead=0, decode=0, queue=0, inference=0, postprocess=0)
+    return Result(
+        seq=pending.keyframe.seq, pts_us=pending.keyframe.pts_us, received_at_us=0, sent_at_us=0, warming=False,
+        timings_ms=timings, dropped_since_last=0, frame=FrameSize(width=640, height=480), actors=actors,
+    )  # fmt: skip
+
+
+def test_people_are_numbered_in_the_order_of_keyframes_whatever_order_they_are_done_in() -> None:
+    camera = Camera("all", hz=4)
+    list(camera.run(2.5))
+    people = [(100, 400), (115, 390), (), (140,), (150, 600), ()]
+    ready = camera.stream.ready()[: len(people)]
+    for pending in ready:
+        camera.stream.take(pending, camera.now)
+    camera.stream.release(ready[3])  # its worker died
+    camera.stream.take(ready[3], camera.now)
+    for k in (1, 0, 4, 3, 2, 5):
+        camera.stream.settle(ready[k], "ok", found(ready[k], *people[k]))
+    done = [pending.result for pending in camera.delivered]
+    assert [result and [actor.track_id for actor in result.actors] for result in done] == [
+        [1, 2], [1, 2], [], [1], [1, 3], [],
+    ]  # fmt: skip
+    changes = [[(c.track_id, c.state, c.seq, c.pts_us) for c in pending.tracks] for pending in camera.delivered]
+    assert changes == [[(1, "start", 0, 0), (2, "start", 0, 0)], [], [], [], [(3, "start", 4, 1_000_000)], []]
+
+
+def test_the_longest_absence_is_the_streams_own() -> None:
+    camera = Camera("all", hz=2)
+    camera.stream.options = DetectOptions(keyframe_hz=2, track_max_gap_s=0.4)
+    list(camera.run(2.7))
+    for pending, people in zip(camera.stream.ready(), [(100,), (), (100,), (100,)], strict=False):
+        camera.stream.take(pending, camera.now)
+        camera.stream.settle(pending, "ok", found(pending, *people))
+    results = [pending.result for pending in camera.delivered]
+    assert [[a.track_id for a in result.actors] for result in results if result] == [[1], [], [2], [2]]
+    assert [(c.track_id, c.state, c.seq) for p in camera.delivered for c in p.tracks] == [
+        (1, "start", 0), (1, "end", 2), (2, "start", 2),
+    ]  # fmt: skip

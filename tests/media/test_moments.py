@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from stmixer.media.annotated import Moments, same_people
+from stmixer.media.annotated import Moments
 
 SECOND = 1_000_000
 Box = tuple[float, float, float, float]
@@ -17,8 +15,8 @@ Box = tuple[float, float, float, float]
 @dataclass
 class Found:
     box_px: Box
+    track_id: int | None = 1
     person_score: float = 0.9
-    track_id: int | None = None
     actions: list[Any] = field(default_factory=list)
 
 
@@ -58,39 +56,25 @@ def test_what_is_done_is_said_as_on_the_nearer_keyframe() -> None:
     assert [moments.at(t)[0].labels[0][0] for t in (0, 500_000, 500_001, SECOND)] == ["stand", "stand", "walk", "walk"]
 
 
-def test_two_who_cross_each_keep_the_nearer_place() -> None:
-    first = [Found(standing(100)), Found(standing(300))]
-    second = [Found(standing(280)), Found(standing(130))]
+def test_two_who_cross_each_keep_their_own_way() -> None:
+    first = [Found(standing(100), 1), Found(standing(300), 2)]
+    second = [Found(standing(140), 2), Found(standing(260), 1)]
     moments = Moments([Keyframe(0, first), Keyframe(SECOND, second)])
-    assert boxes(moments, 0.5) == [standing(115), standing(290)]
-    assert boxes(moments, 0.75) == [standing(285), standing(122.5)], "in the order of the nearer keyframe"
+    assert boxes(moments, 0.5) == [standing(180), standing(220)]
+    assert boxes(moments, 0.75) == [standing(180), standing(220)], "in the order of the nearer keyframe"
+    assert [actor.track_id for actor in moments.at(750_000)] == [2, 1]
 
 
 def test_somebody_who_is_on_one_alone_stays_there() -> None:
-    moments = Moments([Keyframe(0, [Found(standing(100))]), Keyframe(SECOND, [Found(standing(500))])])
+    moments = Moments([Keyframe(0, [Found(standing(100), 1)]), Keyframe(SECOND, [Found(standing(110), 2)])])
     assert boxes(moments, 0.4) == [standing(100)]
-    assert boxes(moments, 0.6) == [standing(500)]
+    assert boxes(moments, 0.6) == [standing(110)]
     alone = Moments([Keyframe(0, [Found(standing(100))]), Keyframe(SECOND, [])])
     assert boxes(alone, 0.4) == [standing(100)]
     assert boxes(alone, 0.6) == []
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (standing(100), standing(219), True),
-        (standing(100), standing(221), False),  # over 1.2 heights
-        (standing(100), standing(100, height=51), True),  # sits down
-        (standing(100), standing(100, height=49), False),
-        (standing(100, height=10), standing(113, height=10), False),
-        ((0, 0, 0, 0), (0, 0, 0, 0), True),
-    ],
-)
-def test_who_may_be_the_same(one: Box, other: Box, same: bool) -> None:
-    assert same_people([one], [other]) == ([(0, 0)] if same else [])
-
-
-def test_each_is_one_other_at_most() -> None:
-    crowd = [standing(100 + 10 * n) for n in range(5)]
-    pairs = same_people(crowd, crowd[1:])
-    assert sorted(pairs) == [(1, 0), (2, 1), (3, 2), (4, 3)]
+def test_people_without_numbers_are_nobody_in_particular() -> None:
+    unknown = Found(standing(100), None)
+    moments = Moments([Keyframe(0, [unknown]), Keyframe(SECOND, [Found(standing(180), None)])])
+    assert [boxes(moments, t) for t in (0.25, 0.75)] == [[standing(100)], [standing(180)]]

@@ -95,6 +95,7 @@ def test_a_bad_file_among_many_stops_nothing(runner: Any, folder: Path, tmp_path
         **{key: str(round(v, 1)) for key, v in zip(("x1", "y1", "x2", "y2"), first["box_px"], strict=True)},
         "action_id": str(first["actions"][0]["id"]), "action": first["actions"][0]["name"],
         "action_score": str(round(first["actions"][0]["score"], 4)),
+        "track_id": str(first["track_id"]),
     }  # fmt: skip
     people = sum(len(k["actors"]) for k in written["keyframes"])
     assert sum(row["source"].endswith("long.mp4") for row in rows) == 2 * people, "a row an action, top_k of them"
@@ -190,9 +191,9 @@ def result(seq: int, *actors: tuple[float, dict[str, float]]) -> Result:
     people = tuple(
         Actor(
             (10.04, 20.06, 30.0, 60.0), (0.12345678, 0.2, 0.3, 0.6), score,
-            tuple(Action(n, name, value) for n, (name, value) in enumerate(actions.items())),
+            tuple(Action(n, name, value) for n, (name, value) in enumerate(actions.items())), number,
         )
-        for score, actions in actors
+        for number, (score, actions) in enumerate(actors, start=1)
     )  # fmt: skip
     timings = Timings(lookahead=0, decode=0, queue=0, inference=0, postprocess=0)
     return Result(
@@ -209,11 +210,20 @@ def test_results_in_words() -> None:
     assert in_words([result(0), result(1)]) == ["nobody"]
     told = [WALK], [WALK, WALK], [], [WALK, FALL], [], [], [FALL], [UNSURE]
     assert in_words([result(k, *actors) for k, actors in enumerate(told)]) == [
-        "walk: 0:00–0:01, up to 2 people",
-        "fall: 0:01, 0:03",
-        "person, nothing that it knows: 0:03",
+        "person 1: walk 0:00–0:01; fall 0:03",
+        "person 2: fall 0:01; walk 0:00",
     ]
-    assert in_words([result(7300, WALK)]) == ["walk: 1:00:50"]
+    assert in_words([result(7300, WALK)]) == ["person 1: walk 1:00:50"]
+    assert in_words([result(2, UNSURE), result(4, UNSURE)]) == ["person 1: 0:01–0:02, nothing that it knows"]
+
+
+def test_a_crowd_in_words() -> None:
+    crowd = [UNSURE] * 10
+    assert in_words([result(0, WALK, FALL, *crowd), result(2, *([WALK] * 13))]) == [
+        "13 people",
+        "walk: 0:00–0:01, up to 13 people",
+        "fall: 0:00",
+    ]
 
 
 def test_results_as_plain_values() -> None:
@@ -222,7 +232,7 @@ def test_results_as_plain_values() -> None:
     assert plain["actors"] == [
         {
             "box_px": [10.0, 20.1, 30.0, 60.0], "box": [0.1235, 0.2, 0.3, 0.6], "person_score": 0.1235,
-            "actions": [{"id": 0, "name": "walk", "score": 0.6543}], "track_id": None,
+            "actions": [{"id": 0, "name": "walk", "score": 0.6543}], "track_id": 1,
         }
     ]  # fmt: skip
     assert set(plain) == set(Result.model_fields)
@@ -231,9 +241,9 @@ def test_results_as_plain_values() -> None:
 
 def test_results_as_rows() -> None:
     assert result(1, WALK, (0.6, {})).rows() == [
-        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 0, "walk", 0.8),
-        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 1, "fall", 0.1),
-        (1, 0.5, 1, 0.6, 10.0, 20.1, 30.0, 60.0, None, None, None),
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 0, "walk", 0.8, 1),
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 1, "fall", 0.1, 1),
+        (1, 0.5, 1, 0.6, 10.0, 20.1, 30.0, 60.0, None, None, None, 2),
     ]
 
 
@@ -255,7 +265,7 @@ def test_results_for_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given["xyxy"].dtype == np.float32
     assert given["confidence"] == pytest.approx([0.9, 0.6])
     assert list(given["class_id"]) == [0, -1]
-    assert given["tracker_id"] is None
+    assert list(given["tracker_id"]) == [1, 2]
     assert list(given["data"]["class_name"]) == ["walk", "person"]
 
 

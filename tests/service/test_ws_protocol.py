@@ -83,12 +83,24 @@ def test_a_conversation_from_start_to_summary(server: Server) -> None:
         assert r["actors"]
         for actor in r["actors"]:
             assert set(actor) == {"track_id", "box_px", "box", "person_score", "actions"}
-            assert actor["track_id"] is None
+            assert actor["track_id"] >= 1
             assert actor["box_px"] == pytest.approx([v * s for v, s in zip(actor["box"], (320, 240) * 2, strict=True)])
             assert all(set(action) == {"id", "name", "score"} for action in actor["actions"])
             scores = [action["score"] for action in actor["actions"]]
             assert len(scores) == 3
             assert scores == sorted(scores, reverse=True)
+    here, left = set[int](), 0
+    for message in client.messages:
+        if message["type"] == "track":
+            assert set(message) - {"at"} == {"type", "track_id", "state", "seq", "pts_us"}
+            assert message["pts_us"] == message["seq"] * STEP_US
+            assert (message["track_id"] in here) is (message["state"] == "end")
+            here ^= {message["track_id"]}
+            left += message["state"] == "end"
+        elif message["type"] == "result":
+            assert {actor["track_id"] for actor in message["actors"]} <= here, "who is seen has come before"
+    assert left >= 1
+    assert not here, "in the end everybody has gone"
 
 
 def test_a_client_without_the_subprotocol_is_served_without_one(server: Server) -> None:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.runtimes import onnx_file
 from stmixer.model.runtimes.onnx_file import check_onnx
 

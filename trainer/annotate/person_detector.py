@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
-from stmixer.model.checkpoint import CheckpointError
+from stmixer.model.card import CheckpointError
 from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.trainer.errors import TrainError
 

@@ -33,7 +33,8 @@ def pins(path: Path) -> set[tuple[str, str, str]]:
 def needed() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    return [Requirement(line) for line in (*project["dependencies"], *(line for extra in extras for line in extra))]
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return [need for need in map(Requirement, lines) if need.name != project["name"]]
 
 
 def test_the_lock_has_everything_at_the_versions_of_the_constraints() -> None:

@@ -43,7 +43,7 @@ class Patience:
         return self._waited_s >= self._most_s
 
 
-class Budget:
+class CpuBudget:
     """CPU seconds that a live decoder may use: ``per_second`` of what passes, at most ``burst_s`` of it saved up."""
 
     def __init__(self, per_second: float, burst_s: float) -> None:
@@ -61,7 +61,7 @@ class Budget:
 
 async def until_given_up(pid: int, state: State, *, live: bool) -> str:
     """Look at a decoder until it has to be ended; why: ``stuck``, or ``cpu`` where a ``live`` one computes too much."""
-    patience, budget = Patience(STUCK_S), Budget(CPU_PER_LIVE_SECOND, CPU_BURST_S)
+    patience, budget = Patience(STUCK_S), CpuBudget(CPU_PER_LIVE_SECOND, CPU_BURST_S)
     before = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_S)

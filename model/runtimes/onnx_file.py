@@ -50,7 +50,7 @@ def check_onnx(path: Path, *, external_data: bool = False) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = memoryview(data)
         try:
-            why = _Look(external_data=external_data).model(whole)
+            why = _OnnxLook(external_data=external_data).model(whole)
         except ValueError as error:
             raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: it is no ONNX file ({error})") from None
         finally:
@@ -59,7 +59,7 @@ def check_onnx(path: Path, *, external_data: bool = False) -> None:
         raise CheckpointError(f"{path} {why}; take the file of somebody whom you trust, or export it anew")
 
 
-class _Look:
+class _OnnxLook:
     """One file. Each method returns why it is not taken, or None. Raises ValueError where it is no ONNX."""
 
     def __init__(self, *, external_data: bool) -> None:

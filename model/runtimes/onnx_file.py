@@ -51,7 +51,7 @@ def check_onnx(path: Path, *, beside: str | None = None) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = memoryview(data)
         try:
-            why = _OnnxFile(beside).model(whole)
+            why = _OnnxLook(beside).model(whole)
         except ValueError as error:
             raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: it is no ONNX file ({error})") from None
         finally:
@@ -60,7 +60,7 @@ def check_onnx(path: Path, *, beside: str | None = None) -> None:
         raise CheckpointError(f"{path} {why}; take the file of somebody whom you trust, or export it anew")
 
 
-class _OnnxFile:
+class _OnnxLook:
     """One file. Each method returns why it is not taken, or None. Raises ValueError where it is no ONNX."""
 
     def __init__(self, beside: str | None) -> None:

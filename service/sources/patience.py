@@ -43,7 +43,7 @@ class Patience:
         return self._waited_s >= self._most_s
 
 
-class CpuBudget:
+class Computing:
     """CPU seconds that a live decoder may use: ``per_second`` of what passes, at most ``burst_s`` of it saved up."""
 
     def __init__(self, per_second: float, burst_s: float) -> None:
@@ -61,14 +61,14 @@ class CpuBudget:
 
 async def until_given_up(pid: int, state: State, *, live: bool) -> str:
     """Look at a decoder until it has to be ended; why: ``stuck``, or ``cpu`` where a ``live`` one computes too much."""
-    patience, budget = Patience(STUCK_S), CpuBudget(CPU_PER_LIVE_SECOND, CPU_BURST_S)
+    patience, computing = Patience(STUCK_S), Computing(CPU_PER_LIVE_SECOND, CPU_BURST_S)
     before = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_S)
         now = time.monotonic()
         if patience.over(min(now - before, 2 * LOOK_S), state()):
             return "stuck"
-        if live and (used_s := cpu_seconds(pid)) is not None and budget.exceeded(now - before, used_s):
+        if live and (used_s := cpu_seconds(pid)) is not None and computing.exceeded(now - before, used_s):
             return "cpu"
         before = now
 

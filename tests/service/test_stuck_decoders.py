@@ -28,7 +28,7 @@ from stmixer.service.settings import Settings
 from stmixer.service.sources import decoder_pool, nursery, patience
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
-from stmixer.service.sources.patience import CpuBudget, Patience, cpu_seconds
+from stmixer.service.sources.patience import Computing, Patience, cpu_seconds
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.rendering import render
 from stmixer.service.sources.upload import UploadSource
@@ -84,7 +84,7 @@ def test_nobody_is_impatient_with_who_owes_nothing() -> None:
     ],
 )
 def test_a_budget_grows_with_the_time(used: list[float], exceeded: list[bool]) -> None:
-    budget = CpuBudget(per_second=1.5, burst_s=9)
+    budget = Computing(per_second=1.5, burst_s=9)
     assert [budget.exceeded(1.0, seconds) for seconds in used] == exceeded
 
 

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Have glibc give freed memory to the next tensor rather than back to the kernel; whether there is a glibc.
 
     A CPU's tensors of a few MB are mapped one by one and unmapped again, and the kernel zeroes every page of them
-    anew: of a keyframe of the realtime models a seventh of the CPU time (`bench/freed_memory.py`). The process stays as
-    large as it ever was. For processes that do little else than run a network, before they begin.
+    anew. Kept, the kernel's part of a keyframe's CPU time is half, all of it together hardly less on an idle machine
+    (`bench/results/freed_memory.json`); it counts where memory is short or other processes map too. The process stays
+    as large as it ever was. For processes that do little else than run a network, before they begin.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):

@@ -13,7 +13,7 @@ LOCK := $(if $(CI),--constraint lock.txt)
 PYTEST := $(BIN)/python -m pytest
 # Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 40
 
 .PHONY: run test test-slow drill check format clean
 

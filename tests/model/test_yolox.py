@@ -153,5 +153,5 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_without_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(CheckpointError, match=r"pip install 'stmixer\[export\]'"):
+    with pytest.raises(CheckpointError, match=r"pip install 'stmixer\[torch\]'"):
         read_pretrained(tmp_path / "a.onnx", variant("rt_nano"))

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,9 +60,11 @@ def lost(running: Running) -> dict[str, float]:
 
 
 def stop_it(source: Any) -> int:
-    """Stop the decoder that a source has; its process id."""
+    """Stop the decoder that a source has, before it can take anything more; its process id."""
     pid: int = source._link.pid
     os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)  # one that waits in a read takes what comes until it has been scheduled
     return pid
 
 

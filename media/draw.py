@@ -187,12 +187,8 @@ def _draw_outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: 
 
 def _label_lines(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
     """The plate's lines: who (and how surely), then an action each; as wide as the picture at most."""
-    name = (
-        f"person  {actor.person_score:.2f}"
-        if actor.track_id is None
-        else f"#{actor.track_id}  {actor.person_score:.2f}"
-    )
-    rows = [name, *(f"{label}  {score:.2f}" for label, score in actor.labels)]
+    who = "person" if actor.track_id is None else f"person {actor.track_id}"
+    rows = [f"{who}  {actor.person_score:.2f}", *(f"{label}  {score:.2f}" for label, score in actor.labels)]
     return [_shortened(row, scale, width - 2 * scale.pad) for row in rows]
 
 

@@ -112,7 +112,8 @@ export class Overlay {
     const font = narrow ? 11 : 13;
     const line = font + 5;
     const [padX, padY] = [7, 4];
-    const rows = [["person", actor.person_score], ...actor.actions.map(({ name, score }) => [short(name), score])];
+    const who = actor.track_id == null ? "person" : `person ${actor.track_id}`;
+    const rows = [[who, actor.person_score], ...actor.actions.map(({ name, score }) => [short(name), score])];
     pen.textBaseline = "middle";
 
     for (const count of new Set([rows.length, Math.min(rows.length, 2), 1])) {

@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SERVES := $(VENV)/.serves
 EVERYTHING := .[train,bench,dev]
 # What `make run` installs: all of it where a GPU can use it, elsewhere what serves with ONNX Runtime.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 RUN_SET := $(if $(filter-out 0,$(GPU)),.[torch],.)
+SERVES := $(VENV)/.serves$(if $(filter-out 0,$(GPU)),-gpu)
 # CI takes the very files whose hashes are known.
 LOCK := $(if $(CI),--constraint lock.txt)
 PYTEST := $(BIN)/python -m pytest
@@ -43,7 +43,7 @@ format: $(READY)
 # Installed again whenever the project's needs or the pins change. Where everything is, that serves too.
 $(READY): pyproject.toml constraints.txt
 	$(call install,$(EVERYTHING))
-	touch $@ $(SERVES)
+	touch $@ $(VENV)/.serves $(VENV)/.serves-gpu
 
 $(SERVES): pyproject.toml constraints.txt
 	$(call install,$(RUN_SET))

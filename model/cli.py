@@ -257,8 +257,10 @@ def export(
 
         if target not in VARIANTS and bundled_as(target) is None and not Path(target).exists():
             raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
-        model = untrained(target) if target in VARIANTS else load(Path(target))
-        _tell_exported(write(model, output))
+        if target in VARIANTS:
+            _tell_exported(write(untrained(target), output))
+        else:
+            _tell_exported(write(load(Path(target)), output, stated=_card_of(target)[1]))
 
 
 def _export_beside(target: str) -> None:

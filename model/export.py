@@ -156,9 +156,11 @@ def graphs(detector: Detector) -> dict[str, Graph]:
     return {"whole": Whole(detector)}
 
 
-def export(model: Model, path: Path) -> dict[Path, float]:
+def export(model: Model, path: Path, stated: str | None = None) -> dict[Path, float]:
     """Write the model's graphs: each file's path, and the worst of its outputs' deviations from eager.
 
+    ``stated``: the digest that the model's own file states, of its tensors as they are stored there; by it the graphs
+    are told to be that file's.
     The deviation is of an output's largest value, at another batch and size than exported. Raises ExportError for a
     long-term model, for one over 2 GiB and for a deviation over ``TOLERANCE``; no file is left behind then.
     """
@@ -167,7 +169,7 @@ def export(model: Model, path: Path) -> dict[Path, float]:
     if (size := sum(t.numel() * t.element_size() for t in weights.values())) > MAX_BYTES:
         raise ExportError(f"{model.card.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds less than 2")
     original = _frozen(model.detector)
-    header = json.dumps({"format": FORMAT, "card": model.card.to_dict(), "digest": digest(weights)})
+    header = json.dumps({"format": FORMAT, "card": model.card.to_dict(), "digest": stated or digest(weights)})
     with _folder_in(path.parent) as folder:
         partial = folder / path.name
         # norms folded, so that every runtime has less to do and the trace less to say
@@ -181,6 +183,8 @@ def export_beside(weights: Path) -> dict[Path, float]:
 
     Returns and raises as ``export`` does. The graphs go with this very file: after any change of it they are made anew.
     """
+    if weights.is_symlink():
+        raise ExportError(f"{weights} is a link, through which no graph may read: name {weights.resolve()}")
     model = load(weights)
     _check_exportable(model)
     original = _frozen(model.detector)

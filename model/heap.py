@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     A CPU's tensors of a few MB are mapped one by one and unmapped again, and the kernel zeroes every page of them
     anew. Kept, the kernel's part of a keyframe's CPU time is half, all of it together hardly less on an idle machine
     (`bench/results/freed_memory.json`); it counts where memory is short or other processes map too. The process stays
-    as large as it ever was. For processes that do little else than run a network, before they begin.
+    as large as it ever was. For commands that run a network and end, before they begin; a worker has its bound from
+    ``ipc.child``.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):

@@ -33,7 +33,8 @@ def header_digest(weights: Path) -> str:
     """
     with weights.open("rb") as file:
         length = file.read(8)
-        return hashlib.sha256(length + file.read(int.from_bytes(length, "little"))).hexdigest()
+        size = min(int.from_bytes(length, "little"), weights.stat().st_size)  # what is no such file says anything
+        return hashlib.sha256(length + file.read(size)).hexdigest()
 
 
 def header_of(path: Path) -> tuple[ModelCard, str]:
@@ -50,8 +51,8 @@ def header_of(path: Path) -> tuple[ModelCard, str]:
     if HEADER_KEY not in metadata:
         raise CheckpointError(f"{path} does not describe itself; make it with `stmixer-weights export`")
     if BESIDE_KEY in metadata:
-        file, _, wanted = metadata[BESIDE_KEY].partition(" ")
-        if Path(file).name != file:
+        file, _, wanted = metadata[BESIDE_KEY].rpartition(" ")
+        if not file or Path(file).name != file or "\0" in file:
             raise CheckpointError(f"{path} wants {file!r} for its weights, which is no name of a file beside it")
         _check_weights(path, path.with_name(file), wanted)
     return parse_header(metadata[HEADER_KEY], path)
@@ -63,7 +64,7 @@ def weights_beside(path: Path) -> str | None:
     Raises CheckpointError for a file that cannot be read.
     """
     try:
-        return read_metadata(path).get(BESIDE_KEY, "").partition(" ")[0] or None
+        return read_metadata(path).get(BESIDE_KEY, "").rpartition(" ")[0] or None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {error}") from None
 

@@ -141,7 +141,7 @@ def detect(
     loaded = start_runtime(model, weights, chosen, wanted, precision)
     if explain is not None and not loaded.all_stages:
         raise InputError(
-            "bad_option", f"--explain shows every stage, which {weights} does not give: use a .safetensors"
+            "bad_option", f"--explain shows every stage, which {loaded.name} does not give: leave --runtime out"
         )
     if not loaded.card.trained:
         log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)

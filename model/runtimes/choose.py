@@ -13,6 +13,7 @@ from stmixer.model.onnx_files import graphs_of
 from stmixer.model.runtimes.arrays import DeviceName
 from stmixer.model.runtimes.host import HostArrays
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
+from stmixer.model.zoo import variant
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,8 @@ NO_TORCH = "PyTorch is not installed; pip install 'stmixer[torch]' brings it"
 
 
 def has_torch() -> bool:
-    """Whether PyTorch is installed; it is not imported."""
-    return not missing(["torch"])
+    """Whether PyTorch is installed, with what our runtimes on it need besides; nothing is imported."""
+    return not missing(["torch", "torchvision", "timm"])
 
 
 def open_runtime(
@@ -60,13 +61,21 @@ def open_runtime(
         graphs, card = found
         if runtime == "onnx" and precision not in ("auto", "fp32"):
             raise RuntimeUnavailable(f"--precision {precision}: {graphs.name} is fp32; leave --precision out")
-        if runtime == "onnx" or (device.type == "cpu" and precision in ("auto", "fp32")):
+        if runtime == "onnx":
             return _onnx_runtime(graphs, card, device, threads, tensors)
+        if device.type == "cpu" and precision in ("auto", "fp32"):
+            try:
+                return _onnx_runtime(graphs, card, device, threads, tensors)
+            except CheckpointError as error:
+                if not has_torch():
+                    raise
+                log.warning("%s; PyTorch runs instead", error)
     if runtime == "onnx":
         raise RuntimeUnavailable(
             "--runtime onnx wants an .onnx file for --weights; `stmixer-weights export FILE -o x.onnx` makes one"
         )
     if not has_torch():
+        _check_known(name, weights)
         raise RuntimeUnavailable(_what_for(name, weights, device, runtime, precision) + NO_TORCH)
     import torch
 
@@ -141,6 +150,16 @@ def _with_graphs(name: str | None, weights: Path | None) -> tuple[Path, ModelCar
         log.warning("%s", error)
         return None
     return None if graphs is None else (graphs, card)
+
+
+def _check_known(name: str | None, weights: Path | None) -> None:
+    """Raises CheckpointError or ConfigError, as ``open_model`` does, for what PyTorch would not help with."""
+    if weights is not None or name in bundled():
+        return
+    if name in (None, DEFAULT) and DEFAULT not in bundled():
+        raise CheckpointError(f"the bundled weights {DEFAULT} are not installed; name others with --weights")
+    if name is not None:
+        variant(name)
 
 
 def _what_for(name: str | None, weights: Path | None, device: DeviceName, runtime: str, precision: str) -> str:

@@ -24,7 +24,7 @@ DOMAINS = frozenset({b"", b"ai.onnx"})
 """Whose operators ONNX Runtime has of itself."""
 
 # onnx.proto, numbers of fields
-_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION, _OPSET_DOMAIN = 7, 8, 25, 1
+_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE, _NODE_DOMAIN = 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
@@ -71,10 +71,6 @@ class _OnnxLook:
         for number, value in fields(data):
             if number == _MODEL_FUNCTION:
                 return "brings functions of its own"
-            if number == _MODEL_OPSET:
-                for inner, domain in fields(_message(value)):
-                    if inner == _OPSET_DOMAIN and (why := _foreign(domain)):
-                        return why
             if number == _MODEL_GRAPH:
                 graphs += 1
                 if why := self._graph(_message(value), 0):

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 
 from stmixer.model.clip import input_size
-from stmixer.model.heap import keep_freed_memory
 from stmixer.model.runtimes.choose import why_chosen
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
@@ -188,7 +187,6 @@ def main() -> None:
     die_with_parent()
     more_expendable(MORE_EXPENDABLE)
     hide()
-    keep_freed_memory()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_WORKER)
     try:
         try:

@@ -14,9 +14,12 @@ from stmixer.model.bundled import FOLDER, bundled
 from stmixer.model.card import CheckpointError, ModelCard, read_header
 from stmixer.model.checkpoint import halved, load, save, untrained
 from stmixer.model.cli import main
-from stmixer.model.onnx_files import graphs_of, header_of, stage_path
+from stmixer.model.config import ConfigError
+from stmixer.model.export import ExportError, export_beside
+from stmixer.model.onnx_files import BESIDE_KEY, graphs_of, header_of, stage_path, weights_beside
 from stmixer.model.onnx_header import read_metadata
 from stmixer.model.outputs import last_stage
+from stmixer.model.runtimes import choose
 from stmixer.model.runtimes.choose import open_runtime
 from stmixer.model.runtimes.deviation import deviation
 from stmixer.model.runtimes.host import HostArrays
@@ -73,6 +76,61 @@ def test_a_graph_of_other_weights_is_told(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"wants its weights, stmixer-rt.safetensors, beside it"):
         header_of(graph)
+
+
+def test_weights_may_have_a_space_in_their_name_but_no_path(tmp_path: Path) -> None:
+    graph, weights = small_pair(tmp_path)
+    model = onnx.load(graph, load_external_data=False)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == BESIDE_KEY]
+    digest = entry.value.rpartition(" ")[2]
+    entry.value = f"my own.safetensors {digest}"
+    graph.write_bytes(model.SerializeToString())
+    weights.rename(tmp_path / "my own.safetensors")
+    header_of(graph)
+    assert weights_beside(graph) == "my own.safetensors"
+    for name in ("../my own.safetensors", "", "/etc/passwd", "a\0b"):
+        entry.value = f"{name} {digest}"
+        graph.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="no name of a file beside it"):
+            header_of(graph)
+
+
+def test_what_says_that_its_header_is_endless_is_other_weights(tmp_path: Path) -> None:
+    graph, weights = small_pair(tmp_path)
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match="was made for other weights"):
+        header_of(graph)
+
+
+def test_where_graphs_fail_pytorch_runs_unless_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise CheckpointError("x.frame.onnx does not exist")
+
+    monkeypatch.setattr(choose, "_onnx_runtime", broken)
+    assert open_runtime(None, None, CPU).name == "eager"
+    assert "x.frame.onnx does not exist; PyTorch runs instead" in caplog.text
+    with pytest.raises(CheckpointError):
+        open_runtime(None, None, CPU, runtime="onnx")
+    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    with pytest.raises(CheckpointError):
+        open_runtime(None, None, CPU)
+
+
+def test_without_pytorch_a_wrong_name_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    with pytest.raises(ConfigError, match="stmixer_rt"):
+        open_runtime("stmixer_rt", None, CPU)
+    monkeypatch.setattr(choose, "bundled", dict)
+    with pytest.raises(CheckpointError, match="bundled weights stmixer-rt are not installed"):
+        open_runtime(None, None, CPU)
+
+
+def test_no_graphs_beside_a_link(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").symlink_to(FOLDER / "stmixer-rt.safetensors")
+    with pytest.raises(ExportError, match="is a link, through which no graph may read"):
+        export_beside(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("cut", [1, 40, 5000, 200_000])

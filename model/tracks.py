@@ -71,17 +71,20 @@ class Tracks:
         # of each axis the covariance of place and velocity: three numbers
         self._variance = np.zeros((0, AXES, 3))
 
-    def update(self, at_s: float, boxes_xyxy: Floats, height: float, max_gap_s: float) -> TrackChanges:
+    def update(self, at_s: float, boxes_xyxy: Floats, height: float, longest_s: float) -> TrackChanges:
         """Take up a keyframe.
 
         Args:
             at_s: its moment in the stream, seconds; not before the last one's.
             boxes_xyxy: (N, 4) corners of its people, in the unit of ``height``, of any area.
             height: the picture's.
-            max_gap_s: a track that was last seen longer ago has ended, unless it was on the keyframe before this one.
+            longest_s: a track last seen longer ago has ended; more than from one keyframe to the next.
         """
         people = _centres_and_sizes(np.asarray(boxes_xyxy, np.float64).reshape(-1, 4) / height)
-        ended = self._end_before(at_s - max(max_gap_s, at_s - self._at_s))
+        ended = self._end_before(at_s - longest_s)
+        if not len(people) and not len(self._ids):
+            self._at_s = at_s
+            return TrackChanges(np.zeros(0, np.int64), (), ended)
         self._forecast(max(0.0, at_s - self._at_s))
         self._at_s = at_s
 

@@ -35,8 +35,8 @@ KEY_SHARE = 0.75
 """Of all the room for uploads that are no streams yet, what those of one key may take."""
 STEP_BYTES = 4 * 2**20
 """In what steps room is reserved for an upload that does not say its size."""
-LEFT_FREE = 0.02
-"""Of the disk, for what is no upload."""
+LEFT_FREE, LEFT_FREE_BYTES = 0.02, 2**30
+"""Of the disk, for what is no upload: a part of it, and no more than so much."""
 GRACE_S = 5.0
 """How long one is not yet called slow."""
 OVERHEAD_BYTES = 2**16
@@ -109,20 +109,20 @@ class WaitingUploads:
         if needed > upload.reserved:
             step = upload.reserved + STEP_BYTES
             self.reserve(upload, step if needed <= step and self._fits(upload, step) else needed)
+        self._make_room(upload, needed)
         upload.bytes = needed
 
     def reserve(self, upload: Upload, size: int) -> None:
-        """Keep room for ``size`` bytes of it, others having gone for it if need be.
+        """Keep room for ``size`` bytes of it, of its key's part and of the disk.
 
-        Raises CapacityError where its key has too much (429), all together have, or the disk has not that much.
+        Of the room of all it takes what has come: a size that was merely said keeps nobody out. Raises CapacityError
+        where its key has too much (429), all together have, or the disk has not that much.
         """
-        if upload.caller.key is not None and self._taken(upload, upload.caller) + size > KEY_SHARE * self.most_bytes:
+        if upload.caller.key is not None and self._of_key(upload) + size > KEY_SHARE * self.most_bytes:
             self.metrics.streams_rejected.labels("uploads").inc()
             limit = f"{_mib(KEY_SHARE * self.most_bytes)} that it may have on their way together"
             raise CapacityError("over_limit", f"this key's uploads take all of the {limit}; send fewer at once", 429)
-        while self._taken(upload) + size > self.most_bytes:
-            limit = f"the {_mib(self.most_bytes)} for them"
-            self._have_one_give_way(f"the uploads on their way take all the room, {limit}; try again later", upload)
+        self._make_room(upload, min(size, upload.bytes + STEP_BYTES))
         to_come = sum(max(0, each.reserved - each.bytes) for each in self._uploads if each is not upload)
         if to_come + size - upload.bytes > self.free_bytes():
             self.metrics.streams_rejected.labels("uploads").inc()
@@ -130,15 +130,23 @@ class WaitingUploads:
             raise CapacityError("storage", f"the disk has no room for {_mib(size)} more; try again later")
         upload.reserved = size
 
-    def _taken(self, but: Upload, caller: Caller | None = None) -> int:
-        """What the others have, all or those of one caller."""
-        others = (each for each in self._uploads if each is not but)
-        return sum(each.reserved for each in others if caller is None or each.caller.is_same(caller))
+    def _make_room(self, upload: Upload, wanted: int) -> None:
+        """Others give way, the slowest first, until there is room for ``wanted`` bytes of this one."""
+        while self._of_others(upload) + wanted > self.most_bytes:
+            limit = f"the {_mib(self.most_bytes)} for them"
+            self._have_one_give_way(f"the uploads on their way take all the room, {limit}; try again later", upload)
+
+    def _of_others(self, upload: Upload) -> int:
+        return sum(each.bytes for each in self._uploads if each is not upload)
+
+    def _of_key(self, upload: Upload) -> int:
+        """What the others of its key have reserved."""
+        mine = (each for each in self._uploads if each is not upload and each.caller.is_same(upload.caller))
+        return sum(each.reserved for each in mine)
 
     def _fits(self, upload: Upload, size: int) -> bool:
-        most = self.most_bytes if upload.caller.key is None else KEY_SHARE * self.most_bytes
-        own = None if upload.caller.key is None else upload.caller
-        return self._taken(upload, own) + size <= most and self._taken(upload) + size <= self.most_bytes
+        own = upload.caller.key is None or self._of_key(upload) + size <= KEY_SHARE * self.most_bytes
+        return own and self._of_others(upload) + size <= self.most_bytes
 
     def end_all(self, error: StmixerError) -> None:
         """Have all of them answered with this."""
@@ -270,7 +278,7 @@ def free_disk_bytes() -> float:
     """What may still be written where uploads wait."""
     try:
         usage = shutil.disk_usage(tempfile.gettempdir())
-        return max(0, usage.free - LEFT_FREE * usage.total)
+        return max(0, usage.free - min(LEFT_FREE * usage.total, LEFT_FREE_BYTES))
     except OSError:
         return math.inf  # what cannot be written says so then
 

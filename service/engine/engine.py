@@ -69,6 +69,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.seat.streams.values()))
+        metrics.keyframe_load.set_function(lambda: self._scheduler.turns.load)
         metrics.ring_bytes.set_function(
             lambda: sum(s.ring.shape.total_bytes for s in self.seat.streams.values() if s.ring)
         )
@@ -255,7 +256,6 @@ class Engine:
         elif worker is not None and worker.alive:
             with_suspects = seat.spare is not None or not seat.spare_is_coming  # one that could step in
             choice = self._scheduler.choose(seat.streams.values(), now, seat.cost, with_suspects=with_suspects)
-            self.metrics.keyframe_load.set(self._scheduler.turns.load)
             moments.append(choice.wait_until)
             if choice.batch:
                 message, banks = self._lease(worker, choice.batch, now)
@@ -334,9 +334,8 @@ class Engine:
             return
         worked_s = done.seconds.preprocess + done.seconds.inference + done.seconds.postprocess
         seat.cost.observe(len(batch.keyframes), batch.new_frames, worked_s, now - batch.since - worked_s)
-        if self._scheduler.turns.load > BUSY:
-            seat.learn()
-            self.metrics.streams_capacity.set(self.capacity)
+        seat.learn(busy=self._scheduler.turns.load > BUSY)
+        self.metrics.streams_capacity.set(self.capacity)
 
     def _fail(self, batch: Batch) -> None:
         """A batch did not run, and its worker goes on."""
@@ -348,6 +347,7 @@ class Engine:
 
     def _on_death(self, _: Worker, batch: Batch | None) -> None:
         """A worker has died: what it was busy with runs again, alone, on the next one."""
+        self._scheduler.turns.forget_frames()
         for pending in batch.running if batch else ():
             pending.stream.release(pending)
 

@@ -41,10 +41,18 @@ class Seat:
             with suppress(ChannelError):  # a dying worker's successor gets all rings
                 await self.worker.attach(stream)
 
-    def learn(self) -> None:
-        """Take capacity and ``saved`` from batches as they come back, once enough have."""
-        if self.cost is not None and (slower := self.cost.slower) is not None:
-            self.capacity, self.saved = capacity_of(self._warmup_s, slower), self.cost.saved
+    def learn(self, *, busy: bool) -> None:
+        """Take capacity and ``saved`` from batches as they come back, once enough have.
+
+        Of a worker that is not ``busy`` capacity rises alone, and no higher than the warm-up's.
+        """
+        if self.cost is None or (slower := self.cost.slower) is None:
+            return
+        capacity = capacity_of(self._warmup_s, slower)
+        if busy:
+            self.capacity, self.saved = capacity, self.cost.saved
+        else:
+            self.capacity = max(self.capacity, min(capacity, capacity_of(self._warmup_s)))
 
     def detach(self, stream: Stream) -> None:
         """A stream is gone, and with it its ring: no worker gets it any more, and the one in service is told so."""

@@ -83,7 +83,7 @@ class Pending:
     tracks: list[TrackChange] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Stream:
     """See the module. ``deliver`` is called with every settled keyframe, in order.
 
@@ -284,7 +284,8 @@ class Stream:
     def _track(self, pending: Pending, result: Result) -> None:
         """Say who the people of the next keyframe in order are."""
         boxes = np.array([actor.box_px for actor in result.actors]).reshape(-1, 4)
-        changes = self.tracks.update(result.pts_us / 1e6, boxes, result.frame.height, self.options.track_max_gap_s)
+        longest_s = max(self.options.track_max_gap_s, 1.5 * self.schedule.period_us / 1e6)
+        changes = self.tracks.update(result.pts_us / 1e6, boxes, result.frame.height, longest_s)
         pending.tracks = [
             TrackChange.model_construct(track_id=number, state=state, seq=result.seq, pts_us=result.pts_us)
             for state, numbers in (("end", changes.ended), ("start", changes.started))

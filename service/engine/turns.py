@@ -74,6 +74,11 @@ class Turns:
             turn.spent_s += cost.seconds(new)
         return new
 
+    def forget_frames(self) -> None:
+        """A new worker knows no frame of anybody's."""
+        for turn in self._of.values():
+            turn.known = frozenset()
+
     def forget(self, stream: Stream) -> None:
         """A stream is gone, its share with it."""
         self._of.pop(stream.id, None)
@@ -84,8 +89,9 @@ class Turns:
         self, streams: Collection[Stream], queues: Sequence[list[Pending]], now: float, cost: KeyframeCost
     ) -> tuple[list[list[Pending]], float | None]:
         """Of the streams' ready keyframes, a list each, those that may run now, in order; when to ask again."""
-        if not queues:
-            return [], None
+        leaving = [queue for queue in queues if _leaves(queue[0].stream)]  # no turn of theirs would come
+        queues = [queue for queue in queues if not _leaves(queue[0].stream)]
+        streams = [stream for stream in streams if not _leaves(stream)]
         heads = {pending.stream.id: pending for queue in queues for pending in queue if not pending.attempts}
         flowing = self._flowing(streams, heads, now)
         loads = self._loads = {stream.id: self._load(stream, cost) for stream in flowing}
@@ -94,14 +100,14 @@ class Turns:
         elif self.load < CALM:
             self.crowded = False
         if not self.crowded:
-            return list(queues), None
+            return [*leaving, *queues], None
         patient, again = self._patient(queues, len(flowing), now, cost)
-        waiting = sum(stream.policy == "all" for stream in streams)
+        waiting = sum(queue[0].stream.policy == "all" for queue in queues)
         full = FULL * len(flowing) / max(1, len(flowing) + waiting)
         self._end_turns(flowing, cost)
         self._begin_turns(flowing, heads, loads, full, now, cost)
         suspects = [queue[:1] for queue in queues if queue[0].attempts]
-        return [*suspects, *patient, *([head] for head in self._in_time(heads, loads, now, cost))], again
+        return [*leaving, *suspects, *patient, *([head] for head in self._in_time(heads, loads, now, cost))], again
 
     # -- what is known of streams
 
@@ -214,17 +220,17 @@ class Turns:
     ) -> list[Pending]:
         """The ready ones of those that run, but none that would cost one that began before it a keyframe."""
         chosen: list[Pending] = []
+        others = dict(heads)
         taken, ends_at = 0.0, now
         for place, stream in enumerate(self._running):
             taken += loads[stream.id]
             if (head := heads.get(stream.id)) is None:
                 continue
             end = ends_at + cost.seconds(self._new_frames(head, cost))
-            if taken > SURELY_IN_TIME:
-                others = {id_: other for id_, other in heads.items() if other not in chosen}
-                if not self._fits(end, self._running[:place], others, loads, now, cost):
-                    continue
+            if taken > SURELY_IN_TIME and not self._fits(end, self._running[:place], others, loads, now, cost):
+                continue
             chosen.append(head)
+            del others[stream.id]
             ends_at = end
         return chosen
 
@@ -261,6 +267,11 @@ class Turns:
             else:
                 again = at if again is None else min(again, at)
         return found, again
+
+
+def _leaves(stream: Stream) -> bool:
+    """Whether a live stream has ended, and only what is left of it is to run."""
+    return stream.ended and stream.policy == "latest"
 
 
 def period_s(stream: Stream) -> float:

@@ -32,10 +32,10 @@ class Results:
         if pending.outcome != "ok":
             self._skipped += 1
         else:
-            if stream.source != "upload":
-                self._tracks += pending.tracks
             if stream.policy == "latest" and not stream.ended and self._waiting:
-                self._skipped += 1 + self._waiting.pop()[1]
+                displaced, skipped = self._waiting.pop()
+                self._skipped += 1 + skipped
+                pending.tracks = [*displaced.tracks, *pending.tracks][-MAX_TRACK_CHANGES:]
                 self._metrics.results_dropped.labels(stream.source).inc()
             self._waiting.append((pending, self._skipped))
             self._skipped = 0
@@ -51,6 +51,8 @@ class Results:
             return None
         pending, skipped = self._waiting.popleft()
         stream.undelivered = len(self._waiting)
+        if stream.source != "upload":
+            self._tracks += pending.tracks
         result = pending.result
         assert result is not None
         now, source = time.monotonic(), stream.source
@@ -63,7 +65,7 @@ class Results:
         return result
 
     def take_tracks(self) -> list[TrackChange]:
-        """Who has come and gone since the last time, those of displaced results included."""
+        """Who has come and gone up to the last result that was taken, those of displaced ones included."""
         changes = list(self._tracks)
         self._tracks.clear()
         return changes

@@ -137,7 +137,7 @@ class Session:
             self.warnings.append(str(self.error))
 
     def track_changes(self) -> list[TrackChange]:
-        """Who has come and gone since the last time."""
+        """Who has come and gone up to the result that ``results`` gave last."""
         return self._results.take_tracks()
 
     def last_track_changes(self) -> list[TrackChange]:

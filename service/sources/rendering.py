@@ -42,8 +42,9 @@ async def render(
     decoder = await pool.acquire()
     clean = False
 
-    def come_to() -> tuple[int, int]:
-        return os.lseek(source_fd, 0, os.SEEK_CUR), os.fstat(target_fd).st_size
+    def come_to() -> tuple[int, int, int]:
+        read, written = (os.lseek(fd, 0, os.SEEK_CUR) for fd in (source_fd, target_fd))
+        return read, written, os.fstat(target_fd).st_size
 
     looking = asyncio.create_task(_given_up(decoder, come_to))
     try:

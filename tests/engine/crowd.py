@@ -23,11 +23,13 @@ STEP_S = float(WINDOW.grid_s)
 
 @dataclass
 class Source:
-    """A stream and its frames: one each grid step from ``starts_at`` until ``ends_at``, in seconds."""
+    """A stream and its frames: one each grid step from ``starts_at`` until ``ends_at``, in seconds; then it
+    ``finishes`` or is cancelled."""
 
     stream: Stream
     starts_at: float
     ends_at: float
+    finishes: bool = False
     settled: list[Pending] = field(default_factory=list)
     sent: int = 0
 
@@ -79,14 +81,14 @@ class Crowd:
 
     def add(
         self, hz: float = 4.0, starts_at: float = 0.0, ends_at: float = 1e9, policy: Policy = "latest",
-        deadline_s: float = 1.0,
+        deadline_s: float = 1.0, finishes: bool = False,
     ) -> Source:  # fmt: skip
         settled: list[Pending] = []
         number = len(self.sources) + 1
         schedule = KeyframeSchedule(WINDOW, hz, None, snap=True)
         stream = Stream(number, "ws", policy, schedule, DetectOptions(keyframe_hz=hz), deadline_s, settled.append)
         stream.open(640, 480, RingMemory(-1, ring_shape(WINDOW, 64, 48)), 1 / STEP_S)
-        source = Source(stream, starts_at, ends_at, settled)
+        source = Source(stream, starts_at, ends_at, finishes or policy == "all", settled)
         self.sources.append(source)
         self._at(starts_at, lambda: self._frame(source))
         return source
@@ -108,7 +110,7 @@ class Crowd:
 
     def _frame(self, source: Source) -> None:
         if self.now >= source.ends_at:
-            if source.stream.policy == "all":
+            if source.finishes:
                 source.stream.end(self.now)
                 return
             source.stream.cancel()

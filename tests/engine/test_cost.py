@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stmixer.service.engine.admission import capacity_of
 from stmixer.service.engine.cost import LEARNED_AFTER, KeyframeCost
+from stmixer.service.engine.seat import Seat
 
 
 def told(cost: KeyframeCost, frame_s: float, clip_s: float, batches: int = 300) -> None:
@@ -74,3 +76,24 @@ def test_what_lies_between_batches_counts() -> None:
     for _ in range(300):
         cost.observe(2, 16, 0.2, 0.02)
     assert cost.seconds(8) == pytest.approx(0.11, rel=0.02)
+
+
+def test_capacity_comes_back_when_a_slow_while_is_over() -> None:
+    """Of a busy worker it follows; of an idle one, whose batches say little of full ones, it rises alone."""
+    seat, warmup_s = Seat("0"), {1: 0.1, 2: 0.15, 4: 0.25}
+    seat.cost = cost = KeyframeCost(warmup_s, 0.6, 8)
+    seat._warmup_s, seat.capacity = warmup_s, capacity_of(warmup_s)
+    first = seat.capacity
+
+    def run(seconds: float, *, busy: bool) -> int:
+        for _ in range(300):
+            cost.observe(1, 8, seconds, 0.0)
+            seat.learn(busy=busy)
+        return seat.capacity
+
+    assert run(0.3, busy=True) < first / 2
+    slow = seat.capacity
+    assert run(0.3, busy=False) == slow
+    assert run(0.1, busy=False) == first
+    assert run(0.4, busy=False) == first, "idle, it does not fall"
+    assert run(0.01, busy=False) == first, "nor rise over what was measured with full batches"

@@ -382,3 +382,16 @@ def test_the_longest_absence_is_the_streams_own() -> None:
     assert [(c.track_id, c.state, c.seq) for p in camera.delivered for c in p.tracks] == [
         (1, "start", 0), (1, "end", 2), (2, "start", 2),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hz", "number"), [(0.1, 1), (2, 2)])
+def test_rare_keyframes_follow_each_other_and_pauses_do_not(hz: float, number: int) -> None:
+    """Of a keyframe in 10 s the next one is no absence; of two a second twenty that never ran are."""
+    camera = Camera("latest", hz=hz)
+    for seq in (0, round(10 * hz)):
+        pending = Pending(camera.stream.schedule.keyframe(seq), 0.0, camera.stream)
+        camera.stream._in_order.append(pending)
+        camera.stream.settle(pending, "ok", found(pending, 100))
+    second = camera.delivered[1].result
+    assert second is not None
+    assert [actor.track_id for actor in second.actors] == [number]

@@ -196,3 +196,37 @@ def test_who_has_gone_is_no_load() -> None:
     for source in crowd.sources:
         crowd.scheduler.turns.forget(source.stream)
     assert crowd.scheduler.turns.load == 0
+
+
+def test_a_camera_that_stops_between_two_turns_is_finished() -> None:
+    """What its look-ahead kept waiting runs, though no turn of its comes any more."""
+    crowd = Crowd(**COSTS)
+    for n in range(8):
+        crowd.add(starts_at=0.03 * n, ends_at=20 + 0.4 * n if n % 2 else 1e9, finishes=True)
+    crowd.run(25.0)
+    assert crowd.scheduler.turns.crowded
+    for source in crowd.sources[1::2]:
+        assert source.stream.finished, source.stream.snapshot()
+        last = [pending.outcome for pending in source.settled[-2:]]
+        assert last == ["ok", "ok"], "those of its look-ahead"
+
+
+def test_uploads_that_have_nothing_to_run_take_nothing() -> None:
+    def served(uploads: int) -> float:
+        crowd = Crowd(**COSTS)
+        for n in range(3):
+            crowd.add(starts_at=0.03 * n)
+        for n in range(uploads):
+            crowd.add(starts_at=0.01 * n, policy="all").stream.undelivered = 1000  # nobody reads its results
+        crowd.run(40.0)
+        return goodput(crowd, 10.0, 39.0)
+
+    assert served(6) == pytest.approx(served(0), rel=0.03)
+
+
+def test_a_new_worker_knows_nobodys_frames() -> None:
+    crowd = crowd_of(2, until=5.0, **COSTS)
+    turns = crowd.scheduler.turns
+    assert all(turn.known for turn in turns._of.values())
+    turns.forget_frames()
+    assert not any(turn.known for turn in turns._of.values())

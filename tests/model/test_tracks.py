@@ -17,8 +17,8 @@ def standing(x: float, feet: float = 300.0, height: float = 120.0) -> Box:
     return (x - 0.2 * height, feet - height, x + 0.2 * height, feet)
 
 
-def numbers(tracks: Tracks, at_s: float, boxes: Sequence[Box], max_gap_s: float = 2.0) -> list[int]:
-    return tracks.update(at_s, np.array(boxes).reshape(-1, 4), HEIGHT, max_gap_s).ids.tolist()
+def numbers(tracks: Tracks, at_s: float, boxes: Sequence[Box], longest_s: float = 2.0) -> list[int]:
+    return tracks.update(at_s, np.array(boxes).reshape(-1, 4), HEIGHT, longest_s).ids.tolist()
 
 
 def test_numbers_count_from_one_and_are_never_used_again() -> None:
@@ -68,11 +68,26 @@ def test_who_comes_back_after_the_gap_is_somebody_new() -> None:
     ]  # fmt: skip
 
 
+def test_after_a_pause_without_keyframes_everybody_is_new() -> None:
+    """A camera that was lost, a stream that had no turn: nobody was looked for, and all are away for longer."""
+    tracks = Tracks()
+    assert numbers(tracks, 0.0, [standing(100)]) == [1]
+    changes = tracks.update(3600.0, np.array([standing(550)]), HEIGHT, 2.0)
+    assert (changes.ids.tolist(), changes.ended) == ([2], (1,))
+
+
 def test_keyframes_rarer_than_the_gap_still_follow() -> None:
     tracks = Tracks()
-    assert [numbers(tracks, 10.0 * k, [standing(100 + k)]) for k in range(4)] == [[1]] * 4
-    assert numbers(tracks, 60.0, []) == []
-    assert numbers(tracks, 70.0, [standing(100)]) == [2]
+    assert [numbers(tracks, 10.0 * k, [standing(100 + k)], 15.0) for k in range(4)] == [[1]] * 4
+    assert numbers(tracks, 50.0, [], 15.0) == []
+    assert numbers(tracks, 60.0, [standing(100)], 15.0) == [2]
+
+
+def test_nobody_costs_nothing_and_ends_what_is_over() -> None:
+    tracks = Tracks()
+    assert [numbers(tracks, t, []) for t in (0.0, 1.0)] == [[], []]
+    assert numbers(tracks, 2.0, [standing(100)]) == [1]
+    assert tracks.update(9.0, np.zeros((0, 4)), HEIGHT, 2.0).ended == (1,)
 
 
 @pytest.mark.parametrize("hz", [1, 4])

@@ -242,8 +242,10 @@ def test_room_is_reserved_before_it_is_used() -> None:
             assert third.reserved == STEP_BYTES
             waiting.take(third, STEP_BYTES)
             assert third.reserved == 2 * STEP_BYTES
+            waiting.reserve(third, 45 * mib)  # as long as it is merely said
+            waiting.take(one, 30 * mib)
             with pytest.raises(CapacityError, match="all the room, the 64 MiB for them") as refused:
-                waiting.reserve(third, 25 * mib)
+                waiting.take(third, 24 * mib)
             assert (refused.value.code, refused.value.status) == ("capacity", 503)
         with waiting.one_more(other) as alone, waiting.one_more(Caller(None)) as anyone:
             waiting.reserve(alone, 40 * mib)

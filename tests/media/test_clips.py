@@ -134,6 +134,7 @@ def test_odd_clips_that_cannot_be_used_say_why(clip, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 def test_long_4k_av1_is_fast_and_bounded(clip):
     """All 21 766 frames of 4K: faster than it plays, in less memory than a second of it would take as pictures."""
     path = clip("odd/long_4k_av1.mp4")

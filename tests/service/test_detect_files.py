@@ -118,6 +118,7 @@ def test_odd_files_give_detections_or_one_cause(in_process, clip: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)  # minutes of AV1 in 4K
 @pytest.mark.parametrize("clip", ODD, ids=lambda p: p.name)
 def test_the_command_on_odd_files(clip: Path, tmp_path: Path) -> None:
     done = detect(clip, "-o", str(tmp_path / "out.json"), "--score-threshold", "0", timeout=900)

@@ -103,6 +103,7 @@ def test_odd_files_again_and_again_take_no_more_memory(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)  # minutes of AV1 in 4K
 @pytest.mark.parametrize("name", SLOW)
 def test_long_odd_files(server: Server, name: str) -> None:
     clip = SHARED_CLIPS / "odd" / name

@@ -179,6 +179,10 @@ def test_graphs_beside_halved_weights(tmp_path: Path, padded_clip) -> None:
     save(weights, halved(model.detector.state_dict()), model.card)
     assert graphs_of(weights) is None
     with pytest.raises(SystemExit) as raised:
+        main(["export", str(weights), "-o", str(tmp_path / "small.onnx")])
+    assert raised.value.code == 0
+    assert graphs_of(weights) == tmp_path / "small.onnx", "with numbers of its own, of this file all the same"
+    with pytest.raises(SystemExit) as raised:
         main(["export", str(weights), "--beside"])
     assert raised.value.code == 0
     graphs = graphs_of(weights)

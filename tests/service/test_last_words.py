@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from in_process import running_engine
+from own_decoder import write_decoder
 
 from stmixer.service.errors import InputError
 from stmixer.service.ipc.last_words import MOST_TOLD, LastWords
@@ -18,31 +19,20 @@ from stmixer.service.schemas import DetectOptions
 from stmixer.service.sources.container import ContainerSource
 
 FORGED = "2026-01-01 stmixer: key 'admin' was added\n"
-TALKING = """import os
-from stmixer.service.ipc.channel import Channel
-from stmixer.service.ipc.messages import TO_DECODER, DecoderReady, SourceEnded
-
-def prepare():
-    pass
-
-def run(connection, memory_bytes):
-    channel = Channel(connection, TO_DECODER)
-    channel.send(DecoderReady())
-    channel.receive()
-    for _ in range(2000):
-        try:
-            os.write(2, {said!r})
-        except BlockingIOError:
-            pass
-    {then}
+TALKING = """
+for _ in range(2000):
+    try:
+        os.write(2, {said!r})
+    except BlockingIOError:
+        pass
+{then}
 """
 
 
 def told(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[str]:
     """The lines of the log of a stream whose decoder says more than a pipe holds, and then ends so."""
     name = f"talking_decoder_{len(then)}"
-    (tmp_path / f"{name}.py").write_text(TALKING.format(said=FORGED.encode(), then=then))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_decoder(name, TALKING.format(said=FORGED.encode(), then=then), tmp_path, monkeypatch)
 
     async def talk() -> None:
         async with (

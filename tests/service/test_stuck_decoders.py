@@ -17,6 +17,7 @@ import psutil
 import pytest
 from faulty_decoder import module_of
 from in_process import Running, hand_over, running_engine
+from own_decoder import write_decoder
 from ws_client import jpeg
 
 from stmixer.media.errors import MediaError
@@ -184,30 +185,19 @@ def test_one_whose_client_sends_nothing_is_not_stuck(soon: None) -> None:
     run(work)
 
 
-SPINNING = """import threading, time
-from stmixer.service.ipc.channel import Channel
-from stmixer.service.ipc.messages import TO_DECODER, DecoderReady, PictureWanted
-
-def prepare():
-    pass
-
-def run(connection, memory_bytes):
-    channel = Channel(connection, TO_DECODER)
-    channel.send(DecoderReady())
-    channel.receive()
-    while True:
-        end = time.thread_time() + 0.05
-        while time.thread_time() < end:
-            pass
-        channel.send(PictureWanted())
+SPINNING = """
+while True:
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+    channel.send(PictureWanted())
 """
 
 
 def test_one_that_computes_more_than_time_goes_by_ends_its_stream(
     soon: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "spinning_decoder.py").write_text(SPINNING)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_decoder("spinning_decoder", SPINNING, tmp_path, monkeypatch)
     monkeypatch.setattr(patience, "CPU_PER_LIVE_SECOND", 0.1)
     monkeypatch.setattr(patience, "CPU_BURST_S", 0.2)
 

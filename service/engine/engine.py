@@ -382,7 +382,7 @@ def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postproce
     return Result.model_construct(
         seq=keyframe.seq,
         pts_us=keyframe.pts_us,
-        received_at_us=time.time_ns() // 1000 - round((now - pending.seen_at) * 1e6),
+        received_at_us=time.time_ns() // 1000 - round((time.monotonic() - pending.seen_at) * 1e6),
         sent_at_us=0,
         warming=pending.warming,
         timings_ms=timings,

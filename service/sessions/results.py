@@ -61,7 +61,9 @@ class Results:
         self._metrics.keyframe_age.labels(source).observe(now - captured_at)
         self._metrics.stage.labels("send").observe(now - pending.done_at)
         self._metrics.actors.inc(len(result.actors))
-        result.dropped_since_last, result.sent_at_us = skipped, time.time_ns() // 1000
+        result.dropped_since_last = skipped
+        # by the clock of all our durations: the wall clock may have been set since
+        result.sent_at_us = result.received_at_us + round((now - pending.seen_at) * 1e6)
         return result
 
     def take_tracks(self) -> list[TrackChange]:

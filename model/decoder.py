@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class Decoder(nn.Module):
         self.spatial_queries = nn.Parameter(torch.empty(rows, config.dim))
         self.temporal_queries = nn.Parameter(torch.empty(rows, config.dim))
         self.cell_content = nn.Linear(config.dim + 1, 2 * config.dim) if config.cells else None
+        self.start_weight = nn.Parameter(torch.ones(config.stages)) if config.cells else None
         last = config.stages - 1
         self.stages = nn.ModuleList(
             Stage(config, long_term=long_term if i == last else None) for i in range(config.stages)
@@ -67,30 +69,41 @@ class Decoder(nn.Module):
         sampler = make_sampler(self.config, space, strides)
         if self.cell_content is not None:
             assert starts is not None
-            boxes, spatial, temporal = self._with_cells(sampler, starts, boxes, spatial, temporal)
+            at_cells, logits = keyframe_starts(starts, boxes[:, 0])
+            boxes = torch.cat((at_cells, boxes[:, 1:]), 1)
+            spatial, temporal = self._with_cells(sampler, at_cells, logits, spatial, temporal)
+            output = run_stages(self.stages, sampler, boxes, spatial, temporal, bank)
+            return self._from_starts(output, logits)
         return run_stages(self.stages, sampler, boxes, spatial, temporal, bank)
 
     def _with_cells(
-        self, sampler: Sampler, starts: Tensor, boxes: Tensor, spatial: Tensor, temporal: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole-frame boxes and embeddings, the first of which is the cells' -> those of all N queries, cells first.
+        self, sampler: Sampler, at_cells: Tensor, logits: Tensor, spatial: Tensor, temporal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings, the first of which is the cells' -> those of all N queries, cells first.
 
         Each half of a cell's query is that embedding plus a linear map of what the keyframe's feature space holds at
-        the box's centre and level (layer-normed without affine) and of the cell's logit. Boxes take no gradient,
-        content does.
+        the box's centre and level (layer-normed without affine) and of the cell's logit.
         """
         assert self.cell_content is not None
-        at_cells, logits = keyframe_starts(starts, boxes[:, 0])
         centres = at_cells[:, :, None, None, :3].expand(-1, -1, self.config.groups, -1, -1)
         _, over_time = sampler(centres)  # B, K, G, T, D / G: of one point each, so the mean over points is its value
         features = over_time[:, :, :, over_time.shape[3] // 2].flatten(2)
         seen = torch.cat((F.layer_norm(features, features.shape[-1:]), logits.to(features.dtype)), -1)
         of_spatial, of_temporal = self.cell_content(seen).chunk(2, -1)
         return (
-            torch.cat((at_cells, boxes[:, 1:]), 1),
             torch.cat((spatial[:, :1] + of_spatial, spatial[:, 1:]), 1),
             torch.cat((temporal[:, :1] + of_temporal, temporal[:, 1:]), 1),
         )
+
+    def _from_starts(self, output: DecoderOutput, logits: Tensor) -> DecoderOutput:
+        """Every stage's person logit as a correction of the start's (B, K, 1), where the query has one."""
+        assert self.start_weight is not None
+        person = F.pad(logits, (PERSON, 1 - PERSON, 0, self.config.queries - self.config.cells))  # B, N, 2
+        corrected = (
+            replace(stage, human_logits=stage.human_logits + weight * person.to(stage.human_logits.dtype))
+            for stage, weight in zip(output.stages, self.start_weight.unbind(), strict=True)
+        )
+        return replace(output, stages=tuple(corrected))
 
 
 def whole_frames(sizes_wh: Tensor, queries: int) -> Tensor:

@@ -128,6 +128,8 @@ class Detector(nn.Module):
                     nn.init.zeros_(module.generator.weight)
                 case FixedMixing():
                     module.reset_parameters()
+                case Decoder(start_weight=nn.Parameter() as start_weight):
+                    nn.init.ones_(start_weight)
                 case StageBase():
                     nn.init.uniform_(module.iof_tau, 0.0, 4.0)
                     if module.box_head is not None:

@@ -12,6 +12,7 @@ from stmixer.model.box_tensors import cxcyzr_to_xyxy, pairwise_iou, whole_frame_
 from stmixer.model.config import ConfigError
 from stmixer.model.cost import multiply_adds
 from stmixer.model.detector import Detector, build
+from stmixer.model.labels import PERSON
 from stmixer.model.person_head import PERSON_PRIOR, Cells, PersonHead, product_logit
 from stmixer.model.starts import ABSENT_LOGIT, MAX_LOGIT, best_cells, keyframe_starts
 from stmixer.model.zoo import variant
@@ -180,6 +181,25 @@ def test_boxes_take_no_gradient_and_content_does() -> None:
 
 
 @torch.inference_mode()
+def test_a_person_logit_corrects_the_starts(detector: Detector) -> None:
+    """A stage without a word of its own says what the dense head said; whole-frame queries have only their own."""
+    clip, sizes = a_clip(1)
+    maps = [x.unsqueeze(0) for x in detector.frame_stage(clip[0].transpose(0, 1))]
+    _, logits = keyframe_starts(maps[4], whole_frame_cxcyzr(sizes))
+    k, weights = NANO.decoder.cells, detector.decoder.start_weight.clone()
+    full = detector.clip_stage(maps, sizes).stages
+    detector.decoder.start_weight.zero_()
+    alone = detector.clip_stage(maps, sizes).stages
+    detector.decoder.start_weight.copy_(weights)
+    for stage, own, weight in zip(full, alone, weights, strict=True):
+        more = stage.human_logits - own.human_logits
+        torch.testing.assert_close(more[0, :k, PERSON], weight * logits[0, :, 0])
+        assert not more[..., 1 - PERSON].any()
+        assert not more[:, k:].any()
+    assert torch.equal(build(NANO, seed=4).decoder.start_weight, torch.ones(NANO.decoder.stages))
+
+
+@torch.inference_mode()
 def test_cells_that_are_known_are_not_computed_again(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     clip, sizes = a_clip()
     maps = detector.backbone(clip.transpose(1, 2).flatten(0, 1))
@@ -195,7 +215,7 @@ def test_cells_that_are_known_are_not_computed_again(detector: Detector, monkeyp
 def test_no_cells_no_head() -> None:
     plain = replace(NANO, decoder=replace(NANO.decoder, cells=0))
     names = build(plain).state_dict()
-    assert not any("person_head" in name or "cell_content" in name for name in names)
+    assert not any("person_head" in name or "cell_content" in name or "start_weight" in name for name in names)
     assert len(build(plain).frame_stage(torch.zeros(1, 3, 64, 64))) == 4
 
 

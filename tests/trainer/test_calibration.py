@@ -92,9 +92,11 @@ def test_what_is_not_annotated_has_no_say() -> None:
         fit_actions(ActionSamples(samples.logits, samples.there, samples.annotated & False, samples.weights))
 
 
-def test_maps_are_folded_exactly_and_into_the_last_stage_alone(fill) -> None:
-    detector = filled(fill, "tiny", classes=3)
-    clip, sizes = torch.from_numpy(fill.clip((3, 4, 64, 96), 0))[None], torch.tensor([[96.0, 64.0]])
+@pytest.mark.parametrize("variant_name", ["tiny", "rt_nano"])
+def test_maps_are_folded_exactly_and_into_the_last_stage_alone(fill, variant_name: str) -> None:
+    detector = filled(fill, variant_name, classes=3)
+    frames = detector.config.clip.frames
+    clip, sizes = torch.from_numpy(fill.clip((3, frames, 64, 96), 0))[None], torch.tensor([[96.0, 64.0]])
     with torch.no_grad():
         before = detector(clip, sizes)
         fold(detector, Affine(0.7, np.array(-0.9)), Affine(1.3, np.array([0.5, -1.0, 0.0])))

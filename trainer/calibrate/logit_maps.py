@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from stmixer.model.ablations import KeyframeDecoder
-from stmixer.model.decoder import PERSON
+from stmixer.model.decoder import PERSON, Decoder
 from stmixer.model.detector import Detector
 from stmixer.model.stage import StageBase
 from stmixer.trainer.errors import TrainError
@@ -136,6 +136,8 @@ def fold(detector: Detector, person: Affine, actions: Affine) -> None:
     human, action = stage.human_head.last, stage.action_head.last
     human.weight.mul_(person.scale)
     human.bias.mul_(person.scale)
+    if isinstance(detector.decoder, Decoder) and detector.decoder.start_weight is not None:
+        detector.decoder.start_weight[-1] *= person.scale
     # half of the bias to the person, half from the background: the softmax sees the difference
     half = float(person.bias) / 2
     human.bias[PERSON] += half

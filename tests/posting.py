@@ -226,18 +226,19 @@ def both_warm(server: Server) -> list[int]:
     return eventually(look, timeout_s=60)
 
 
+def busy_decoders(server: Server) -> list[psutil.Process]:
+    """Those that hold a ring now."""
+    found = []
+    for child in server.children_of(DECODER):
+        with contextlib.suppress(OSError):  # it has ended
+            if holds_shared_memory(child.pid):
+                found.append(child)
+    return found
+
+
 def busy_decoder(server: Server) -> psutil.Process:
     """The one that holds a ring."""
-
-    def look() -> psutil.Process | None:
-        for child in server.children_of(DECODER):
-            if holds_shared_memory(child.pid):
-                return child
-        return None
-
-    found = eventually(look)
-    assert found is not None
-    return found
+    return eventually(lambda: busy_decoders(server))[0]
 
 
 # -- clients that do not behave

@@ -27,7 +27,7 @@ START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 class Server:
     """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files.
 
-    ``worker_module``: what its workers run.
+    ``worker_module``: what its workers run. ``admin_key``: the secret that opens its metrics, where keys are asked for.
     """
 
     url: str
@@ -35,6 +35,7 @@ class Server:
     log: list[str] = field(default_factory=list)
     temporary_folder: Path | None = None
     worker_module: str = WORKER_MODULE
+    admin_key: str | None = None
 
     @property
     def ws_url(self) -> str:
@@ -57,7 +58,8 @@ class Server:
 
     def metrics(self) -> str:
         """/metrics as text."""
-        return httpx.get(self.url + "/metrics").text
+        headers = {} if self.admin_key is None else {"Authorization": f"Bearer {self.admin_key}"}
+        return httpx.get(self.url + "/metrics", headers=headers).raise_for_status().text
 
 
 @contextmanager

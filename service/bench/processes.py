@@ -142,5 +142,7 @@ def holds_shared_memory(pid: int) -> bool:
 
     What is mapped is hidden from all but root, sizes are not.
     """
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("RssShmem:")[2].split()[0]) > 0
+    size = Path(f"/proc/{pid}/status").read_text().partition("RssShmem:")[2].split()
+    if not size:  # it has ended, and nobody has asked how
+        raise ProcessLookupError(pid)
+    return int(size[0]) > 0

@@ -18,11 +18,20 @@ import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
-from posting import DECODER, WORKER, both_warm, conserved, descriptors, eventually, metric, post, same_actors
+from posting import (
+    DECODER,
+    WORKER,
+    both_warm,
+    busy_decoders,
+    conserved,
+    descriptors,
+    eventually,
+    metric,
+    post,
+    same_actors,
+)
 from serving import Server, running_server
 from ws_client import OUTCOMES, jpeg, paced, stream
-
-from stmixer.service.bench.processes import holds_shared_memory
 
 FALL = OWN_CLIPS / "fall.mp4"
 KILLS = int(os.environ.get("DRILL_KILLS", "100"))
@@ -151,7 +160,7 @@ def kill_decoders(server: Server, stop: threading.Event) -> list[float]:
     chance, moments = random.Random(2), []
     for _ in range(DECODER_KILLS):
         stop.wait(APART_S + chance.uniform(0, 3))
-        busy = eventually(lambda: [d for d in server.children_of(DECODER) if holds_shared_memory(d.pid)])
+        busy = eventually(lambda: busy_decoders(server))
         chance.choice(busy).kill()
         moments.append(time.monotonic())
     stop.wait(WITHIN_S)

@@ -23,13 +23,12 @@ import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
-from posting import DECODER, at_rest, eventually, request_head
+from posting import at_rest, busy_decoders, eventually, request_head
 from serving import Server, running_server
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 from ws_client import Client, jpeg, paced, prefixed
 
-from stmixer.service.bench.processes import holds_shared_memory
 from stmixer.service.key_file import Key, KeyFile, digest, new_secret, write_keys
 
 SECONDS = float(os.environ.get("DRILL_SIEGE_S", "20"))
@@ -153,11 +152,7 @@ def stopped_decoder(camp: Camp, stop: threading.Event) -> None:
     with camp.camera() as client:
         client.first("ready")
         client.picture(jpeg(0))
-        busy = eventually(
-            lambda: [
-                d for d in camp.server.children_of(DECODER) if d.pid not in camp.others and holds_shared_memory(d.pid)
-            ]
-        )
+        busy = eventually(lambda: [d for d in busy_decoders(camp.server) if d.pid not in camp.others])
         busy[0].suspend()
         for number in paced(5, 30):
             client.picture(jpeg(number % 50))
@@ -241,17 +236,21 @@ def besieged(camp: Camp, names: tuple[str, ...], results: list[list[float]]) -> 
 @pytest.mark.drill
 @pytest.mark.timeout(0)
 def test_a_siege(tiny_weights: Path, tmp_path: Path) -> None:
-    secrets = {name: new_secret() for name in ("cameras", "besiegers")}
-    keys = [Key(name=name, sha256=digest(secret), scopes=("detect", "stream")) for name, secret in secrets.items()]
+    secrets = {name: new_secret() for name in ("cameras", "besiegers", "watch")}
+    keys = [
+        Key(name=name, sha256=digest(secret), scopes=("admin",) if name == "watch" else ("detect", "stream"))
+        for name, secret in secrets.items()
+    ]
     write_keys(tmp_path / "keys.json", KeyFile(keys=tuple(keys)))
-    with running_server(weights=tiny_weights, keys=tmp_path / "keys.json", spare_workers=1) as server:
+    with running_server(weights=tiny_weights, keys=tmp_path / "keys.json") as server:
+        server.admin_key = secrets["watch"]
         stop, process = threading.Event(), psutil.Process(server.process.pid)
         results: list[list[float]] = [[] for _ in range(CAMERAS)]
         with ThreadPoolExecutor(CAMERAS) as pool:
             cameras = [pool.submit(film, server, secrets["cameras"], stop, seen) for seen in results]
             try:
                 eventually(lambda: all(len(seen) > 2 for seen in results), timeout_s=60)
-                others = frozenset(d.pid for d in server.children_of(DECODER) if holds_shared_memory(d.pid))
+                others = frozenset(d.pid for d in busy_decoders(server))
                 without, with_key = (Camp(server, key, others) for key in (None, secrets["besiegers"]))
                 report = {"in peace": besieged(without, (), results)}
                 memory = process.memory_info().rss

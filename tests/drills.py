@@ -56,5 +56,7 @@ def deaths(server: Server) -> dict[str, float]:
 
 
 def complaints(server: Server) -> list[str]:
-    """Lines of its log that nobody should ever see."""
-    return [line for line in server.log if "Traceback" in line or "breaks the protocol" in line]
+    """What nobody should ever see in its log: each such line with the forty after it."""
+    lines = list(server.log)
+    odd = [n for n, line in enumerate(lines) if "Traceback" in line or "breaks the protocol" in line]
+    return ["\n".join(lines[n : n + 40]) for n in odd]

@@ -86,7 +86,7 @@ def keyframe_seconds(runtime: Runtime[Any], budget_s: float = BUDGET_S) -> float
 
 def measured(trial: Trial) -> float | None:
     """``keyframe_seconds`` in a process of its own; None where it fails there, or does not come in time."""
-    told = [json.dumps([str(Path(place).absolute()) for place in sys.path if place]), json.dumps(asdict(trial))]
+    told = [json.dumps(sys.path), json.dumps(asdict(trial))]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _CHILD, *told],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -120,9 +121,9 @@ def _share_memory() -> None:
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     unlimited, as_requested, default = 0, 1, -1
-    onnxruntime.create_and_register_allocator(
-        memory, onnxruntime.OrtArenaCfg(unlimited, as_requested, default, default)
-    )
+    arena = onnxruntime.OrtArenaCfg(unlimited, as_requested, default, default)
+    with contextlib.suppress(Exception):  # whoever embeds us has registered one: that is shared then
+        onnxruntime.create_and_register_allocator(memory, arena)
 
 
 def _open(path: Path, device: DeviceName, threads: int) -> Any:

@@ -332,7 +332,8 @@ class Rendered:
 class WorkerOptions:
     """What a worker is started with, as JSON on its command line: which model, and where and how it runs.
 
-    ``cache``: the folder for what is measured once. ``chosen``: why this runtime, where one before it has chosen.
+    ``cache``: the folder for what is measured once. ``chosen``: why this runtime, where one before it has
+    chosen, for graphs if it is ``auto``.
     """
 
     model: str | None

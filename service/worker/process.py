@@ -184,7 +184,9 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
         raise StartError("no_memory", why) from None
     card = runner.card.to_dict()
     ran = runner.runtime
-    chosen = options.chosen or why_chosen(ran, options.runtime)
+    chosen = why_chosen(ran, options.runtime)
+    if options.chosen is not None and ran.name == ("onnx" if options.runtime == "auto" else options.runtime):
+        chosen = options.chosen
     if won is not None and (ran.name, ran.precision) == (won.candidate.runtime, won.candidate.precision):
         chosen = won.why[:MAX_TEXT]
     return runner, WorkerReady(

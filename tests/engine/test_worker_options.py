@@ -67,4 +67,6 @@ def test_a_worker_runs_what_won_and_one_after_it_does_not_measure(
     assert asked == ["onnx", "eager"]
     _, ready = open_runner(replace(first, chosen="as the first", cache=None))
     assert (ready.runtime, ready.chosen) == ("onnx", "as the first")
+    _, ready = open_runner(replace(first, model="tiny", chosen="as the first"))
+    assert (ready.runtime, ready.chosen) == ("eager", "since it has no ONNX graphs"), "there have been some before"
     assert len(asked) == 2

@@ -69,9 +69,10 @@ class DecodingAhead:
 
     def raise_limit(self, limit: int) -> None:
         """Samples numbered below ``limit`` may be written from now on."""
-        with self._changed:
-            self.limit = limit
-            self._changed.notify_all()
+        if limit != self.limit:
+            with self._changed:
+                self.limit = limit
+                self._changed.notify_all()
 
     def close(self) -> None:
         """End the thread, wait for that, and close the file. May be called twice."""

@@ -52,7 +52,7 @@ class ChoiceFile:
         self._path = folder / FILE
 
     def read(self, key: str, candidates: Sequence[Candidate]) -> CandidateTimes | None:
-        """What was kept under this key, if it is of these candidates."""
+        """What was kept under this key, if it is of all these candidates."""
         kept = self._all().get(key)
         if not isinstance(kept, dict):
             return None
@@ -60,7 +60,7 @@ class ChoiceFile:
         seconds = tuple(
             (known[name], float(value)) for name, value in kept.items() if name in known and _is_time(value)
         )
-        return CandidateTimes(seconds) if seconds and len(seconds) == len(kept) else None
+        return CandidateTimes(seconds) if len(seconds) == len(kept) == len(known) > 0 else None
 
     def keep(self, key: str, choice: CandidateTimes) -> None:
         """Write it down, as the newest of ``MOST_CHOICES``. Whoever reads meanwhile reads the file before or after."""

@@ -74,7 +74,7 @@ def contest(
         if not seconds:
             return None
         choice = CandidateTimes(tuple(seconds))
-        if kept is not None:
+        if kept is not None and len(seconds) == len(found):  # who came too late here may come another time
             kept.keep(key, choice)
     return Won(choice.best(), str(choice))
 

@@ -22,7 +22,7 @@ from stmixer.model.runtimes.runtime import Runtime
 
 BUDGET_S = 0.3
 """What the runs of one candidate may take, after the first, which makes kernels; two runs at least are measured."""
-LONGEST_S = 60
+LONGEST_S = 30
 """A candidate that has not come with its figure by then, its imports included, is out."""
 _CHILD = """
 import json, sys

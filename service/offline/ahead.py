@@ -94,9 +94,10 @@ class DecodingAhead:
             pass
         except Exception as error:  # noqa: BLE001 (raised again by who takes)
             self._failure = error
-        with self._changed:
-            self._ring, self._ended = None, True
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ring, self._ended = None, True
+                self._changed.notify_all()
 
     def _decode(self) -> None:
         reader, sampling = self._reader, Sampling(self._order, self, prompt=True)

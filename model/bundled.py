@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -16,12 +17,15 @@ DEFAULT = "stmixer-rt"
 class BundledWeights:
     """A name, its file, and the short side of the pictures that it wants to see, px (None: as the file says).
 
-    Two names may share a file: one model at two sizes.
+    Two names may share a file: one model at two sizes. ``map_lost``: what a precision loses at most of any validation
+    set's mAP against fp32, as the weights with the digest ``lost_by`` were seen to.
     """
 
     name: str
     file: Path
     short_side: int | None = None
+    lost_by: str | None = None
+    map_lost: Mapping[str, float] = field(default_factory=dict)
 
 
 def bundled() -> dict[str, BundledWeights]:
@@ -30,7 +34,10 @@ def bundled() -> dict[str, BundledWeights]:
         listed = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))["bundled"]
     except FileNotFoundError:
         return {}
-    found = (BundledWeights(e["name"], FOLDER / e["file"], e.get("short_side")) for e in listed)
+    found = (
+        BundledWeights(e["name"], FOLDER / e["file"], e.get("short_side"), e.get("lost_by"), e.get("map_lost", {}))
+        for e in listed
+    )
     return {weights.name: weights for weights in found if weights.file.is_file()}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 F = TypeVar("F")
 
 FRAMES_AT_ONCE = 8
-"""Frames per run of the frame stage: enough to fill a device, few enough to bound its memory."""
+"""Frames per run of the frame stage: enough to fill a GPU, few enough to bound its memory."""
 
 FrameStage = Callable[["Tensor"], Sequence["Tensor"]]
 """(F, 3, H, W) normalised and padded frames -> four maps (F, D, H / s, W / s), and where the model has them the frames'
@@ -63,20 +63,21 @@ def detect_each_frame_once(
 
 
 def maps_of_frames(
-    frame_stage: FrameStage, frames: Sequence[F], pixels: Callable[[Sequence[F]], Tensor]
+    frame_stage: FrameStage, frames: Sequence[F], pixels: Callable[[Sequence[F]], Tensor], at_once: int = FRAMES_AT_ONCE
 ) -> Iterator[tuple[Sequence[F], Sequence[Tensor]]]:
     """Run the frame stage over any number of frames.
 
     Args:
         frame_stage: see ``FrameStage``.
         frames: what stands for them, in order.
-        pixels: some of ``frames``, at most FRAMES_AT_ONCE -> (F, 3, H, W), the stage's input.
+        pixels: some of ``frames`` -> (F, 3, H, W), the stage's input.
+        at_once: how many of them, at most.
 
     Yields:
         Those frames, and their maps.
     """
-    for first in range(0, len(frames), FRAMES_AT_ONCE):
-        part = frames[first : first + FRAMES_AT_ONCE]
+    for first in range(0, len(frames), at_once):
+        part = frames[first : first + at_once]
         yield part, frame_stage(pixels(part))
 
 

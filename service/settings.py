@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
     precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")
+    cache_dir: Path | None = Field(
+        None, description="folder for what is measured once, like the fastest runtime; ~/.cache/stmixer"
+    )
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
     allowed_hosts: str = Field(
@@ -96,6 +99,17 @@ class Settings(BaseSettings):
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
         known = {f"STMIXER_{name.upper()}" for name in cls.model_fields} | {CLIENT_KEY}
         return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """For what need not be found out anew; None where there is no place for it."""
+        if self.cache_dir is not None:
+            return self.cache_dir.absolute()
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        try:
+            return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "stmixer"
+        except RuntimeError:  # nobody's home
+            return None
 
     @property
     def waiting_bytes(self) -> int:

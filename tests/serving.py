@@ -20,6 +20,8 @@ import psutil
 
 WORKER_MODULE = "stmixer.service.worker.process"
 DECODER_MODULE = "stmixer.service.decoder.process"
+CACHE = tempfile.TemporaryDirectory(prefix="cache-")
+"""All services of a run share what is measured once."""
 START_TIMEOUT_S = 600  # the largest variant warms up for minutes
 
 
@@ -89,7 +91,7 @@ def running_server(
         command = ["stmixer.service.bench.faulty_service", *modules]
         environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
     environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
-    environment |= {"STMIXER_RESUME_TTL_S": "0"}
+    environment |= {"STMIXER_RESUME_TTL_S": "0", "STMIXER_CACHE_DIR": CACHE.name}
     environment |= {f"STMIXER_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="service-") as folder:
         yield from _running(command, environment | {"TMPDIR": folder}, worker_module, descriptors)

@@ -33,6 +33,16 @@ class Arrays(Protocol[A]):
     @property
     def device(self) -> DeviceName: ...
 
+    @property
+    def frames_at_once(self) -> int:
+        """Frames per run of the frame stage, at most."""
+        ...
+
+    @property
+    def windows_at_once(self) -> int | None:
+        """Windows per run of the clip stage, at most; None for all of a batch."""
+        ...
+
     def clip(self, windows: Sequence[NDArray[np.uint8]], config: PreprocessConfig) -> A:
         """The network's clip (B, 3, frames, H32, W32) as ``model.preprocess.make_clip`` makes it. Raises ValueError."""
         ...
@@ -51,6 +61,10 @@ class Arrays(Protocol[A]):
 
     def windows(self, clips: Sequence[Sequence[Sequence[A]]]) -> list[A]:
         """The clip stage's maps (B, T, ...) out of kept ones, of B clips of T frames."""
+        ...
+
+    def joined(self, parts: Sequence[A]) -> A:
+        """Arrays (B, ...) of parts of a batch as the batch's."""
         ...
 
     def empty(self, shape: tuple[int, ...]) -> A:

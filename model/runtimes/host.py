@@ -17,9 +17,14 @@ Floats = NDArray[np.float32]
 
 
 class HostArrays:
-    """See ``Arrays``. Maps are kept as ONNX graphs give and want them."""
+    """See ``Arrays``. Maps are kept as ONNX graphs give and want them.
+
+    A CPU is filled by one keyframe: more at once are no faster, and want memory for all their
+    windows (bench/worker_memory.py).
+    """
 
     device: Device = CPU
+    frames_at_once, windows_at_once = 4, 1
 
     def clip(self, windows: Sequence[NDArray[np.uint8]], config: PreprocessConfig) -> Floats:
         """See ``Arrays``."""
@@ -42,6 +47,10 @@ class HostArrays:
         """See ``Arrays``."""
         by_level = zip(*(frame for clip in clips for frame in clip), strict=True)
         return [np.stack(level).reshape(len(clips), -1, *level[0].shape) for level in by_level]
+
+    def joined(self, parts: Sequence[Floats]) -> Floats:
+        """See ``Arrays``."""
+        return np.concatenate(parts)
 
     def empty(self, shape: tuple[int, ...]) -> Floats:
         """See ``Arrays``."""

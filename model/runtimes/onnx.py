@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,12 +113,29 @@ def _shape(array: Any) -> tuple[int, ...]:
     return tuple(array.shape)
 
 
+@functools.cache
+def _share_memory() -> None:
+    """Have all sessions of this process, which run in turns, compute in the same memory, of what they asked for and no
+    more: each would keep twice its own otherwise (bench/worker_memory.py)."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    unlimited, as_requested, default = 0, 1, -1
+    arena = onnxruntime.OrtArenaCfg(unlimited, as_requested, default, default)
+    with contextlib.suppress(Exception):  # whoever embeds us has registered one: that is shared then
+        onnxruntime.create_and_register_allocator(memory, arena)
+
+
 def _open(path: Path, device: DeviceName, threads: int) -> Any:
     check_onnx(path, beside=weights_beside(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # threads that wait for work sleep: between a camera's keyframes they would keep a core busy
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device.type == "cpu":
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.enable_mem_pattern = False  # a plan of memory for every shape that ever ran
     options.log_severity_level = 3  # what goes wrong is raised; its warnings speak of graph optimisers
     provider = _PROVIDERS.get(device.type)
     if provider not in onnxruntime.get_available_providers():

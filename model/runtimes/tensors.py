@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.device_preprocess import make_clip_on
-from stmixer.model.frame_then_clip import by_cell, frames_of, gather
+from stmixer.model.frame_then_clip import FRAMES_AT_ONCE, by_cell, frames_of, gather
 
 
 class TensorArrays:
@@ -22,6 +22,8 @@ class TensorArrays:
     ``cells``: maps are kept cell by cell, as torch's samplers read them; ONNX graphs want maps as they are, and laying
     out a window's anew would cost them as much as a new frame.
     """
+
+    frames_at_once, windows_at_once = FRAMES_AT_ONCE, None
 
     def __init__(self, device: torch.device, *, cells: bool = True) -> None:
         self.device, self._cells = device, cells
@@ -45,6 +47,10 @@ class TensorArrays:
     def windows(self, clips: Sequence[Sequence[Sequence[Tensor]]]) -> list[Tensor]:
         """See ``Arrays``."""
         return gather(clips, cells=self._cells)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """See ``Arrays``."""
+        return torch.cat(list(parts))
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
         """See ``Arrays``."""

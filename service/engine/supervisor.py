@@ -104,7 +104,8 @@ class Supervisor:
 
     async def _start_spare(self) -> None:
         """Start a worker as the spare. Raises StartError."""
-        worker = await Worker.start(self._seat.name, self._worker_module, worker_options(self._settings))
+        options = worker_options(self._settings, self._seat.model)
+        worker = await Worker.start(self._seat.name, self._worker_module, options)
         self._seat.spare = worker
         self._spawn(self._watch(worker))
 

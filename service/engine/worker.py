@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Pending, Stream
@@ -160,9 +160,9 @@ class Worker:
         await self._child.end(timeout_s)
 
 
-def worker_options(settings: Settings) -> WorkerOptions:
-    """What a worker process is started with."""
-    return WorkerOptions(
+def worker_options(settings: Settings, like: ModelInfo | None = None) -> WorkerOptions:
+    """What a worker process is started with. ``like``: how the one before it runs, which did choose."""
+    options = WorkerOptions(
         model=settings.model,
         weights=str(settings.weights.absolute()) if settings.weights else None,
         device=settings.device,
@@ -170,4 +170,10 @@ def worker_options(settings: Settings) -> WorkerOptions:
         precision=settings.precision,
         threads=len(os.sched_getaffinity(0)),
         max_batch=settings.max_batch,
+        cache=None if settings.cache_folder is None else str(settings.cache_folder),
     )
+    if like is None or settings.runtime != "auto" or like.device != "cpu":
+        return options
+    # graphs by auto: PyTorch steps in where they have been broken since
+    runtime = "auto" if like.runtime == "onnx" else like.runtime
+    return replace(options, runtime=runtime, precision=like.precision, chosen=like.chosen)

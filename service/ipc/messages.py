@@ -330,7 +330,11 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What a worker is started with, as JSON on its command line: which model, and where and how it runs."""
+    """What a worker is started with, as JSON on its command line: which model, and where and how it runs.
+
+    ``cache``: the folder for what is measured once. ``chosen``: why this runtime, where one before it has
+    chosen, for graphs if it is ``auto``.
+    """
 
     model: str | None
     weights: str | None
@@ -339,6 +343,8 @@ class WorkerOptions:
     precision: str
     threads: int
     max_batch: int
+    cache: str | None = None
+    chosen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ are computed again from the frames.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -51,11 +51,13 @@ class FeatureRing(Generic[A]):
         clips = [[self._streams[key.stream][key.generation] for key in window] for window in windows]
         return self._arrays.windows(clips)
 
-    def trim(self) -> None:
-        """Forget what was used longest ago. Between batches: one batch may hold many windows of a stream."""
-        for frames in self._streams.values():
-            while len(frames) > self._per_stream:
-                frames.popitem(last=False)
+    def trim(self, wanted: Collection[FrameKey] = ()) -> None:
+        """Forget what was used longest ago, but nothing that a later window of the batch wants: ``wanted``."""
+        kept = frozenset(wanted)
+        for stream, frames in self._streams.items():
+            spare = [generation for generation in frames if FrameKey(stream, generation) not in kept]
+            for generation in spare[: max(0, len(frames) - self._per_stream)]:
+                del frames[generation]
 
     def drop(self, stream: int) -> None:
         """Forget a stream."""

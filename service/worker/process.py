@@ -18,6 +18,7 @@ import numpy as np
 
 from stmixer.model.clip import input_size
 from stmixer.model.runtimes.choose import why_chosen
+from stmixer.model.runtimes.contest import contest
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent, hide, more_expendable
@@ -164,7 +165,15 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
     try:
         device, warning = pick_device(options.device)
         weights = None if options.weights is None else Path(options.weights)
-        how = (options.runtime, options.precision)
+        how, won = (options.runtime, options.precision), None
+        if options.chosen is None:
+            cache = None if options.cache is None else Path(options.cache)
+            won = contest(
+                options.model, weights, device,
+                runtime=options.runtime, precision=options.precision, threads=options.threads, cache=cache,
+            )  # fmt: skip
+        if won is not None:
+            how = won.how
         runner = Runner(start_runtime(options.model, weights, device, *how, threads=options.threads))
         warmup_s = warm_up(runner, options.max_batch)
         saved = saved_by_features(runner, warmup_s[1])
@@ -176,6 +185,10 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
     card = runner.card.to_dict()
     ran = runner.runtime
     chosen = why_chosen(ran, options.runtime)
+    if options.chosen is not None and ran.name == ("onnx" if options.runtime == "auto" else options.runtime):
+        chosen = options.chosen
+    if won is not None and (ran.name, ran.precision) == (won.candidate.runtime, won.candidate.precision):
+        chosen = won.why[:MAX_TEXT]
     return runner, WorkerReady(
         str(device), ran.name, ran.precision, chosen, warning, tuple(warmup_s.items()), min(1.0, saved), card
     )

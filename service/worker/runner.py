@@ -15,7 +15,7 @@ from stmixer.model.card import CheckpointError, ModelCard
 from stmixer.model.config import ConfigError
 from stmixer.model.frame_then_clip import maps_of_frames
 from stmixer.model.labels import Label
-from stmixer.model.outputs import DecoderOutput
+from stmixer.model.outputs import DecoderOutput, StageOutput
 from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
 from stmixer.model.runtimes.choose import NO_TORCH, has_torch, open_runtime
@@ -235,7 +235,19 @@ class Runner:
     def _run_by_frame(
         self, features: FeatureRing[Any], jobs: Sequence[Job], windows: Sequence[FrameWindow]
     ) -> tuple[DecoderOutput[Any], Any, float]:
-        """The frame stage on frames that are new, the clip stage on the windows."""
+        """The frame stage on frames that are new, the clip stage on the windows; as many at once as the arrays say."""
+        sizes_wh, preprocess_s, outputs = self._sizes_wh(jobs), 0.0, list[DecoderOutput[Any]]()
+        at_once = self._arrays.windows_at_once or len(jobs)
+        for first in range(0, len(jobs), at_once):
+            part = slice(first, first + at_once)
+            preprocess_s += self._run_frames(features, jobs[part], windows[part])
+            maps_of_windows = features.windows([window.keys for window in windows[part]])
+            outputs.append(self.runtime.clip_stage(maps_of_windows, sizes_wh[part], *self._banks(jobs[part])))
+            features.trim([key for window in windows[part.stop :] for key in window.keys])
+        return joined(outputs, self._arrays), sizes_wh, preprocess_s
+
+    def _run_frames(self, features: FeatureRing[Any], jobs: Sequence[Job], windows: Sequence[FrameWindow]) -> float:
+        """Keep the maps of those of the jobs' frames that are new. Returns the seconds of making the stage's input."""
         shown = {k: f for job, w in zip(jobs, windows, strict=True) for k, f in zip(w.shown, job.frames, strict=True)}
         preprocess_s = 0.0
 
@@ -249,14 +261,10 @@ class Runner:
             return self._arrays.frames_of(clip)
 
         new = [key for key in shown if key not in features]
-        for keys, levels in maps_of_frames(self.runtime.frame_stage, new, pixels):
+        for keys, levels in maps_of_frames(self.runtime.frame_stage, new, pixels, self._arrays.frames_at_once):
             for key, *maps in zip(keys, *levels, strict=True):
                 features.keep(key, maps)
-        sizes_wh = self._sizes_wh(jobs)
-        maps_of_windows = features.windows([window.keys for window in windows])
-        output = self.runtime.clip_stage(maps_of_windows, sizes_wh, *self._banks(jobs))
-        features.trim()
-        return output, sizes_wh, preprocess_s
+        return preprocess_s
 
     def _sizes_wh(self, jobs: Sequence[Job]) -> Any:
         return self._arrays.given(np.array([job.input_wh for job in jobs], np.float32))
@@ -264,6 +272,18 @@ class Runner:
     @property
     def _arrays(self) -> Arrays[Any]:
         return self.runtime.arrays
+
+
+def joined(parts: Sequence[DecoderOutput[Any]], arrays: Arrays[Any]) -> DecoderOutput[Any]:
+    """What parts of a batch gave, as the batch's."""
+    if len(parts) == 1:
+        return parts[0]
+    stages = [
+        StageOutput(*(arrays.joined([getattr(stage, name) for stage in same]) for name in StageOutput.__slots__))
+        for same in zip(*(part.stages for part in parts), strict=True)
+    ]
+    spatial, temporal = ([getattr(part, name) for part in parts] for name in ("spatial_queries", "temporal_queries"))
+    return DecoderOutput(tuple(stages), arrays.joined(spatial), arrays.joined(temporal))
 
 
 def to_actors(kept: ClipDetections, job: Job, labels: Sequence[Label]) -> list[Actor]:

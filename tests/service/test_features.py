@@ -14,6 +14,7 @@ from stmixer.model.checkpoint import Model, untrained
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.postprocess import ClipDetections
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.processor import CPU as HOST
 from stmixer.model.runtimes.tensors import TensorArrays
 from stmixer.service.ipc.messages import JobOrder
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
@@ -21,7 +22,7 @@ from stmixer.service.offline.file import FileResults
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
-from stmixer.service.worker.runner import FrameWindow, Job, Runner, to_actors
+from stmixer.service.worker.runner import FrameWindow, Job, Runner, start_runtime, to_actors
 
 WALK = Path(__file__).parents[1] / "clips/walk.mp4"
 CPU = torch.device("cpu")
@@ -91,6 +92,52 @@ def test_the_ring_gives_back_what_it_was_given_and_keeps_to_its_size(cells: bool
     ring.drop(1)
     assert len(ring) == 3
     assert FrameKey(1, 4) not in ring
+
+
+def test_what_a_later_window_of_the_batch_wants_is_not_forgotten() -> None:
+    ring = FeatureRing(2, TensorArrays(CPU))
+    for i in range(6):
+        ring.keep(FrameKey(1, i), maps(float(i)))
+        ring.keep(FrameKey(2, i), maps(float(i)))
+    ring.trim([FrameKey(1, 0), FrameKey(1, 1), FrameKey(1, 2), FrameKey(1, 9)])
+    assert [i for i in range(6) if FrameKey(1, i) in ring] == [0, 1, 2], "more than its size, for they are wanted"
+    assert [i for i in range(6) if FrameKey(2, i) in ring] == [4, 5]
+    ring.trim()
+    assert [i for i in range(6) if FrameKey(1, i) in ring] == [1, 2]
+
+
+def test_on_a_cpu_graphs_run_window_by_window_and_keep_what_one_stream_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as each keyframe alone, and memory for one window, however many are in the batch."""
+    runner, alone = (Runner(start_runtime(None, None, HOST, "onnx", "fp32")) for _ in range(2))
+    t, rng, kept, batches = runner.card.config.clip.frames, np.random.default_rng(3), list[int](), list[int]()
+    pictures = rng.integers(0, 255, (3 * t, 64, 96, 3), dtype=np.uint8)
+
+    def job(first: int) -> Job:
+        keys = tuple(FrameKey(1, first + i) for i in range(t))
+        return Job(pictures[first : first + t], 96, 64, 0.0, 3, 0.0, FrameWindow(keys, keys))
+
+    clip_stage = runner.runtime.clip_stage
+
+    def watched(maps, sizes_wh, *bank):
+        assert runner._features is not None
+        kept.append(len(runner._features))
+        batches.append(len(sizes_wh))
+        return clip_stage(maps, sizes_wh, *bank)
+
+    monkeypatch.setattr(runner.runtime, "clip_stage", watched)
+    jobs = [job(first) for first in (0, t // 2, t, 2 * t)]
+    done = runner.run(jobs)
+    assert batches == [1] * 4
+    assert max(kept) <= t + 4 + t
+    assert len(done.output.stages[-1].human_logits) == len(done.output.spatial_queries) == 4
+    for place, one in enumerate(jobs):
+        expected = alone.run([one])
+        alone.forget(1)
+        difference = done.output.stages[-1].boxes_xyxy_px[place] - expected.output.stages[-1].boxes_xyxy_px[0]
+        assert np.abs(difference).max() <= 1e-3, place
+        assert [a.person_score for a in done.actors[place]] == pytest.approx(
+            [a.person_score for a in expected.actors[0]], abs=1e-5
+        )
 
 
 def test_the_worker_reads_only_what_it_does_not_know(model: Model) -> None:

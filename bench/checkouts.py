@@ -1,0 +1,55 @@
+"""The same script over two checkouts of this repository, in turns: what one version takes, of the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+OURS = Path(__file__).parents[1]
+
+Turn = dict[str, float]
+"""What a script prints: its figures as one JSON object, on the last line."""
+
+
+def in_turns(script: str, arguments: Sequence[str], other: Path, rounds: int) -> tuple[list[Turn], list[Turn]]:
+    """``rounds`` turns of a script over the other checkout and over ours, a process each, as a worker is started."""
+    turns = list[Turn](), list[Turn]()
+    for _ in range(rounds):
+        for folder, found in zip((other, OURS), turns, strict=True):
+            found.append(_turn(script, arguments, folder))
+    return turns
+
+
+def _turn(script: str, arguments: Sequence[str], folder: Path) -> Turn:
+    from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
+
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **KEEPS_FREED_MEMORY, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-P", "-c", script, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd="/")
+    turn: Turn = json.loads(done.stdout.splitlines()[-1])
+    return turn
+
+
+def commit(folder: Path) -> str:
+    """Which version a checkout is of; with a plus sign where files differ from it."""
+    said = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(said, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def compared(other: Sequence[Turn], ours: Sequence[Turn]) -> dict[str, dict[str, float | list[float]]]:
+    """Of each figure both medians, the median of the rounds' ratios, and the least and the greatest of these."""
+    rows = dict[str, dict[str, float | list[float]]]()
+    for name in ours[0]:
+        ratios = sorted(b[name] / a[name] for a, b in zip(other, ours, strict=True))
+        rows[name] = {
+            "other": round(statistics.median(turn[name] for turn in other), 4),
+            "ours": round(statistics.median(turn[name] for turn in ours), 4),
+            "ratio": round(statistics.median(ratios), 3),
+            "spread": [round(ratios[0], 3), round(ratios[-1], 3)],
+        }
+    return rows

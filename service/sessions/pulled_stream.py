@@ -80,6 +80,9 @@ class PulledStream:
             self._tell_tracks(session.last_track_changes())
         except StmixerError:
             pass  # its source says what was wrong
+        except Exception as error:
+            log.error("what stream %d says", self.id, exc_info=error)
+            raise
         self._tell_notices()
         if session.error is not None:  # cut from above: over its key's limits, for one
             self._source.fail(Trouble.of(session.error))

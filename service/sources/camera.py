@@ -12,8 +12,6 @@ import os
 import socket
 from collections.abc import Callable
 
-from stmixer.service.errors import CapacityError
-from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.messages import OpenCamera, Progress
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl
 from stmixer.service.sources.context import SourceContext
@@ -79,13 +77,11 @@ class CameraSource(DecodedSource):
         self._address = ""
 
     async def fetch(self, begun: Callable[[], None]) -> None:
-        """Connect, and have a decoder read. Raises Trouble, CapacityError."""
+        """Connect, and have a decoder read. Raises Trouble, CapacityError, ChannelError."""
         self._socket, self._address = await connected(self._url, self._policy)
         try:
             await self.open()
             begun()
-        except ChannelError as error:
-            raise CapacityError("decoder", f"its decoder ended ({error}); try again later") from None
         finally:  # the decoder has its own
             self._hang_up()
 

@@ -22,13 +22,15 @@ def open_below(folder: Path | None, name: str) -> int:
     if folder is None:
         raise InputError("files_not_allowed", "files are played where the service was started with --allow-files", 422)
     missing = InputError("no_such_file", "there is no such file below the folder of --allow-files", 422)
+    if "\0" in name:
+        raise missing
     root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, name))
     if not path.startswith(root.rstrip("/") + "/"):
         raise missing
     try:
         found = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
+    except OSError:
         raise missing from None
     # what was opened counts, whatever has been put in the path's place meanwhile
     if os.path.realpath(f"/proc/self/fd/{found}") != path or not stat.S_ISREG(os.fstat(found).st_mode):
@@ -45,7 +47,7 @@ class PlayedFile(DecodedSource):
         self._folder, self._name, self._file = folder, name, -1
 
     async def fetch(self, begun: Callable[[], None]) -> None:
-        """Begin to play. Raises InputError, CapacityError."""
+        """Begin to play. Raises InputError, CapacityError, ChannelError."""
         self._file = open_below(self._folder, self._name)
         try:
             await self.open()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from stmixer.service.errors import StmixerError
+from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.logs import fields
 from stmixer.service.sources.addresses import FILE, AddressPolicy, PulledUrl
 from stmixer.service.sources.camera import CameraSource
@@ -130,6 +131,7 @@ class PulledSource:
                     if self._terms.url.scheme == FILE and not self._terms.loop:
                         self._turn("ended")
                         self._finish_stream(())
+                        self._context.changed()
                         return
                     continue
                 if self._terms.url.scheme == FILE:
@@ -178,6 +180,12 @@ class PulledSource:
             self._end(trouble)
         except StmixerError as error:
             self._end(Trouble.of(error))
+        except ChannelError as error:
+            self._end(Trouble("decoder", f"its decoder ended ({error})"))
+        except Exception as error:
+            if not self._over.is_set():
+                log.error("fetching stream %d", self._context.stream.id, exc_info=error)
+            self._end(Trouble("internal", "an error in the service itself; its log says which"))
 
     def _end(self, outcome: Trouble | None) -> None:
         """The first word counts."""
@@ -235,8 +243,9 @@ class PulledSource:
             self._turn("reconnecting")
 
     def _turn(self, state: PullState) -> None:
-        gauge = self._context.engine.metrics.pulled_streams
-        gauge.labels(self.state).dec()
-        gauge.labels(state).inc()
+        if self._running is not None:  # or it is counted no more
+            gauge = self._context.engine.metrics.pulled_streams
+            gauge.labels(self.state).dec()
+            gauge.labels(state).inc()
         self.state, self.since = state, time.time()
         self._changed()

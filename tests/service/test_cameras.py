@@ -21,6 +21,7 @@ from ws_client import numbered
 
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.upload import UploadSource
 
 HZ, FRAMES = 1.0, 150
@@ -203,3 +204,19 @@ def descriptors() -> list[str]:
         except OSError:
             continue  # it was the listing's own
     return sorted(kind for kind in found if "memfd" not in kind)
+
+
+def test_an_error_of_ours_ends_an_attempt_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    async def odd(_: str, __: int) -> list[str]:
+        raise RuntimeError("odd")
+
+    async def run() -> None:
+        async with (
+            running_engine() as engine,
+            pulled(engine, "rtsp://odd.example/cam", policy=AddressPolicy((), odd)) as stream,
+        ):
+            await says(stream, "status", state="connecting")
+            assert (told(stream).state, told(stream).code) == ("connecting", "internal")
+
+    asyncio.run(run())
+    assert "RuntimeError: odd" in caplog.text

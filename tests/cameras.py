@@ -33,7 +33,8 @@ _ASKS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.reposito
 
 def need_rtsp_server() -> None:
     """GStreamer's. Missing, it is a failure in CI and a skip by name elsewhere."""
-    if subprocess.run([SYSTEM_PYTHON, "-c", _ASKS], capture_output=True, check=False).returncode:
+    there = Path(SYSTEM_PYTHON).exists()
+    if not there or subprocess.run([SYSTEM_PYTHON, "-c", _ASKS], capture_output=True, check=False).returncode:
         message = f"GStreamer's RTSP server is missing: apt-get install {PACKAGES}"
         if os.environ.get("CI"):
             pytest.fail(message)

@@ -167,7 +167,6 @@ class PulledSource:
             await cancelled(fetching, watching, over)
             await self._fetcher.leave()
         self._look()
-        del self._context.warnings[:-MOST_WARNINGS]
         if self._outcome is None and self._terms.url.scheme != FILE:
             return Trouble("ended", "the source ended the stream")
         return self._outcome
@@ -207,6 +206,7 @@ class PulledSource:
         while True:
             await asyncio.sleep(min(LOOK_S, self._terms.silent_s / 4))
             now = time.monotonic()
+            del self._context.warnings[:-MOST_WARNINGS]
             if self._look():
                 last, limit = now, self._terms.silent_s
             elif now - last > limit:

@@ -35,6 +35,7 @@ from stmixer.media.probe import (
     stream_rate,
     timeline_rate,
 )
+from stmixer.media.rtsp import CameraFeed, RtspCamera
 from stmixer.media.source import ResourceRefused, open_source
 from stmixer.media.timeline import Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
@@ -96,7 +97,7 @@ class VideoReader:
 
     Args:
         source: a path, or a binary file object whose ``read(n)`` may wait and may return less than n; b'' ends it. A
-            file object is not closed here, and exceptions that it raises pass through.
+            file object is not closed here, and exceptions that it raises pass through. Or a camera, which FFmpeg reads.
         limits: enforced when opening and at every frame.
         rate_hint: frames per second of a raw stream without timestamps.
         threads: decoding threads.
@@ -114,7 +115,7 @@ class VideoReader:
 
     def __init__(
         self,
-        source: str | Path | BinaryIO,
+        source: str | Path | BinaryIO | RtspCamera,
         *,
         limits: Limits,
         rate_hint: float | None = None,
@@ -133,7 +134,7 @@ class VideoReader:
         self._frames: Generator[Frame] = _no_frames()
         self._first: Frame | None = None
         self._container: InputContainer | None = None
-        self._source = open_source(source)
+        self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
         try:
             self._container = open_container(self._source, limits, low_latency)
             stream = choose_stream(self._container)
@@ -281,6 +282,8 @@ class VideoReader:
                     break
                 yield packet
         except av.error.FFmpegError as error:
+            if isinstance(self._source, CameraFeed):
+                raise explain(self._source, error, opening=False) from error
             self._first_failure = self._first_failure or error
             self.warnings.append(f"the file could be read only in part: {error.strerror}")
         yield None

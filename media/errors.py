@@ -16,6 +16,11 @@ Code = Literal[
     "too_long",
     "external_resource",
     "aspect_unsupported",
+    "unauthorized",
+    "no_such_path",
+    "silent",
+    "bad_answer",
+    "connection_lost",
 ]
 
 CODES: Final[tuple[Code, ...]] = get_args(Code)

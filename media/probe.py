@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.rtsp import CameraFeed, explain_camera, open_camera
 from stmixer.media.sniff import sniff
 from stmixer.media.source import ByteSource, ResourceRefused
 
@@ -74,7 +75,10 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
         # FFmpeg would otherwise read up to 5 MB or 5 s ahead to estimate a rate that a live stream does not need.
         options |= {"probesize": "65536", "analyzeduration": "200000", "fpsprobesize": "0"}
     try:
-        container = av.open(source, "r", options=options, io_open=source.refuse, metadata_errors="replace")
+        if isinstance(source, CameraFeed):
+            container = open_camera(source.camera, DECODERS, options)
+        else:
+            container = av.open(source, "r", options=options, io_open=source.refuse, metadata_errors="replace")
     except (av.error.FFmpegError, ResourceRefused, UnicodeError) as error:
         raise explain(source, error) from error
     # PyAV turns this on: invented timestamps, wrong for AVI with B-frames, and read ahead for.
@@ -179,8 +183,13 @@ def stream_duration_s(container: InputContainer, stream: VideoStream) -> float |
     return length - start if ends and 0 < start < length else length
 
 
-def explain(source: ByteSource, error: BaseException | None, encrypted: bool = False) -> MediaError:
-    """The MediaError for a file of which nothing could be read, by what was seen of it."""
+def explain(
+    source: ByteSource, error: BaseException | None, encrypted: bool = False, *, opening: bool = True
+) -> MediaError:
+    """The MediaError for a file of which nothing could be read, by what was seen of it; ``opening``: of a camera that
+    did not get as far as its streams."""
+    if isinstance(source, CameraFeed):
+        return explain_camera(source, error, opening=opening)
     reason = getattr(error, "strerror", None) or ("no picture could be decoded" if error is None else str(error))
     if source.refused or isinstance(error, ResourceRefused):
         return MediaError(

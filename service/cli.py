@@ -217,6 +217,10 @@ def serve(
     root_path: Annotated[str | None, typer.Option(help="the prefix under which a proxy serves it, like /cam")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="certificate chain, PEM: serve https and wss")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="its private key, PEM")] = None,
+    allow_networks: Annotated[
+        str | None, typer.Option(help="private networks that streams may be pulled from, with commas")
+    ] = None,
+    allow_files: Annotated[Path | None, typer.Option(help="folder whose files may be played as streams")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

@@ -20,13 +20,20 @@ from stmixer.service.schemas import OUTCOMES
 _FINE = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15)
 LATENCY_BUCKETS = (*_FINE, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-SOURCES = ("ws", "upload")
+SOURCES = ("ws", "pull", "upload")
 STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "send")
 RESTART_REASONS = ("exit", "stuck", "oom", "cuda", "protocol")
 LOST_REASONS = ("exit", "stuck", "cpu", "protocol")
 REJECT_REASONS = ("capacity", "key_limit", "draining", "decoder", "uploads")
 RECONNECT_REASONS = ("resumed", "evicted", "expired")
 """A resume token that found its stream, its stream with another socket on it, or none any more."""
+PULL_REASONS = (
+    "refused", "timeout", "unreachable", "name", "address_refused", "redirects", "tls", "unauthorized", "no_such_path",
+    "bad_answer", "connection_lost", "ended", "silent", "overloaded", "decoder",
+)  # fmt: skip
+"""Why an attempt of a stream that is pulled ended; what is wrong with its media is "media"."""
+MEDIA_REASON = "media"
+PULL_STATES = ("connecting", "live", "stalled", "reconnecting", "ended", "failed")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 OTHER_REASON = "other"
 
@@ -69,6 +76,7 @@ class Metrics:
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
         self.decoders_lost = counter("decoders_lost_total", "Decoders that ended before their source did.", "reason")
 
+        self.pulled_streams = gauge("pulled_streams", "Streams that are pulled, by their state.", "state")
         self.streams_active = gauge("streams_active", "Streams now.", "source")
         self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
         self.streams_capacity = gauge("streams_capacity", "Streams admitted at most.")
@@ -101,9 +109,16 @@ class Metrics:
             self.decoders_lost.labels(reason)
         for reason in REJECT_REASONS:
             self.streams_rejected.labels(reason)
-        for reason in RECONNECT_REASONS:
+        for state in PULL_STATES:
+            self.pulled_streams.labels(state)
+        for reason in (*RECONNECT_REASONS, *PULL_REASONS, MEDIA_REASON):
             self.stream_reconnects.labels(reason)
-        self.results_dropped.labels("ws")
+        for source in ("ws", "pull"):
+            self.results_dropped.labels(source)
+
+    def pull_ended(self, reason: str) -> None:
+        """An attempt of a pulled stream, after which there is another."""
+        self.stream_reconnects.labels(reason if reason in PULL_REASONS else MEDIA_REASON).inc()
 
     def dropped(self, source: str, reason: str, count: int) -> None:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""

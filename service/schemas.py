@@ -157,10 +157,33 @@ class Summary(Wire):
     pending: int = 0
 
 
+class Pulled(Wire):
+    """How it is with a stream that the service fetches.
+
+    ``url``: without user, password and query. ``since_us``: epoch µs at which the state began; ``error``, ``code``:
+    what was wrong last; ``attempts``: to connect; ``reconnects``: those after the first that brought pictures again.
+    ``silent_ms``: since the last picture; ``freshness_ms``: of the last result, from its keyframe's arrival to being
+    handed on. ``frame``: of the newest picture.
+    """
+
+    name: str | None
+    url: str
+    state: Literal["connecting", "live", "stalled", "reconnecting", "ended", "failed"]
+    since_us: int
+    error: str | None
+    code: str | None
+    attempts: int
+    reconnects: int
+    silent_ms: float | None
+    freshness_ms: float | None
+    frame: FrameSize | None
+    codec: str | None
+
+
 class RunningStream(Wire):
     """A stream that runs now. ``key``: the name of the key that began it, null where none is asked for; never the key.
 
-    ``seconds`` since it began.
+    ``seconds`` since it began. ``pulled``: where the service fetches it.
     """
 
     id: str
@@ -170,6 +193,7 @@ class RunningStream(Wire):
     key: str | None
     seconds: float
     summary: Summary
+    pulled: Pulled | None = None
 
 
 class RunningStreams(Wire):
@@ -217,3 +241,17 @@ class DetectOptions(Wire):
     action_threshold: float = Field(0.0, ge=0, le=1)
     track_max_gap_s: float = Field(2.0, ge=0, le=60)
     lookahead_ms: float | None = Field(None, ge=0, le=10_000)
+
+
+class PullOrder(DetectOptions):
+    """``POST /v1/streams``: what to fetch, and what is wanted of it. ``loop`` is for files."""
+
+    url: str = Field(max_length=2000)
+    name: str | None = Field(None, min_length=1, max_length=100)
+    transport: Literal["tcp"] = "tcp"
+    deadline_ms: float | None = Field(None, gt=0, le=600_000)
+    loop: bool = False
+
+    def options(self) -> DetectOptions:
+        """What concerns detection."""
+        return DetectOptions(**{name: getattr(self, name) for name in DetectOptions.model_fields})

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -70,14 +70,18 @@ class Settings(BaseSettings):
     max_waiting_uploads: int = Field(64, ge=1, description="uploads on their way, or waiting for a place")
     max_waiting_mb: int | None = Field(None, ge=1, description="what those may take on disk; 4 of the largest")
 
+    allow_networks: str = Field("", description="private addresses from which streams may be pulled, with commas")
+    allow_files: Path | None = Field(None, description="folder whose files may be played as streams")
+    pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 
-    @field_validator("forwarded_allow_ips")
+    @field_validator("forwarded_allow_ips", "allow_networks")
     @classmethod
-    def _are_addresses(cls, listed: str) -> str:
+    def _are_addresses(cls, listed: str, info: ValidationInfo) -> str:
         for name in listed.split(","):
-            if name.strip() not in ("", "*"):
+            if name.strip() not in ("", *(("*",) if info.field_name == "forwarded_allow_ips" else ())):
                 ipaddress.ip_network(name.strip())
         return listed
 

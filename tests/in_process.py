@@ -79,6 +79,7 @@ class Running:
     pool: DecoderPool
     settings: Settings
     worker: WorkerStandIn
+    anyone: Caller
 
     def session(self, policy: Policy, options: DetectOptions) -> Session:
         """A live stream."""
@@ -96,7 +97,7 @@ async def running_engine(model: str = "tiny", *, decoder_module: str = DECODER_M
     engine.seat.model, engine.seat.worker = info, worker
     engine._round = asyncio.create_task(engine._run())
     try:
-        yield Running(engine, pool, settings, stand_in)
+        yield Running(engine, pool, settings, stand_in, Caller(None))
     finally:
         engine.seat.worker = None
         await engine.stop()

@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from stmixer.service.decoder import cell
+from stmixer.service.decoder import cell, seccomp
 from stmixer.service.ipc.child import hide
 from stmixer.service.ipc.ring import RingShape, create_ring
 
@@ -31,6 +32,8 @@ MEMORY_BYTES = 3 << 30
 FOLDER = tempfile.gettempdir()
 """Asked for before any wall stands."""
 SEAL = "seal"
+CONNECTION = "connection"
+"""Among the walls: descriptor 0 is one, which FFmpeg is to take for its own."""
 WALLS = (*cell.walls(MEMORY_BYTES), SEAL)
 LIBC = ctypes.CDLL(None, use_errno=True)
 SHAPE = RingShape(8, 8, 4)
@@ -296,6 +299,72 @@ WORK = {
 }
 """What a decoder needs, and still can do."""
 
+
+def given() -> tuple[socket.socket, socket.socket]:
+    """The other end of the connection that descriptor 0 is from here on, and one who listens elsewhere."""
+    far, near = socket.socketpair()
+    os.dup2(near.fileno(), seccomp.CONNECTED)
+    near.close()
+    return far, socket.create_server(("127.0.0.1", 0))
+
+
+def taking_what_is_given() -> Attempt:
+    """As FFmpeg does it."""
+    far, elsewhere = given()
+    place = elsewhere.getsockname()
+
+    def attempt() -> None:
+        ours = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        ours.connect(place)
+        ours.send(b"hello")
+        assert (ours.fileno(), far.recv(10)) == (seccomp.CONNECTED, b"hello")
+        ours.detach()
+
+    return attempt
+
+
+def reaching_elsewhere() -> Attempt:
+    """By the socket that it believes to have made, whatever it says it connects it to."""
+    _, elsewhere = given()
+    place = elsewhere.getsockname()
+
+    def attempt() -> None:
+        ours = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        ours.connect(place)
+        if not select.select([elsewhere], [], [], 0.2)[0]:
+            raise OSError(errno.EAGAIN, "nobody came")
+
+    return attempt
+
+
+def connecting_what_it_has() -> Attempt:
+    """Another descriptor than the one it was given."""
+    _, elsewhere = given()
+    ours, place = socket.socket(), elsewhere.getsockname()
+    return lambda: ours.connect(place)
+
+
+def making(family: socket.AddressFamily, kind: socket.SocketKind) -> Callable[[], Attempt]:
+    """A socket of another kind."""
+
+    def prepare() -> Attempt:
+        given()
+        return lambda: socket.socket(family, kind)
+
+    return prepare
+
+
+CONNECTED = {
+    "take what is given": (taking_what_is_given, "works"),
+    "reach elsewhere": (reaching_elsewhere, "EAGAIN"),
+    "connect what it has": (connecting_what_it_has, "EPERM"),
+    "make a datagram socket": (making(socket.AF_INET, socket.SOCK_DGRAM), "EPERM"),
+    "make a raw socket": (making(socket.AF_INET, socket.SOCK_RAW), "EPERM"),
+    "make a local socket": (making(socket.AF_UNIX, socket.SOCK_STREAM), "EPERM"),
+    "make a packet socket": (making(socket.AF_PACKET, socket.SOCK_RAW), "EPERM"),
+}
+"""What a decoder with a connection tries, and what comes of it; everything else is as in any other."""
+
 HIDDEN = {
     "memory of one that hides": lambda: reading_memory(hidden=True),
     "memory of one that does not": reading_memory,
@@ -324,9 +393,9 @@ def outcome(name: str, standing: Sequence[str]) -> str:
 
 def _tried(name: str) -> str:
     try:
-        prepare = {n: p for n, (p, _) in ATTEMPTS.items()} | WORK | HIDDEN
+        prepare = {n: p for n, (p, _) in (*ATTEMPTS.items(), *CONNECTED.items())} | WORK | HIDDEN
         attempt = prepare[name]()
-        for wall, put_up in cell.walls(MEMORY_BYTES).items():
+        for wall, put_up in cell.walls(MEMORY_BYTES, connected=CONNECTION in STANDING).items():
             if wall in STANDING and (why := put_up()) is not None:
                 return f"no {wall}: {why}"
         attempt()

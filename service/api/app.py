@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import bearer
-from stmixer.service.api import detect, meta, problems, stream_ws
+from stmixer.service.api import detect, meta, problems, pulled, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
@@ -48,6 +48,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(meta.router)
     app.include_router(detect.router)
     app.include_router(stream_ws.router)
+    app.include_router(pulled.router)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

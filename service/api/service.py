@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from weakref import WeakSet
@@ -17,16 +18,20 @@ from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
-from stmixer.service.errors import AccessError, CapacityError, StartError
+from stmixer.service.errors import AccessError, CapacityError, InputError, StartError
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
-from stmixer.service.schemas import DetectOptions, RunningStream
+from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
+from stmixer.service.sources.addresses import FILE, AddressPolicy, parse_networks, parse_url
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
+from stmixer.service.sources.played_file import open_below
+from stmixer.service.sources.pulled import PullTerms
 
 log = logging.getLogger("stmixer")
 
@@ -66,6 +71,8 @@ class Service:
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
+        self.pulled = PulledStreams()
+        self._addresses = AddressPolicy(parse_networks(settings.allow_networks))
         self._sessions: WeakSet[Session] = WeakSet()
         self.uploads = WaitingUploads(
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
@@ -113,6 +120,7 @@ class Service:
     async def drain(self) -> None:
         """Let what runs finish; what has not by then is answered with what there is."""
         await self.resumable.close()
+        await self.pulled.close()
         last_words_s = min(LAST_WORDS_S, self.settings.shutdown_timeout / 2)
         await self._empty_within(self.time_left_s - last_words_s)
         leaving = CapacityError("draining", "the service is shutting down; try another instance")
@@ -132,6 +140,8 @@ class Service:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.pulled.close()
+        self._addresses.close()
         await self.engine.stop()
         await self.pool.stop()
 
@@ -141,7 +151,8 @@ class Service:
         """The streams that run now, as they began: this caller's, and all of them for an admin."""
         sessions = sorted(self._running(), key=lambda session: session.stream.id)
         seen = [s for s in sessions if caller.sees_all or s.caller.is_same(caller)]
-        return [session.running() for session in seen]
+        pulled = {stream.id: stream for stream in self.pulled.all()}
+        return [pulled.get(session.stream.id, session).running() for session in seen]
 
     def _running(self) -> Iterator[Session]:
         return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
@@ -158,6 +169,7 @@ class Service:
     async def _end_lapsed(self) -> None:
         self.access.look_again()
         self.uploads.end_lapsed()
+        await self.pulled.end_lapsed()
         for stream in self.resumable.unattended():
             if stream.session.caller.lapsed.is_set():
                 await self.resumable.give_way(stream)
@@ -203,6 +215,21 @@ class Service:
         )  # fmt: skip
         self._sessions.add(session)
         return session
+
+    async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
+        """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
+        url = parse_url(order.url)
+        if url.scheme == FILE:
+            os.close(open_below(self.settings.allow_files, url.target.lstrip("/")))
+        elif order.loop:
+            raise InputError("bad_option", "loop: files are played again and again, cameras go on by themselves")
+        else:
+            self._addresses.check_literal(url)
+        terms = PullTerms(url, self._addresses, self.settings.allow_files, order.loop, self.settings.pull_silent_s)
+        session = await self.session(caller, "pull", "latest", order.options(), order.deadline_ms)
+        stream = PulledStream(session, terms, order.name)
+        await self.pulled.add(stream)
+        return stream
 
     async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:
         """The session of an upload that is here, once there is room: first come, first served. Raises CapacityError."""

@@ -36,17 +36,20 @@ Wall = Callable[[], str | None]
 """Puts itself up; why it does not stand, or None."""
 
 
-def shut(memory_bytes: int) -> tuple[str, ...]:
+def shut(memory_bytes: int, *, connected: bool = False) -> tuple[str, ...]:
     """Shut this process in for good; the walls that do not stand on this machine, a line each.
 
-    Called once, when everything that a decoder imports or loads is there. ``memory_bytes``: of address space.
+    Called once, when everything that a decoder imports or loads is there. ``memory_bytes``: of address space;
+    ``connected``: descriptor 0 is a connection, which FFmpeg is to take for its own (``decoder.seccomp``).
     """
-    said = [f"{name}: {why}" for name, wall in walls(memory_bytes).items() if (why := wall()) is not None]
+    standing = walls(memory_bytes, connected=connected)
+    said = [f"{name}: {why}" for name, wall in standing.items() if (why := wall()) is not None]
     return tuple(said)
 
 
-def walls(memory_bytes: int) -> dict[str, Wall]:
+def walls(memory_bytes: int, *, connected: bool = False) -> dict[str, Wall]:
     """All of them by name, in the order in which they are put up."""
+    pretended = seccomp.PRETENDED if connected else ()
     return {
         "oom": lambda: more_expendable(MORE_EXPENDABLE),
         "network": network.leave,
@@ -58,7 +61,7 @@ def walls(memory_bytes: int) -> dict[str, Wall]:
         "limits": lambda: bound(memory_bytes),
         "threads": alone,
         "landlock": landlock.confine,
-        "seccomp": lambda: seccomp.confine(seccomp.allowed_calls(os.getpid())),
+        "seccomp": lambda: seccomp.confine((*seccomp.allowed_calls(os.getpid()), *pretended)),
     }
 
 

@@ -19,8 +19,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
+from stmixer.service.decoder.seccomp import CONNECTED
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import TO_NURSERY, Bear, Born, NurseryReady, RaiseDecoders, Reap, Reaped
@@ -30,7 +32,10 @@ _ARGUMENTS_AT = 47
 """Of /proc/self/stat, counted from 0: arg_start, and after it arg_end."""
 
 Run = Callable[[socket.socket, int], None]
-"""A decoder: its end of the channel, and the bytes of address space that it may have."""
+"""A decoder: its end of the channel, and the bytes of address space that it may have.
+
+A module's ``run`` is one; its ``run_connected`` is one whose descriptor 0 is a connection that it reads from.
+"""
 
 
 def serve(channel: Channel) -> None:
@@ -51,7 +56,7 @@ def serve(channel: Channel) -> None:
                 pid = os.fork()
                 if pid == 0:
                     channel.close()
-                    _live(module.run, received.fds, order, ourselves)
+                    _live(module, received.fds, order, ourselves)
                 for fd in received.fds:
                     os.close(fd)
                 channel.send(Born(pid))
@@ -59,11 +64,16 @@ def serve(channel: Channel) -> None:
                 channel.send(Reaped(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
 
-def _live(run: Run, fds: list[int], order: RaiseDecoders, parent: int) -> NoReturn:
-    """The forked process, from here to its end. ``fds``: its end of the channel, and what its stderr is."""
+def _live(module: ModuleType, fds: list[int], order: RaiseDecoders, parent: int) -> NoReturn:
+    """The forked process, from here to its end. ``fds``: its end of the channel, what its stderr is, its connection."""
     status = 1
     try:
         die_with_parent()
+        run: Run = module.run
+        if len(fds) > 2:
+            run = module.run_connected
+            os.dup2(fds[2], CONNECTED)
+            os.close(fds[2])
         connection = socket.socket(fileno=fds[0])
         os.dup2(fds[1], 2)
         os.close(fds[1])

@@ -11,11 +11,13 @@ import os
 import resource
 import socket
 import time
+from typing import BinaryIO
 
 from stmixer.media.annotated import write_annotated
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.loaded import load_all
+from stmixer.media.rtsp import RtspCamera
 from stmixer.media.sniff import sniff
 from stmixer.service.decoder import cell
 from stmixer.service.decoder.jpeg import CompressedPicture
@@ -32,6 +34,7 @@ from stmixer.service.ipc.messages import (
     FlushSource,
     FramesDropped,
     JpegPicture,
+    OpenCamera,
     OpenContainer,
     OpenPictures,
     OpenUpload,
@@ -44,33 +47,43 @@ from stmixer.service.ipc.messages import (
     SourceWarns,
 )
 
+Order = OpenUpload | OpenContainer | OpenCamera
+
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
 
 
-def decode_video(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -> None:
+def decode_file(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -> None:
     """An upload or a live container, until its end. Takes over ``fd``."""
-    writer, live, progress = Writer(channel), isinstance(order, OpenContainer), order.progress
+    with os.fdopen(fd, "rb", buffering=0) as source:
+        decode_video(channel, source, order)
+
+
+def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) -> None:
+    """A video until its end."""
+    writer, live, progress = Writer(channel), not isinstance(order, OpenUpload), order.progress
+    paced = isinstance(order, OpenContainer) and order.paced
     sampling = Sampling(order.sampling, writer, prompt=live)
     limits, threads = order.sampling.limits, order.sampling.threads
 
     def warn(code: str, message: str) -> None:
         writer.tell(SourceWarns(code, message))
 
-    with (
-        os.fdopen(fd, "rb", buffering=0) as source,
-        VideoReader(source, limits=limits, low_latency=live, threads=threads, on_warning=warn) as reader,
-    ):
+    prompt = live and not paced  # a file lies there: it can be looked at before its first picture
+    with VideoReader(source, limits=limits, low_latency=prompt, threads=threads, on_warning=warn) as reader:
         shift_us: int | None = 0
         told: dict[str, int] = {}
         if progress is None:
-            sampling.open(reader.info.width, reader.info.height, reader.info.average_rate)
+            info = reader.info
+            sampling.open(info.width, info.height, info.average_rate, info.codec)
         else:
             sampling.go_on(progress, writer.ring())
             shift_us, told = (None, {}) if live else (0, dict(progress.dropped))
-        started = time.thread_time()
+        started, began = time.thread_time(), time.monotonic()
         try:
             for frame in reader:
+                if paced:
+                    time.sleep(max(0.0, began + frame.pts_us / 1e6 - time.monotonic()))
                 # when its bytes were there: now, less the work since the frame before it
                 at = time.monotonic() - (time.thread_time() - started)
                 if shift_us is None and progress is not None:
@@ -181,7 +194,11 @@ def carry_out(channel: Channel, received: Received) -> None:
         case OpenUpload() | OpenContainer() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
-            decode_video(channel, received.fds[0], order)
+            decode_file(channel, received.fds[0], order)
+        case OpenCamera() as order:
+            _limit_cpu(order.sampling.cpu_s)
+            cell.write_no_file()
+            decode_video(channel, RtspCamera(order.url, order.silent_s), order)
         case OpenPictures() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
@@ -210,8 +227,17 @@ def prepare() -> None:
 
 def run(connection: socket.socket, memory_bytes: int) -> None:
     """A decoder's whole life, after ``prepare``: its end of the channel, and the address space it may have."""
+    _live(connection, memory_bytes, connected=False)
+
+
+def run_connected(connection: socket.socket, memory_bytes: int) -> None:
+    """The same of one whose descriptor 0 is a socket, connected to the camera that it is to read."""
+    _live(connection, memory_bytes, connected=True)
+
+
+def _live(connection: socket.socket, memory_bytes: int, *, connected: bool) -> None:
     channel = Channel(connection, TO_DECODER)
-    missing = cell.shut(memory_bytes)
+    missing = cell.shut(memory_bytes, connected=connected)
     try:
         channel.send(DecoderReady(missing))
         serve(channel)

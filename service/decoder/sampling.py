@@ -92,15 +92,16 @@ class Sampling:
         self._decided_us = -1
         self._known_samples = 0
 
-    def open(self, width: int, height: int, rate: float | None) -> None:
-        """The first frame's size as shown, px, and the container's frames a second, None if it does not say.
+    def open(self, width: int, height: int, rate: float | None, codec: str = "") -> None:
+        """The first frame's size as shown, px, the container's frames a second, None if it does not say, and FFmpeg's
+        name of the codec.
 
         Raises MediaError ``aspect_unsupported`` for a picture too long and thin for the model.
         """
         short_side = self._order.short_side
         input_width, input_height = input_size(width, height, short_side, MAX_ASPECT * short_side)
         self._first = self._shown = width, height
-        self._ring = self._sink.open(Opened(width, height, input_width, input_height, rate))
+        self._ring = self._sink.open(Opened(width, height, input_width, input_height, rate, codec))
 
     def go_on(self, progress: Progress, ring: Ring) -> None:
         """Take over from another one, with its ring: a prompt source behind its last sample.

@@ -3,6 +3,9 @@
 What is not listed fails with EPERM, so that FFmpeg meets an error and not its end. Listed is what Python, FFmpeg's
 threads, memory, and descriptors that are open already need. There is no way to open or create a file, to make a socket
 or connect one, to run a program, to reach another process, or to make memory executable.
+
+A decoder that reads from a connection is given it, connected, as descriptor 0. FFmpeg wants to make a socket and to
+connect it; it is answered 0, and nothing happens: as a descriptor that is the one it was given, as a result success.
 """
 
 from __future__ import annotations
@@ -74,12 +77,16 @@ Check = Among | Without | With | Null
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A system call by its number on x86_64 and on aarch64, None where there is none; allowed where all checks hold."""
+    """A system call by its number on x86_64 and on aarch64, None where there is none; allowed where all checks hold.
+
+    ``pretended``: it does not happen then, and returns 0.
+    """
 
     name: str
     x86_64: int | None
     aarch64: int | None
     checks: tuple[Check, ...] = ()
+    pretended: bool = False
 
 
 def allowed_calls(pid: int) -> tuple[Call, ...]:
@@ -156,6 +163,16 @@ def allowed_calls(pid: int) -> tuple[Call, ...]:
     )
 
 
+_STREAM = tuple(socket.SOCK_STREAM | flags for flags in (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK))
+CONNECTED = 0
+"""The descriptor of a decoder's connection, where it reads from one."""
+PRETENDED = (
+    Call("socket", 41, 198, (Among(0, (socket.AF_INET, socket.AF_INET6)), Among(1, _STREAM)), pretended=True),
+    Call("connect", 42, 203, (Among(0, (CONNECTED,)),), pretended=True),
+)
+"""What a decoder with a connection is made to believe: that it has made it."""
+
+
 _CLONE3 = 435
 """Its flags lie in memory, where a filter cannot look; told that there is none, glibc takes ``clone``."""
 
@@ -213,7 +230,8 @@ def program(calls: Sequence[Call], machine: str) -> bytes:
     for call in calls:
         number = call.x86_64 if machine == "x86_64" else call.aarch64
         if number is not None:
-            block = [step for check in call.checks for step in _checked(check)] + [_return(_ALLOW)]
+            verdict = _return(_ERRNO | 0 if call.pretended else _ALLOW)
+            block = [step for check in call.checks for step in _checked(check)] + [verdict]
             code += [(_JUMP_EQUAL, 0, len(block), number), *block]
     code += [(_JUMP_EQUAL, 0, 1, _CLONE3), _return(_ERRNO | errno.ENOSYS), _DENY]
     return b"".join(struct.pack("<HBBI", *step) for step in code)

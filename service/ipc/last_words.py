@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 
 MOST_BYTES = 4096
 MOST_TOLD = 1000
+_CREDENTIALS = re.compile(r"://[^\s/]*@")
+"""Of an address, as FFmpeg's errors name it."""
 _SET_PIPE_SIZE = 1031
 
 
@@ -32,6 +35,7 @@ class LastWords:
         if self._open:
             self._open = False
             with contextlib.suppress(OSError):
-                self._text = os.read(self._reading, MOST_BYTES).decode(errors="replace").strip()[-MOST_TOLD:]
+                said = os.read(self._reading, MOST_BYTES).decode(errors="replace").strip()
+                self._text = _CREDENTIALS.sub("://…@", said)[-MOST_TOLD:]
             os.close(self._reading)
         return self._text

@@ -11,7 +11,7 @@ untrusted media, and nothing it says may run here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -146,9 +146,23 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class OpenContainer:
-    """Read a live container from a pipe [fd]."""
+    """Read a live container from a pipe [fd]; or, ``paced``, a file [fd] as if its frames came now."""
 
     sampling: SamplingOrder
+    progress: Progress | None = None
+    paced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCamera:
+    """Ask the RTSP server at the other end of the process's connection, descriptor 0, for ``url``, and read that.
+
+    ``silent_s``: how long it may say nothing.
+    """
+
+    sampling: SamplingOrder
+    url: Annotated[str, Field(max_length=10_000)] = field(repr=False)
+    silent_s: Seconds = 10.0
     progress: Progress | None = None
 
 
@@ -236,13 +250,17 @@ class DecoderReady:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first frame: px as shown, px at the model's input, frames a second by the container (None if it is mute)."""
+    """The first frame: px as shown, px at the model's input, frames a second by the container (None if it is mute).
+
+    ``codec``: FFmpeg's name of how a video is encoded.
+    """
 
     width: Size
     height: Size
     input_width: Size
     input_height: Size
     rate: Annotated[float, Field(gt=0, le=1e6)] | None
+    codec: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,40}$")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +533,10 @@ class NurseryReady:
 
 @dataclass(frozen=True, slots=True)
 class Bear:
-    """Fork a decoder [its end of its channel, what its stderr shall be]. Answered with ``Born``."""
+    """Fork a decoder [its end of its channel, what its stderr shall be, its connection where it is to read from one].
+
+    Answered with ``Born``.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +564,8 @@ TO_NURSERY = Corridor("to the nursery", RaiseDecoders, Bear, Reap)
 FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
-    OpenUpload, OpenContainer, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures, Render,
+    OpenUpload, OpenContainer, OpenCamera, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures,
+    Render,
 )  # fmt: skip
 FROM_DECODER = Corridor(
     "from the decoder",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from stmixer.model.query_bank import new_bank
@@ -89,6 +89,7 @@ class Session:
             self.stream,
             FrameCounts(self.stream, engine.metrics),
             self._fail,
+            self._finish,
             self._results.wake,
         )
 
@@ -216,6 +217,11 @@ class Session:
     def _fail(self, error: StmixerError) -> None:
         """The source cannot go on. What is complete still runs."""
         self.error = error
+        self._engine.end(self.stream, time.monotonic())
+
+    def _finish(self, warnings: Sequence[str]) -> None:
+        """The source has come to its end."""
+        self.context.warnings += warnings
         self._engine.end(self.stream, time.monotonic())
 
     def _log_end(self, error: BaseException | None) -> None:

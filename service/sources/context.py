@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ class Notice(NamedTuple):
 
 @dataclass(slots=True)
 class SourceContext:
-    """``fail`` is told what ends the source badly, ``changed`` that there is something new.
+    """``fail`` is told what ends the source badly, ``finish`` what was odd about one that is done, ``changed`` that
+    there is something new. ``codec``: FFmpeg's name, once it is known.
 
     ``room`` is set where a keyframe was settled: there may be room in the ring. ``origin``: monotonic seconds of t = 0
     by the source's own clock, where it has one.
@@ -46,11 +47,13 @@ class SourceContext:
     stream: Stream
     counts: FrameCounts
     fail: Callable[[StmixerError], None]
+    finish: Callable[[Sequence[str]], None]
     changed: Callable[[], None]
     warnings: list[str] = field(default_factory=list)
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=MAX_NOTICES))
     room: asyncio.Event = field(default_factory=asyncio.Event)
     origin: float | None = None
+    codec: str = ""
 
     def notice(self, code: str, message: str) -> None:
         """Let a live client know."""

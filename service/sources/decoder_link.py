@@ -15,6 +15,7 @@ from stmixer.service.ipc.messages import (
     Frames,
     FramesDropped,
     MessageError,
+    OpenCamera,
     OpenContainer,
     Opened,
     OpenPictures,
@@ -49,6 +50,8 @@ class DecoderDied(Exception):
         self.reason = "cpu" if "SIGXCPU" in how else reason
 
 
+OpeningOrder = OpenUpload | OpenContainer | OpenCamera | OpenPictures
+
 GIVEN_UP = {
     "stuck": f"made no progress for {STUCK_S:g} s and was ended",
     "cpu": "computed more than the time that went by allows and was ended",
@@ -71,13 +74,17 @@ class DecoderLink:
     async def start(
         cls,
         context: SourceContext,
-        order: OpenUpload | OpenContainer | OpenPictures,
+        order: OpeningOrder,
         fds: Sequence[int],
         picture_wanted: asyncio.Event,
         owed: State,
+        connection: int | None = None,
     ) -> DecoderLink:
-        """Have a decoder carry out an order. Raises CapacityError, ChannelError where none can be had."""
-        decoder = await context.pool.acquire()
+        """Have a decoder carry out an order. Raises CapacityError, ChannelError where none can be had.
+
+        ``connection``: the descriptor of a socket that it reads from.
+        """
+        decoder = await context.pool.acquire(connection)
         link = cls(decoder, context, picture_wanted, owed)
         try:
             await decoder.channel.send(order, fds=fds)
@@ -136,6 +143,7 @@ class DecoderLink:
                         self._picture_wanted.set()
                     case Opened() as message:
                         await engine.opened(stream, message)
+                        context.codec = message.codec
                         await self._give_ring()
                     case RingFull(number):
                         engine.ring_full(stream, number)

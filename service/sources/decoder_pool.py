@@ -43,8 +43,15 @@ class DecoderPool:
         """Fill the pool."""
         await self._fill()
 
-    async def acquire(self) -> Child:
-        """A decoder for one stream. Raises CapacityError if none can be started."""
+    async def acquire(self, connection: int | None = None) -> Child:
+        """A decoder for one stream. Raises CapacityError if none can be started.
+
+        ``connection``: a socket's descriptor, which stays the caller's; the decoder is one that reads from it.
+        """
+        if connection is not None:
+            child = await self._spawn(connection)
+            self._busy.add(child)
+            return child
         while self._idle:
             child = self._idle.pop(0)
             if child.alive:
@@ -98,9 +105,9 @@ class DecoderPool:
                 return
             self._idle.append(child)
 
-    async def _spawn(self) -> Child:
+    async def _spawn(self, connection: int | None = None) -> Child:
         try:
-            child = await self._nursery.bear()
+            child = await self._nursery.bear(connection)
         except (OSError, NurseryGone) as error:
             why = f": {error.strerror}" if isinstance(error, OSError) else ""
             raise CapacityError("decoder", f"no decoder could be started{why}; try again later") from None
@@ -116,6 +123,11 @@ class DecoderPool:
             await child.kill()
             raise CapacityError("decoder", "a decoder ended at its start; try again later")
         self.missing_walls = ready.message.missing
+        if connection is not None and any(line.startswith("seccomp:") for line in self.missing_walls):
+            await child.kill()  # FFmpeg would make a connection of its own, to wherever the camera says
+            raise CapacityError(
+                "decoder", "cameras over RTSP need seccomp, which this machine lacks (docs/security.md)"
+            )
         return child
 
 

@@ -55,9 +55,10 @@ class Nursery:
         self._births: set[asyncio.Task[Child]] = set()
         self._one_at_a_time = asyncio.Lock()
 
-    async def bear(self) -> Child:
-        """A new decoder. Raises NurseryGone, OSError."""
-        birth = asyncio.create_task(self._bear())
+    async def bear(self, connection: int | None = None) -> Child:
+        """A new decoder; ``connection``: the descriptor of what it is to read from. Raises NurseryGone, OSError."""
+        # its own, since the birth goes on where we are cancelled
+        birth = asyncio.create_task(self._bear(None if connection is None else os.dup(connection)))
         self._births.add(birth)
         birth.add_done_callback(self._births.discard)
         try:
@@ -66,19 +67,24 @@ class Nursery:
             birth.add_done_callback(_abandon)
             raise
 
-    async def _bear(self) -> Child:
-        async with self._one_at_a_time:
-            nursery = await self._raised()
-            try:
-                return await self._borne_by(nursery)
-            except NurseryGone:  # it had ended, and nobody had noticed yet
-                return await self._borne_by(await self._raised())
+    async def _bear(self, connection: int | None) -> Child:
+        try:
+            async with self._one_at_a_time:
+                nursery = await self._raised()
+                try:
+                    return await self._borne_by(nursery, connection)
+                except NurseryGone:  # it had ended, and nobody had noticed yet
+                    return await self._borne_by(await self._raised(), connection)
+        finally:
+            if connection is not None:
+                os.close(connection)
 
-    async def _borne_by(self, nursery: Child) -> Child:
+    async def _borne_by(self, nursery: Child, connection: int | None) -> Child:
         ours, theirs = socket.socketpair()
         words = LastWords()
+        fds = [theirs.fileno(), words.writing, *([] if connection is None else [connection])]
         try:
-            born = await self._asked(nursery, Bear(), Born, [theirs.fileno(), words.writing])
+            born = await self._asked(nursery, Bear(), Born, fds)
             process = ForkedProcess(born.pid, functools.partial(self._status_of, nursery, born.pid))
         except BaseException:
             ours.close()

@@ -103,7 +103,13 @@ class PictureSource(DecodedSource):
         """The socket is gone: what has come of it still goes to the decoder."""
 
     async def resume(self) -> None:
-        """Go on with the pictures of another socket."""
+        """Go on with the pictures of another socket; with a new decoder where the last one was given up."""
+        if self._running is not None and not self._running.done():
+            return
+        await self.close()
+        if self._newest is not None:
+            self._newest = Mailbox()
+        await self.open()
 
     async def ended(self) -> None:
         """No more pictures."""

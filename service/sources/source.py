@@ -18,16 +18,13 @@ from stmixer.service.errors import CapacityError, InputError, StmixerError, medi
 from stmixer.service.ipc.channel import ChannelError, GarbledError
 from stmixer.service.ipc.messages import (
     MessageError,
-    OpenContainer,
-    OpenPictures,
-    OpenUpload,
     Progress,
     SourceEnded,
     SourceFailed,
 )
 from stmixer.service.logs import fields
 from stmixer.service.sources.context import SourceContext
-from stmixer.service.sources.decoder_link import DecoderDied, DecoderLink
+from stmixer.service.sources.decoder_link import DecoderDied, DecoderLink, OpeningOrder
 
 log = logging.getLogger("stmixer.source")
 
@@ -99,7 +96,7 @@ class DecodedSource(ABC):
     # -- what a kind decides
 
     @abstractmethod
-    def _order(self, progress: Progress | None) -> tuple[OpenUpload | OpenContainer | OpenPictures, list[int]]:
+    def _order(self, progress: Progress | None) -> tuple[OpeningOrder, list[int]]:
         """What a decoder is told to open, with descriptors, which stay the source's."""
 
     @abstractmethod
@@ -116,8 +113,7 @@ class DecodedSource(ABC):
         if isinstance(last, SourceFailed):
             context.fail(InputError(last.code, last.message, media_status(last.code)))
             return
-        context.warnings += last.warnings
-        context.engine.end(context.stream, time.monotonic())
+        context.finish(last.warnings)
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -164,7 +160,11 @@ class DecodedSource(ABC):
         context = self._context
         progress = None if context.stream.ring is None else context.counts.progress()
         order, fds = self._order(progress)
-        self._link = await DecoderLink.start(context, order, fds, self._picture_wanted, self._owed)
+        self._link = await DecoderLink.start(context, order, fds, self._picture_wanted, self._owed, self._connection())
+
+    def _connection(self) -> int | None:
+        """The descriptor of the socket that its decoder reads from by itself, where there is one."""
+        return None
 
     async def _run(self) -> None:
         """Until the source has ended, over as many decoders as that takes."""
@@ -242,7 +242,7 @@ class DecodedSource(ABC):
         return True
 
 
-async def cancelled(*tasks: asyncio.Task[None] | None) -> None:
+async def cancelled(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait for their ends."""
     there = [task for task in tasks if task is not None]
     for task in there:

@@ -24,7 +24,7 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import detect, meta, stream_ws
+from stmixer.service.api import detect, meta, pulled, stream_ws
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -127,9 +127,10 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routes = [*web.routes, *meta.router.routes, *detect.router.routes, *stream_ws.router.routes]
+    routes = [*web.routes, *meta.router.routes, *detect.router.routes, *stream_ws.router.routes, *pulled.router.routes]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
-    assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC
+    ours = {pulled.ONE, pulled.ONE + "/events"}  # test_whose_a_pulled_stream_is
+    assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours
     assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {"/v1/streams/ws"}
 
 
@@ -410,3 +411,24 @@ def test_a_key_is_made_on_the_command_line_and_shown_once(tmp_path: Path) -> Non
     assert (key.name, key.scopes, key.streams) == ("me", ("admin",), 3)
     assert CliRunner().invoke(app, ["keys", "remove", "me", "--keys", str(path)]).exit_code == 0
     assert read_keys(path).keys == ()
+
+
+def test_whose_a_pulled_stream_is(locked: Server, secrets: dict[str, str]) -> None:
+    def said(method: str, path: str, who: str | None, **order: object) -> httpx.Response:
+        headers = {} if who is None else {"Authorization": f"Bearer {secrets[who]}"}
+        return httpx.request(method, locked.url + path, headers=headers, json=order or None, timeout=60)
+
+    order = {"url": "rtsp://no-such-name.invalid/cam"}
+    problem(said("POST", "/v1/streams", None, **order), 401, "unauthorized")
+    problem(said("POST", "/v1/streams", "detect", **order), 403, "forbidden")
+    begun = said("POST", "/v1/streams", "stream", **order)
+    assert begun.status_code == 201, begun.text
+    path = f"/v1/streams/{begun.json()['id']}"
+    for method, what in (("GET", path), ("DELETE", path), ("GET", path + "/events")):
+        problem(said(method, what, None), 401, "unauthorized")
+        problem(said(method, what, "other"), 404, "not_found")
+    for method, what in (("DELETE", path), ("GET", path + "/events")):
+        problem(said(method, what, "detect"), 403, "forbidden")
+    assert said("GET", path, "admin").json()["key"] == "stream"
+    assert said("GET", path, "stream").status_code == 200
+    assert said("DELETE", path, "stream").status_code == 204

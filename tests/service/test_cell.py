@@ -19,7 +19,7 @@ import pytest
 import without_walls
 from conftest import TESTS
 from posting import DECODER, WORKER, at_rest, made_video, post
-from probe_decoder import ATTEMPTS, HIDDEN, MEMORY_BYTES, WALLS, WORK
+from probe_decoder import ATTEMPTS, CONNECTED, CONNECTION, HIDDEN, MEMORY_BYTES, WALLS, WORK
 from serving import Server, running_server
 
 from stmixer.service.api import server as server_module
@@ -50,6 +50,7 @@ def outcomes() -> Outcomes:
     plan += [(name, without(name)) for name in ATTEMPTS]
     plan += [("raise a limit", NEEDS_ROOT_OR_NOT)]
     plan += [(name, ("capabilities",)) for name in HIDDEN]
+    plan += [(name, (*ALL, CONNECTION)) for name in (*ATTEMPTS, *CONNECTED)]
     path = os.pathsep.join([*filter(None, sys.path), str(TESTS)])
     done = subprocess.run(
         [sys.executable, "-m", "probe_decoder", json.dumps(plan)], capture_output=True, text=True, check=False,
@@ -87,6 +88,20 @@ def test_it_works_again_without_its_walls(name: str, outcomes: Outcomes) -> None
 @pytest.mark.parametrize("name", WORK)
 def test_a_decoder_can_do_its_work(name: str, outcomes: Outcomes) -> None:
     assert found(outcomes, name, ALL) == "works"
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_a_decoder_with_a_connection_has_that_and_no_other(name: str, outcomes: Outcomes) -> None:
+    assert found(outcomes, name, (*ALL, CONNECTION)) == CONNECTED[name][1]
+
+
+@pytest.mark.parametrize("name", ATTEMPTS)
+def test_nothing_else_works_with_a_connection(name: str, outcomes: Outcomes) -> None:
+    said = found(outcomes, name, (*ALL, CONNECTION))
+    if name == "make a socket":  # it is told so; which one that is: "take what is given"
+        assert said == "works"
+    else:
+        assert said in errno.errorcode.values(), said
 
 
 CAP_SYS_RESOURCE = 1 << 24
@@ -200,7 +215,7 @@ def test_arguments_are_looked_at(machine: str, name: str, good: tuple[int, ...],
 
 def test_a_machine_without_walls_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     walls = {"landlock": lambda: "the kernel has none", "nice": lambda: None, "seccomp": lambda: "refused"}
-    monkeypatch.setattr(cell, "walls", lambda _: walls)
+    monkeypatch.setattr(cell, "walls", lambda _, connected: walls)
     assert cell.shut(MEMORY_BYTES) == ("landlock: the kernel has none", "seccomp: refused")
 
 

@@ -89,3 +89,10 @@ def test_a_page_is_kept_and_no_more() -> None:
     assert len(said) <= MOST_TOLD
     assert said.splitlines()[-1] == str(number - 1)
     assert words.take() == said
+
+
+def test_an_address_loses_its_password() -> None:
+    words = LastWords()
+    os.write(words.writing, b"av.error.TimeoutError: 'rtsp://me:pass@word@10.0.0.1/cam' and http://cam/a@b")
+    os.close(words.writing)
+    assert words.take() == "av.error.TimeoutError: 'rtsp://…@10.0.0.1/cam' and http://cam/a@b"

@@ -1,0 +1,117 @@
+"""Streams that the service fetches: begin one, look at it, follow what it says, end it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from stmixer.service.access import Caller
+from stmixer.service.api import problems
+from stmixer.service.api.service import Service
+from stmixer.service.errors import InputError
+from stmixer.service.schemas import PullOrder, RunningStream
+from stmixer.service.sessions.backlog import Missing, Said
+from stmixer.service.sessions.pulled_stream import PulledStream
+
+router = APIRouter()
+
+EVENTS = "text/event-stream"
+QUIET_S = 15.0
+"""After so long without a word a comment is sent, for proxies, which close what says nothing."""
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {"schema": {"type": "string"}}}}}
+NOT_THERE = problems.problems_of(401, 403, 404, 429)
+ONE = "/v1/streams/{stream_id:int}"
+
+
+@router.post(
+    "/v1/streams",
+    status_code=201,
+    response_model=RunningStream,
+    responses=problems.problems_of(401, 403, 422, 429, 503),
+)
+async def begin(request: Request, order: PullOrder) -> Response:
+    """Fetch a stream from now on: a camera over RTSP, an HTTP stream, a file. How that goes is its ``state``."""
+    service: Service = request.app.state.service
+    caller: Caller = request.state.caller
+    caller.allow("stream")
+    stream = await service.pull(caller, order)
+    root = request.scope.get("root_path", "")
+    headers = {"Location": f"{root}/v1/streams/{stream.id}"}
+    return JSONResponse(stream.running().model_dump(mode="json"), 201, headers)
+
+
+@router.get(ONE, responses=NOT_THERE)
+async def one(request: Request, stream_id: int) -> RunningStream:
+    """One that is fetched: its state, and in words what is wrong."""
+    return _found(request, stream_id).running()
+
+
+@router.delete(ONE, status_code=204, responses=NOT_THERE)
+async def end(request: Request, stream_id: int) -> Response:
+    """End it, whatever it is at."""
+    request.state.caller.allow("stream")
+    service: Service = request.app.state.service
+    await service.pulled.remove(_found(request, stream_id))
+    return Response(status_code=204)
+
+
+@router.get(
+    ONE + "/events",
+    response_model=None,
+    responses=STREAMED | NOT_THERE,
+)
+async def events(request: Request, stream_id: int, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    """What it says, as server-sent events: ``result``, ``track``, ``status``, ``warning``, ``summary``.
+
+    With ``Last-Event-ID`` it goes on from there; ``missing`` says how many are gone.
+    """
+    request.state.caller.allow("stream")
+    stream = _found(request, stream_id)
+    seen = None
+    if last_event_id is not None:
+        if not last_event_id.isascii() or not last_event_id.isdecimal():
+            raise InputError("bad_option", "Last-Event-ID is a number that this address gave")
+        seen = int(last_event_id[:18])
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    return StreamingResponse(_as_events(stream, seen, request.state.caller), media_type=EVENTS, headers=headers)
+
+
+async def _as_events(stream: PulledStream, seen: int | None, caller: Caller) -> AsyncIterator[str]:
+    following = stream.backlog.follow(seen)
+    coming = asyncio.ensure_future(_next(following))
+    try:
+        yield ": hello\n\n"
+        while not caller.lapsed.is_set():
+            done, _ = await asyncio.wait({coming}, timeout=QUIET_S)
+            if not done:
+                yield ": quiet\n\n"
+                continue
+            said = coming.result()
+            if said is None:
+                return
+            coming = asyncio.ensure_future(_next(following))
+            if isinstance(said, Missing):
+                yield f'event: missing\ndata: {{"type":"missing","count":{said.count}}}\n\n'
+            else:
+                yield f"id: {said.number}\nevent: {said.kind}\ndata: {said.text}\n\n"
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await following.aclose()
+
+
+async def _next(following: AsyncIterator[Said | Missing]) -> Said | Missing | None:
+    return await anext(following, None)
+
+
+def _found(request: Request, stream_id: int) -> PulledStream:
+    """Raises InputError (404), of somebody else's as of none."""
+    service: Service = request.app.state.service
+    found = service.pulled.find(stream_id, request.state.caller)
+    if found is None:
+        raise InputError("not_found", "there is no such stream that is pulled, or it is not yours", 404)
+    return found

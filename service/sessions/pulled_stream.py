@@ -1,0 +1,150 @@
+"""A stream that the service fetches: nobody's socket holds it, whoever likes follows what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+
+from stmixer.service.access import Caller
+from stmixer.service.errors import StmixerError
+from stmixer.service.schemas import FrameSize, Pulled, RunningStream, TrackChange
+from stmixer.service.sessions.backlog import Backlog
+from stmixer.service.sessions.session import Session
+from stmixer.service.sources.pulled import PulledSource, PullTerms
+from stmixer.service.sources.trouble import Trouble
+
+log = logging.getLogger("stmixer.pulled")
+
+
+class PulledStream:
+    """``backlog``: its results, tracks, warnings and states, as JSON."""
+
+    def __init__(self, session: Session, terms: PullTerms, name: str | None) -> None:
+        self.session, self.name = session, name
+        self._url = terms.url
+        self.backlog = Backlog()
+        self._source = PulledSource(session.context, terms, self._tell_state)
+        self._telling: asyncio.Task[None] | None = None
+        self._freshness_ms: float | None = None
+
+    @property
+    def id(self) -> int:
+        """Its stream's."""
+        return self.session.stream.id
+
+    async def open(self) -> None:
+        """Begin; how that goes is its state."""
+        self._telling = asyncio.create_task(self._tell())
+        await self.session.open(self._source)
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """End it, whatever it is at; whoever follows comes to an end as well."""
+        self.session.abort()
+        try:
+            await self.session.close(error)
+        finally:
+            if self._telling is not None:
+                self._telling.cancel()
+                await asyncio.gather(self._telling, return_exceptions=True)
+            self.backlog.close()
+
+    def running(self) -> RunningStream:
+        """What the list of streams says of it."""
+        source, stream, trouble = self._source, self.session.stream, self._source.trouble
+        newest = None if stream.newest is None else stream.newest.frame.size
+        frame = None
+        if stream.frame_width:
+            width, height = (newest.width, newest.height) if newest else (stream.frame_width, stream.frame_height)
+            frame = FrameSize(width=width, height=height)
+        silent_ms = None if source.picture_at is None else round((time.monotonic() - source.picture_at) * 1000, 1)
+        pulled = Pulled(
+            name=self.name, url=str(self._url), state=source.state, since_us=round(source.since * 1e6),
+            error=None if trouble is None else str(trouble), code=None if trouble is None else trouble.reason,
+            attempts=source.attempts, reconnects=source.reconnects, silent_ms=silent_ms,
+            freshness_ms=self._freshness_ms, frame=frame, codec=self.session.context.codec or None,
+        )  # fmt: skip
+        return self.session.running().model_copy(update={"pulled": pulled})
+
+    # -- what it says
+
+    async def _tell(self) -> None:
+        session = self.session
+        try:
+            async for result in session.results():
+                self._freshness_ms = round((result.sent_at_us - result.received_at_us) / 1000, 1)
+                self._tell_tracks(session.track_changes())
+                self.backlog.add("result", '{"type":"result",' + result.model_dump_json()[1:])
+                self._tell_notices()
+            self._tell_tracks(session.last_track_changes())
+        except StmixerError:
+            pass  # its source says what was wrong
+        except Exception as error:
+            log.error("what stream %d says", self.id, exc_info=error)
+            raise
+        self._tell_notices()
+        if session.error is not None:  # cut from above: over its key's limits, for one
+            self._source.fail(Trouble.of(session.error))
+        summary = {"summary": session.summary().model_dump(), "warnings": session.warnings}
+        self.backlog.add("summary", _compact({"type": "summary", **summary}))
+
+    def _tell_tracks(self, changes: list[TrackChange]) -> None:
+        for change in changes:
+            self.backlog.add("track", '{"type":"track",' + change.model_dump_json()[1:])
+
+    def _tell_notices(self) -> None:
+        notices = self.session.context.notices
+        while notices:
+            code, message = notices.popleft()
+            self.backlog.add("warning", _compact({"type": "warning", "code": code, "message": message}))
+
+    def _tell_state(self) -> None:
+        source, trouble = self._source, self._source.trouble
+        error = None if trouble is None or source.state == "live" else str(trouble)
+        self._tell_notices()
+        self.backlog.add("status", _compact({"type": "status", "state": source.state, "error": error}))
+
+
+class PulledStreams:
+    """All of them, by the ids of their streams."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, PulledStream] = {}
+
+    async def add(self, stream: PulledStream) -> None:
+        """Take up one and begin with it."""
+        self._streams[stream.id] = stream
+        try:
+            await stream.open()
+        except BaseException:
+            await self.remove(stream)
+            raise
+
+    async def remove(self, stream: PulledStream, error: BaseException | None = None) -> None:
+        """End one and forget it."""
+        if self._streams.pop(stream.id, None) is not None:
+            await stream.close(error)
+
+    def find(self, number: int, caller: Caller) -> PulledStream | None:
+        """One by its id, if this caller may see it."""
+        found = self._streams.get(number)
+        if found is None or not (caller.sees_all or found.session.caller.is_same(caller)):
+            return None
+        return found
+
+    def all(self) -> list[PulledStream]:
+        """Those that there are."""
+        return list(self._streams.values())
+
+    async def end_lapsed(self) -> None:
+        """Those whose key is no longer good."""
+        await asyncio.gather(*(self.remove(s) for s in self.all() if s.session.caller.lapsed.is_set()))
+
+    async def close(self) -> None:
+        """End all of them."""
+        await asyncio.gather(*(self.remove(stream) for stream in self.all()))
+
+
+def _compact(value: dict[str, object]) -> str:
+    return json.dumps(value, separators=(",", ":"))

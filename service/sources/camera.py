@@ -1,0 +1,128 @@
+"""A camera over RTSP: connected to here, at an address that was checked, and read by a decoder that gets the socket.
+
+The decoder can reach nothing else (``decoder.seccomp``), and can be ended at any moment, whatever FFmpeg waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from stmixer.service.ipc.messages import OpenCamera, Progress
+from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl
+from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.decoder_link import DecoderDied
+from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
+from stmixer.service.sources.trouble import Trouble
+
+CONNECT_S = 5.0
+RECEIVE_BUFFER = 256 * 1024
+"""What the kernel may keep of a camera that sends faster than its pictures are decoded: a second or so, and no more."""
+
+
+async def connected(url: PulledUrl, policy: AddressPolicy) -> tuple[socket.socket, str]:
+    """A socket to a checked address of the URL's host, and that address. Raises Trouble."""
+    trouble = Trouble("unreachable", f"{url.host} has no address")
+    for address in await reachable(url, policy):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        ours = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.get_running_loop().sock_connect(ours, (address, url.port))
+            return ours, address
+        except OSError as error:  # TimeoutError is one
+            ours.close()
+            trouble = not_reached(url, error)
+        except BaseException:
+            ours.close()
+            raise
+    raise trouble
+
+
+async def reachable(url: PulledUrl, policy: AddressPolicy) -> tuple[str, ...]:
+    """The addresses of its host that may be connected to. Raises Trouble."""
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return await policy.reach(url.host, url.port)
+    except AddressRefused as error:
+        raise Trouble("address_refused", str(error)) from None
+    except TimeoutError:
+        raise Trouble("name", f"nobody says within {CONNECT_S:g} s what the name {url.host} stands for") from None
+    except (OSError, UnicodeError):
+        raise Trouble("name", f"there is no host of the name {url.host}") from None
+
+
+def not_reached(url: PulledUrl, error: OSError) -> Trouble:
+    """What a failed connect means."""
+    if error.errno == errno.ECONNREFUSED:
+        return Trouble("refused", f"{url.place} refuses the connection: nothing listens there")
+    if isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT:
+        return Trouble("timeout", f"{url.place} does not answer")
+    return Trouble("unreachable", f"{url.place} cannot be reached ({os.strerror(error.errno or errno.EIO)})")
+
+
+class CameraSource(DecodedSource):
+    """One connection after another; each has a decoder of its own, which ends with it."""
+
+    def __init__(self, context: SourceContext, url: PulledUrl, policy: AddressPolicy, silent_s: float) -> None:
+        super().__init__(context)
+        self._url, self._policy, self._silent_s = url, policy, silent_s
+        self._socket: socket.socket | None = None
+        self._address = ""
+
+    async def fetch(self, begun: Callable[[], None]) -> None:
+        """Connect, and have a decoder read. Raises Trouble, CapacityError, ChannelError."""
+        self._socket, self._address = await connected(self._url, self._policy)
+        try:
+            await self.open()
+            begun()
+        finally:  # the decoder has its own
+            self._hang_up()
+
+    async def leave(self) -> None:
+        """End what reads from this connection."""
+        try:
+            await self.close()
+        finally:
+            self._context.counts.cut("decoder")
+
+    def _hang_up(self) -> None:
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            with contextlib.suppress(OSError):
+                ours.close()
+
+    # -- to the decoder
+
+    def _order(self, progress: Progress | None) -> tuple[OpenCamera, list[int]]:
+        url = self._url.at(self._address, with_credentials=True)
+        return OpenCamera(self._context.sampling(), url, self._silent_s, progress), []
+
+    def _connection(self) -> int | None:
+        assert self._socket is not None
+        self._socket.setblocking(True)  # as FFmpeg expects of one that is new
+        return self._socket.fileno()
+
+    def _owed(self) -> None:
+        """Nothing that could be seen from here: whether pictures come is watched instead."""
+
+    async def _died(self, death: DecoderDied) -> bool:
+        self._fail(WHAT_IT_DID[death.reason])
+        return False
+
+    # -- it has no socket that a client could lose
+
+    def interrupt(self) -> None:
+        """It has no client."""
+
+    async def resume(self) -> None:
+        """It was never interrupted."""
+
+    async def ended(self) -> None:
+        """It ends when its camera does."""

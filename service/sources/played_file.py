@@ -1,0 +1,86 @@
+"""A file below the folder of ``--allow-files``, played at its own pace as if a camera sent it: once, or for ever."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from stmixer.service.errors import InputError
+from stmixer.service.ipc.messages import OpenContainer, Progress
+from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.decoder_link import DecoderDied
+from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
+
+
+def open_below(folder: Path | None, name: str) -> int:
+    """A descriptor of a regular file that lies below the folder, links followed. Raises InputError.
+
+    What lies elsewhere is not told apart from what is not there.
+    """
+    if folder is None:
+        raise InputError("files_not_allowed", "files are played where the service was started with --allow-files", 422)
+    missing = InputError("no_such_file", "there is no such file below the folder of --allow-files", 422)
+    if "\0" in name:
+        raise missing
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, name))
+    if not path.startswith(root.rstrip("/") + "/"):
+        raise missing
+    try:
+        found = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        raise missing from None
+    # what was opened counts, whatever has been put in the path's place meanwhile
+    if os.path.realpath(f"/proc/self/fd/{found}") != path or not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise missing
+    return found
+
+
+class PlayedFile(DecodedSource):
+    """Each time it is played by a decoder of its own."""
+
+    def __init__(self, context: SourceContext, folder: Path | None, name: str) -> None:
+        super().__init__(context)
+        self._folder, self._name, self._file = folder, name, -1
+
+    async def fetch(self, begun: Callable[[], None]) -> None:
+        """Begin to play. Raises InputError, CapacityError, ChannelError."""
+        self._file = open_below(self._folder, self._name)
+        try:
+            await self.open()
+            begun()
+        finally:
+            os.close(self._file)
+
+    async def leave(self) -> None:
+        """Stop playing."""
+        try:
+            await self.close()
+        finally:
+            self._context.counts.cut("decoder")
+
+    # -- to the decoder
+
+    def _order(self, progress: Progress | None) -> tuple[OpenContainer, list[int]]:
+        return OpenContainer(self._context.sampling(), progress, paced=True), [self._file]
+
+    def _owed(self) -> None:
+        """It waits for its time; whether pictures come is watched instead."""
+
+    async def _died(self, death: DecoderDied) -> bool:
+        self._fail(WHAT_IT_DID[death.reason])
+        return False
+
+    # -- it has no socket that a client could lose
+
+    def interrupt(self) -> None:
+        """It has no client."""
+
+    async def resume(self) -> None:
+        """It was never interrupted."""
+
+    async def ended(self) -> None:
+        """It ends with its file."""

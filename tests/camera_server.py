@@ -1,0 +1,58 @@
+"""A real RTSP server: GStreamer's, run by the system's Python, which has its bindings (``cameras.running_camera``).
+
+``python3 camera_server.py FILE CODEC [basic|digest USER PASSWORD]``: each client sees the file from its beginning at
+``/cam``, with CODEC ``h264``; ``mjpeg`` and ``sound`` make their own. Prints its port.
+"""
+
+import sys
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+
+PIPELINES = {
+    "h264": "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96",
+    "mjpeg": "videotestsrc is-live=true ! video/x-raw,width=320,height=240 ! jpegenc ! rtpjpegpay name=pay0 pt=26",
+    "sound": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8",
+}
+
+
+def main() -> None:
+    """Serve until it is ended."""
+    file, codec, *access = sys.argv[1:]
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer.new()
+    server.set_address("127.0.0.1")
+    server.set_service("0")
+    factory = GstRtspServer.RTSPMediaFactory.new()
+    factory.set_launch(f"( {PIPELINES[codec].format(file=file)} )")
+    if access:
+        kind, user, password = access
+        auth = GstRtspServer.RTSPAuth.new()
+        token = GstRtspServer.RTSPToken.new()
+        token.set_string("media.factory.role", "user")
+        if kind == "basic":
+            auth.set_supported_methods(1)
+            auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+        else:
+            auth.set_supported_methods(2)
+            auth.add_digest(user, password, token)
+        server.set_auth(auth)
+        factory.add_role_from_structure(_may())
+    server.get_mount_points().add_factory("/cam", factory)
+    server.attach(None)
+    print(server.get_bound_port(), flush=True)
+    GLib.MainLoop().run()
+
+
+def _may() -> "Gst.Structure":
+    role = Gst.Structure.new_empty("user")
+    role.set_value("media.factory.access", True)
+    role.set_value("media.factory.construct", True)
+    return role
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Cameras for tests, and what a service says of the streams that it pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TESTS
+from in_process import Running
+
+from stmixer.service.schemas import DetectOptions, Pulled
+from stmixer.service.sessions.backlog import Said
+from stmixer.service.sessions.pulled_stream import PulledStream
+from stmixer.service.sessions.session import Session
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.pulled import PullTerms
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+PACKAGES = (
+    "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+)
+_ASKS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+
+
+def need_rtsp_server() -> None:
+    """GStreamer's. Missing, it is a failure in CI and a skip by name elsewhere."""
+    there = Path(SYSTEM_PYTHON).exists()
+    if not there or subprocess.run([SYSTEM_PYTHON, "-c", _ASKS], capture_output=True, check=False).returncode:
+        message = f"GStreamer's RTSP server is missing: apt-get install {PACKAGES}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@dataclass
+class Camera:
+    """One that runs."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+    def url(self, credentials: str = "", path: str = "/cam") -> str:
+        """Its address."""
+        return f"rtsp://{credentials and credentials + '@'}127.0.0.1:{self.port}{path}"
+
+    def fall_silent(self) -> None:
+        """Say nothing more, and close nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After ``fall_silent``."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def running_camera(clip: Path, codec: str = "h264", *access: str) -> Iterator[Camera]:
+    """A camera that shows a clip to whoever connects; ``access``: basic or digest, user, password."""
+    need_rtsp_server()
+    command = [SYSTEM_PYTHON, str(TESTS / "camera_server.py"), str(clip), codec, *access]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        yield Camera(int(process.stdout.readline()), process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@asynccontextmanager
+async def pulled(run: Running, url: str, *, silent_s: float = 10.0, **terms: Any) -> AsyncIterator[PulledStream]:
+    """A stream that an engine without a server fetches; loopback is allowed. ``hz`` and the rest of its terms."""
+    options = DetectOptions(keyframe_hz=terms.pop("hz", 2.0))
+    policy = terms.pop("policy", AddressPolicy(parse_networks("127.0.0.0/8")))
+    session = Session(run.engine, run.pool, run.settings, run.anyone, source="pull", policy="latest", options=options)
+    stream = PulledStream(session, PullTerms(parse_url(url), policy, silent_s=silent_s, **terms), "a name")
+    await stream.open()
+    try:
+        yield stream
+    finally:
+        await stream.close()
+
+
+async def says(stream: PulledStream, kind: str, timeout_s: float = 60.0, after: int = 0, **fields: Any) -> Said:
+    """The first message of a kind, after that number, that has these fields."""
+    async with asyncio.timeout(timeout_s):
+        async for said in stream.backlog.follow(after):
+            if isinstance(said, Said) and said.kind == kind and fields.items() <= json.loads(said.text).items():
+                return said
+    raise AssertionError(f"it ended without {kind} {fields}")
+
+
+def told(stream: PulledStream) -> Pulled:
+    """What is said of it."""
+    found = stream.running().pulled
+    assert found is not None
+    return found

@@ -1,0 +1,136 @@
+"""What may be fetched: whatever spells an address that is not public is refused before a packet leaves, or named."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+import pytest
+
+from stmixer.service.errors import InputError
+from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl, parse_networks, parse_url
+from stmixer.service.sources.camera import connected
+from stmixer.service.sources.trouble import Trouble
+
+# what a URL's host is; the addresses that the system makes of it; what --allow-networks has to name
+REFUSED = [
+    ("127.0.0.1", "127.0.0.0/8"), ("127.8.9.10", "127.0.0.0/8"), ("localhost", "127.0.0.0/8,::1"),
+    ("2130706433", "127.0.0.1"), ("0177.0.0.1", "127.0.0.1"), ("0x7f000001", "127.0.0.1"), ("0x7f.1", "127.0.0.1"),
+    ("127.1", "127.0.0.1"), ("0", "0.0.0.0"), ("0.0.0.0", "0.0.0.0"),
+    ("10.1.2.3", "10.0.0.0/8"), ("172.16.0.1", "172.16.0.0/12"), ("192.168.1.5", "192.168.0.0/16"),
+    ("169.254.169.254", "169.254.0.0/16"), ("100.64.0.1", "100.64.0.0/10"), ("198.18.0.1", "198.18.0.0/15"),
+    ("224.0.0.1", "224.0.0.0/4"), ("255.255.255.255", "255.255.255.255"), ("240.0.0.1", "240.0.0.0/4"),
+    ("[::1]", "::1"), ("[::]", "::"), ("[fe80::1]", "fe80::/10"), ("[fc00::1]", "fc00::/7"), ("[fd12::1]", "fd00::/8"),
+    ("[fec0::1]", "fec0::/10"), ("[ff02::1]", "ff02::/16"), ("[::ffff:127.0.0.1]", "127.0.0.0/8"),
+    ("[::ffff:10.0.0.1]", "10.0.0.0/8"), ("[::127.0.0.1]", "127.0.0.1"), ("[64:ff9b::7f00:1]", "127.0.0.1"),
+    ("[2002:7f00:1::]", "127.0.0.1"), ("[2002:c0a8:105::1]", "192.168.1.0/24"), ("[::ffff:0:0]", "0.0.0.0"),
+]  # fmt: skip
+PUBLIC = ["8.8.8.8", "93.184.216.34", "[2606:4700::1111]", "134744072", "010.8.8.8"]
+
+
+def spelt(host: str) -> PulledUrl:
+    return parse_url(f"rtsp://{host}/cam")
+
+
+def reached(policy: AddressPolicy, host: str) -> tuple[str, ...]:
+    return asyncio.run(policy.reach(spelt(host).host, 554))
+
+
+@pytest.mark.parametrize(("host", "named"), REFUSED)
+def test_what_is_not_public_is_refused_unless_it_is_named(host: str, named: str) -> None:
+    with pytest.raises(AddressRefused):
+        reached(AddressPolicy(()), host)
+    other = parse_networks("203.0.113.0/24,2001:db8::/32")
+    with pytest.raises(AddressRefused):
+        reached(AddressPolicy(other), host)
+    assert reached(AddressPolicy(parse_networks(named)), host)
+
+
+@pytest.mark.parametrize(("host", "named"), [row for row in REFUSED if row[0] != "localhost"])
+def test_an_address_is_refused_without_a_lookup(host: str, named: str) -> None:
+    with pytest.raises(InputError) as refused:
+        AddressPolicy(()).check_literal(spelt(host))
+    assert refused.value.code == "address_refused"
+    AddressPolicy(parse_networks(named)).check_literal(spelt(host))
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_what_is_public_may_be_reached(host: str) -> None:
+    AddressPolicy(()).check_literal(spelt(host))
+    assert reached(AddressPolicy(()), host)
+
+
+class Names:
+    """Says something else each time that it is asked."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        return self.answers.pop(0)
+
+
+def test_of_a_name_with_two_addresses_the_allowed_one_is_reached() -> None:
+    names = Names(["127.0.0.1", "8.8.8.8", "fe80::1"], ["127.0.0.1", "10.0.0.1"])
+    policy = AddressPolicy((), names)
+    assert reached(policy, "two.example") == ("8.8.8.8",)
+    with pytest.raises(AddressRefused, match=r"two\.example leads to private addresses alone"):
+        reached(policy, "two.example")
+
+
+def test_what_was_checked_is_what_is_connected_to() -> None:
+    """The name leads elsewhere the moment after; nobody asks it again."""
+    with socket.create_server(("127.0.0.1", 0)) as right, socket.create_server(("127.0.0.2", 0)) as wrong:
+        names = Names(["127.0.0.1"], ["127.0.0.2"])
+        policy = AddressPolicy(parse_networks("127.0.0.1"), names)
+        url = PulledUrl("rtsp", "changes.example", right.getsockname()[1], "/cam")
+
+        async def connect() -> str:
+            ours, address = await connected(url, policy)
+            with ours:
+                return f"{address} {ours.getpeername()[0]}"
+
+        assert asyncio.run(connect()) == "127.0.0.1 127.0.0.1"
+        assert names.answers == [["127.0.0.2"]]
+        with pytest.raises(Trouble) as trouble:
+            asyncio.run(connect())
+        assert trouble.value.reason == "address_refused"
+        wrong.setblocking(False)
+        with pytest.raises(BlockingIOError):  # not a packet
+            wrong.accept()
+
+
+# -- URLs
+
+
+def test_the_parts_of_a_url() -> None:
+    url = parse_url("RTSP://us%20er:p%3A%40%2Fw@Cam.Example:8554/a/b%20c?channel=1&pw=secret")
+    assert (url.scheme, url.host, url.port) == ("rtsp", "cam.example", 8554)
+    assert (url.user, url.password, url.target) == ("us er", "p:@/w", "/a/b%20c?channel=1&pw=secret")
+    assert str(url) == "rtsp://cam.example:8554/a/b%20c?…"
+    literal = url.at("2001:db8::1", with_credentials=True)
+    assert literal == "rtsp://us%20er:p%3A%40%2Fw@[2001:db8::1]:8554/a/b%20c?channel=1&pw=secret"
+    assert url.at("10.0.0.1", with_credentials=False) == "rtsp://10.0.0.1:8554/a/b%20c?channel=1&pw=secret"
+    for shown in (str(url), repr(url)):
+        assert "us er" not in shown
+        assert "p:@/w" not in shown
+        assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "cam.example/x", "ftp://cam.example/", "gopher://x", "rtsp://", "rtsp:///x", "rtsp://h:99999/", "rtsp://h:x/",
+     "rtsp://[::1/", "rtsp://h/a b", "rtsp://h/\r\nX: y", "concat:a|b", "file://other/x", "rtmp://h/x",
+     "http://h/" + "x" * 2000],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_in_words(text: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse_url(text)
+    assert (refused.value.code, refused.value.status) == ("bad_url", 422)
+
+
+def test_a_wrong_url_is_not_repeated() -> None:
+    with pytest.raises(InputError) as refused:
+        parse_url("rtsp://admin:hunter2@cam:badport/")
+    assert "hunter2" not in str(refused.value)

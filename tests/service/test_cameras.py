@@ -1,0 +1,222 @@
+"""Cameras over RTSP, of a real server: what they show, what is said of their faults, and that they come back."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import socket
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from cameras import pulled, running_camera, says, told
+from in_process import Running, running_engine
+from posting import conserved
+from wire import Wire
+from ws_client import numbered
+
+from stmixer.service.schemas import DetectOptions
+from stmixer.service.sessions.session import Session
+from stmixer.service.sources.addresses import AddressPolicy
+from stmixer.service.sources.upload import UploadSource
+
+HZ, FRAMES = 1.0, 150
+SECRET = "hunter2:@/"
+IN_A_URL = "us%20er:hunter2%3A%40%2F"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seconds of numbered pictures, with B-frames, a keyframe a second."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        track = output.add_stream("libx264", rate=30)
+        track.width, track.height, track.pix_fmt, track.options = 320, 240, "yuv420p", {"bf": "2", "g": "30"}
+        for number in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    path.write_bytes(target.getvalue())
+    return path
+
+
+async def windows_of_the_file(run: Running, film: Path) -> dict[int, list[int]]:
+    """What the model sees of each keyframe where the file is posted: the numbers of its window."""
+    options = DetectOptions(keyframe_hz=HZ)
+    session = Session(run.engine, run.pool, run.settings, run.anyone, source="upload", policy="all", options=options)
+    with film.open("rb") as file:
+        async with session:
+            await session.open(UploadSource(session.context, file.fileno()))
+            async for _ in session.results():
+                pass
+    return run.worker.seen[session.stream.id]
+
+
+def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(film: Path) -> None:
+    async def run() -> None:
+        async with running_engine() as engine:
+            posted = await windows_of_the_file(engine, film)
+            with running_camera(film) as camera:
+                async with pulled(engine, camera.url(), hz=HZ) as stream:
+                    await says(stream, "status", state="live")
+                    await says(stream, "status", state="reconnecting")
+                    said, seen = told(stream), dict(engine.worker.seen[stream.id])
+        whole = [seq for seq, window in posted.items() if window[-1] < FRAMES - 1]
+        assert len(whole) >= 4
+        assert {seq: seen[seq] for seq in whole if seq in seen} == {seq: posted[seq] for seq in whole if seq in seen}
+        assert len(set(whole) & set(seen)) >= 3  # a busy machine may skip some
+        assert (said.codec, said.frame and (said.frame.width, said.frame.height)) == ("h264", (320, 240))
+        assert (said.code, said.error) == ("ended", "the source ended the stream")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["basic", "digest"])
+def test_a_password(film: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film, "h264", kind, "us er", SECRET) as camera:
+                async with pulled(engine, camera.url(IN_A_URL)) as right:
+                    await says(right, "status", state="live")
+                    assert told(right).url == camera.url()
+                    kept = " ".join(said.text for said in right.backlog._kept)
+                for credentials, words in (
+                    ("", "asks for a user and a password"),
+                    ("me:no", "does not take this user"),
+                ):
+                    async with pulled(engine, camera.url(credentials)) as wrong:
+                        await says(wrong, "status", state="connecting")
+                        assert (told(wrong).code, told(wrong).reconnects) == ("unauthorized", 0)
+                        assert words in str(told(wrong).error)
+        for text in (caplog.text, kept):
+            assert "hunter2" not in text
+            assert "us er" not in text
+
+    asyncio.run(run())
+
+
+def test_what_is_wrong_is_said(film: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        closed = nobody.getsockname()[1]
+    asked = [
+        (f"rtsp://127.0.0.1:{closed}/cam", "refused"),
+        ("rtsp://no-such-name.invalid/cam", "name"),
+        ("rtsp://localhost:1/cam", "refused"),
+    ]
+
+    async def code(engine: Running, url: str, silent_s: float = 20.0) -> str | None:
+        async with pulled(engine, url, silent_s=silent_s) as stream:
+            await says(stream, "status", state="connecting")
+            return told(stream).code
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film) as camera, running_camera(film, "sound") as sound:
+                asked.append((camera.url(path="/else"), "no_such_path"))
+                asked.append((sound.url(), "bad_answer"))
+                found = [await code(engine, url) for url, _ in asked]
+                camera.fall_silent()
+                found.append(await code(engine, camera.url(), 1.0))
+        assert found == [*(wanted for _, wanted in asked), "silent"]
+
+    asyncio.run(run())
+
+
+def test_a_camera_that_falls_silent_or_is_cut_off_comes_back(film: Path) -> None:
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film) as camera, Wire(camera.port) as wire:
+                url = camera.url().replace(str(camera.port), wire.url.rpartition(":")[2])
+                async with pulled(engine, url, silent_s=1.0) as stream:
+                    live = await says(stream, "status", state="live")
+                    camera.fall_silent()
+                    stalled = await says(stream, "status", state="stalled", after=live.number)
+                    assert told(stream).state in ("stalled", "reconnecting")
+                    camera.go_on()
+                    back = await says(stream, "status", state="live", after=stalled.number)
+                    result = await says(stream, "result", after=back.number)
+                    assert json.loads(result.text)["warming"]
+                    assert wire.cut()
+                    lost = await says(stream, "status", state="reconnecting", after=back.number)
+                    await says(stream, "status", state="live", after=lost.number)
+                    assert told(stream).reconnects == 2
+                summary = stream.session.summary()
+                assert summary.received > 0
+                conserved(summary.model_dump())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("state", ["connecting", "accepted", "live", "stalled", "reconnecting"])
+def test_it_is_ended_in_every_state_and_leaves_nothing(film: Path, state: str) -> None:
+    async def run() -> None:
+        with running_camera(film) as camera:
+            async with running_engine() as engine:
+                await engine.pool.start()
+                before = descriptors()
+                if state == "accepted":
+                    camera.fall_silent()
+                url = "rtsp://127.0.0.1:1/cam" if state == "connecting" else camera.url()
+                async with pulled(engine, url, silent_s=1.0 if state == "stalled" else 60.0) as stream:
+                    match state:
+                        case "connecting":
+                            await says(stream, "status", state="connecting")
+                        case "live" | "stalled":
+                            live = await says(stream, "status", state="live")
+                            if state == "stalled":
+                                camera.fall_silent()
+                                await says(stream, "status", state="stalled", after=live.number)
+                        case "reconnecting":
+                            await says(stream, "status", state="reconnecting")
+                        case _:
+                            await becomes(lambda: engine.pool._busy)
+                    async with asyncio.timeout(2):
+                        await stream.close()
+                assert not engine.pool._busy
+                assert not engine.engine.streams
+                idle = engine.settings.idle_decoders
+                await becomes(lambda: not engine.pool._ending and len(engine.pool._idle) == idle)
+                assert descriptors() == before
+
+    asyncio.run(run())
+
+
+async def becomes(look: Callable[[], object]) -> None:
+    """Until it is so."""
+    while not look():  # noqa: ASYNC110 - the pool tells nobody
+        await asyncio.sleep(0)
+
+
+def descriptors() -> list[str]:
+    """What of ours is open, by kind; but for rings, of which the worker's stand-in keeps copies."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}").partition(":")[0])
+        except OSError:
+            continue  # it was the listing's own
+    return sorted(kind for kind in found if "memfd" not in kind)
+
+
+def test_an_error_of_ours_ends_an_attempt_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    async def odd(_: str, __: int) -> list[str]:
+        raise RuntimeError("odd")
+
+    async def run() -> None:
+        async with (
+            running_engine() as engine,
+            pulled(engine, "rtsp://odd.example/cam", policy=AddressPolicy((), odd)) as stream,
+        ):
+            await says(stream, "status", state="connecting")
+            assert (told(stream).state, told(stream).code) == ("connecting", "internal")
+
+    asyncio.run(run())
+    assert "RuntimeError: odd" in caplog.text

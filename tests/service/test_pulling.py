@@ -1,0 +1,91 @@
+"""What pulled streams stand on: when the next attempt comes, and what those who follow hear. Nothing is connected."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stmixer.service.sessions.backlog import Backlog, Missing, Said
+from stmixer.service.sources.trouble import Backoff, Trouble
+
+LOST, WRONG = Trouble("connection_lost", "gone"), Trouble("unauthorized", "wrong password")
+
+
+def waits(backoff: Backoff, until_s: float, trouble: Trouble = LOST) -> list[float]:
+    """Those between attempts that fail at once, from 0 s on."""
+    now, found = 0.0, []
+    while now < until_s:
+        found.append(backoff.wait_s(trouble, now))
+        now += found[-1]
+    return found
+
+
+def test_attempts_follow_each_other_closely_and_then_less_so() -> None:
+    found = waits(Backoff(lambda: 0.0), 300)
+    assert found[:5] == [1, 2, 4, 8, 8]
+    assert set(found[3:17]) == {8}  # up to two minutes
+    assert set(found[-3:]) == {30}
+    assert found == sorted(found)
+
+
+def test_they_come_up_to_a_quarter_sooner() -> None:
+    assert waits(Backoff(lambda: 1.0), 10)[:4] == [0.75, 1.5, 3, 6]
+    for wait in waits(Backoff(), 119):
+        assert wait <= 8
+
+
+def test_what_only_a_person_can_mend_is_tried_slowly() -> None:
+    assert set(waits(Backoff(lambda: 0.0), 200, WRONG)) == {30}
+
+
+def test_after_a_picture_it_begins_anew() -> None:
+    backoff = Backoff(lambda: 0.0)
+    waits(backoff, 300)
+    backoff.succeeded()
+    assert backoff.wait_s(LOST, 1000) == 1
+
+
+async def heard(backlog: Backlog, seen: int | None) -> list[int | str]:
+    """Numbers, and how many are missing as text."""
+    found: list[int | str] = []
+    async for said in backlog.follow(seen):
+        found.append(said.number if isinstance(said, Said) else f"{said.count} missing")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [(None, []), (0, ["2 missing", 3, 4, 5]), (1, ["1 missing", 3, 4, 5]), (2, [3, 4, 5]), (4, [5]), (5, []),
+     (99, [3, 4, 5])],
+)  # fmt: skip
+def test_a_backlog_goes_on_from_where_one_was(seen: int | None, wanted: list[int | str]) -> None:
+    async def run() -> None:
+        backlog = Backlog(most=3)
+        for number in range(5):
+            backlog.add("result", str(number))
+        backlog.close()
+        assert await heard(backlog, seen) == wanted
+
+    asyncio.run(run())
+
+
+def test_who_follows_hears_what_comes_and_how_much_was_too_fast() -> None:
+    async def run() -> None:
+        backlog = Backlog(most=2)
+        following = backlog.follow()
+        first = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0)
+        backlog.add("status", "a")
+        assert await first == Said(1, "status", "a")
+        for text in "bcde":
+            backlog.add("status", text)
+        assert [await anext(following) for _ in range(3)] == [
+            Missing(2),
+            Said(4, "status", "d"),
+            Said(5, "status", "e"),
+        ]
+        backlog.close()
+        assert await anext(following, None) is None
+
+    asyncio.run(run())

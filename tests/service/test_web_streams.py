@@ -1,0 +1,202 @@
+"""Streams over HTTP: MJPEG and MPEG-TS, passwords, redirects, and what is said of what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+
+import pytest
+from cameras import pulled, says, told
+from in_process import running_engine
+from live_video import video
+from posting import conserved
+from web_camera import Asked, head, moved, running_web_camera
+from ws_client import jpeg
+
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks
+from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
+from stmixer.service.sources.trouble import Trouble
+
+PICTURES = 40
+
+
+async def mjpeg(_: Asked, writer: asyncio.StreamWriter) -> None:
+    """Pictures, then nothing more, and the connection stays."""
+    writer.write(head(Content_Type="multipart/x-mixed-replace; boundary=--frame"))
+    for number in range(PICTURES):
+        data = jpeg(number)
+        writer.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)  # its frame rate
+    await asyncio.Event().wait()
+
+
+async def transport_stream(_: Asked, writer: asyncio.StreamWriter) -> None:
+    """MPEG-TS, then the end."""
+    writer.write(head(Content_Type="video/mp2t") + video("h264", 45)[1])
+
+
+def with_password(kind: str) -> object:
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        given = asked.headers.get("authorization", "")
+        right = base64.b64encode(b"me:pass word").decode()
+        if given == f"Basic {right}" if kind == "Basic" else given.startswith('Digest username="me"'):
+            await transport_stream(asked, writer)
+        else:
+            wants = {"Basic": 'Basic realm="cam"', "Digest": 'Digest realm="cam", nonce="abc", qop="auth"'}[kind]
+            writer.write(head("401 Unauthorized", WWW_Authenticate=wants))
+
+    return answer
+
+
+def test_pictures_over_http() -> None:
+    async def run() -> None:
+        async with running_engine() as engine, running_web_camera({"/mjpg": mjpeg}) as camera:
+            async with pulled(engine, camera.url("/mjpg?user=me&pwd=secret"), silent_s=1.0) as stream:
+                live = await says(stream, "status", state="live")
+                await says(stream, "result")
+                assert told(stream).frame is not None
+                assert told(stream).url == camera.url("/mjpg") + "?…"
+                stalled = await says(stream, "status", state="stalled", after=live.number)
+                await says(stream, "status", state="live", after=stalled.number)
+                assert (told(stream).code, told(stream).reconnects) == ("silent", len(camera.asked) - 1)
+            assert camera.asked[0].target == "/mjpg?user=me&pwd=secret"
+            assert camera.asked[0].headers["host"] == f"127.0.0.1:{camera.port}"
+            summary = stream.session.summary().model_dump()
+            assert PICTURES < summary["received"] <= len(camera.asked) * PICTURES
+            conserved(summary)
+
+    asyncio.run(run())
+
+
+def test_a_container_over_http_goes_on_with_the_next_one() -> None:
+    async def run() -> None:
+        async with running_engine() as engine, running_web_camera({"/ts": transport_stream}) as camera:
+            async with pulled(engine, camera.url("/ts")) as stream:
+                live = await says(stream, "status", state="live")
+                again = await says(stream, "status", state="reconnecting", after=live.number)
+                await says(stream, "status", state="live", after=again.number)
+                assert (told(stream).codec, told(stream).code, told(stream).reconnects) == ("h264", "ended", 1)
+            conserved(stream.session.summary().model_dump())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["Basic", "Digest"])
+def test_passwords(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+
+    async def run() -> None:
+        answers = {"/ts": with_password(kind)}
+        async with running_engine() as engine, running_web_camera(answers) as camera:  # type: ignore[arg-type]
+            async with pulled(engine, camera.url("/ts", "me:pass%20word")) as stream:
+                await says(stream, "status", state="live")
+            assert "authorization" not in camera.asked[0].headers  # not before it is asked for
+            async with pulled(engine, camera.url("/ts")) as stream:
+                await says(stream, "status", state="connecting")
+                assert told(stream).code == "unauthorized"
+        assert "pass word" not in caplog.text
+        assert "pass%20word" not in caplog.text
+
+    asyncio.run(run())
+
+
+def test_redirects_are_checked_as_addresses_are() -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.2", 0)) as elsewhere:
+            there = f"http://127.0.0.2:{elsewhere.getsockname()[1]}/ts"
+            answers = {
+                "/ts": transport_stream, "/near": moved("/ts"), "/far": moved(there), "/file": moved("file:///etc/passwd"),
+                "/rtsp": moved("rtsp://127.0.0.1/"), "/round": moved("/round"), "/octal": moved("http://0177.0.0.2/"),
+                "/decimal": moved(f"http://2130706434:{elsewhere.getsockname()[1]}/"),
+            }  # fmt: skip
+            policy = AddressPolicy(parse_networks("127.0.0.1"))
+
+            async def outcome(path: str) -> str | None:
+                async with pulled(engine, camera.url(path, "me:secret"), policy=policy) as stream:
+                    said = json.loads((await says(stream, "status")).text)
+                    return "live" if said["state"] == "live" else told(stream).code
+
+            async with running_engine() as engine, running_web_camera(answers) as camera:
+                assert await outcome("/near") == "live"
+                assert await outcome("/far") == "address_refused"
+                assert await outcome("/decimal") == "address_refused"
+                for path in ("/octal", "/file", "/rtsp", "/round"):
+                    assert await outcome(path) == "redirects"
+            elsewhere.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                elsewhere.accept()
+
+    asyncio.run(run())
+
+
+def test_what_is_wrong_is_said() -> None:
+    async def page(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(Content_Type="text/html") + b"<!doctype html><html><body>a camera's page</body></html>")
+
+    async def broken(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("500 Oh"))
+
+    async def silent(_: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async def huge(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            head(Content_Type="multipart/x-mixed-replace;boundary=x") + b"--x\r\nContent-Length: 99999999\r\n\r\n"
+        )
+
+    async def no_tls(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("400 Plain"))
+        writer.close()
+
+    async def run() -> None:
+        answers = {"/page": page, "/broken": broken, "/silent": silent, "/huge": huge}
+        wanted = {"/nothing": "no_such_path", "/page": "unreadable", "/broken": "bad_answer", "/silent": "silent",
+                  "/huge": "too_large"}  # fmt: skip
+        async with running_engine() as engine, running_web_camera(answers) as camera:
+            for path, code in wanted.items():
+                async with pulled(engine, camera.url(path), silent_s=1.0) as stream:
+                    await says(stream, "status")
+                    assert told(stream).code == code, told(stream)
+            plain = await asyncio.start_server(no_tls, "127.0.0.1", 0)
+            async with plain, pulled(engine, f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/") as stream:
+                await says(stream, "status")
+                assert told(stream).code == "tls"
+
+    asyncio.run(run())
+
+
+# -- the parts of an answer
+
+
+BODIES = {
+    "with lengths": b"--b\r\nContent-Length: 5\r\n\r\nab--b\r\n--b\r\ncontent-length: 2\r\n\r\ncd\r\n--b\r\n",
+    "without": b"\r\n--b\r\nContent-Type: image/jpeg\r\n\r\nab--\r\n--b\r\n\r\ncd\r\n--b--\r\n",
+    "with bare line feeds": b"--b\nX: y\n\nab--\n--b\n\ncd\n--b\n",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_parts_in_whatever_pieces(name: str, step: int) -> None:
+    parts, body = JpegParts(b"b", 100), BODIES[name]
+    found = [part for at in range(0, len(body), step) for part in parts.feed(body[at : at + step])]
+    assert found == [b"ab--b" if name == "with lengths" else b"ab--", b"cd"]
+
+
+def test_what_is_no_stream_of_parts() -> None:
+    with pytest.raises(Trouble, match="no part begins"):
+        JpegParts(b"b", 100).feed(b"x" * 10_000)
+    with pytest.raises(Trouble, match="more than 100 bytes"):
+        JpegParts(b"b", 100).feed(b"--b\r\n\r\n" + b"x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "boundary"),
+    [("multipart/x-mixed-replace; boundary=frame", b"frame"), ('Multipart/X-Mixed-Replace;boundary="--a b"', b"a b"),
+     ("multipart/x-mixed-replace", None), ("video/mp2t", None), ("", None), ("image/jpeg; boundary=x", None)],
+)  # fmt: skip
+def test_a_boundary(kind: str, boundary: bytes | None) -> None:
+    assert boundary_of(kind) == boundary

@@ -6,11 +6,12 @@ The service keeps neither media nor results, so both come with the request; resu
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
@@ -108,14 +109,17 @@ def copy_results(given: BinaryIO, drawing: BinaryIO) -> None:
 
 
 def _lines(given: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    with open(given.fileno(), "rb", closefd=False) as lines:
+    number, lines = 0, io.BufferedReader(cast(io.RawIOBase, given))
+    try:
         while line := lines.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
                 raise _bad(number, f"it has more than {MAX_LINE} bytes")
             if line.strip():
                 yield number, line
+    finally:
+        if not given.closed:  # else a cancelled request has closed it meanwhile
+            lines.detach()
 
 
 def _check(number: int, result: Result, before_us: int) -> None:

@@ -19,7 +19,7 @@ export function refill(parent, ...children) {
 /** Whether nothing that can be seen has the focus: it was on something that went away. */
 export function focusIsLost() {
   const holder = document.activeElement;
-  return !holder || holder === document.body || !holder.checkVisibility();
+  return !holder || holder === document.body || !holder.getClientRects().length;
 }
 
 /** Hands a blob to the user as a file. */

@@ -7,7 +7,7 @@ const MOST = 1000; // people of one session; a camera may run for days
 export class Seen {
   #people = new Map();
   #gapS;
-  left = 0;
+  left = 0; // how many of those who were gone for longest are no longer kept
 
   /** `periodS`: how far keyframes are apart. */
   constructor(periodS) {
@@ -45,7 +45,8 @@ export class Seen {
   #person(id, seconds) {
     if (!this.#people.has(id)) {
       if (this.#people.size >= MOST) {
-        this.#people.delete(this.#people.keys().next().value);
+        const gone = [...this.#people.values()].reduce((oldest, person) => (person.to < oldest.to ? person : oldest));
+        this.#people.delete(gone.id);
         this.left += 1;
       }
       this.#people.set(id, { id, from: seconds, to: seconds, best: 0, actions: new Map() });

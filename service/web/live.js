@@ -31,6 +31,7 @@ export class Live {
   #run = 0;
   #unsettled = new Set();
   #settling = null;
+  #changes = 0;
   #seen = null;
   #startedMs = 0;
   // Another stream of the same session numbers its people anew; here they go on.
@@ -95,16 +96,18 @@ export class Live {
   /** Another camera, in the same stream. The old one first: phones open one at a time. */
   async #change(id) {
     const run = this.#run;
+    const change = ++this.#changes;
+    const current = () => run === this.#run && change === this.#changes;
     chooseCamera(id);
     for (const track of this.#media.getTracks()) track.stop();
     let media;
     try {
       media = await openCamera();
     } catch (error) {
-      if (run === this.#run) this.#fail(cameraWords(error));
+      if (current()) this.#fail(cameraWords(error));
       return;
     }
-    if (run === this.#run) await this.#show(media);
+    if (current()) await this.#show(media);
     else for (const track of media.getTracks()) track.stop();
   }
 

@@ -29,7 +29,7 @@ export class Timeline {
     this.#canvas.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  /** `moments`: seconds that were looked at, ascending. `lanes`: [{who, what, colour, spans: [{from, to}]}], most of them below are left out. */
+  /** `moments`: seconds that were looked at, ascending. `lanes`: [{who, what, colour, spans: [{from, to}]}], of which the first few are shown. */
   show(moments, lanes, durationS) {
     this.#moments = moments;
     this.#lanes = lanes.slice(0, MOST_LANES);

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EVERYTHING := .[train,bench,dev]
+EVERYTHING := .[train,bench,dev,docs]
 # What `make run` installs: all of it where a GPU can use it, elsewhere what serves with ONNX Runtime.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 RUN_SET := $(if $(filter-out 0,$(GPU)),.[torch],.)
@@ -11,11 +11,12 @@ SERVES := $(VENV)/.serves$(if $(filter-out 0,$(GPU)),-gpu)
 # CI takes the very files whose hashes are known.
 LOCK := $(if $(CI),--constraint lock.txt)
 PYTEST := $(BIN)/python -m pytest
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 # Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 40
 
-.PHONY: run test test-slow drill check format clean
+.PHONY: run test test-slow drill check site format clean
 
 run: $(SERVES)
 	$(BIN)/stmixer serve $(ARGS)
@@ -35,6 +36,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_walls.py
+	$(SITE) --quiet
+
+# The documents, to out/site/index.html.
+site: $(READY)
+	$(SITE)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -202,6 +202,13 @@ class RunningStreams(Wire):
     streams: list[RunningStream]
 
 
+class DrawProgress(Wire):
+    """``GET /v1/drawings/{request id}``: seconds of the video that are drawn, and how long it is where it says so."""
+
+    done_s: float
+    duration_s: float | None
+
+
 class DetectResponse(Wire):
     """What a posted clip is answered with, and what ``stmixer detect`` writes."""
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+import av
+import numpy as np
+from playwright.sync_api import Browser, Page, expect
+
+PATIENCE_MS = 60_000
+"""CI runs model, server, and browser on the same two cores."""
 
 OUT = Path(__file__).parents[1] / "out" / "browser"
 
@@ -39,3 +45,40 @@ def opened(chromium: Browser, url: str, name: str) -> Iterator[Page]:
         page.screenshot(path=OUT / f"{name.replace('[', '-').rstrip(']')}.png")
         context.close()
     assert errors == []
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Waits for a JavaScript expression to be true. Playwright's own wait needs eval, which the page's CSP forbids."""
+    page.evaluate(
+        f"""() => new Promise((resolve, reject) => {{
+          const deadline = performance.now() + {PATIENCE_MS};
+          const look = () => {{
+            if ({condition}) resolve();
+            else if (performance.now() > deadline) reject(new Error("not in time: " + {json.dumps(condition)}));
+            else requestAnimationFrame(look);
+          }};
+          look();
+        }})"""
+    )
+
+
+def show_everything(page: Page) -> None:
+    """Thresholds to 0, by the sliders a user has: test weights are not sure of anything."""
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Person threshold").fill("0")
+    page.get_by_label("Action threshold").fill("0")
+    page.keyboard.press("Escape")
+    expect(page.locator("#settings")).to_be_hidden()
+
+
+def write_video(path: Path, codec: str, *, seconds: int = 3, fps: int = 30) -> Path:
+    """A bright block that walks through a 320 × 240 picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index in range(seconds * fps):
+            picture = np.full((240, 320, 3), 60, dtype=np.uint8)
+            picture[60:220, index : index + 60] = (220, 180, 150)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path

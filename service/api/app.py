@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import bearer
-from stmixer.service.api import detect, meta, problems, pulled, stream_ws
+from stmixer.service.api import detect, draw, meta, problems, pulled, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
@@ -29,7 +29,7 @@ PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v
 """What asks for no key. The page and its files are among it: a key is typed into them. So is the stream's address: as
 HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
-SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/metrics": "admin", "/v1/status": "admin"}
+SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
 _PORTS = {"http": "80", "https": "443"}
 
@@ -47,6 +47,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(meta.router)
     app.include_router(detect.router)
+    app.include_router(draw.router)
     app.include_router(stream_ws.router)
     app.include_router(pulled.router)
 

@@ -6,36 +6,31 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
 from stmixer.service.api import problems
+from stmixer.service.api.answers import MP4, OwningResponse, disconnected, drawn, sent_file, until_disconnect
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file, storage_errors
 from stmixer.service.errors import InputError
 from stmixer.service.ipc.drawing import write_keyframe
-from stmixer.service.ipc.messages import DrawnFrame, DrawnKeyframe
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.rendering import render
 from stmixer.service.sources.upload import UploadSource
 
 router = APIRouter()
-T = TypeVar("T")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-MP4 = "video/mp4"
-CHUNK = 256 * 1024
 PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"file": _BODY["schema"], **DetectOptions.model_json_schema()["properties"]}
@@ -78,7 +73,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
             async def let_in() -> Session:
                 return await stack.enter_async_context(await service.upload_session(caller, options, place))
 
-            session = await _until_disconnect(request, let_in())
+            session = await until_disconnect(request, let_in())
         await stack.enter_async_context(_abort_on_disconnect(request, session))
         await session.open(UploadSource(session.context, file.fileno()))
         results = session.results()
@@ -89,7 +84,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
         make = _as_json if kind == JSON else _as_lines
         headers = {"X-Accel-Buffering": "no"} if kind == NDJSON else {}  # a proxy that buffers would hold lines back
         body = make(service, session, _from(first, results))
-        return _OwningResponse(body, stack.pop_all(), media_type=kind, headers=headers)
+        return OwningResponse(body, stack.pop_all(), media_type=kind, headers=headers)
     finally:
         # a streaming answer has taken everything over by now, and left this stack empty
         await stack.aclose()
@@ -151,24 +146,6 @@ async def _as_lines(service: Service, session: Session, results: AsyncIterator[R
     yield _compact(tail) + b"\n"
 
 
-class _OwningResponse(StreamingResponse):
-    """A streaming response that frees what it owns when it ends, whichever way.
-
-    Starlette's own watch for a vanished client is left out: it cancels over and over what runs below it, and so the
-    freeing as well. ``_abort_on_disconnect`` ends the session, and with it the body.
-    """
-
-    def __init__(self, body: AsyncIterator[bytes], owned: AsyncExitStack, **options: Any) -> None:
-        super().__init__(body, **options)
-        self._owned = owned
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await self.stream_response(send)
-        finally:
-            await self._owned.aclose()
-
-
 def _compact(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -184,34 +161,18 @@ async def _mp4(
     drawing = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with storage_errors("what is to be drawn"):
         async for result in results:
-            await asyncio.to_thread(write_keyframe, drawing, _drawn(result))
+            await asyncio.to_thread(write_keyframe, drawing, drawn(result))
         drawing.flush()
     _check_connected(session)
     session.caller.check()
     target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
-        drawn = render(
+        copy = render(
             service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
             source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(),
         )  # fmt: skip
-        await _until_disconnect(request, drawn)
-    size = target.seek(0, 2)
-    target.seek(0)
-
-    async def chunks() -> AsyncIterator[bytes]:
-        while chunk := await asyncio.to_thread(target.read, CHUNK):
-            yield chunk
-
-    return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers={"Content-Length": str(size)})
-
-
-def _drawn(result: Result) -> DrawnKeyframe:
-    """A result with only the actions that a picture can name."""
-    return DrawnKeyframe(
-        result.pts_us,
-        DrawnFrame(result.frame.width, result.frame.height),
-        tuple(replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in result.actors),
-    )
+        await until_disconnect(request, copy)
+    return sent_file(target, stack.pop_all())
 
 
 @asynccontextmanager
@@ -219,7 +180,7 @@ async def _abort_on_disconnect(request: Request, session: Session) -> AsyncItera
     """End the session as soon as its client is gone."""
 
     async def watch() -> None:
-        await _disconnected(request)
+        await disconnected(request)
         session.abort()
 
     task = asyncio.create_task(watch())
@@ -227,22 +188,3 @@ async def _abort_on_disconnect(request: Request, session: Session) -> AsyncItera
         yield
     finally:
         task.cancel()
-
-
-async def _until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work``, but end it when the client leaves. Raises ClientDisconnect then."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

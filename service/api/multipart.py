@@ -1,5 +1,7 @@
 """A form as it comes in (RFC 7578, RFC 2046): the part ``file`` to disk, small fields beside it as text.
 
+A route may want one more part that is no small field (``beside``).
+
 Taken besides what browsers send: a part ``file`` without a filename, or with ``filename*`` alone; text before the first
 boundary. Everything else is named: an unfinished body, a part in base64, a file under another name.
 """
@@ -28,6 +30,7 @@ class _Part:
 
     name: str = ""
     is_file: bool = False
+    is_beside: bool = False
     disposition: bytes = b""
     encoding: str = ""
     data: bytes = b""
@@ -36,10 +39,11 @@ class _Part:
 class FormReader:
     """``feed`` gets the body, in any pieces, and returns what came of the file; ``fields`` grows meanwhile.
 
-    ``content_type``: the request's header. Everything raises InputError ``bad_multipart``.
+    ``content_type``: the request's header. ``beside``: the name of a part that may be large as well; what came of it
+    is had with ``take_beside``. Everything raises InputError ``bad_multipart``.
     """
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, beside: str | None = None) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise _bad("its Content-Type names no boundary")
@@ -49,6 +53,8 @@ class FormReader:
         self._begun = self._ended = self._found = False
         self._part, self._header = _Part(), (b"", b"")
         self._file: list[bytes] = []
+        self._wants_beside, self._has_beside = beside, False
+        self._beside: list[bytes] = []
         callbacks: dict[str, Callable[..., None]] = {
             "on_part_begin": self._on_part, "on_header_field": self._on_header_name,
             "on_header_value": self._on_header_value, "on_header_end": self._on_header,
@@ -72,8 +78,13 @@ class FormReader:
         found, self._file = self._file, []
         return found
 
+    def take_beside(self) -> bytes:
+        """What the pieces fed so far held of the part beside, once."""
+        found, self._beside = self._beside, []
+        return b"".join(found)
+
     def finish(self) -> None:
-        """The body is over: whether it was whole, and had a file."""
+        """The body is over: whether it was whole, and had a file and what it needs beside."""
         if not self._begun:
             raise _bad("it is no multipart body: its boundary is not in it")
         if not self._ended:
@@ -81,6 +92,8 @@ class FormReader:
         if not self._found:
             there = f"; there is {', '.join(map(repr, self.fields))}" if self.fields else ""
             raise _bad(f"it needs the video in a part named '{FILE}'{there}")
+        if self._wants_beside is not None and not self._has_beside:
+            raise _bad(f"it needs a part named {self._wants_beside!r} besides the video")
 
     def _without_preamble(self, chunk: bytes) -> bytes:
         """What stands before the first boundary, a line of its own, is for people, and left out."""
@@ -122,6 +135,12 @@ class FormReader:
         if part.encoding not in _AS_IT_IS:
             raise _bad(f"the part {part.name!r} is in {part.encoding[:40]!r}; send its bytes as they are")
         part.is_file = part.name == FILE
+        part.is_beside = part.name == self._wants_beside
+        if part.is_beside:
+            if self._has_beside:
+                raise _bad(f"the part {part.name!r} is there twice")
+            self._has_beside = True
+            return
         if not part.is_file and (b"filename" in options or b"filename*" in part.disposition.lower()):
             raise _bad(f"the video has to be in a part named '{FILE}', and no other files beside it: {part.name!r}")
         if part.is_file and self._found:
@@ -134,6 +153,8 @@ class FormReader:
         part = self._part
         if part.is_file:
             self._file.append(data[start:end])
+        elif part.is_beside:
+            self._beside.append(data[start:end])
         elif len(part.data) + end - start > MAX_FIELD_BYTES:
             raise _bad(f"the field {part.name!r} has more than {MAX_FIELD_BYTES} bytes; the video goes into '{FILE}'")
         else:
@@ -141,7 +162,7 @@ class FormReader:
 
     def _on_part_end(self) -> None:
         part = self._part
-        if part.is_file:
+        if part.is_file or part.is_beside:
             return
         if part.name in self.fields:
             raise _bad(f"the field {part.name!r} is there twice")

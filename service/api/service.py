@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.service.access import Access, Caller, StreamPlace
+from stmixer.service.api.drawings import Drawings
 from stmixer.service.api.uploads import WaitingUploads, free_disk_bytes
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
@@ -77,6 +78,7 @@ class Service:
         self.uploads = WaitingUploads(
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
         )
+        self.drawings = Drawings(settings.upload_wait_s)
         self._turn = asyncio.Lock()
         self._drained_by: float | None = None
         self._keeping: asyncio.Task[None] | None = None

@@ -177,22 +177,47 @@ class WaitingUploads:
         slowest.end(InputError("upload_stalled", why, 408))
 
 
+@dataclass
+class Beside:
+    """A form's part that goes to a file of its own beside the video; at most so many bytes of it."""
+
+    name: str
+    file: BinaryIO
+    most_bytes: int
+    written: int = 0
+
+    def write(self, data: bytes) -> None:
+        """More of it. Raises InputError past its limit, OSError."""
+        self.written += len(data)
+        if self.written > self.most_bytes:
+            raise InputError("too_large", f"{self.name} has more than {_mib(self.most_bytes)}", 413)
+        _write(self.file, data)
+
+
 @asynccontextmanager
 async def received_file(
-    request: Request, settings: Settings, caller: Caller, waiting: WaitingUploads, upload: Upload
+    request: Request,
+    settings: Settings,
+    caller: Caller,
+    waiting: WaitingUploads,
+    upload: Upload,
+    beside: Beside | None = None,
 ) -> AsyncIterator[tuple[BinaryIO, dict[str, str]]]:
     """The body's video as an open file at position 0, and a form's other fields.
 
-    Raises InputError, CapacityError; ClientDisconnect passes.
+    ``beside``: a part that there has to be as well; only a form has one. Raises InputError, CapacityError;
+    ClientDisconnect passes.
     """
-    limit = settings.max_upload_mb * 2**20
+    limit = settings.max_upload_mb * 2**20 + (beside.most_bytes if beside else 0)
     declared = int(request.headers.get("content-length") or 0)
     if declared > limit + OVERHEAD_BYTES:
         raise _too_large(settings)
     waiting.reserve(upload, declared)
     content_type = request.headers.get("content-type", "")
     is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
-    form = FormReader(content_type) if is_form else None
+    form = FormReader(content_type, beside.name if beside else None) if is_form else None
+    if beside is not None and form is None:
+        raise InputError("bad_multipart", f"send a form: the video as 'file', and {beside.name!r} beside it", 400)
     with storage_errors("an upload"):
         unbuffered = tempfile.TemporaryFile(prefix="stmixer-", buffering=0)  # noqa: SIM115
     with unbuffered:
@@ -202,6 +227,8 @@ async def received_file(
             waiting.take(upload, len(chunk))
             with storage_errors("an upload"):
                 await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
+                if form is not None and beside is not None:
+                    await asyncio.to_thread(beside.write, form.take_beside())
         if form is not None:
             form.finish()
         upload.whole = True

@@ -7,6 +7,7 @@ CPU time too. It never reads a second source, which may be somebody else's; when
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import socket
@@ -29,6 +30,7 @@ from stmixer.service.ipc.messages import (
     FROM_DECODER,
     TO_DECODER,
     DecoderReady,
+    DrawnTo,
     EndOfPictures,
     Flushed,
     FlushSource,
@@ -49,6 +51,8 @@ from stmixer.service.ipc.messages import (
 
 Order = OpenUpload | OpenContainer | OpenCamera
 
+_TOLD_EVERY = 10
+"""Frames between two words on how far drawing has come."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
 
@@ -166,9 +170,15 @@ def render(channel: Channel, received: Received) -> None:
     order: Render = received.message
     with os.fdopen(received.fds[2], "rb") as drawing:
         keyframes = read_keyframes(drawing)
+    drawn = itertools.count(1)
+
+    def tell(done_s: float, of_s: float | None) -> None:
+        if next(drawn) % _TOLD_EVERY == 0:
+            channel.send(DrawnTo(max(0, round(done_s * 1e6)), None if of_s is None else max(0, round(of_s * 1e6))))
+
     with os.fdopen(received.fds[0], "rb") as source, os.fdopen(received.fds[1], "w+b") as target:
         source.seek(0)
-        write_annotated(source, target, keyframes, trained=order.trained, limits=order.limits)
+        write_annotated(source, target, keyframes, trained=order.trained, limits=order.limits, progress=tell)
     channel.send(Rendered())
 
 

@@ -339,6 +339,14 @@ class SourceFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnTo:
+    """How far a ``Render`` has come, µs of the video, and how long that is; None where it does not say."""
+
+    done_us: Microseconds
+    of_us: Microseconds | None
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A ``Render`` is carried out."""
 
@@ -570,7 +578,7 @@ TO_DECODER = Corridor(
 FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
-    SourceEnded, SourceFailed, Rendered,
+    SourceEnded, SourceFailed, DrawnTo, Rendered,
     max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from stmixer.media.limits import Limits
 from stmixer.service.errors import InputError, media_status
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import Render, Rendered, SourceFailed
+from stmixer.service.ipc.messages import DrawnTo, Render, Rendered, SourceFailed
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
@@ -32,24 +33,28 @@ async def render(
     source_fd: int,
     target_fd: int,
     drawing_fd: int,
+    progress: Callable[[float, float | None], None] = lambda done_s, of_s: None,
 ) -> None:
     """Draw the keyframes of ``ipc.drawing``, by rising time, into a copy of a video file.
 
-    Raises InputError, CapacityError.
+    ``progress`` is told seconds of the video that are drawn and how long it is, None where it does not say. Raises
+    InputError, CapacityError.
     """
     limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
     order = Render(trained, limits, CPU_PER_SECOND * settings.max_duration_s)
     decoder = await pool.acquire()
-    clean = False
+    clean, drawn_us = False, 0
 
-    def come_to() -> tuple[int, int, int]:
+    def come_to() -> tuple[int, int, int, int]:
         read, written = (os.lseek(fd, 0, os.SEEK_CUR) for fd in (source_fd, target_fd))
-        return read, written, os.fstat(target_fd).st_size
+        return read, written, os.fstat(target_fd).st_size, drawn_us
 
     looking = asyncio.create_task(_given_up(decoder, come_to))
     try:
         await decoder.channel.send(order, fds=[source_fd, target_fd, drawing_fd])
-        received = await decoder.channel.receive()
+        while (received := await decoder.channel.receive()) is not None and isinstance(received.message, DrawnTo):
+            drawn_us, of_us = received.message.done_us, received.message.of_us
+            progress(drawn_us / 1e6, None if of_us is None else of_us / 1e6)
         if received is None:
             stuck = looking.done()
             metrics.decoders_lost.labels("stuck" if stuck else "exit").inc()

@@ -2,10 +2,12 @@
 import { problemWords } from "./words.js";
 
 const KEY = "stmixer.key";
+const DRAWN_EVERY_MS = 1000; // a key has a limit of requests a minute
 
 // Session storage: a key should not outlive the tab on a shared computer.
 export const getKey = () => sessionStorage.getItem(KEY);
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
+export const hasKey = () => Boolean(getKey());
 
 // Relative to the page, so that a reverse proxy may serve it under any path.
 export const address = (path) => new URL(path, document.baseURI);
@@ -43,17 +45,30 @@ function parseProblem(text) {
   }
 }
 
-/** The model that answers: {name, trained}. Raises Refused. */
-export async function currentModel() {
+/** The answer of a GET that went well. Raises Refused. */
+async function got(path) {
   let response;
   try {
-    response = await fetch(address("v1/models"), { headers: authorization() });
+    response = await fetch(address(path), { headers: authorization() });
   } catch {
     throw new Refused(problemWords(0));
   }
-  const body = parseProblem(await response.text());
-  if (!response.ok) throw new Refused(problemWords(response.status, body, retryAfter(response.headers.get("Retry-After"))));
-  return body.models?.[0] ?? null;
+  if (response.ok) return response;
+  throw new Refused(problemWords(response.status, parseProblem(await response.text()), retryAfter(response.headers.get("Retry-After"))));
+}
+
+/** The model that answers, as GET /v1/models has it. Raises Refused. */
+export const currentModel = async () => (await (await got("v1/models")).json()).models?.[0] ?? null;
+
+/** The actions it names: [{id, name}]. Raises Refused. */
+export const currentLabels = async () => (await (await got("v1/labels")).json()).labels;
+
+/** The API's description, a Blob of JSON. Raises Refused. */
+export const apiDocument = async () => new Blob([await (await got("openapi.json")).text()], { type: "application/json" });
+
+/** The sample clip, a File. Raises Refused. */
+export async function sampleClip() {
+  return new File([await (await got("web/sample.mp4")).blob()], "sample.mp4", { type: "video/mp4" });
 }
 
 /** Why a WebSocket did not open, as a plain: the browser hides the refusal, but /readyz is public. */
@@ -69,18 +84,49 @@ export async function whyNotReady() {
 
 /**
  * Posts a video. XMLHttpRequest, because fetch reports no upload progress.
- * `onUpload(fraction)`, `onLine(object)` for NDJSON; what it throws ends the request. Resolves to the body (a Blob for video/mp4), rejects with Refused,
- * or with an AbortError once `signal` fired.
+ * `onUpload(fraction)`, `onLine(object)` for each line of the answer; what it throws ends the request. Rejects with Refused, or with an AbortError once
+ * `signal` fired.
  */
-export function detect(file, { accept, options, signal, onUpload = () => {}, onLine = () => {} }) {
+export function detect(file, { options, signal, onUpload = () => {}, onLine = () => {} }) {
   const url = address("v1/detect");
   for (const [name, value] of Object.entries(options)) url.searchParams.set(name, value);
+  const headers = { Accept: "application/x-ndjson", "Content-Type": file.type || "application/octet-stream" };
+  return posted(url, file, { headers, signal, onUpload, onLine });
+}
+
+/**
+ * Has the server draw results that it gave, [result], into a copy of their video; nothing is inferred again. `onDrawn(fraction)` as it comes on.
+ * Resolves to a Blob, rejects as `detect`.
+ */
+export async function draw(file, results, { signal, onUpload = () => {}, onDrawn = () => {} }) {
+  const form = new FormData();
+  form.append("results", new Blob(results.map((result) => `${JSON.stringify(result)}\n`), { type: "application/x-ndjson" }));
+  form.append("file", file);
+  const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const looking = setInterval(() => look(id, onDrawn), DRAWN_EVERY_MS);
+  try {
+    return await posted(address("v1/draw"), form, { headers: { "X-Request-Id": id }, signal, onUpload, wantsBlob: true });
+  } finally {
+    clearInterval(looking);
+  }
+}
+
+async function look(id, onDrawn) {
+  try {
+    const response = await fetch(address(`v1/drawings/${id}`), { headers: authorization() });
+    if (!response.ok) return; // not begun, or done
+    const { done_s, duration_s } = await response.json();
+    if (done_s && duration_s) onDrawn(Math.min(1, done_s / duration_s));
+  } catch {
+    // the request itself will say so
+  }
+}
+
+function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wantsBlob = false }) {
   const request = new XMLHttpRequest();
-  const wantsBlob = accept === "video/mp4";
   request.open("POST", url);
   if (wantsBlob) request.responseType = "blob";
-  const headers = { Accept: accept, "Content-Type": file.type || "application/octet-stream", ...authorization() };
-  for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+  for (const [name, value] of Object.entries({ ...headers, ...authorization() })) request.setRequestHeader(name, value);
 
   return new Promise((resolve, reject) => {
     let read = 0;
@@ -111,6 +157,6 @@ export function detect(file, { accept, options, signal, onUpload = () => {}, onL
     request.addEventListener("error", () => reject(new Refused(problemWords(0))));
     request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
     signal.addEventListener("abort", () => request.abort());
-    request.send(file);
+    request.send(body);
   });
 }

@@ -1,47 +1,61 @@
 // The page: two ways in, one stage. What each way does is in live.js and upload.js.
-import { Refused, currentModel } from "./api.js";
-import { byId, make } from "./dom.js";
+import { Refused, currentModel, sampleClip } from "./api.js";
+import { byId } from "./dom.js";
 import { Live } from "./live.js";
+import { attachModel, nameModel } from "./model.js";
 import { Overlay } from "./overlay.js";
 import { settings } from "./settings.js";
-import { setActions, setMode, setState, showMessage } from "./stage.js";
+import { Report } from "./report.js";
+import { notice, setActions, setMode, setState, showMessage } from "./stage.js";
 import { Upload } from "./upload.js";
-import { summaryWords } from "./words.js";
 
 const REVEAL_MS = 500;
 
+const SAMPLE_CREDIT = "Sample: a clip of the GMDCSA24 data set (subject 3), MIT licence, cut to size.";
+
 settings.attach();
+attachModel();
+const report = new Report();
 
 const overlay = new Overlay(byId("overlay"), byId("video"), () => {
   live.redraw();
   upload.redraw();
 });
-const live = new Live(overlay, { leave: (summary) => idle(summary), onModel: showModel });
+const live = new Live(overlay, { leave: (session) => idle(session), onModel: showModel });
 const upload = new Upload(overlay, { leave: () => idle(null), onModel: showModel });
 
-function idle(summary) {
+/** Back to the choices. `session`: what a camera session saw, or null. */
+function idle(session) {
   upload.close();
   setMode("idle");
   setState("idle", "Ready when you are");
   setActions();
-  const lines = summary ? summaryWords(summary) : [];
-  byId("summary").hidden = !lines.length;
-  byId("about").hidden = Boolean(lines.length);
-  byId("summary-lines").replaceChildren(...lines.map((text) => make("li", { textContent: text })));
+  report.show(session);
+  byId("about").hidden = Boolean(session);
   byId("camera-start").focus({ preventScroll: true });
 }
 
-function showModel({ name, trained }) {
-  if (name) byId("model").textContent = name;
+function showModel({ trained, ...model }) {
+  nameModel({ trained, ...model });
   if (trained !== undefined) byId("untrained").hidden = trained !== false;
 }
 
-async function look(file) {
+async function look(file, options = {}) {
   if (document.body.dataset.mode === "camera") await live.stop();
-  await upload.start(file);
+  await upload.start(file, options);
+}
+
+async function trySample() {
+  try {
+    await look(await sampleClip(), { credit: SAMPLE_CREDIT, plays: true });
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    notice(`${error.plain.title}. ${error.plain.detail}`);
+  }
 }
 
 byId("camera-start").addEventListener("click", () => live.start());
+byId("sample").addEventListener("click", trySample);
 byId("file-pick").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", ({ target }) => {
   const [file] = target.files;

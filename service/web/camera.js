@@ -3,13 +3,49 @@
 const LONG_SIDE = 640;
 const MIN_INTERVAL_MS = 30; // about 30 a second, whatever the camera can do
 
-/** Raises a DOMException, or an Error named InsecureOrigin where the browser gives no camera at all. */
+const CHOSEN = "stmixer.camera";
+
+/** The camera chosen last, or the one that shows the user. Raises a DOMException, or an Error named InsecureOrigin where the browser gives none at all. */
 export async function openCamera() {
   if (!navigator.mediaDevices?.getUserMedia) throw Object.assign(new Error("no mediaDevices"), { name: "InsecureOrigin" });
-  return navigator.mediaDevices.getUserMedia({
-    audio: false,
-    video: { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } },
-  });
+  const wanted = (which) =>
+    navigator.mediaDevices.getUserMedia({
+      audio: false,
+      video: { ...which, width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } },
+    });
+  const chosen = recall();
+  if (!chosen) return wanted({ facingMode: "user" });
+  try {
+    return await wanted({ deviceId: { exact: chosen } });
+  } catch (error) {
+    if (error.name !== "OverconstrainedError" && error.name !== "NotFoundError") throw error;
+    return wanted({ facingMode: "user" }); // it is plugged in no longer
+  }
+}
+
+/** All that there are, [{id, name}]. Browsers name them once one of them was allowed. */
+export async function cameras() {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const found = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
+  return found.map(({ deviceId, label }, at) => ({ id: deviceId, name: label || `Camera ${at + 1}` }));
+}
+
+export function chooseCamera(id) {
+  try {
+    localStorage.setItem(CHOSEN, id);
+  } catch {
+    chosenHere = id; // storage is off: then it lasts as long as the page
+  }
+}
+
+let chosenHere = null;
+
+function recall() {
+  try {
+    return localStorage.getItem(CHOSEN) ?? chosenHere;
+  } catch {
+    return chosenHere;
+  }
 }
 
 export class FramePump {

@@ -9,6 +9,19 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Puts other children in; the focus stays on the one that has the same `data-key` as who had it. */
+export function refill(parent, ...children) {
+  const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key !== undefined) parent.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+}
+
+/** Whether nothing that can be seen has the focus: it was on something that went away. */
+export function focusIsLost() {
+  const holder = document.activeElement;
+  return !holder || holder === document.body || !holder.getClientRects().length;
+}
+
 /** Hands a blob to the user as a file. */
 export function download(blob, name) {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });

@@ -1,6 +1,7 @@
 // Camera mode: picture in, boxes over it, and the numbers beside it.
-import { FramePump, openCamera } from "./camera.js";
+import { FramePump, cameras, chooseCamera, openCamera } from "./camera.js";
 import { byId, make } from "./dom.js";
+import { Seen, whoWords } from "./found.js";
 import { Freshness } from "./freshness.js";
 import { colourOf, shown } from "./overlay.js";
 import { settings } from "./settings.js";
@@ -30,13 +31,21 @@ export class Live {
   #run = 0;
   #unsettled = new Set();
   #settling = null;
+  #changes = 0;
+  #seen = null;
+  #startedMs = 0;
+  // Another stream of the same session numbers its people anew; here they go on.
+  #people = 0;
+  #peopleBefore = 0;
 
-  /** `leave(summary)` is called at the end; `onModel({name, trained})` when the server names its model. */
+  /** `leave(session)` is called at the end with {seen, seconds, summary}, or null where there was no session; `onModel({name, trained})` when the server names its model. */
   constructor(overlay, { leave, onModel }) {
     this.#overlay = overlay;
     this.#leave = leave;
     this.#onModel = onModel;
     settings.addEventListener("change", ({ detail }) => this.#setting(detail));
+    byId("camera").addEventListener("change", ({ target }) => this.#change(target.value));
+    navigator.mediaDevices?.addEventListener?.("devicechange", () => this.#media && this.#offerCameras());
   }
 
   async start() {
@@ -57,23 +66,61 @@ export class Live {
       for (const track of media.getTracks()) track.stop(); // stopped while the browser was asking
       return;
     }
-    this.#media = media;
-    media.getVideoTracks()[0].addEventListener("ended", () => this.#fail(cameraWords({ name: "CameraEnded" })));
-    this.#video.controls = false;
-    this.#video.srcObject = media;
-    await this.#video.play();
+    this.#seen = new Seen(1 / settings.values.keyframe_hz);
+    this.#startedMs = performance.now();
+    this.#people = this.#peopleBefore = 0;
+    await this.#show(media);
     if (run === this.#run) this.#connect();
   }
 
-  /** Ends the stream and the camera, and hands over what the server counted. */
+  async #show(media) {
+    this.#media = media;
+    const [track] = media.getVideoTracks();
+    track.addEventListener("ended", () => this.#fail(cameraWords({ name: "CameraEnded" })));
+    this.#video.controls = false;
+    this.#video.srcObject = media;
+    this.#mirror();
+    await Promise.all([this.#video.play(), this.#offerCameras()]);
+  }
+
+  /** A list of cameras, where there is something to choose. */
+  async #offerCameras() {
+    const run = this.#run;
+    const found = await cameras();
+    if (run !== this.#run) return;
+    const used = this.#media.getVideoTracks()[0].getSettings().deviceId;
+    byId("camera").replaceChildren(...found.map(({ id, name }) => make("option", { value: id, textContent: name, selected: id === used })));
+    byId("camera").hidden = found.length < 2;
+  }
+
+  /** Another camera, in the same stream. The old one first: phones open one at a time. */
+  async #change(id) {
+    const run = this.#run;
+    const change = ++this.#changes;
+    const current = () => run === this.#run && change === this.#changes;
+    chooseCamera(id);
+    for (const track of this.#media.getTracks()) track.stop();
+    let media;
+    try {
+      media = await openCamera();
+    } catch (error) {
+      if (current()) this.#fail(cameraWords(error));
+      return;
+    }
+    if (current()) await this.#show(media);
+    else for (const track of media.getTracks()) track.stop();
+  }
+
+  /** Ends the stream and the camera, and hands over what was seen. */
   async stop() {
     this.#run += 1;
     setState("working", "Stopping");
     setActions();
     const stream = this.#stream;
+    const session = this.#seen && { seen: this.#seen, seconds: (performance.now() - this.#startedMs) / 1000 };
     this.#release();
     const summary = stream ? await stream.stop() : null;
-    this.#leave(summary);
+    this.#leave(session && { ...session, summary });
   }
 
   /** Draws again: the stage changed its size. */
@@ -92,7 +139,7 @@ export class Live {
       {
         state: setState,
         notice,
-        ready: (message) => this.#ready(message),
+        ready: (message, isNew) => this.#ready(message, isNew),
         result: (message, captureMs) => this.#result(message, captureMs),
         refused: (plain) => this.#fail(plain),
         tooLarge: () => this.#pump.smaller(),
@@ -110,14 +157,19 @@ export class Live {
     return jammed;
   }
 
-  #ready(message) {
+  #ready(message, isNew) {
+    if (isNew) this.#peopleBefore = this.#people;
     this.#periodMs = 1000 / (message.keyframe_hz || settings.values.keyframe_hz);
     this.#trained = message.trained !== false;
     this.#freshness.ready();
     this.#onModel({ name: message.model?.name ?? message.model, trained: message.trained });
   }
 
-  #result(result, captureMs) {
+  #result(answer, captureMs) {
+    const mine = ({ track_id }) => (track_id == null ? null : track_id + this.#peopleBefore);
+    const result = { ...answer, actors: answer.actors.map((actor) => ({ ...actor, track_id: mine(actor) })) };
+    this.#people = Math.max(this.#people, ...result.actors.map(({ track_id }) => track_id ?? 0));
+    this.#seen?.add(Math.max(0, captureMs - this.#startedMs) / 1000, shown(result.actors, settings.values));
     remember(result);
     this.#freshness.arrived(result);
     this.#latest = { result, captureMs, arrivedMs: performance.now(), isNew: true };
@@ -141,7 +193,7 @@ export class Live {
     if (picture === this.#painted && !isNew) return;
     this.#painted = picture;
     const actors = shown(result.actors, settings.values);
-    this.#overlay.draw(actors, { alpha, mirror: settings.values.mirror });
+    this.#overlay.draw(actors, { alpha, mirror: this.#mirrored });
     this.#list(actors, alpha > 0);
     if (isNew) {
       this.#latest.isNew = false;
@@ -156,7 +208,7 @@ export class Live {
         const swatch = make("i", { className: "swatch" });
         swatch.style.background = colourOf(actor);
         const actions = actor.actions.map(({ name, score }) => make("li", {}, name, make("b", { textContent: score.toFixed(2) })));
-        return make("li", {}, make("p", {}, swatch, "person", make("b", { textContent: actor.person_score.toFixed(2) })), make("ul", {}, ...actions));
+        return make("li", {}, make("p", {}, swatch, whoWords(actor.track_id), make("b", { textContent: actor.person_score.toFixed(2) })), make("ul", {}, ...actions));
       }),
     );
     byId("people-hint").textContent = people.length ? "" : nobodyWords(settings.values.score_threshold, this.#trained);
@@ -195,8 +247,14 @@ export class Live {
     this.#connect();
   }
 
+  /** A camera that looks away from the user shows no mirror image. */
+  get #mirrored() {
+    return settings.values.mirror && this.#media?.getVideoTracks()[0].getSettings().facingMode !== "environment";
+  }
+
   #mirror() {
-    this.#video.classList.toggle("mirrored", settings.values.mirror);
+    this.#video.classList.toggle("mirrored", this.#mirrored);
+    this.redraw();
   }
 
   #release() {
@@ -208,11 +266,13 @@ export class Live {
     this.#overlay.clear();
     byId("people").replaceChildren();
     byId("people-hint").textContent = "";
-    this.#media = this.#pump = this.#stream = this.#latest = null;
+    this.#media = this.#pump = this.#stream = this.#latest = this.#seen = null;
+    byId("camera").hidden = true;
   }
 
   #fail(plain) {
     this.#run += 1;
+    const session = this.#seen && { seen: this.#seen, seconds: (performance.now() - this.#startedMs) / 1000, summary: null };
     this.#stream?.stop();
     this.#release();
     setState("error", plain.title);
@@ -222,7 +282,7 @@ export class Live {
       this.start();
     };
     showMessage(plain, {
-      actions: [...(plain.key ? [] : [{ label: "Try again", run: again, primary: true }]), { label: "Back", run: () => this.#leave(null) }],
+      actions: [...(plain.key ? [] : [{ label: "Try again", run: again, primary: true }]), { label: "Back", run: () => this.#leave(session) }],
       withKey: again,
     });
   }

@@ -1,5 +1,6 @@
 // What the user chose, kept over reloads. One object, one event; nobody else reads the form.
 import { byId } from "./dom.js";
+import { Drawer } from "./drawer.js";
 
 const STORE = "stmixer.settings";
 export const DEFAULTS = Object.freeze({
@@ -42,12 +43,7 @@ class Settings extends EventTarget {
       for (const [key, value] of Object.entries(DEFAULTS)) this.#set(key, value);
       this.#fill();
     });
-    this.#attachDrawer();
-  }
-
-  open() {
-    this.#show(true);
-    byId("score_threshold").focus();
+    new Drawer("settings", "settings-toggle");
   }
 
   #set(key, value) {
@@ -71,26 +67,6 @@ class Settings extends EventTarget {
         input.parentElement.querySelector("output").textContent = SHOW[key](value);
       }
     }
-  }
-
-  #show(open) {
-    byId("settings").hidden = !open;
-    byId("settings-toggle").setAttribute("aria-expanded", String(open));
-  }
-
-  // Not a modal: the point of moving a threshold is to watch the boxes meanwhile.
-  #attachDrawer() {
-    const drawer = byId("settings");
-    const toggle = byId("settings-toggle");
-    const close = () => {
-      this.#show(false);
-      toggle.focus();
-    };
-    toggle.addEventListener("click", () => (drawer.hidden ? this.#show(true) : close()));
-    byId("settings-close").addEventListener("click", close);
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !drawer.hidden) close();
-    });
   }
 }
 

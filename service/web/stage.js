@@ -1,6 +1,6 @@
 // The stage: one rectangle that never changes its size, and the line under it that says what goes on.
 import { setKey } from "./api.js";
-import { byId, make } from "./dom.js";
+import { byId, focusIsLost, make } from "./dom.js";
 
 const NOTICE_MS = 6000;
 
@@ -63,7 +63,10 @@ function buttons(actions) {
 
 /** The buttons at the end of the status line. */
 export function setActions(...actions) {
+  const had = byId("bar-actions").contains(document.activeElement);
   byId("bar-actions").replaceChildren(...buttons(actions));
+  // Whoever pressed a button that is gone now goes on from here, not from the top of the page.
+  if (had || focusIsLost()) (byId("bar-actions").firstElementChild ?? byId("status")).focus({ preventScroll: true });
 }
 
 let onKey = null;

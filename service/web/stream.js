@@ -25,7 +25,7 @@ export class LiveStream {
   #stopped = null;
 
   /**
-   * `options` are the fields of `start`. Handlers: state(name, text), ready(message), result(message, captureMs),
+   * `options` are the fields of `start`. Handlers: state(name, text), ready(message, isNew), result(message, captureMs),
    * notice(text), refused(plain), tooLarge().
    */
   constructor(options, handlers) {
@@ -115,16 +115,18 @@ export class LiveStream {
   #take(message) {
     if (this.#ended && message.type !== "summary") return;
     switch (message.type) {
-      case "ready":
+      case "ready": {
         // Another session has another t = 0; a resumed one keeps its first frame's.
-        if (message.session_id !== this.#session && message.resume_token !== this.#token) this.#firstUs = null;
+        const isNew = message.session_id !== this.#session && message.resume_token !== this.#token;
+        if (isNew) this.#firstUs = null;
         this.#ready = message;
         this.#session = message.session_id;
         this.#token = message.resume_token ?? null;
         this.#attempt = 0;
-        this.#on.ready(message);
+        this.#on.ready(message, isNew);
         this.#on.state("live", "Live");
         break;
+      }
       case "result":
         this.#lastError = null; // the stream outlived it, so it will not be why the stream ends
         this.#on.result(message, (this.#firstUs + message.pts_us) / 1000);

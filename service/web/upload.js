@@ -1,8 +1,8 @@
 // Upload mode: a file goes up, keyframes come back one by one, and the local file plays with their boxes.
-import { Refused, detect } from "./api.js";
-import { byId, clock, download, make } from "./dom.js";
-import { foundActions } from "./found.js";
-import { between, shown } from "./overlay.js";
+import { Refused, detect, draw } from "./api.js";
+import { byId, clock, download, make, refill } from "./dom.js";
+import { Seen, csv, whoWords } from "./found.js";
+import { between, colourOf, shown } from "./overlay.js";
 import { settings } from "./settings.js";
 import { hideMessage, notice, remember, setActions, setMode, setProgress, setState, showMessage } from "./stage.js";
 import { Timeline } from "./timeline.js";
@@ -11,6 +11,9 @@ import { nobodyWords, summaryWords } from "./words.js";
 // All that the sliders may ask for later comes with the first answer.
 const ALL_ACTIONS = { top_k: 10, action_threshold: 0 };
 const SPANS_SHOWN = 6;
+const DRAWN_ACTIONS = 3; // of a person, in the server's video
+
+const named = (actor) => ({ ...actor, actions: actor.actions.slice(0, DRAWN_ACTIONS) });
 
 export class Upload {
   #overlay;
@@ -29,6 +32,8 @@ export class Upload {
   #playable = true;
   #offered = false;
   #drawnIn = false;
+  #plays = false;
+  #rows = [];
 
   /** `leave()` goes back to the choices; `onModel({name, trained})` when the server names its model. */
   constructor(overlay, { leave, onModel }) {
@@ -41,12 +46,16 @@ export class Upload {
     this.#video.addEventListener("play", () => this.#follow());
     this.#video.addEventListener("error", () => this.#file && this.#unplayable());
     byId("download-json").addEventListener("click", () => this.#downloadJson());
+    byId("download-table").addEventListener("click", () => download(new Blob([csv(this.#rows)], { type: "text/csv" }), this.#name("csv")));
     byId("download-mp4").addEventListener("click", () => this.#annotated((video) => download(video, this.#name("boxes.mp4"))));
   }
 
-  async start(file) {
+  /** `credit`: whose video it is, in words; `plays`: by itself, once the answer is there. */
+  async start(file, { credit = "", plays = false } = {}) {
     this.close();
     setMode("upload");
+    byId("credit").textContent = credit;
+    this.#plays = plays;
     this.#file = file;
     this.#hz = settings.values.keyframe_hz;
     this.#results = [];
@@ -55,8 +64,8 @@ export class Upload {
     this.#offered = false;
     this.#play(URL.createObjectURL(file));
     this.#show();
-    byId("downloads").hidden = true;
-    byId("upload-summary").replaceChildren();
+    byId("downloads").hidden = byId("upload-counts").hidden = true;
+    byId("upload-notes").replaceChildren();
     await this.#detect();
   }
 
@@ -111,7 +120,6 @@ export class Upload {
     setActions({ label: "Cancel", run: () => this.#leave() });
     try {
       await detect(file, {
-        accept: "application/x-ndjson",
         options: { keyframe_hz, score_threshold, ...ALL_ACTIONS },
         signal: abort.signal,
         onUpload: (share) => this.#sent(share),
@@ -153,19 +161,20 @@ export class Upload {
   }
 
   #finish() {
-    const count = this.#results.length;
     setProgress(null);
-    setState("done", `Done: ${count} ${count === 1 ? "keyframe" : "keyframes"}`);
+    setState("done", "Done");
     this.#show();
     const warnings = (this.#end.warnings ?? []).map((each) => each.detail ?? each.message ?? each.title ?? each);
-    const lines = [...summaryWords(this.#end.summary), ...warnings.map((text) => `Note: ${text}`)];
-    byId("upload-summary").replaceChildren(...lines.map((text) => make("li", { textContent: text })));
-    byId("downloads").hidden = false;
+    const items = (lines) => lines.map((text) => make("li", { textContent: text }));
+    byId("upload-notes").replaceChildren(...items(warnings.map((text) => `Note: ${text}`)));
+    byId("upload-summary").replaceChildren(...items(summaryWords(this.#end.summary)));
+    byId("downloads").hidden = byId("upload-counts").hidden = false;
     this.#idleActions();
+    if (this.#plays && this.#playable) this.#video.play().catch(() => {}); // a browser may want a click first
   }
 
   #idleActions() {
-    setActions({ label: "Look again", run: () => this.start(this.#file) }, { label: "Close", run: () => this.#leave() });
+    setActions({ label: "Look again", run: () => this.#again() }, { label: "Close", run: () => this.#leave() });
   }
 
   #fail(error) {
@@ -174,7 +183,7 @@ export class Upload {
     setState("error", plain.title);
     setActions();
     this.#show();
-    const again = () => this.start(this.#file);
+    const again = () => this.#again();
     showMessage(plain, {
       actions: [
         ...(plain.key ? [] : [{ label: "Try again", run: again, primary: true }]),
@@ -183,6 +192,10 @@ export class Upload {
       ],
       withKey: again,
     });
+  }
+
+  #again() {
+    return this.start(this.#file, { credit: byId("credit").textContent, plays: this.#plays });
   }
 
   /** An answer that broke off is still worth looking at; it only cannot be downloaded as if it were whole. */
@@ -211,26 +224,47 @@ export class Upload {
     clearTimeout(this.#refresh);
     this.#refresh = null;
     const frames = this.#results.map((result) => ({ seconds: result.pts_us / 1e6, actors: shown(result.actors, settings.values) }));
-    this.#timeline.show(frames.map(({ seconds, actors }) => ({ seconds, people: actors.length })), this.#durationS());
-    this.#list(frames);
+    const seen = new Seen(1 / this.#hz);
+    for (const { seconds, actors } of frames) seen.add(seconds, actors);
+    this.#rows = seen.rows();
+    const lanes = seen.people().flatMap(({ id, from, to, actions }) =>
+      (actions.length ? actions : [{ name: "", spans: [{ from, to }] }]).map(({ name, spans }) => ({
+        who: whoWords(id),
+        what: name,
+        colour: colourOf({ track_id: id }),
+        spans,
+      })),
+    );
+    this.#timeline.show(frames.map(({ seconds }) => seconds), lanes, this.#durationS());
+    this.#list(seen.people(), frames);
     this.redraw();
-    // Not before the server could read it: a file that neither can is the server's to explain.
-    if (!this.#playable && !this.#offered && frames.length) this.#offer();
+    // Not before the server has read it: a file that neither can is the server's to explain.
+    if (!this.#playable && !this.#offered && this.#end && frames.length) this.#offer();
   }
 
-  #list(frames) {
-    const groups = foundActions(frames, 1.5 / this.#hz);
-    byId("found").replaceChildren(
-      ...groups.map(({ name, best, spans }) => {
-        const times = spans.slice(0, SPANS_SHOWN).map(({ from, to }) => {
-          const text = clock(from) === clock(to) ? clock(from) : `${clock(from)}–${clock(to)}`;
-          return make("button", { type: "button", className: "time", textContent: text, title: "Go there", onclick: () => this.#seek(from) });
-        });
-        const more = spans.length - times.length;
-        return make("li", {}, make("p", {}, name, make("b", { textContent: best.toFixed(2) })), ...times, more > 0 ? ` and ${more} more` : "");
-      }),
-    );
-    byId("found-hint").textContent = groups.length ? "" : this.#nothingWords(frames);
+  #list(people, frames) {
+    refill(byId("found"), ...people.map((person) => this.#person(person)));
+    byId("found-hint").textContent = people.some(({ actions }) => actions.length) ? "" : this.#nothingWords(frames);
+  }
+
+  #person({ id, from, to, best, actions }) {
+    const swatch = make("i", { className: "swatch" });
+    swatch.style.background = colourOf({ track_id: id });
+    const head = make("p", { className: "who" }, swatch, whoWords(id), make("b", { textContent: best.toFixed(2) }));
+    const done = actions.map(({ name, best, spans }) => {
+      const more = spans.length - SPANS_SHOWN;
+      const times = spans.slice(0, SPANS_SHOWN).map((span) => this.#time(`${id} ${name}`, span));
+      return make("li", {}, make("p", {}, name, make("b", { textContent: best.toFixed(2) })), ...times, more > 0 ? ` and ${more} more` : "");
+    });
+    const there = make("li", {}, make("p", { textContent: "was there" }), this.#time(`${id}`, { from, to }));
+    return make("li", {}, head, make("ul", {}, ...(done.length ? done : [there])));
+  }
+
+  #time(what, { from, to }) {
+    const text = clock(from) === clock(to) ? clock(from) : `${clock(from)}–${clock(to)}`;
+    const button = make("button", { type: "button", className: "time", textContent: text, title: "Go there", onclick: () => this.#seek(from) });
+    button.dataset.key = `${what} ${from}`;
+    return button;
   }
 
   #nothingWords(frames) {
@@ -256,21 +290,27 @@ export class Upload {
     );
   }
 
-  /** Has the server draw its boxes into a copy, and hands the copy to `use`. */
+  /** Has the server draw the boxes that it found, as the sliders have them, into a copy, and hands the copy to `use`. */
   async #annotated(use) {
     const file = this.#file;
     const abort = (this.#abort = new AbortController());
-    const { keyframe_hz, score_threshold, action_threshold, top_k } = settings.values;
-    const tell = (share) => setState("working", share < 1 ? `Sending the video, ${Math.floor(share * 100)} %` : "The server draws the boxes");
+    const percent = (share) => `${Math.floor(share * 100)} %`;
+    const tell = (text, share) => {
+      setState("working", `${text}, ${percent(share)}`);
+      setProgress(share);
+    };
+    const onDrawn = (share) => tell("Drawing the boxes", share);
+    const onUpload = (share) => (share < 1 ? tell("Sending the video", share) : onDrawn(0));
     const done = () => {
+      setProgress(null);
       setState("done", "Done");
       this.#idleActions();
     };
-    tell(0);
+    onUpload(0);
     setActions({ label: "Cancel", run: () => abort.abort() });
     try {
-      const options = { keyframe_hz, score_threshold, action_threshold, top_k };
-      const video = await detect(file, { accept: "video/mp4", options, signal: abort.signal, onUpload: tell });
+      const results = this.#results.map((result) => ({ ...result, actors: shown(result.actors, settings.values).map(named) }));
+      const video = await draw(file, results, { signal: abort.signal, onUpload, onDrawn });
       if (this.#file !== file) return;
       done();
       use(video);

@@ -102,7 +102,7 @@ export function closeWords(code, lastError) {
     case 4409:
       return say("never", "This camera goes on in another window", "Start it again to bring it back here.");
     case 4429:
-      return say("never", "Pictures came faster than the server can look", "Lower the keyframes per second in Settings, then start again.");
+      return say("never", "Pictures came faster than the server can look", "Lower the looks per second in Settings, then start again.");
     default:
       if (lastError && lastError.retryable === false) {
         return say("never", "The server ended the stream", "Start again; if it stays so, tell the server's owner.");

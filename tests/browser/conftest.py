@@ -12,7 +12,7 @@ from webpage import opened
 
 ARGUMENTS = [
     "--no-sandbox",  # containers run as root
-    "--use-fake-device-for-media-stream",
+    "--use-fake-device-for-media-stream=device-count=2",
     "--use-fake-ui-for-media-stream",
     "--disable-background-networking",
     "--disable-component-update",

@@ -24,7 +24,7 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import detect, meta, pulled, stream_ws
+from stmixer.service.api import detect, draw, meta, pulled, stream_ws
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -37,7 +37,10 @@ HTTP = [
     ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/v1/streams", None),
     ("GET", "/openapi.json", None), ("GET", "/v1/status", "admin"),
     ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
+    ("POST", "/v1/draw", "detect"), ("GET", "/v1/drawings/{request_id}", None),
 ]  # fmt: skip
+ELSE = {"/nowhere": 404, "/v1/drawings/{request_id}": 404, "/v1/draw": 400}
+"""What is answered to who may ask, where that is not 200: a video alone cannot be drawn, and nothing is being drawn."""
 OPEN = sorted(PUBLIC | {"/web/index.html"})
 NOT_HTTP = "/v1/streams/ws"
 SECURITY = ("content-security-policy", "x-content-type-options", "referrer-policy", "permissions-policy")
@@ -102,9 +105,9 @@ def test_http(locked: Server, secrets: dict[str, str], method: str, path: str, s
             problem(ask(locked, method, path, Authorization="Basic eDp5"), 401, "unauthorized")
         case "right":
             answer = ask(locked, method, path, right)
-            assert answer.status_code == (404 if path == "/nowhere" else 200), answer.text
+            assert answer.status_code == ELSE.get(path, 200), answer.text
         case "wrong scope" if scope is None:
-            assert ask(locked, method, path, other).status_code == (404 if path == "/nowhere" else 200)
+            assert ask(locked, method, path, other).status_code == ELSE.get(path, 200)
         case "wrong scope":
             assert scope in problem(ask(locked, method, path, other), 403, "forbidden")
         case "foreign origin":
@@ -127,7 +130,8 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routes = [*web.routes, *meta.router.routes, *detect.router.routes, *stream_ws.router.routes, *pulled.router.routes]
+    routers = (meta, detect, draw, stream_ws, pulled)
+    routes = [*web.routes, *(route for part in routers for route in part.router.routes)]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
     ours = {pulled.ONE, pulled.ONE + "/events"}  # test_whose_a_pulled_stream_is
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours

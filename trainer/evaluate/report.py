@@ -71,7 +71,8 @@ class Report:
     """The result of one evaluation: of actions, of people, or of both.
 
     Attributes:
-        protocol, iou: which pictures counted, and the overlap from which a detection is right.
+        protocol, rules: which pictures counted, by name and in words.
+        iou: the overlap from which a detection is right.
         actions: frame mAP; None where no label has a box in the split, or people alone are measured.
         people: None where no person detections were given.
         out_of_set: None where the set does not say which labels are absent of whom.
@@ -82,6 +83,7 @@ class Report:
 
     subject: Subject
     protocol: str
+    rules: str
     iou: float
     actions: Score | None
     people: PersonScore | None = None
@@ -118,6 +120,7 @@ class Report:
             "origin": subject.origin,
             "notes": list(subject.notes),
             "protocol": self.protocol,
+            "rules": self.rules,
             "iou": self.iou,
             "mean_ap": self.mean_ap,
             "classes": [_class(c) for c in self.classes],
@@ -213,6 +216,7 @@ def report_frames(
     return Report(
         subject=subject,
         protocol=protocol.name,
+        rules=protocol.rules,
         iou=threshold,
         actions=actions,
         people=persons,
@@ -244,6 +248,7 @@ def report_ava(
     return Report(
         subject=subject,
         protocol=actions.protocol,
+        rules=protocol.rules,
         iou=actions.iou,
         actions=actions,
         people=persons,
@@ -255,17 +260,18 @@ def report_ava(
 def summary(report: Report) -> list[str]:
     """The report's head, in lines."""
     subject = report.subject
-    lines = [f"boxes: {ORIGINS[subject.origin]}", *subject.notes]
+    lines = [f"boxes: {ORIGINS[subject.origin]}", f"{report.protocol}: {report.rules}", *subject.notes]
     if any(c.few for c in report.classes):
         lines.append("(few): fewer than 3 people with that label in the split, too few to claim anything")
     if report.tubes:
         means = " · ".join(f"{at} {percent(v)}" for at, v in report.video_map.items())
-        lines.append(f"video mAP % ({report.tubes[0].protocol}): {means}")
+        lines.append(f"video mAP % ({report.tubes[0].protocol}) at IoU {means}")
     p = report.people
     if p is not None:
         lines.append(
-            f"people at IoU {p.iou:g}: AP {percent(p.ap)} %; at score ≥ {p.threshold:g} recall {percent(p.recall)} %, "
-            f"precision {percent(p.precision)} %, {p.false_per_keyframe:.3f} false people per keyframe "
+            f"people ({p.protocol}) at IoU {p.iou:g}: AP {percent(p.ap)} %; at score ≥ {p.threshold:g} "
+            f"recall {percent(p.recall)} %, precision {percent(p.precision)} %, "
+            f"{p.false_per_keyframe:.3f} false people per keyframe "
             f"({p.people} people on {p.keyframes} keyframes)"
         )
         if p.false_per_empty_keyframe is not None:
@@ -275,9 +281,10 @@ def summary(report: Report) -> list[str]:
         lines += [_cut("served", p.served), _cut(f"at precision ≥ {PRECISION_FROM:g}", p.precise)]
     if report.out_of_set is not None:
         lines += _out_of_set(report.out_of_set)
+    by = report.protocol if p is None else p.protocol
     for what, r in (("person", report.person_reliability), ("action", report.action_reliability)):
         if r is not None and r.ece is not None:
-            lines.append(f"{what} score: expected calibration error {r.ece:.3f}")
+            lines.append(f"{what} score ({by}): expected calibration error {r.ece:.3f}")
     return lines
 
 

@@ -52,6 +52,17 @@ class AvaProtocol:
     needs_truth: bool
     excludes: bool
 
+    @property
+    def rules(self) -> str:
+        """What it does, in a line to stand beside its figures."""
+        kept = "all" if self.cap is None else f"the best {self.cap}"
+        without = "ignored" if self.needs_truth else "wrong"
+        listed = "dropped" if self.excludes else "kept"
+        return (
+            f"{kept} (box, label) pairs of a timestamp count; what is found where no ground truth is, is {without}; "
+            f"timestamps of the exclusion list are {listed}"
+        )
+
 
 AVA_ACTIVITYNET = AvaProtocol("ava-activitynet", cap=50, needs_truth=True, excludes=False)
 AVA_UNCAPPED = AvaProtocol("ava-uncapped", cap=None, needs_truth=False, excludes=True)

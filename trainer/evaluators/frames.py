@@ -61,6 +61,17 @@ class FrameProtocol:
     step: int | None
     empty_is_negative: bool
 
+    @property
+    def rules(self) -> str:
+        """What it does, in a line to stand beside its figures."""
+        if self.step is None:
+            return "every picture of the split counts, whether somebody is annotated on it or not"
+        which = "annotated frames" if self.step == 1 else f"annotated frames whose index is a multiple of {self.step}"
+        empty = (
+            "does none of the actions" if self.empty_is_negative else "does something unknown, neither right nor wrong"
+        )
+        return f"{which} count; a person without a label {empty}"
+
 
 FRAMES_ALL = FrameProtocol("frames-all", step=None, empty_is_negative=False)
 FRAMES_CUSTOM = FrameProtocol("frames-custom", step=1, empty_is_negative=False)

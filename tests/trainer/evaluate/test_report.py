@@ -179,6 +179,9 @@ def test_the_terminal_says_what_it_measured(scene: Scene) -> None:
         "1 (few)",
         "video mAP",
         "0.000 false people per keyframe",
+        "frames-custom: annotated frames count; a person without a label does something unknown",
+        "people (frames-custom) at IoU 0.5",
+        "person score (frames-custom): expected calibration error",
     ):
         assert words in text
     assert re.search(r"<sit>\s+│\s+–\s+│\s+0", text)

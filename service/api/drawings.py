@@ -1,0 +1,65 @@
+"""Videos that are being drawn from results that were given: how many at a time, and how far each has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from stmixer.service.access import Caller
+from stmixer.service.errors import CapacityError, InputError
+
+AT_A_TIME = 2
+"""Each takes a core, and the model wants some too."""
+
+
+@dataclass(eq=False)
+class Drawing:
+    """One of them. ``request_id``: of the request that asked for it; ``done_s`` seconds of the video are drawn, of
+    ``of_s``, None until that is known."""
+
+    request_id: str
+    caller: Caller
+    done_s: float = 0.0
+    of_s: float | None = None
+
+    def come(self, done_s: float, of_s: float | None) -> None:
+        """So far."""
+        self.done_s, self.of_s = done_s, of_s
+
+
+class Drawings:
+    """All that run or wait for their turn, which is at most ``wait_s`` away."""
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._free = asyncio.Semaphore(AT_A_TIME)
+        self._all: set[Drawing] = set()
+
+    @asynccontextmanager
+    async def one_more(self, request_id: str, caller: Caller) -> AsyncIterator[Drawing]:
+        """Around one, from when its turn has come. Raises CapacityError where it does not."""
+        drawing = Drawing(request_id, caller)
+        self._all.add(drawing)
+        try:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise CapacityError(
+                    "capacity", f"{AT_A_TIME} videos are being drawn already; try again later"
+                ) from None
+            try:
+                yield drawing
+            finally:
+                self._free.release()
+        finally:
+            self._all.discard(drawing)
+
+    def find(self, request_id: str, caller: Caller) -> Drawing:
+        """The caller's own. Raises InputError (404) where there is none, be it somebody else's."""
+        for drawing in self._all:
+            if drawing.request_id == request_id and drawing.caller.is_same(caller):
+                return drawing
+        raise InputError("not_found", "nothing is being drawn under this request id", 404)

@@ -1,0 +1,159 @@
+"""What the page says to people: a sample, the model's card, who did what when, cameras to choose, tables and videos."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import urllib.request
+from pathlib import Path
+
+import av
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from posting import metric
+from serving import Server, running_server
+from webpage import PATIENCE_MS, opened, show_everything, wait_for, write_video
+
+pytestmark = pytest.mark.browser
+
+SEEN = """async ([period, keyframes]) => {
+  const { Seen, csv } = await import("./web/found.js");
+  const seen = new Seen(period);
+  for (const [seconds, ...people] of keyframes) {
+    const actors = people.map(([track_id, person_score, ...actions]) => ({
+      track_id, person_score, actions: actions.map(([name, score]) => ({ name, score })),
+    }));
+    seen.add(seconds, actors);
+  }
+  return { people: seen.people(), rows: seen.rows(), csv: csv(seen.rows()) };
+}"""
+
+
+def test_who_did_what_when(page: Page) -> None:
+    """A pause of up to a second, or of a keyframe and a half, ends nothing."""
+    walk, fall = ["walk", 0.8], ["fall", 0.9]
+    keyframes = [
+        [0, [1, 0.9, walk]], [0.5, [1, 0.7, walk], [2, 0.6]], [1.4, [1, 0.8, ["walk", 0.95]]],
+        [2.6, [1, 0.8, walk, fall]], [3, [1, 0.8, fall]],
+    ]  # fmt: skip
+    found = page.evaluate(SEEN, [0.5, keyframes])
+    assert found["people"] == [
+        {"id": 1, "from": 0, "to": 3, "best": 0.9, "actions": [
+            {"name": "walk", "best": 0.95, "spans": [{"from": 0, "to": 1.4}, {"from": 2.6, "to": 2.6}]},
+            {"name": "fall", "best": 0.9, "spans": [{"from": 2.6, "to": 3}]},
+        ]},
+        {"id": 2, "from": 0.5, "to": 0.5, "best": 0.6, "actions": []},
+    ]  # fmt: skip
+    assert [(row["id"], row["action"], row["from"], row["to"]) for row in found["rows"]] == [
+        (1, "walk", 0, 1.4), (2, "", 0.5, 0.5), (1, "walk", 2.6, 2.6), (1, "fall", 2.6, 3),
+    ]  # fmt: skip
+    slow = page.evaluate(SEEN, [1, [[0, [1, 0.9, walk]], [1.4, [1, 0.9, walk]]]])
+    assert slow["people"][0]["actions"][0]["spans"] == [{"from": 0, "to": 1.4}]
+
+
+def test_the_table_is_csv(page: Page) -> None:
+    rows = [[0, [None, 0.9, ['say "hi", wave', 0.5]]]]
+    text = page.evaluate(SEEN, [1, rows])["csv"]
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [
+        ["person", "action", "from_s", "to_s", "score"],
+        ["", 'say "hi", wave', "0.00", "0.00", "0.5000"],
+    ]
+
+
+def test_the_model_is_one_click_away(page: Page, server: Server) -> None:
+    def asked(path: str) -> dict:
+        with urllib.request.urlopen(server.url + path) as response:
+            return json.load(response)
+
+    model = asked("/v1/models")["models"][0]
+    labels = sorted(label["name"] for label in asked("/v1/labels")["labels"])
+    page.get_by_role("button", name=model["name"]).press("Enter")
+    card = page.locator("#card")
+    expect(card.locator("#card-actions li")).to_have_count(len(labels))
+    assert sorted(card.locator("#card-actions li").all_inner_texts()) == labels
+    expect(card.locator("#card-facts")).to_contain_text(model["source"])
+    assert "/v1/draw" in asked("/" + str(card.get_by_role("link").get_attribute("href")))["paths"]
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+    expect(page.get_by_role("button", name=model["name"])).to_be_focused()
+
+
+def test_another_camera_goes_on_in_the_same_stream(page: Page) -> None:
+    page.get_by_role("button", name="Start camera").press("Enter")
+    wait_for(page, "__stmixer.results.length > 0")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    chooser = page.get_by_label("Camera", exact=True)
+    expect(chooser.locator("option")).to_have_count(2, timeout=PATIENCE_MS)
+    label = "document.getElementById('video').srcObject.getVideoTracks()[0].label"
+    used = page.evaluate(label)
+    assert chooser.locator("option:checked").inner_text() == used
+    (other,) = {*chooser.locator("option").all_inner_texts()} - {used}
+    before = page.evaluate("__stmixer.results.at(-1).seq")
+    chooser.select_option(label=other)
+    wait_for(page, f"{label} === {json.dumps(other)}")
+    wait_for(page, f"__stmixer.results.at(-1).seq > {before + 2}")
+    expect(chooser.locator("option:checked")).to_have_text(other)
+
+
+def test_a_camera_session_ends_with_who_did_what(page: Page) -> None:
+    show_everything(page)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.some((result) => result.actors.length)")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#summary-head")).to_contain_text("seen", timeout=PATIENCE_MS)
+    rows = page.locator("#seen tbody tr")
+    expect(rows.first).to_contain_text("person ")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download table").click()
+    assert download.value.suggested_filename == "seen.csv"
+    with open(download.value.path(), newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["person", "action", "from_s", "to_s", "score"]
+    assert min(len(table) - 1, 100) == rows.count()
+
+
+def test_the_video_with_boxes_is_drawn_from_what_was_found(page: Page, server: Server, tmp_path: Path) -> None:
+    show_everything(page)
+    page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))
+    wait_for(page, "__stmixer.state === 'done'")
+    inferences = metric(server, "inferences_total")
+    with page.expect_download(timeout=PATIENCE_MS) as download:
+        page.get_by_role("button", name="Download video with boxes").press("Enter")
+    assert download.value.suggested_filename == "clip.boxes.mp4"
+    with av.open(str(download.value.path())) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 90
+    assert metric(server, "inferences_total") == inferences
+    wait_for(page, "__stmixer.state === 'done'")
+
+
+def test_a_list_that_is_written_anew_keeps_the_focus(page: Page, tmp_path: Path) -> None:
+    show_everything(page)
+    page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))
+    wait_for(page, "__stmixer.state === 'done'")
+    held = page.evaluate(
+        """() => {
+          const before = document.querySelectorAll("#found button")[1];
+          before.focus();
+          document.getElementById("video").dispatchEvent(new Event("durationchange"));
+          const after = document.activeElement;
+          return [before.isConnected, after.dataset.key === before.dataset.key, after.isConnected];
+        }"""
+    )
+    assert held == [False, True, True]
+
+
+@pytest.mark.slow
+def test_the_sample_shows_somebody_who_walks_and_falls(chromium: Browser, request: pytest.FixtureRequest) -> None:
+    """With the bundled model, as a first-time user has it, by keyboard; nothing else is claimed."""
+    with running_server() as server, opened(chromium, server.url, request.node.name) as page:
+        page.get_by_role("button", name="Try a sample").press("Enter")
+        wait_for(page, "__stmixer.state === 'done'")
+        expect(page.locator("#credit")).to_contain_text("MIT")
+        people = page.locator("#found > li")
+        expect(people).to_have_count(1)
+        expect(people.locator(".who")).to_contain_text("person 1")
+        assert [text.split()[0] for text in people.locator("li").all_inner_texts()] == ["walk", "fall"]
+        timeline = page.get_by_role("slider", name="Who did what when")
+        timeline.press("End")
+        expect(timeline).to_have_attribute("aria-valuetext", "0:05, person 1 fall")

@@ -1,0 +1,89 @@
+"""docker/deploy and .env: what an operator copies, checked by the programs that read it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stmixer.service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "docker" / "deploy"
+SHUTDOWN_S = Settings.model_fields["shutdown_timeout"].default
+
+
+def need(program: str, package: str) -> str:
+    """Its path; skips by name where it is not there."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is missing: apt-get install {package}")
+    return path
+
+
+def unit() -> dict[str, str]:
+    """The unit's settings; each stands there once."""
+    lines = (DEPLOY / "stmixer.service").read_text().splitlines()
+    pairs = [line.partition("=")[::2] for line in lines if line and line[0] not in "#["]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    analyze = need("systemd-analyze", "systemd")
+    text = (DEPLOY / "stmixer.service").read_text()
+    # what is installed on the operator's machine is not on this one
+    (tmp_path / "stmixer.service").write_text(re.sub(r"/opt/stmixer\S+", "/bin/true", text))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", tmp_path / "stmixer.service"], capture_output=True, text=True, check=False
+    )
+    assert [line for line in done.stderr.splitlines() if "stmixer" in line] == []
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_unit_waits_for_the_drain_and_lets_the_service_end_its_children() -> None:
+    settings = unit()
+    assert float(settings["TimeoutStopSec"]) > SHUTDOWN_S
+    assert settings["KillMode"] == "mixed"
+    assert settings["NoNewPrivileges"] == "yes"
+    assert not settings.keys() & {"RestrictNamespaces", "SystemCallFilter", "PrivateUsers"}, "decoders need these"
+    assert "--keys" in settings["ExecStart"]
+
+
+def test_nginx_is_configured_as_the_page_says() -> None:
+    """A test runs nginx with the page's block (tests/service/test_proxies.py)."""
+    (block,) = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "proxy.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert (DEPLOY / "nginx.conf").read_text() == block
+
+
+def test_caddy_finds_no_fault_with_its_file(tmp_path: Path) -> None:
+    caddy = need("caddy", "caddy")
+    done = subprocess.run(
+        [caddy, "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"],
+        capture_output=True, text=True, check=False, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Valid configuration" in done.stdout + done.stderr
+
+
+def test_compose_starts_something_without_a_flag() -> None:
+    lines = [line for line in (ROOT / ".env").read_text().splitlines() if not line.startswith("#")]
+    (name, _, profile) = lines[0].partition("=")
+    assert (len(lines), name) == (1, "COMPOSE_PROFILES")
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name for name, each in services.items() if profile in each["profiles"]} == {
+        "stmixer-cpu", "prometheus", "grafana",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.name)
+def test_a_form_for_issues_is_whole(path: Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    assert {"name", "description", "body"} <= set(form)
+    ids = [part["id"] for part in form["body"]]
+    assert len(set(ids)) == len(ids) > 0
+    assert all(part["type"] == "textarea" and part["attributes"]["label"] for part in form["body"])

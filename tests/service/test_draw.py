@@ -1,0 +1,184 @@
+"""``POST /v1/draw``: results that were given, drawn into the video without another look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import uuid
+from pathlib import Path
+from threading import Thread
+
+import av
+import httpx
+import numpy as np
+import pytest
+from conftest import OWN_CLIPS
+from posting import NDJSON, eventually, made_video, metric, post, problem
+from serving import Server
+
+from stmixer.service.access import Caller
+from stmixer.service.api.draw import MAX_PEOPLE, MAX_RESULTS_BYTES, copy_results
+from stmixer.service.api.drawings import AT_A_TIME, Drawings
+from stmixer.service.errors import InputError, StmixerError
+from stmixer.service.ipc.drawing import MAX_LINE, read_keyframes
+from stmixer.service.key_file import Key
+
+
+def line(pts_us: int, box: tuple[float, ...] = (40, 30, 120, 200), **besides: object) -> dict[str, object]:
+    """A result as /v1/detect gives it, of one person in 320 × 240."""
+    action = {"id": 1, "name": "walk", "score": 0.9}
+    actor = {"track_id": 1, "box_px": box, "box": (0, 0, 1, 1), "person_score": 0.9, "actions": [action] * 5}
+    timings = dict.fromkeys(("lookahead", "decode", "queue", "inference", "postprocess"), 0.0)
+    result = {
+        "seq": 0, "pts_us": pts_us, "received_at_us": 1, "sent_at_us": 1, "warming": False, "timings_ms": timings,
+        "dropped_since_last": 0, "frame": {"width": 320, "height": 240}, "actors": [actor],
+    }  # fmt: skip
+    return result | besides
+
+
+def lines(*results: object) -> bytes:
+    return b"".join(json.dumps(result).encode() + b"\n" for result in results)
+
+
+def draw(server: Server, video: bytes, results: bytes, request_id: str = "") -> httpx.Response:
+    files = {"results": results, "file": ("clip.mp4", video)}
+    headers = {"X-Request-Id": request_id} if request_id else {}
+    return httpx.post(server.url + "/v1/draw", files=files, headers=headers, timeout=120)
+
+
+def pictures(mp4: bytes, tmp_path: Path) -> list[np.ndarray]:
+    (tmp_path / "drawn.mp4").write_bytes(mp4)
+    with av.open(str(tmp_path / "drawn.mp4")) as video:
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+def test_what_was_given_is_drawn_and_nothing_inferred(server: Server, tmp_path: Path) -> None:
+    video = made_video(320, 240, 60)
+    inferences = metric(server, "inferences_total")
+    plain = pictures(draw(server, video, lines(line(0, actors=[]))).content, tmp_path)
+    one, other = line(0), line(1_000_000, (200, 30, 280, 200))
+    answer = draw(server, video, lines(one, other, {"model": "m", "trained": True, "summary": {}, "warnings": []}))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "video/mp4"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    boxed = pictures(answer.content, tmp_path)
+    assert len(boxed) == len(plain) == 60
+
+    def changed(at: int) -> np.ndarray:
+        """Columns of the person's left side in which a frame differs much from the same one without boxes."""
+        difference = np.abs(boxed[at][120:180].astype(int) - plain[at][120:180]).mean(axis=(0, 2))
+        return np.flatnonzero(difference > 40)
+
+    # the box's left side, on its way from x = 40 to 200
+    assert abs(changed(0).min() - 40) <= 4
+    assert abs(changed(15).min() - 120) <= 4
+    assert abs(changed(30).min() - 200) <= 4
+    assert metric(server, "inferences_total") == inferences
+
+
+@pytest.mark.slow
+def test_it_is_what_detect_draws(server: Server) -> None:
+    clip = OWN_CLIPS / "fall.mp4"
+    results = post(server, clip, accept=NDJSON, score_threshold=0).content
+    inferred = post(server, clip, accept="video/mp4", score_threshold=0).content
+    assert draw(server, clip.read_bytes(), results).content == inferred
+
+
+def test_it_says_how_far_it_has_come(server: Server) -> None:
+    """While a video of 20 s is drawn; afterwards nobody knows of it."""
+    request_id, answers = uuid.uuid4().hex, []
+    video = made_video(640, 480, 600)
+    thread = Thread(target=lambda: answers.append(draw(server, video, lines(line(0)), request_id)))
+    thread.start()
+
+    def progress() -> dict[str, float]:
+        answer = httpx.get(f"{server.url}/v1/drawings/{request_id}")
+        return answer.json() if answer.status_code == 200 else {}
+
+    seen = eventually(progress, lambda found: bool(found.get("done_s")))
+    assert 0 < seen["done_s"] < 20
+    assert seen["duration_s"] == pytest.approx(20, abs=0.1)
+    thread.join()
+    assert answers[0].status_code == 200
+    problem(httpx.get(f"{server.url}/v1/drawings/{request_id}"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (b"", "no result to draw"),
+        (b"milk, bread\n", "line 1"),
+        (lines(line(0), line(0)), "line 2 .* does not come after 0"),
+        (lines(line(5), line(4)), "line 2 .* does not come after 5"),
+        (lines({"summary": {}}, line(0)), "not the last line"),
+        (lines(line(0, (float("nan"), 0, 1, 1))), "line 1"),
+        (lines(line(0, (1e9, 0, 2e9, 1))), "no box"),
+        (lines(line(0, frame={"width": 0, "height": 240})), "no size"),
+        (lines(line(0, actors=line(0)["actors"] * (MAX_PEOPLE + 1))), "people"),
+        (lines(line(0, extra=1)), "extra"),
+        (b" " * (MAX_LINE + 1), "bytes"),
+    ],
+)
+def test_what_is_no_result_is_said(results: bytes, words: str) -> None:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as drawing:
+        given.write(results)
+        given.flush()
+        with pytest.raises(InputError, match=words) as caught:
+            copy_results(given, drawing)
+    assert caught.value.code == "bad_results"
+    assert caught.value.status == 422
+
+
+def test_a_picture_names_three_actions() -> None:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as drawing:
+        given.write(lines(line(7)))
+        given.flush()
+        copy_results(given, drawing)
+        (keyframe,) = read_keyframes(drawing)
+    assert keyframe.pts_us == 7
+    assert [len(actor.actions) for actor in keyframe.actors] == [3]
+
+
+def test_forms_that_lack_something_are_refused(server: Server) -> None:
+    url, video = server.url + "/v1/draw", ("clip.mp4", b"x" * 2000)
+    problem(httpx.post(url, content=b"x" * 2000), 400, "bad_multipart")
+    assert "'results'" in problem(httpx.post(url, files={"file": video}), 400, "bad_multipart")
+    assert "'file'" in problem(httpx.post(url, files={"results": lines(line(0))}), 400, "bad_multipart")
+    twice = [("results", b"a"), ("results", b"b"), ("file", video)]
+    assert "twice" in problem(httpx.post(url, files=twice), 400, "bad_multipart")
+    large = {"results": b" " * (MAX_RESULTS_BYTES + 1), "file": video}
+    problem(httpx.post(url, files=large, timeout=60), 413, "too_large")
+    problem(draw(server, b"no video at all" * 99, lines(line(0))), 400, "unreadable")
+    problem(draw(server, made_video(64, 48, 3), b"{}\n"), 422, "bad_results")
+
+
+async def _occupied(drawings: Drawings, caller: Caller) -> None:
+    async with drawings.one_more("a", caller) as one, drawings.one_more("b", caller):
+        assert AT_A_TIME == 2
+        one.come(1.5, 3.0)
+        assert drawings.find("a", caller) is one
+        with pytest.raises(StmixerError, match="being drawn") as caught:
+            async with drawings.one_more("c", caller):
+                pytest.fail("there is no third")
+        assert (caught.value.code, caught.value.status) == ("capacity", 503)
+    async with drawings.one_more("c", caller):
+        pass
+
+
+def test_so_many_are_drawn_at_a_time() -> None:
+    asyncio.run(_occupied(Drawings(wait_s=0.01), Caller(None)))
+
+
+def test_a_key_sees_its_own_drawings_only() -> None:
+    mine, theirs = (Caller(Key(name=name, sha256=name * 64, scopes=("detect",))) for name in "ab")
+
+    async def look() -> None:
+        drawings = Drawings(wait_s=1)
+        async with drawings.one_more("x", mine) as one:
+            assert drawings.find("x", mine) is one
+            with pytest.raises(InputError) as caught:
+                drawings.find("x", theirs)
+            assert caught.value.status == 404
+
+    asyncio.run(look())

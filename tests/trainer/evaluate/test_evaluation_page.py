@@ -1,0 +1,94 @@
+"""docs/evaluation.md: each figure on it is what the evaluators give on the files it names, and the public ones gave."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED, AvaProtocol, evaluate_ava
+from stmixer.trainer.evaluators.ava_csv import read_detections, read_excluded, read_label_map, read_truth
+from stmixer.trainer.evaluators.frames import FRAMES_ALL, evaluate_frames
+from stmixer.trainer.evaluators.tables import keys
+from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "evaluation.md").read_text()
+MAP = "PascalBoxes_Precision/mAP@0.5IOU"
+
+
+def row(start: str) -> list[str]:
+    """The cells after the first of the one table row that begins so."""
+    (found,) = re.findall(rf"^\| {re.escape(start)} \|(.*)\|$", PAGE, re.MULTILINE)
+    return [cell.strip() for cell in found.split("|")]
+
+
+class Ava:
+    """The reference files, and a protocol's frame mAP on them in percent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.truth, self.found = read_truth(folder / "gt.csv"), read_detections(folder / "pred.csv")
+        self.labels = read_label_map(folder / "label_map.pbtxt")
+        self.excluded = read_excluded(folder / "excluded.csv")
+        self.public = json.loads((folder / "expected.json").read_text())
+
+    def frame_map(self, protocol: AvaProtocol) -> float:
+        score = evaluate_ava(self.truth, self.found, self.labels, protocol, excluded=self.excluded)
+        return 100 * score.mean_ap
+
+
+@pytest.fixture(scope="module")
+def ava(ava_folder: Path) -> Ava:
+    return Ava(ava_folder)
+
+
+def test_public_and_ours_on_ava(ava: Ava) -> None:
+    for start, protocol, section in (
+        ("ActivityNet's (the AVA challenge)", AVA_ACTIVITYNET, "activitynet_top50"),
+        ("PySlowFast's, AlphAction's (STMixer's numbers)", AVA_UNCAPPED, "uncapped_with_exclusions"),
+    ):
+        figures = [f"{100 * ava.public[section][MAP]:.4f}", f"{ava.frame_map(protocol):.4f}"]
+        assert row(start) == [f"`{protocol.name}`", *figures]
+
+
+def test_what_each_rule_moves(ava: Ava) -> None:
+    caps, without = {"best 50": 50, "all": None}, {"ignored": True, "wrong": False}
+    listed = {"kept": False, "dropped": True}
+    for cap, needs, excludes in itertools.product(caps, without, listed):
+        protocol = AvaProtocol("x", caps[cap], without[needs], listed[excludes])
+        assert row(f"{cap} | {needs} | {excludes}") == [f"{ava.frame_map(protocol):.2f}"]
+
+
+def test_what_is_in_the_files(ava: Ava) -> None:
+    truth, found = ava.truth, ava.found
+    pairs = np.unique(keys(truth, found)[1], return_counts=True)[1]
+    said = re.search(
+        r"(\d+) true boxes with labels on (\d+) timestamps, (\d+) detections with the failings of real ones: "
+        r"(\d+) to (\d+) pairs a timestamp, (\d+) scores that another detection has already, several labels a box, "
+        r"(\d+) boxes with",
+        " ".join(PAGE.split()),
+    )
+    assert said is not None
+    assert [int(value) for value in said.groups()] == [
+        len(truth.frame), len(set(zip(truth.video, truth.frame, strict=True))), len(found.frame), pairs.min(),
+        pairs.max(), len(found.score) - len(np.unique(found.score)), (~np.isin(truth.label, list(ava.labels))).sum(),
+    ]  # fmt: skip
+
+
+def test_public_and_ours_on_tubes(tube_reference: Any) -> None:
+    r = tube_reference
+    ours = {
+        f"frame mAP at {iou}": evaluate_frames(r.truth, r.found, r.labels, FRAMES_ALL, threshold=iou).mean_ap
+        for iou in (0.2, 0.5)
+    }
+    scores = evaluate_tubes(r.truth, r.tubes, r.labels, FRAMES_ALL, thresholds=(0.2, *COCO_THRESHOLDS))
+    at = {score.iou: score.mean_ap for score in scores}
+    ours |= {f"video mAP at {iou}": at[iou] for iou in (0.2, 0.5, 0.75)}
+    ours["video mAP at 0.5:0.95"] = float(np.mean([at[iou] for iou in COCO_THRESHOLDS]))
+    for start, value in ours.items():
+        public = r.expected[start.replace(" at ", "@").replace(" ", "_")]
+        assert row(start) == [f"{public:.3f}", f"{100 * value:.3f}"]

@@ -1,0 +1,62 @@
+"""docs/paper.md, Figures by model: what it says of cost and speed is measured, and each row of the paper has a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stmixer.model.cost import multiply_adds
+from stmixer.model.zoo import VARIANTS
+from stmixer.trainer.config.file import load_config, parse_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "paper.md").read_text()
+ROWS = {
+    name: [cell.strip() for cell in cells.split("|")]
+    for name, cells in re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE, re.MULTILINE)
+    if name in VARIANTS
+}
+"""By model: paper's mAP, checkpoint, multiply-adds, ms, status."""
+
+
+def test_every_model_has_a_row() -> None:
+    assert set(ROWS) | {"tiny", "rt_nano"} == set(VARIANTS)
+    assert all(len(cells) == 5 for cells in ROWS.values())
+
+
+def test_milliseconds_are_the_measured_ones() -> None:
+    measured = json.loads((ROOT / "bench" / "results" / "model_cpu.json").read_text())["rows"]
+    eager = {
+        row["model"]: row["ms"]
+        for row in measured
+        if (row["runtime"], row["precision"], row["batch"]) == ("eager", "fp32", 1)
+    }
+    assert {name: cells[3] for name, cells in ROWS.items()} == {
+        name: f"{eager[name]:.1f}" if name in eager else "–" for name in ROWS
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_multiply_adds_are_the_counted_ones(name: str) -> None:
+    counted = sum(multiply_adds(VARIANTS[name]).values())
+    assert float(ROWS[name][2]) == pytest.approx(counted, abs=0.006)
+
+
+def test_the_run_that_it_shows_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "run.yaml").write_text(text)
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.model, [each.kind for each in config.sets]) == ("vit_b", ["ava"])
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith("rt_")])
+def test_every_row_of_the_paper_has_a_run(name: str) -> None:
+    text = (ROOT / "trainer" / "presets" / "ava_v22.yaml").read_text()
+    config = parse_config(yaml.safe_load(text) | {"model": name, "data_root": "ava", "run_dir": "runs/x"})
+    assert config.model == name
+    assert config.sets[0].kind == "ava"

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from watching import need
 
 from stmixer.service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "docker" / "deploy"
 SHUTDOWN_S = Settings.model_fields["shutdown_timeout"].default
-
-
-def need(program: str, package: str) -> str:
-    """Its path; skips by name where it is not there."""
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is missing: apt-get install {package}")
-    return path
 
 
 def unit() -> dict[str, str]:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
@@ -20,9 +20,9 @@ from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.access import Caller
 from stmixer.service.api import problems
 from stmixer.service.api.service import Service
-from stmixer.service.api.uploads import received_file, storage_errors
+from stmixer.service.api.uploads import received_file, storage_errors, write_all
 from stmixer.service.errors import InputError
-from stmixer.service.ipc.drawing import write_keyframe
+from stmixer.service.ipc.drawing import keyframe_line
 from stmixer.service.ipc.messages import DrawnFrame, DrawnKeyframe
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
@@ -36,6 +36,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MP4 = "video/mp4"
 CHUNK = 256 * 1024
+WARNINGS, WARNINGS_BYTES = "X-Stmixer-Warnings", 4096
+"""The header of an answer that is a video, and how long it may be: proxies take 8 KiB of headers, or fewer."""
 PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"file": _BODY["schema"], **DetectOptions.model_json_schema()["properties"]}
@@ -181,14 +183,15 @@ async def _mp4(
     file: BinaryIO,
     stack: AsyncExitStack,
 ) -> Response:
-    drawing = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with storage_errors("what is to be drawn"):
+        # a buffer would be written once more where the disk is full: when the file is closed
+        unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
+        drawing = cast(BinaryIO, unbuffered)
+        target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
         async for result in results:
-            await asyncio.to_thread(write_keyframe, drawing, _drawn(result))
-        drawing.flush()
+            await asyncio.to_thread(write_all, drawing, keyframe_line(_drawn(result)))
     _check_connected(session)
     session.caller.check()
-    target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
         drawn = render(
             service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
@@ -202,7 +205,17 @@ async def _mp4(
         while chunk := await asyncio.to_thread(target.read, CHUNK):
             yield chunk
 
-    return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers={"Content-Length": str(size)})
+    headers = {"Content-Length": str(size), WARNINGS: in_a_header(session.warnings)}
+    return _OwningResponse(chunks(), stack.pop_all(), media_type=MP4, headers=headers)
+
+
+def in_a_header(warnings: Sequence[str]) -> str:
+    """Warnings as a JSON list in ASCII of at most WARNINGS_BYTES: the first that fit, and how many more there are."""
+    text, kept = json.dumps(list(warnings)), len(warnings)
+    while len(text) > WARNINGS_BYTES:
+        kept -= 1
+        text = json.dumps([*warnings[:kept], f"and {len(warnings) - kept} more"])
+    return text
 
 
 def _drawn(result: Result) -> DrawnKeyframe:

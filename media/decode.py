@@ -36,7 +36,7 @@ from stmixer.media.probe import (
     timeline_rate,
 )
 from stmixer.media.rtsp import CameraFeed, RtspCamera
-from stmixer.media.source import ResourceRefused, open_source
+from stmixer.media.source import ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.timeline import Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
 
@@ -45,6 +45,8 @@ __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 # Packets in a row that fail before the rest is given up: ten seconds at 25 fps, more than any group of pictures that
 # can still recover, little enough that a long broken file ends soon.
 MAX_FAILURES = 250
+MAX_TAKEOVERS_TOLD = 20
+"""Times that another video takes over which are told of while they happen."""
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -102,7 +104,9 @@ class VideoReader:
         rate_hint: frames per second of a raw stream without timestamps.
         threads: decoding threads.
         low_latency: for live sources: little probing, and no frame held back by threads.
-        on_warning: told of what is odd about time, a code and a line, when it is first met; ``warnings`` sums up.
+        on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
+            that cannot be decoded), ``takeover`` (another video of a live MPEG-TS stream, which is read from there on).
+            ``warnings`` sums up.
 
     Attributes:
         info: see :class:`VideoInfo`.
@@ -110,7 +114,8 @@ class VideoReader:
         dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
 
     Raises:
-        MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating.
+        MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating, and any
+            where what takes over in a live stream cannot be read.
     """
 
     def __init__(
@@ -129,17 +134,16 @@ class VideoReader:
         self._on_warning, self._told = on_warning, set[str]()
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
+        self._delivered, self._takeovers = False, 0
         self._encrypted = False
         self._first_failure: av.error.FFmpegError | None = None
         self._frames: Generator[Frame] = _no_frames()
         self._first: Frame | None = None
         self._container: InputContainer | None = None
         self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
+        self._threads, self._low_latency = threads, low_latency
         try:
-            self._container = open_container(self._source, limits, low_latency)
-            stream = choose_stream(self._container)
-            self._check_claims(stream)
-            self._configure(stream, threads, low_latency)
+            self._container, stream = self._open()
             self.warnings += others_told(self._container, stream)
             self._frames = self._deliver(self._container, stream, rate_hint)
             self._first = next(self._frames, None)
@@ -178,6 +182,20 @@ class VideoReader:
             self._container = None
         self._source.close()
 
+    def _open(self, pid: int | None = None) -> tuple[InputContainer, VideoStream]:
+        """The source, or what has taken over in it with this PID, and which stream of it is read."""
+        may_change = self._low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed)
+        if may_change and self._container is None:
+            self._source.watch()
+        container = open_container(self._source, self._limits, self._low_latency)
+        self._container = container
+        stream = choose_stream(container, pid)
+        if may_change:
+            self._source.follow(stream.id if container.format.name == "mpegts" else None)
+        self._check_claims(stream)
+        self._configure(stream, self._threads, self._low_latency)
+        return container, stream
+
     def _check_claims(self, stream: VideoStream) -> None:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width and height:
@@ -196,13 +214,13 @@ class VideoReader:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
         timeline: Timeline[_Shown] = Timeline(stream.time_base or _MICROSECOND, rate.value, clock_wraps(container))
-        displays, deinterlacer = TrackDisplay(self._source, container, stream), Deinterlacer()
+        deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
-            for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                shown = _Shown(picture, displays.of(picture))
+            for shown in self._shown(deinterlacer, container, stream):
+                picture = shown.picture
                 self._limits.check_size(*shown.size)
                 stamps = (picture.pts, picture.dts) if clock else (None, None)
                 for placed in timeline.place(shown, *stamps):
@@ -232,15 +250,30 @@ class VideoReader:
         picture, size = placed.item.picture, placed.item.size
         if index and size != self._size:
             self._resizes += 1
-        self._size = size
+        self._size, self._delivered = size, True
         self._damaged += picture.is_corrupt
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
-    def _tell(self, warning: str) -> None:
-        """Passes a warning on its time on, once."""
+    def _tell(self, warning: str, code: str = "timestamps") -> None:
+        """Passes a warning on, once."""
         if self._on_warning is not None and warning not in self._told:
             self._told.add(warning)
-            self._on_warning("timestamps", warning)
+            self._on_warning(code, warning)
+
+    def _shown(self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream) -> Generator[_Shown]:
+        """Pictures as they are to be shown: of the stream, and of whatever takes over from it."""
+        while True:
+            displays = TrackDisplay(self._source, container, stream)
+            for picture in self._whole(deinterlacer, self._pictures(container, stream)):
+                yield _Shown(picture, displays.of(picture))
+            if (takeover := self._source.takeover) is None:
+                return
+            self._takeovers += 1
+            if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
+                self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
+            self._source.next_part()
+            container.close()
+            container, stream = self._open(takeover.pid)
 
     def _whole(self, deinterlacer: Deinterlacer, pictures: Generator[av.VideoFrame]) -> Generator[av.VideoFrame]:
         for picture in pictures:
@@ -257,7 +290,9 @@ class VideoReader:
                 failures += 1
                 self._count_dropped("corrupt")
                 self._first_failure = self._first_failure or error
-                if failures >= MAX_FAILURES:
+                if self._delivered:  # what a stream that is joined in its middle begins with may be cut
+                    self._tell(f"packets cannot be decoded: {error.strerror}", "corrupt")
+                if failures >= MAX_FAILURES and (self._delivered or not self._low_latency):
                     self.warnings.append(f"reading stopped after {failures} packets in a row that could not be decoded")
                     return
                 continue
@@ -306,6 +341,8 @@ class VideoReader:
             self.warnings.append(f"timestamps far from their neighbours': {timeline.strays}, put between those")
         if timeline.resets:
             self.warnings.append(f"times the timestamps start anew: {timeline.resets}; time goes on without a gap")
+        if self._takeovers:
+            self.warnings.append(f"times that another video took over: {self._takeovers}; it was read from there on")
         if self._resizes:
             self.warnings.append(f"changes of the picture size: {self._resizes}")
         if deinterlacer.pictures:

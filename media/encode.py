@@ -1,5 +1,7 @@
 """Writing pictures and video."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -7,6 +9,7 @@ from typing import BinaryIO, Self, cast
 
 import av
 import av.codec
+import av.error
 import cv2
 import numpy as np
 from av.video.stream import VideoStream
@@ -54,13 +57,34 @@ class _ReadBack:
 
 
 class _NamelessFile:
-    """The file object without its name, and without ``seek`` where it cannot."""
+    """The file object without its name, and without ``seek`` where it cannot.
+
+    ``refused``: why it did not take something, first. FFmpeg goes on after that, and ends with an error of its own.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
+        self._write = file.write
+        self.refused: OSError | None = None
         if file.seekable():
             self.seek = file.seek
             self.tell = file.tell
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.refused = self.refused or error
+            raise
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Around what writes to it: whatever that ends with, where the file refused something its reason is raised."""
+        try:
+            yield
+        except (av.error.FFmpegError, OSError):
+            if self.refused is not None:
+                raise self.refused from None
+            raise
 
 
 class Mp4Writer:
@@ -83,8 +107,9 @@ class Mp4Writer:
         self._shape = (height, width, 3)
         self._last_us = -1
         self._closed = False
+        self._target = _NamelessFile(self._file)
         self._container = av.open(
-            _NamelessFile(self._file), "w", format="mp4", options={"movflags": self._layout()}, io_open=self._read_back
+            self._target, "w", format="mp4", options={"movflags": self._layout()}, io_open=self._read_back
         )
         codec = "libx264" if "libx264" in av.codec.codecs_available else "mpeg4"
         # Half a thousandth is finer than any nominal rate; the times themselves are in microseconds.
@@ -117,6 +142,7 @@ class Mp4Writer:
 
         Raises:
             ValueError: another shape, or a time no later than the last.
+            OSError: the target does not take it.
         """
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
             raise ValueError(f"expected {self._shape} uint8, got {rgb.shape} {rgb.dtype}")
@@ -129,17 +155,21 @@ class Mp4Writer:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=self._colours[0], dst_color_range=_LIMITED, threads=1)
         frame.pts, frame.time_base = pts_us, TIME_BASE
-        self._container.mux(self._stream.encode(frame))
+        with self._target.heard():
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Writes what is outstanding. May be called twice."""
+        """Writes what is outstanding. May be called twice. Raises OSError where the target does not take it."""
         if self._closed:
             return
         self._closed = True
         try:
-            if self._last_us >= 0:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
+            if self._target.refused is not None:
+                return  # FFmpeg crashes where an end is written to what has no beginning
+            with self._target.heard():
+                if self._last_us >= 0:
+                    self._container.mux(self._stream.encode(None))
+                self._container.close()
         finally:
             if self._owned:
                 self._file.close()

@@ -86,9 +86,9 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
     return container
 
 
-def choose_stream(container: InputContainer) -> VideoStream:
-    """The video to read: of those that are no cover picture the first that may be decoded, preferring default tracks,
-    then such as hold anything.
+def choose_stream(container: InputContainer, pid: int | None = None) -> VideoStream:
+    """The video to read: the one of this PID where there is one; else of those that are no cover picture the first that
+    may be decoded, preferring default tracks, then such as hold anything.
 
     Not FFmpeg's own choice, which goes by bit rate and takes a two-picture track of stills over the film beside it.
 
@@ -106,7 +106,7 @@ def choose_stream(container: InputContainer) -> VideoStream:
         empty = stream.average_rate is None and not stream.frames
         return (_is_taken(stream), bool(stream.disposition & Disposition.default), not empty)
 
-    best = max(streams, key=rank)
+    best = max([s for s in streams if s.id == pid] or streams, key=rank)
     if best.codec_context is None:
         raise MediaError(
             "unsupported_codec", "there is no decoder for this video; convert it, for instance to H.264 in MP4"

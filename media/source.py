@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stmixer.media.errors import MediaError
+from stmixer.media.takeover import Takeover, TransportWatch, from_tables_on
 
 HEAD_BYTES = 1 << 20
 
@@ -18,16 +19,27 @@ class ResourceRefused(Exception):
 
 
 class ByteSource:
-    """Sequential bytes for FFmpeg; also remembers the beginning, which tells why a file could not be read."""
+    """Sequential bytes for FFmpeg; also remembers the beginning, which tells why a file could not be read.
+
+    ``takeover``: where another video has taken over, what it is: the old one ends there, and ``next_part`` goes on.
+    """
 
     def __init__(self, file: BinaryIO, owned: bool) -> None:
         self._file = file
         self._owned = owned
         self.head = bytearray()
         self.refused: list[str] = []
+        self.takeover: Takeover | None = None
+        self._watch: TransportWatch | None = None
+        self._ahead = b""
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes, waiting for the first; b'' at the end. Errors of the file object pass through."""
+        if self.takeover is not None:
+            return b""
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return self._watched(data)
         data = self._file.read(size)
         if data is None:
             raise BlockingIOError("the source must be a blocking file: read() returned None")
@@ -36,7 +48,32 @@ class ByteSource:
             raise ValueError(f"the source returned {len(data)} bytes when asked for {size}")
         if len(self.head) < HEAD_BYTES:
             self.head += data[: HEAD_BYTES - len(self.head)]
-        return bytes(data)
+        return self._watched(bytes(data))
+
+    def watch(self) -> None:
+        """At the beginning of a live stream: have it begin with tables, and look at them, where it is MPEG-TS."""
+        self._ahead = from_tables_on(self.read)
+        self._watch = TransportWatch()
+
+    def follow(self, pid: int | None) -> None:
+        """Look whether another video takes over from the one of this PID; None: it is no MPEG-TS."""
+        if pid is None:
+            self._watch = None
+        elif self._watch is not None:
+            self._watch.follow(pid)
+
+    def next_part(self) -> None:
+        """Go on with what has taken over."""
+        assert self.takeover is not None
+        self._ahead, self.takeover = self.takeover.begin + self._ahead, None
+        self._watch = TransportWatch()
+
+    def _watched(self, data: bytes) -> bytes:
+        """What of it belongs to the video that is read."""
+        if self._watch is None or (found := self._watch.feed(data)) is None:
+            return data
+        self.takeover = found
+        return data[: found.kept]
 
     def refuse(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:
         """FFmpeg's io_open: always raises ResourceRefused."""

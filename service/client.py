@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,18 +35,19 @@ from stmixer.service.schemas import DetectResponse, Problem, Result, Summary, Tr
 
 SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
+WARNINGS = "X-Stmixer-Warnings"
 Clip = str | Path | bytes
 
 
 class Options(TypedDict, total=False):
-    """Of a clip, as query parameters; what is left out is the service's default."""
+    """Of a clip, as query parameters; what is left out, or None, is the service's default."""
 
-    keyframe_hz: float
-    score_threshold: float
-    top_k: int
-    action_threshold: float
-    track_max_gap_s: float
-    lookahead_ms: float
+    keyframe_hz: float | None
+    score_threshold: float | None
+    top_k: int | None
+    action_threshold: float | None
+    track_max_gap_s: float | None
+    lookahead_ms: float | None
 
 
 class StreamOptions(Options, total=False):
@@ -52,9 +55,9 @@ class StreamOptions(Options, total=False):
 
     codec: Literal["jpeg", "webm", "mpegts", "mp4"]
     policy: Literal["latest", "all"]
-    deadline_ms: float
+    deadline_ms: float | None
     timestamps: Literal["arrival", "prefix"]
-    resume_token: str
+    resume_token: str | None
 
 
 class ServiceError(Exception):
@@ -263,11 +266,12 @@ class Client:
             for line in answer.iter_lines():
                 yield _line(line)
 
-    def render(self, clip: Clip, target: str | Path, **options: Unpack[Options]) -> None:
-        """The clip with boxes and names drawn in, as an mp4."""
+    def render(self, clip: Clip, target: str | Path, **options: Unpack[Options]) -> list[str]:
+        """The clip with boxes and names drawn in, as an mp4; what was odd about it, in words."""
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": MP4})
         _check(answer)
         Path(target).write_bytes(answer.content)
+        return list(json.loads(answer.headers.get(WARNINGS, "[]")))
 
     def models(self) -> list[dict[str, Any]]:
         """What is served."""
@@ -283,7 +287,7 @@ class Client:
     def stream(self, **options: Unpack[StreamOptions]) -> Iterator[LiveStream]:
         """A camera's stream. Raises ServiceError where it is not taken."""
         with connect(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
-            yield LiveStream(socket, {"type": "start", **options})
+            yield LiveStream(socket, {"type": "start", **_given(options)})
 
 
 class AsyncClient:
@@ -345,7 +349,7 @@ class AsyncClient:
         """As ``Client.stream``."""
         async with connect_async(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
             stream = AsyncLiveStream(socket)
-            await stream.begin({"type": "start", **options})
+            await stream.begin({"type": "start", **_given(options)})
             yield stream
 
 
@@ -362,7 +366,7 @@ def _connecting(api_key: str | None, context: ssl.SSLContext | None) -> dict[str
 
 
 def _ws(url: str) -> str:
-    return "ws" + url.removeprefix("http") + "/v1/streams/ws"
+    return f"ws{url[len('http') :]}/v1/streams/ws" if url[:4].lower() == "http" else f"{url}/v1/streams/ws"
 
 
 def _bytes(clip: Clip) -> bytes:
@@ -370,7 +374,11 @@ def _bytes(clip: Clip) -> bytes:
 
 
 def _params(options: Options) -> dict[str, str]:
-    return {name: str(value) for name, value in options.items()}
+    return {name: str(value) for name, value in _given(options).items()}
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _line(text: str) -> Result | Summary:
@@ -384,9 +392,19 @@ def _check(answer: httpx.Response) -> None:
     """Raises ServiceError for an answer that is an error."""
     if not answer.is_error:
         return
-    wait = answer.headers.get("retry-after")
+    wait = _seconds(answer.headers.get("retry-after", ""))
     try:
         problem = Problem.model_validate_json(answer.content, extra="ignore")
     except ValidationError:  # not ours: a proxy's, perhaps
-        raise ServiceError(answer.status_code, "http_error", answer.reason_phrase) from None
-    raise ServiceError(answer.status_code, problem.code, problem.detail, float(wait) if wait else None)
+        raise ServiceError(answer.status_code, "http_error", answer.reason_phrase, wait) from None
+    raise ServiceError(answer.status_code, problem.code, problem.detail, wait)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Of a Retry-After header, which gives seconds or a date (RFC 9110, 10.2.3); None where it gives neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -52,3 +52,8 @@ class StartError(StmixerError):
 def media_status(code: str) -> int:
     """HTTP status of a media error's code: too large or long 413, a kind we cannot decode 415, else 422 or 400."""
     return _MEDIA_STATUS.get(code, 422 if code == "aspect_unsupported" else 400)
+
+
+def no_room() -> CapacityError:
+    """The disk does not take a video or what is made of it: no fault of the video."""
+    return CapacityError("storage", "there is no room to store this video; try again later")

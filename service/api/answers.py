@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
@@ -40,8 +40,8 @@ class OwningResponse(StreamingResponse):
             await self._owned.aclose()
 
 
-def sent_file(file: BinaryIO, owned: AsyncExitStack) -> Response:
-    """A video as an answer, its size said before; it owns what it comes from."""
+def sent_file(file: BinaryIO, owned: AsyncExitStack, headers: Mapping[str, str] | None = None) -> Response:
+    """A video as an answer, its size said before, with further headers; it owns what it comes from."""
     size = file.seek(0, 2)
     file.seek(0)
 
@@ -49,7 +49,8 @@ def sent_file(file: BinaryIO, owned: AsyncExitStack) -> Response:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
 
-    return OwningResponse(chunks(), owned, media_type=MP4, headers={"Content-Length": str(size)})
+    headers = {"Content-Length": str(size), **(headers or {})}
+    return OwningResponse(chunks(), owned, media_type=MP4, headers=headers)
 
 
 def drawn(result: Result) -> DrawnKeyframe:

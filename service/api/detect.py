@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
@@ -19,9 +19,9 @@ from stmixer.service.access import Caller
 from stmixer.service.api import problems
 from stmixer.service.api.answers import MP4, OwningResponse, disconnected, drawn, sent_file, until_disconnect
 from stmixer.service.api.service import Service
-from stmixer.service.api.uploads import received_file, storage_errors
+from stmixer.service.api.uploads import received_file, storage_errors, write_all
 from stmixer.service.errors import InputError
-from stmixer.service.ipc.drawing import write_keyframe
+from stmixer.service.ipc.drawing import keyframe_line
 from stmixer.service.schemas import DetectOptions, DetectResponse, Result
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.rendering import render
@@ -31,6 +31,8 @@ router = APIRouter()
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+WARNINGS, WARNINGS_BYTES = "X-Stmixer-Warnings", 4096
+"""The header of an answer that is a video, and how long it may be: proxies take 8 KiB of headers, or fewer."""
 PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"file": _BODY["schema"], **DetectOptions.model_json_schema()["properties"]}
@@ -158,21 +160,31 @@ async def _mp4(
     file: BinaryIO,
     stack: AsyncExitStack,
 ) -> Response:
-    drawing = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with storage_errors("what is to be drawn"):
+        # a buffer would be written once more where the disk is full: when the file is closed
+        unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
+        drawing = cast(BinaryIO, unbuffered)
+        target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
         async for result in results:
-            await asyncio.to_thread(write_keyframe, drawing, drawn(result))
-        drawing.flush()
+            await asyncio.to_thread(write_all, drawing, keyframe_line(drawn(result)))
     _check_connected(session)
     session.caller.check()
-    target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
     with session.interruptible():
         copy = render(
             service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
             source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(),
         )  # fmt: skip
         await until_disconnect(request, copy)
-    return sent_file(target, stack.pop_all())
+    return sent_file(target, stack.pop_all(), {WARNINGS: in_a_header(session.warnings)})
+
+
+def in_a_header(warnings: Sequence[str]) -> str:
+    """Warnings as a JSON list in ASCII of at most WARNINGS_BYTES: the first that fit, and how many more there are."""
+    text, kept = json.dumps(list(warnings)), len(warnings)
+    while len(text) > WARNINGS_BYTES:
+        kept -= 1
+        text = json.dumps([*warnings[:kept], f"and {len(warnings) - kept} more"])
+    return text
 
 
 @asynccontextmanager

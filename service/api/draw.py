@@ -21,9 +21,9 @@ from stmixer.service.access import Caller
 from stmixer.service.api import problems
 from stmixer.service.api.answers import MP4, drawn, sent_file, until_disconnect
 from stmixer.service.api.service import Service
-from stmixer.service.api.uploads import Beside, received_file, storage_errors
+from stmixer.service.api.uploads import Beside, received_file, storage_errors, write_all
 from stmixer.service.errors import InputError
-from stmixer.service.ipc.drawing import MAX_LINE, write_keyframe
+from stmixer.service.ipc.drawing import MAX_LINE, keyframe_line
 from stmixer.service.logs import REQUEST_ID
 from stmixer.service.schemas import DrawProgress, Result
 from stmixer.service.sources.rendering import render
@@ -61,10 +61,12 @@ async def draw(request: Request) -> Response:
             file, _ = await stack.enter_async_context(
                 received_file(request, service.settings, caller, service.uploads, upload, beside)
             )
-            drawing = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
             with storage_errors("what is to be drawn"):
+                # a buffer would be written once more where the disk is full: when the file is closed
+                unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
+                drawing = cast(BinaryIO, unbuffered)
+                target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
                 await asyncio.to_thread(copy_results, given, drawing)
-            target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
             await until_disconnect(request, _draw(service, caller, file, drawing, target))
         return sent_file(target, stack.pop_all())
 
@@ -102,10 +104,9 @@ def copy_results(given: BinaryIO, drawing: BinaryIO) -> None:
             raise _bad(number, problems.said_of(error.errors(include_url=False)[:1])) from None
         _check(number, result, before_us)
         before_us = result.pts_us
-        write_keyframe(drawing, drawn(result))
+        write_all(drawing, keyframe_line(drawn(result)))
     if before_us < 0:
         raise InputError("bad_results", "there is no result to draw: send the lines that /v1/detect answered with")
-    drawing.flush()
 
 
 def _lines(given: BinaryIO) -> Iterator[tuple[int, bytes]]:

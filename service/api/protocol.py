@@ -108,7 +108,9 @@ def parse(text: str) -> ClientMessage:
     except ValidationError as error:
         first = error.errors()[0]
         where, name = ".".join(str(part) for part in first["loc"]), first["loc"][-1] if first["loc"] else ""
-        if first["type"] != "extra_forbidden":
+        if first["type"] == "json_invalid":
+            reason = f"text messages are JSON, and pictures and other media are binary messages ({first['msg']})"
+        elif first["type"] != "extra_forbidden":
             reason = f"{where or 'message'}: {first['msg']}"
         elif first["loc"][0] == "update" and name in Start.model_fields:
             reason = f"{name} cannot change while a stream runs; {', '.join(_CHANGEABLE)} can"

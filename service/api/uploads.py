@@ -21,7 +21,7 @@ from fastapi import Request
 
 from stmixer.service.access import Caller
 from stmixer.service.api.multipart import FormReader
-from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
+from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError, no_room
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -191,7 +191,7 @@ class Beside:
         self.written += len(data)
         if self.written > self.most_bytes:
             raise InputError("too_large", f"{self.name} has more than {_mib(self.most_bytes)}", 413)
-        _write(self.file, data)
+        write_all(self.file, data)
 
 
 @asynccontextmanager
@@ -226,7 +226,7 @@ async def received_file(
         async for chunk in _limited(request, settings, limit, caller, pace):
             waiting.take(upload, len(chunk))
             with storage_errors("an upload"):
-                await asyncio.to_thread(_write, file, chunk if form is None else b"".join(form.feed(chunk)))
+                await asyncio.to_thread(write_all, file, chunk if form is None else b"".join(form.feed(chunk)))
                 if form is not None and beside is not None:
                     await asyncio.to_thread(beside.write, form.take_beside())
         if form is not None:
@@ -235,7 +235,7 @@ async def received_file(
         yield _checked(file), {} if form is None else form.fields
 
 
-def _write(file: BinaryIO, chunk: bytes) -> None:
+def write_all(file: BinaryIO, chunk: bytes) -> None:
     """All of it; an unbuffered file takes what still fits, and says why it does not take the rest."""
     view = memoryview(chunk)
     while view:
@@ -249,7 +249,7 @@ def storage_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         log.error("%s cannot be stored: %s", what, error)
-        raise CapacityError("storage", "there is no room to store this video; try again later") from None
+        raise no_room() from None
 
 
 def _checked(file: BinaryIO) -> BinaryIO:

@@ -7,6 +7,7 @@ CPU time too. It never reads a second source, which may be somebody else's; when
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import resource
@@ -36,6 +37,7 @@ from stmixer.service.ipc.messages import (
     FlushSource,
     FramesDropped,
     JpegPicture,
+    NotStored,
     OpenCamera,
     OpenContainer,
     OpenPictures,
@@ -55,6 +57,8 @@ _TOLD_EVERY = 10
 """Frames between two words on how far drawing has come."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Why a disk does not take what is written."""
 
 
 def decode_file(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -> None:
@@ -178,7 +182,15 @@ def render(channel: Channel, received: Received) -> None:
 
     with os.fdopen(received.fds[0], "rb") as source, os.fdopen(received.fds[1], "w+b") as target:
         source.seek(0)
-        write_annotated(source, target, keyframes, trained=order.trained, limits=order.limits, progress=tell)
+        try:
+            write_annotated(source, target, keyframes, trained=order.trained, limits=order.limits, progress=tell)
+            target.flush()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            channel.send(NotStored(os.strerror(error.errno)))
+            target.raw.close()  # what is buffered yet has no room either
+            return
     channel.send(Rendered())
 
 

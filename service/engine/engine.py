@@ -20,7 +20,7 @@ from stmixer.service.engine.scheduler import Scheduler
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Pending, Policy, Stream
 from stmixer.service.engine.supervisor import Supervisor
-from stmixer.service.engine.worker import WORKER_MODULE, Batch, Worker
+from stmixer.service.engine.worker import WORKER_MODULE, Batch, Shapes, Worker
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError, Received
 from stmixer.service.ipc.messages import (
@@ -275,8 +275,8 @@ class Engine:
                 banks += [part.tobytes() for part in stream.bank.window(second_of(pending.keyframe.pts_us))]
         free_at = self.seat.free_at
         since = free_at if now - free_at < AT_ONCE_S else now
-        stuck_at = now + worker.stuck_after_s(len(keyframes))
-        worker.batch = Batch(self._batch_ids, keyframes, stuck_at, new_frames, since)
+        shapes = Shapes(keyframes[0].stream.clip_size, len(keyframes), new_frames)
+        worker.batch = Batch(self._batch_ids, keyframes, now + worker.stuck_after_s(shapes), shapes, since)
         return RunBatch(self._batch_ids, tuple(jobs)), b"".join(banks)
 
     # -- what workers say
@@ -320,20 +320,21 @@ class Engine:
         if payload or (ran and ran[0][0].stream.bank is not None):
             _remember([pending for pending, _ in ran], payload)
         worker.batch, now = None, time.monotonic()
-        self._learn(batch, done, now)
+        self._learn(batch, done, now, compiled=worker.compiles(batch.shapes))
+        worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
         for pending, actors in ran:
             pending.done_at = now
             pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
 
-    def _learn(self, batch: Batch, done: BatchDone, now: float) -> None:
-        """What keyframes cost, from a batch all of which ran; while there is much to do capacity follows."""
+    def _learn(self, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
+        """What keyframes cost, from a batch that ran whole without compiling; while much is to do capacity follows."""
         seat = self.seat
         seat.free_at = now
-        if seat.cost is None or batch.stale:
+        if seat.cost is None or batch.stale or compiled:
             return
         worked_s = done.seconds.preprocess + done.seconds.inference + done.seconds.postprocess
-        seat.cost.observe(len(batch.keyframes), batch.new_frames, worked_s, now - batch.since - worked_s)
+        seat.cost.observe(len(batch.keyframes), batch.shapes.new_frames, worked_s, now - batch.since - worked_s)
         seat.learn(busy=self._scheduler.turns.load > BUSY)
         self.metrics.streams_capacity.set(self.capacity)
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Pending, Stream
@@ -31,20 +32,30 @@ log = logging.getLogger("stmixer.worker")
 WORKER_MODULE = "stmixer.service.worker.process"
 MIN_STUCK_S = 10.0
 STUCK_FACTOR = 10
+COMPILING_S = 600.0
+"""How long a batch may take whose shapes a compiler sees for the first time: tens of seconds on an idle machine."""
 LAST_WORDS_S = 1.0
 """How long a process whose channel has ended may take to end as well."""
+
+
+class Shapes(NamedTuple):
+    """What a compiler compiles for: the padded clip's width and height, how many clips, and how many new frames."""
+
+    clip: tuple[int, int] | None
+    keyframes: int
+    new_frames: int
 
 
 @dataclass(slots=True)
 class Batch:
     """What a worker is busy with. ``stale``: the places of keyframes whose frames it did not find, which are its
     business no more; None until it has copied all the others'. ``stuck_at``: when it will have taken far too long.
-    ``new_frames``: how many frames it has not seen in a batch before. ``since``: when it could have begun with it."""
+    ``shapes``: with how many frames it has not seen in a batch before. ``since``: when it could have begun with it."""
 
     id: int
     keyframes: tuple[Pending, ...]
     stuck_at: float
-    new_frames: int
+    shapes: Shapes
     since: float
     stale: set[int] | None = None
 
@@ -68,6 +79,7 @@ class Worker:
     ) -> None:
         self.name, self.model, self.warmup_s, self.saved = name, model, warmup_s, saved
         self.batch: Batch | None = None
+        self._has_run: set[Shapes] = set()
         self.alive, self.reason = True, "exit"
         self.channel = child.channel
         self._oom_kills = oom_kills()
@@ -109,11 +121,21 @@ class Worker:
         """Its process id."""
         return self._child.pid
 
-    def stuck_after_s(self, keyframes: int) -> float:
-        """How long a batch may take: many times what one of its size took in the warm-up."""
+    def compiles(self, shapes: Shapes) -> bool:
+        """Whether a batch of these shapes has to be compiled before it runs."""
+        return self.model.runtime == "compile" and shapes not in self._has_run
+
+    def ran(self, shapes: Shapes) -> None:
+        """A batch of these shapes came back."""
+        if self.model.runtime == "compile":
+            self._has_run.add(shapes)
+
+    def stuck_after_s(self, shapes: Shapes) -> float:
+        """How long a batch may take: many times what one of its size took in the warm-up, or what compiling takes."""
+        keyframes, least_s = shapes.keyframes, COMPILING_S if self.compiles(shapes) else MIN_STUCK_S
         measured = max([n for n in self.warmup_s if n <= keyframes], default=min(self.warmup_s))
         seconds = self.warmup_s[measured] * max(1.0, keyframes / measured)
-        return max(MIN_STUCK_S, STUCK_FACTOR * seconds)
+        return max(least_s, STUCK_FACTOR * seconds)
 
     def give_up(self, reason: str) -> None:
         """Kill it, for this reason; ``listen`` ends with that."""

@@ -16,9 +16,9 @@ MAX_LINE = 4 * 2**20
 _KEYFRAME: TypeAdapter[DrawnKeyframe] = TypeAdapter(DrawnKeyframe)
 
 
-def write_keyframe(file: BinaryIO, keyframe: DrawnKeyframe) -> None:
-    """Add one. Raises OSError."""
-    file.write(_KEYFRAME.dump_json(keyframe) + b"\n")
+def keyframe_line(keyframe: DrawnKeyframe) -> bytes:
+    """One, as the file has it."""
+    return _KEYFRAME.dump_json(keyframe) + b"\n"
 
 
 def read_keyframes(file: BinaryIO) -> list[DrawnKeyframe]:

@@ -351,6 +351,13 @@ class Rendered:
     """A ``Render`` is carried out."""
 
 
+@dataclass(frozen=True, slots=True)
+class NotStored:
+    """A ``Render`` is not carried out, since the disk does not take it; why, in the system's words."""
+
+    reason: Text
+
+
 # -- API process → worker
 
 
@@ -578,7 +585,7 @@ TO_DECODER = Corridor(
 FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
-    SourceEnded, SourceFailed, DrawnTo, Rendered,
+    SourceEnded, SourceFailed, DrawnTo, Rendered, NotStored,
     max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)

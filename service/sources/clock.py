@@ -13,11 +13,12 @@ from fractions import Fraction
 from stmixer.media.timeline import Placed, Timeline
 
 _MICROSECOND, _NOMINAL_RATE = Fraction(1, 1_000_000), Fraction(30)
-_UNIT_KNOWN_AFTER_S = 1.0
-_UNIT_KNOWN_AFTER_PICTURES = 10
+_STRETCH_S, _STRETCH_PICTURES = 1.5, 10
+"""Over how long at least stamps and arrivals are compared."""
 _UNITS = ((1e-6, "seconds"), (1e-3, "milliseconds"), (1e3, "nanoseconds"))
 """Times that stamps run as fast as pictures arrive, and what they are in then."""
-_OFF_BY = 3.0
+_OFF_BY = 10.0
+"""A busy sender or line makes pictures come more slowly than they are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,11 @@ class PictureClock:
         self.origin: float | None = None
         self._timeline: Timeline[TimedPicture] = Timeline(_MICROSECOND, _NOMINAL_RATE, hold=stamped)
         self._resets = 0
-        self._first: tuple[int, float] | None = None
-        self._pictures = 0
-        self._unit_told = not stamped
+        self._pace = _Pace() if stamped else None
         self._told: set[str] = set()
 
     def place(self, picture: TimedPicture, stamp_us: int) -> list[Placed[TimedPicture]]:
         """What is certain with this picture: itself or held ones, in order, µs after the first, or left out."""
-        self._pictures += 1
-        self._first = self._first or (stamp_us, picture.received_at)
         return self._placed(self._timeline.place(picture, stamp_us))
 
     def release(self) -> list[Placed[TimedPicture]]:
@@ -63,25 +60,11 @@ class PictureClock:
             found.append("timestamps lie far from those before and after; such pictures are put between them")
         if timeline.left_out:
             found.append("pictures are left out, their timestamps being no later than the last")
-        if (unit := self._unit(stamp_us, received_at)) is not None:
+        if self._pace is not None and (unit := self._pace.unit(stamp_us, received_at)) is not None:
             found.append(unit)
         new = [line for line in found if line not in self._told]
         self._told.update(new)
         return new
-
-    def _unit(self, stamp_us: int, received_at: float) -> str | None:
-        """Whether timestamps run as if they were in another unit than microseconds."""
-        if self._unit_told or self._first is None or self._pictures < _UNIT_KNOWN_AFTER_PICTURES:
-            return None
-        stamp_s, arrived_s = (stamp_us - self._first[0]) / 1e6, received_at - self._first[1]
-        if arrived_s < _UNIT_KNOWN_AFTER_S:
-            return None
-        self._unit_told = True
-        for factor, unit in _UNITS:
-            if factor / _OFF_BY < stamp_s / arrived_s < factor * _OFF_BY:
-                how = f"{1 / factor:,.0f} times slower" if factor < 1 else f"{factor:,.0f} times faster"
-                return f"timestamps run {how} than pictures arrive: they seem to be {unit}; send microseconds"
-        return None
 
     def _placed(self, placed: list[Placed[TimedPicture]]) -> list[Placed[TimedPicture]]:
         for one in placed:
@@ -92,3 +75,33 @@ class PictureClock:
                 self.origin, self._resets = origin, self._timeline.resets
             self.origin = min(self.origin, origin)
         return placed
+
+
+class _Pace:
+    """How fast stamps run against arrivals, over one stretch of pictures after another.
+
+    Two stretches have to agree: one with a clock that leaps, or with a line that stands still, says nothing of a unit.
+    """
+
+    def __init__(self) -> None:
+        self._begin: tuple[int, float] | None = None
+        self._pictures = 0
+        self._before: int | None = None
+
+    def unit(self, stamp_us: int, received_at: float) -> str | None:
+        """With this picture: in what unit but microseconds stamps seem to be, in words; None for none."""
+        if self._begin is None:
+            self._begin = stamp_us, received_at
+        stamp_s, arrived_s = (stamp_us - self._begin[0]) / 1e6, received_at - self._begin[1]
+        if self._pictures < _STRETCH_PICTURES or arrived_s < _STRETCH_S:
+            self._pictures += 1
+            return None
+        self._begin, self._pictures = (stamp_us, received_at), 1
+        pace, before = stamp_s / arrived_s, self._before
+        near = (n for n, (factor, _) in enumerate(_UNITS) if factor / _OFF_BY < pace < factor * _OFF_BY)
+        self._before = found = next(near, None)
+        if found is None or found != before:
+            return None
+        factor, unit = _UNITS[found]
+        how = f"{1 / factor:,.0f} times slower" if factor < 1 else f"{factor:,.0f} times faster"
+        return f"timestamps run {how} than pictures arrive: they seem to be {unit}; send microseconds"

@@ -7,18 +7,21 @@ decoder.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 
 from stmixer.media.limits import Limits
-from stmixer.service.errors import InputError, media_status
+from stmixer.service.errors import InputError, media_status, no_room
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import DrawnTo, Render, Rendered, SourceFailed
+from stmixer.service.ipc.messages import DrawnTo, NotStored, Render, Rendered, SourceFailed
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
+
+log = logging.getLogger("stmixer.rendering")
 
 CPU_PER_SECOND = 20
 """CPU seconds that drawing may take per second that a video may play."""
@@ -65,6 +68,10 @@ async def render(
             case SourceFailed(code, message):
                 clean = True
                 raise InputError(code, message, media_status(code))
+            case NotStored(reason):
+                clean = True
+                log.error("a drawn video cannot be stored: %s", reason)
+                raise no_room()
             case other:
                 raise ChannelError(f"{type(other).__name__} is no answer to Render")
     except ChannelError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +13,7 @@ from test_stream import Camera
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.query_bank import OnlineBank
 from stmixer.model.zoo import variant
+from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.engine import Engine, log_failure
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.scheduler import Choice
@@ -399,6 +400,30 @@ def test_a_stuck_worker_is_given_up() -> None:
         assert scene.played.alive
         await scene.engine.step(20.0)
         assert (scene.worker.reason, scene.played.alive) == ("stuck", False)
+
+    acted(act)
+
+
+class Untaught(KeyframeCost):
+    """Must not be told of a batch."""
+
+    def observe(self, keyframes: int, new_frames: int, worked_s: float, overhead_s: float) -> None:
+        raise AssertionError(f"{worked_s} s were compiling")
+
+
+def test_a_worker_that_compiles_has_time_and_teaches_nothing_of_cost() -> None:
+    async def act(scene: Scene) -> None:
+        scene.worker.model = replace(TINY, runtime="compile")
+        scene.engine.seat.cost = Untaught({1: 0.1}, 0.0, 8)
+        await batched(scene)
+        assert await scene.engine.step(609.9) == 610.0
+        assert scene.played.alive
+        batch, shapes = scene.given(), scene.worker.batch.shapes if scene.worker.batch else None
+        assert shapes is not None
+        scene.says(WindowsCopied(batch.id, ()))
+        scene.says(BatchDone(batch.id, ((), ()), StageSeconds(0.0, 100.0, 0.0), 0))
+        assert scene.worker.batch is None
+        assert not scene.worker.compiles(shapes)
 
     acted(act)
 

@@ -1,4 +1,7 @@
+import errno
 import io
+import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +87,26 @@ def test_a_callers_file_stays_open_and_closing_twice_is_fine():
 def test_nothing_written_is_no_crash(tmp_path):
     with Mp4Writer(tmp_path / "a.mp4", 96, 64, 30):
         pass
+
+
+class Full(io.BytesIO):
+    """Takes so many bytes and no more."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("room", [0, 100, 40_000])
+def test_a_full_disk_is_its_own_error_whenever_it_comes(room: int) -> None:
+    """Of FFmpeg's own nothing could be told apart."""
+    noise = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
+    with pytest.raises(OSError, match="No space left") as raised, Mp4Writer(Full(room), 128, 96, 25) as writer:  # noqa: PT012
+        for number in range(40):
+            writer.write(np.roll(noise, number, axis=1), number * 40_000)
+    assert raised.value.errno == errno.ENOSPC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,58 @@ def test_what_a_later_service_adds_is_ignored() -> None:
         client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(serve))
         found = client.detect(b"clip")
     assert found.keyframes[0].actors[0].actions[0].name == "walk"
+
+
+def answered(status: int, retry_after: str, body: bytes) -> ServiceError:
+    """What the client makes of an answer to a clip."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, content=body, headers={"Retry-After": retry_after})
+
+    with Client("http://service") as client:
+        client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(serve))
+        with pytest.raises(ServiceError) as refused:
+            client.detect(b"clip")
+    return refused.value
+
+
+OURS = json.dumps({
+    "type": "about:blank", "title": "x", "status": 503, "code": "capacity", "detail": "full", "request_id": "0"
+}).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize("body", [OURS, b"<html>busy</html>"], ids=["ours", "a gateway's"])
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        ("7", 7.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 2.5e11),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_when_to_come_again(body: bytes, retry_after: str, seconds: float | None) -> None:
+    """Seconds or a date, of the service or of a gateway before it."""
+    error = answered(503, retry_after, body)
+    assert (error.status, error.code) == (503, "capacity" if body == OURS else "http_error")
+    assert error.retry_after_s == (seconds if seconds is None else pytest.approx(seconds, rel=0.02))
+
+
+def test_options_that_are_none_are_not_given(server: Server) -> None:
+    with Client(server.url) as client:
+        plain = client.detect(WALK, score_threshold=1)
+        odd = client.detect(WALK, score_threshold=1, top_k=None, lookahead_ms=None, keyframe_hz=None)
+    assert [k.pts_us for k in odd.keyframes] == [k.pts_us for k in plain.keyframes]
+    with Client(server.url) as client, client.stream(lookahead_ms=None, keyframe_hz=None, resume_token=None) as stream:
+        assert stream.ready.keyframe_hz == 1
+        stream.stop()
+        assert list(stream) == []
+
+
+def test_an_address_in_capitals(server: Server) -> None:
+    with Client(server.url.replace("http", "HTTP")) as client, client.stream() as stream:
+        assert stream.ready.session_id
 
 
 def test_it_needs_neither_torch_nor_fastapi() -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import OWN_CLIPS
 
 from stmixer.media.limits import Limits
-from stmixer.service.ipc.drawing import MAX_LINE, read_keyframes, write_keyframe
+from stmixer.service.ipc.drawing import MAX_LINE, keyframe_line, read_keyframes
 from stmixer.service.ipc.messages import (
     MAX_BYTES,
     Action,
@@ -39,7 +39,7 @@ def test_what_is_written_is_read() -> None:
     wanted = [keyframe(number, number) for number in range(20)]
     with tempfile.TemporaryFile() as file:
         for one in wanted:
-            write_keyframe(file, one)
+            file.write(keyframe_line(one))
         assert read_keyframes(file) == wanted
 
 
@@ -48,7 +48,7 @@ def test_what_is_written_is_read() -> None:
 )
 def test_what_is_no_keyframe_is_said(line: bytes) -> None:
     with tempfile.TemporaryFile() as file:
-        write_keyframe(file, keyframe(0, 1))
+        file.write(keyframe_line(keyframe(0, 1)))
         file.write(line)
         with pytest.raises(MessageError, match="keyframe 1 "):
             read_keyframes(file)
@@ -72,7 +72,7 @@ def test_more_keyframes_than_a_message_may_hold_are_drawn() -> None:
             (OWN_CLIPS / "fall.mp4").open("rb") as source,
         ):  # fmt: skip
             for number in range(count):
-                write_keyframe(drawing, keyframe(number, 20))
+                drawing.write(keyframe_line(keyframe(number, 20)))
             drawing.flush()
             assert drawing.tell() > MAX_BYTES
             try:

@@ -21,6 +21,9 @@ from conftest import OWN_CLIPS
 from posting import MP4, NDJSON, conserved, lines_of, made_video, metric, post, problem, same_actors
 from serving import Server, running_server
 
+from stmixer.service.api.detect import WARNINGS, WARNINGS_BYTES, in_a_header
+from stmixer.service.client import Client
+
 WALK, FALL = OWN_CLIPS / "walk.mp4", OWN_CLIPS / "fall.mp4"
 Direct = Callable[..., dict[str, Any]]
 
@@ -181,6 +184,36 @@ def test_the_video_has_every_frame_and_the_boxes_on_it(server: Server) -> None:
     assert changed[60:][on_boxes[60:]].mean() > 3 * unchanged[60:].mean()
     assert changed[60:][on_boxes[60:]].mean() > 40
     assert unchanged[:16].mean() > 2 * unchanged[60:].mean()
+
+
+def test_warnings_come_in_every_form_of_answer(server: Server, tmp_path: Path) -> None:
+    """An elementary stream has no timestamps, which is told."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mpeg2video") as output:
+        track = output.add_stream("mpeg2video", rate=25)
+        track.width, track.height, track.pix_fmt = 160, 96, "yuv420p"
+        for number in range(30):
+            picture = np.full((96, 160, 3), 40 + number, np.uint8)
+            output.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(track.encode(None))
+    clip = target.getvalue()
+    told = ["frames without a timestamp: 30, taken as 25 per second"]
+    assert post(server, clip).json()["warnings"] == told
+    assert lines_of(post(server, clip, accept=NDJSON))[-1]["warnings"] == told
+    assert json.loads(post(server, clip, accept=MP4).headers[WARNINGS]) == told
+    assert json.loads(post(server, made_video(128, 96, 8), accept=MP4).headers[WARNINGS]) == []
+    with Client(server.url) as client:
+        assert client.render(clip, tmp_path / "drawn.mp4") == told
+
+
+@pytest.mark.parametrize(("warnings", "kept"), [([], 0), (["ü" * 9] * 9, 9), (["x" * 400] * 30, 10), (["ü" * 5000], 0)])
+def test_warnings_in_a_header_are_bounded(warnings: list[str], kept: int) -> None:
+    text = in_a_header(warnings)
+    assert text.isascii()
+    assert len(text) <= WARNINGS_BYTES
+    assert "\n" not in text
+    more = [f"and {len(warnings) - kept} more"] if kept < len(warnings) else []
+    assert json.loads(text) == warnings[:kept] + more
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import httpx
 import psutil
 import pytest
 from posting import (
+    MP4,
     NDJSON,
     at_rest,
     connected,
@@ -153,3 +154,24 @@ def test_a_full_disk_is_explained(strict_server: Server) -> None:
         assert int(response.headers["retry-after"]) > 0
     at_rest(strict_server, idle_decoders=1)
     assert post(strict_server, made_video(160, 120, 8)).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def full_server(tiny_weights: Path) -> Iterator[Server]:
+    """Its decoders find a full disk at 20 kB."""
+    with running_server(weights=tiny_weights, decoder_module="full_disk_decoder") as server:
+        yield server
+
+
+def test_a_disk_that_a_drawn_video_fills_is_explained(full_server: Server) -> None:
+    """Its decoders write it, and are as well as before."""
+    large, small = made_video(320, 240, 45), made_video(128, 96, 3)
+    assert len(post(full_server, small, accept=MP4).content) < 20_000
+    for accept, status in ((MP4, 503), (NDJSON, 200), (MP4, 503)):
+        response = post(full_server, large, accept=accept)
+        assert response.status_code == status
+        if status == 503:
+            assert "room" in problem(response, 503, "storage")
+            assert int(response.headers["retry-after"]) > 0
+    assert any("a drawn video cannot be stored" in line for line in full_server.log)
+    assert not [line for line in full_server.log if "Traceback" in line or "decoder" in line]

@@ -21,7 +21,7 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.zoo import variant
 from stmixer.service.api.service import check_memory
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.worker import Worker
+from stmixer.service.engine.worker import COMPILING_S, Shapes, Worker
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.memory import available_bytes, oom_kills
@@ -125,10 +125,24 @@ def test_a_slow_batch_of_the_largest_variant_is_let_live() -> None:
 
 def test_a_slow_batch_is_not_taken_for_a_stuck_one() -> None:
     slow = Worker("0", cast(Child, SimpleNamespace(channel=None)), TINY, {1: 30.0})
-    assert slow.stuck_after_s(1) == 300
-    assert slow.stuck_after_s(8) == 2400
+    assert slow.stuck_after_s(Shapes(None, 1, 0)) == 300
+    assert slow.stuck_after_s(Shapes(None, 8, 0)) == 2400
     fast = Worker("0", cast(Child, SimpleNamespace(channel=None)), TINY, {1: 0.01, 2: 0.015, 4: 4.0})
-    assert [fast.stuck_after_s(n) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
+    assert [fast.stuck_after_s(Shapes(None, n, 0)) for n in (1, 3, 4, 6)] == [10, 10, 40, 60]
+
+
+def test_a_worker_that_compiles_is_not_taken_for_a_stuck_one() -> None:
+    """Until a batch of those shapes has come back."""
+    child = cast(Child, SimpleNamespace(channel=None))
+    worker = Worker("0", child, replace(TINY, runtime="compile"), {1: 0.01, 4: 70.0})
+    wide, tall = Shapes((448, 256), 1, 8), Shapes((256, 448), 1, 8)
+    assert [worker.stuck_after_s(shapes) for shapes in (wide, tall)] == [COMPILING_S, COMPILING_S]
+    worker.ran(wide)
+    assert [worker.stuck_after_s(shapes) for shapes in (wide, tall)] == [10, COMPILING_S]
+    assert worker.stuck_after_s(wide._replace(new_frames=3)) == COMPILING_S
+    assert worker.stuck_after_s(wide._replace(keyframes=4)) == 700
+    eager = Worker("0", child, TINY, {1: 0.01})
+    assert eager.stuck_after_s(wide) == 10
 
 
 def test_memory_as_the_kernel_tells_of_it(tmp_path: Path) -> None:

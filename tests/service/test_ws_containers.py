@@ -9,7 +9,7 @@ import time
 
 import av
 import pytest
-from live_video import KINDS, video
+from live_video import KINDS, piece, video
 from serving import Server
 from ws_client import Client, metric, numbered, poll, stream
 
@@ -65,6 +65,21 @@ def test_fragmented_mp4_flows_too(server: Server) -> None:
         summary = client.stop()
     assert summary["received"] == 90
     assert [r["pts_us"] for r in client.of("result")] == [k * 500_000 for k in range(6)]
+
+
+def test_another_video_that_takes_over_is_told_at_once_and_followed(server: Server) -> None:
+    """H.264 gives way to H.265 of another PID in the middle of a stream."""
+    before, after = piece(0, 75), piece(75, 75, "libx265", 0x200)
+    with stream(server, codec="mpegts", policy="all", score_threshold=1, deadline_ms=20_000) as client:
+        send(client, before, random.Random(1))
+        assert not client.of("warning")
+        send(client, after, random.Random(2))
+        warning = client.first("warning")
+        assert (warning["code"], "H.265, PID 512" in warning["message"]) == ("takeover", True)
+        summary = client.stop()
+    assert (summary["received"], summary["dropped"]) == (150, {})
+    assert [r["pts_us"] for r in client.of("result")] == [k * 1_000_000 for k in range(6)]
+    assert summary["warnings"] == ["times that another video took over: 1; it was read from there on"]
 
 
 def test_an_mp4_that_lacks_its_beginning_fails_for_now(server: Server) -> None:

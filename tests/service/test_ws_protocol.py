@@ -13,7 +13,7 @@ import psutil
 import pytest
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
-from ws_client import Client, check_conservation, jpeg, metric, noise, plain_socket, poll, prefixed, stream
+from ws_client import Client, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, prefixed, stream
 
 FRAME_US = 33_333
 ALL: dict[str, Any] = {"policy": "all", "timestamps": "prefix", "score_threshold": 0}
@@ -192,6 +192,7 @@ def test_start_has_to_come_within_five_seconds(server: Server) -> None:
         ('{"type": "update", "score_threshold": 2}', "score_threshold"),
         ('{"type": "stop", "now": true}', "now"),
         ("nonsense", "JSON"),
+        ("data:image/jpeg;base64,/9j/4AAQSkZJRg==", "binary"),
         (b"\0\0\0", "8 bytes"),
         (b"\xff" * 9, "range"),
     ],
@@ -428,6 +429,19 @@ def test_no_media_is_4408(strict: Server) -> None:
     assert (close, code) == (4408, "no_media")
     assert client.first("error")["retryable"] is True
     assert "1 s" in message
+
+
+def test_transport_without_tables_is_waited_for_as_long_as_pictures_are(strict: Server) -> None:
+    """Packets that carry nothing come all the time: three idle times, and whoever sends it may come again."""
+    with stream(strict, codec="mpegts") as client:
+        client.first("ready")
+        with contextlib.suppress(ConnectionClosed):
+            for _ in paced(5, 15):
+                client.socket.send((b"\x47\x1f\xff\x10" + bytes(184)) * 500)
+        close, code, message = client.refused()
+    assert (close, code) == (4408, "no_media")
+    assert client.first("error")["retryable"] is True
+    assert message == "no picture came out of the media for 3 s"
 
 
 @pytest.mark.parametrize("size", [100_001, 199_000, 250_000, 3_000_000])

@@ -1,0 +1,194 @@
+"""The tables of live MPEG-TS: where they begin, and when another video takes over from that which is read.
+
+ISO/IEC 13818-1, 2.4.3 (packets) and 2.4.4 (tables). FFmpeg notices new streams, but goes on reading the old one,
+of which nothing comes any more, or feeds a new codec to the old one's decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PACKET = 188
+SYNC = 0x47
+_PAT_PID = 0
+_PAT, _PMT = 0, 2
+_VIDEO = {
+    0x01: "MPEG-1", 0x02: "MPEG-2", 0x10: "MPEG-4", 0x1B: "H.264", 0x24: "H.265", 0x33: "H.266", 0xEA: "VC-1",
+}  # fmt: skip
+"""Stream types that are video, with their names."""
+_SNIFFED, _READ = 5 * PACKET, 32 * 1024
+SILENT_PICTURES = 100
+"""So many pictures of another video without one of that which is read: it has stopped, whatever the tables say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """``kept``: how many of the bytes that were fed still belong to the old one. ``begin``: what the new one begins
+    with, the table of programmes before it. ``pid``, ``kind``: the new one's, and its stream type."""
+
+    kept: int
+    begin: bytes
+    pid: int
+    kind: int
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{_VIDEO[self.kind]}, PID {self.pid}"
+
+
+def from_tables_on(read: Callable[[int], bytes]) -> bytes:
+    """Of a stream that may be MPEG-TS, joined anywhere: what is to be read first, instead of what was read for it.
+
+    Skips what comes before the tables, without which nothing can be decoded, however long that is.
+    """
+    begun = b""
+    while len(begun) < _SNIFFED and (more := read(_SNIFFED - len(begun))):
+        begun += more
+    if not any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET)):
+        return begun
+    watch, data = TransportWatch(first=True), begun
+    while data:
+        if (found := watch.feed(data)) is not None:
+            return found.begin
+        data = read(_READ)
+    return b""
+
+
+class TransportWatch:
+    """Looks at the packets of a stream. ``feed`` it from the beginning on; after ``follow`` it may find a takeover.
+
+    ``first``: what it finds instead is the first programme's table, of whatever kind. Having found something it ends.
+    """
+
+    def __init__(self, *, first: bool = False) -> None:
+        self._first = first
+        self._pid, self._type = -1, -1
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._begun: dict[int, dict[int, int]] = {}
+        self._tail, self._pat = b"", b""
+        self._sections: dict[int, bytearray] = {}
+        self._table_pids: frozenset[int] = frozenset()
+        self._home = -1
+        self._others: dict[int, int] = {}
+        self._silent = 0
+
+    def follow(self, pid: int) -> None:
+        """The video with this PID is read."""
+        self._pid = pid
+        self._home, self._type = self._seen.get(pid, (-1, -1))
+
+    def feed(self, data: bytes) -> Takeover | None:
+        """The stream's next bytes, however many."""
+        buffer, at = self._tail + data, 0
+        while len(buffer) - at >= PACKET:
+            if buffer[at] != SYNC or (len(buffer) - at > PACKET and buffer[at + PACKET] != SYNC):
+                if (at := buffer.find(SYNC, at + 1)) < 0:
+                    at = len(buffer)
+                continue
+            if (new := self._packet(buffer[at : at + PACKET])) is not None:
+                return Takeover(max(0, at - len(self._tail)), self._pat + buffer[at:], *new)
+            at += PACKET
+        self._tail = buffer[at:]
+        return None
+
+    def _packet(self, packet: bytes) -> tuple[int, int] | None:
+        """What takes over with it, if anything does: its PID and type."""
+        pid, starts = (packet[1] & 0x1F) << 8 | packet[2], bool(packet[1] & 0x40)
+        if pid == self._pid:
+            self._silent = 0
+        elif pid in self._others and starts:
+            self._silent += 1
+            if self._silent >= SILENT_PICTURES:
+                return pid, self._others[pid]
+        elif pid == _PAT_PID or pid in self._table_pids:
+            section = self._section(packet, pid, starts)
+            if section is None:
+                return None
+            if pid == _PAT_PID:
+                self._pat = packet
+                self._table_pids = frozenset(_listed_tables(section))
+            else:
+                return self._table(pid, _listed_videos(section))
+        return None
+
+    def _table(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+        """A programme's table as it is now."""
+        if self._pid < 0:
+            return self._before(pid, videos)
+        kind = videos.get(self._pid)
+        if kind is not None and self._type in (-1, kind):
+            self._home, self._type = pid, kind
+            self._others = {other: kind for other, kind in videos.items() if other != self._pid}
+            return None
+        # another programme's, or one that has no video for now, takes nothing over
+        if not videos or (pid != self._home and (self._home in self._table_pids or self._home < 0)):
+            return None
+        new = self._pid if kind is not None else next(iter(videos))
+        return new, videos[new]
+
+    def _before(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+        """While nobody knows yet which video is read: what takes over from all that there were."""
+        if self._first:
+            return next(iter(videos.items()), (0, 0))
+        if not videos:
+            return None
+        new, begun = next(iter(videos.items())), self._begun
+        moved = bool(begun) and not begun.keys() & self._table_pids
+        changed = pid in begun and not begun[pid].items() & videos.items()
+        if moved or changed:
+            return new
+        begun.setdefault(pid, videos)
+        self._seen |= {video: (pid, kind) for video, kind in videos.items()}
+        return None
+
+    def _section(self, packet: bytes, pid: int, starts: bool) -> bytes | None:
+        """A table's section where this packet completes it and it is whole."""
+        control = packet[3] >> 4 & 3
+        start = 4 + (1 + packet[4] if control & 2 else 0)
+        payload = packet[start:] if control & 1 else b""
+        if starts and payload:
+            self._sections[pid] = bytearray(payload[1 + payload[0] :])
+        elif pid in self._sections:
+            self._sections[pid] += payload
+        section = self._sections.get(pid, b"")
+        if len(section) < 3 or len(section) < (size := 3 + ((section[1] & 0x0F) << 8 | section[2])):
+            return None
+        del self._sections[pid]
+        found = bytes(section[:size])
+        return found if size >= 12 and found[5] & 1 and _crc(found) == 0 else None
+
+
+def _listed_tables(section: bytes) -> list[int]:
+    """PIDs of the programmes' tables."""
+    if section[0] != _PAT:
+        return []
+    entries = section[8:-4]
+    return [
+        (entries[at + 2] & 0x1F) << 8 | entries[at + 3]
+        for at in range(0, len(entries) - 3, 4)
+        if entries[at] or entries[at + 1]
+    ]
+
+
+def _listed_videos(section: bytes) -> dict[int, int]:
+    """A programme's videos: their PIDs, and of what stream type they are."""
+    if section[0] != _PMT or len(section) < 16:
+        return {}
+    at, videos = 12 + ((section[10] & 0x0F) << 8 | section[11]), dict[int, int]()
+    while at + 5 <= len(section) - 4:
+        if section[at] in _VIDEO:
+            videos[(section[at + 1] & 0x1F) << 8 | section[at + 2]] = section[at]
+        at += 5 + ((section[at + 3] & 0x0F) << 8 | section[at + 4])
+    return videos
+
+
+def _crc(section: bytes) -> int:
+    """CRC-32 of MPEG-2: 0 for a section whose last four bytes are right."""
+    value = 0xFFFFFFFF
+    for byte in section:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
+    return value

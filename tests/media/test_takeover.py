@@ -1,0 +1,171 @@
+"""Live MPEG-TS in which another video takes over, or whose tables are late: nothing is lost without a word."""
+
+from __future__ import annotations
+
+import io
+import random
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from live_video import OPTIONS, picture, piece
+
+from stmixer.media.decode import VideoReader
+from stmixer.media.limits import Limits
+from stmixer.media.takeover import PACKET, TransportWatch, from_tables_on
+
+HALF = 75
+KINDS: dict[str, tuple[str, str, int | None, str]] = {
+    "another PID": ("libx264", "libx264", 0x200, "H.264, PID 512"),
+    "another codec, the same PID": ("libx264", "libx265", None, "H.265, PID 256"),
+    "another codec and PID": ("libx264", "libx265", 0x234, "H.265, PID 564"),
+    "an older codec": ("libx264", "mpeg2video", None, "MPEG-2, PID 256"),
+}
+
+
+class Pipe:
+    """Gives what there is, in pieces, and cannot be sought."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._file, self._most = io.BytesIO(data), most
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, self._most))
+
+
+def read(data: bytes, most: int = 1000) -> tuple[list[tuple[int, int]], VideoReader, list[tuple[str, str]]]:
+    """Time in ms and number of each picture; the reader; what was told meanwhile."""
+    told: list[tuple[str, str]] = []
+    with VideoReader(  # type: ignore[arg-type]
+        Pipe(data, most), limits=Limits(), low_latency=True, on_warning=lambda *words: told.append(words)
+    ) as reader:
+        found = [(frame.pts_us // 1000, round(float(frame.rgb().mean())) - 40) for frame in reader]
+    return found, reader, told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("most", [100, 1000, 1 << 16])
+def test_another_video_is_followed_and_told(kind: str, most: int) -> None:
+    before, after, pid, name = KINDS[kind]
+    found, reader, told = read(piece(0, HALF, before) + piece(HALF, HALF, after, pid), most)
+    assert [ms for ms, _ in found] == [40 * n for n in range(2 * HALF)]
+    assert [number for _, number in found] == pytest.approx(list(range(2 * HALF)), abs=4)
+    assert told == [("takeover", f"another video takes over ({name}); it is read from here on")]
+    assert reader.warnings == ["times that another video took over: 1; it was read from there on"]
+    assert reader.dropped == {}
+
+
+def test_there_and_back_and_in_between_sound_alone_changes_nothing() -> None:
+    parts = [piece(30 * n, 30, pid=0x200 + n % 2) for n in range(4)]
+    found, _, told = read(b"".join(parts))
+    assert [ms for ms, _ in found] == [40 * n for n in range(120)]
+    assert [text.partition("PID ")[2][:3] for _, text in told] == ["513", "512", "513"]
+    same, _, quiet = read(piece(0, HALF) + piece(HALF, HALF))
+    assert (len(same), quiet) == (2 * HALF, [])
+
+
+def test_one_of_two_videos_that_stops_gives_way_to_the_other() -> None:
+    """The tables name both all the time."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mpegts") as output:
+        tracks = []
+        for _ in range(2):
+            track = output.add_stream("libx264", rate=25)
+            track.width, track.height, track.pix_fmt, track.options = 160, 96, "yuv420p", dict(OPTIONS["libx264"])
+            track.codec_context.gop_size = 10
+            tracks.append(track)
+        for number in range(200):
+            output.mux(tracks[number >= 50].encode(picture(number)))
+    found, _, told = read(target.getvalue())
+    numbers = [number for _, number in found]
+    assert numbers[:50] == pytest.approx(list(range(50)), abs=4)
+    assert numbers[-1] == pytest.approx(199, abs=4)
+    assert len(numbers) >= 50 + 40  # after 100 pictures, from the next keyframe on
+    assert [code for code, _ in told] == ["takeover"]
+    assert [ms for ms, _ in found][-1] == 199 * 40
+
+
+def without_tables(data: bytes, until: int) -> bytes:
+    """Whose first tables come after so many bytes."""
+    packets = [data[at : at + PACKET] for at in range(0, len(data), PACKET)]
+    pids = [(packet[1] & 0x1F) << 8 | packet[2] for packet in packets]
+    return b"".join(
+        p
+        for n, (p, pid) in enumerate(zip(packets, pids, strict=True))
+        if n * PACKET >= until or (pid >= 256 and pid != 0x1000)
+    )
+
+
+@pytest.mark.parametrize("joined", [0, 77, 1000])
+def test_tables_are_waited_for(joined: int) -> None:
+    """However much comes before them; it cannot be decoded."""
+    target = io.BytesIO()
+    noise = np.random.default_rng(1)
+    with av.open(target, "w", format="mpegts") as output:
+        track = output.add_stream("mpeg2video", rate=25)
+        track.width, track.height, track.pix_fmt, track.bit_rate = 320, 240, "yuv420p", 8_000_000
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 256, (240, 320, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    data = target.getvalue()
+    late = without_tables(data, len(data) // 2)
+    assert len(data) // 2 > 4 * 65536  # more than FFmpeg looks through
+    found, _, _ = read(late[joined:])
+    assert 15 <= len(found) <= 30
+
+
+def test_a_keyframe_is_waited_for() -> None:
+    """Over more pictures than may fail in a row later on."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mpegts") as output:
+        track = output.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt, track.options = 160, 96, "yuv420p", dict(OPTIONS["libx264"])
+        track.codec_context.gop_size = 400
+        for number in range(410):
+            output.mux(track.encode(picture(number)))
+        output.mux(track.encode(None))
+    data = target.getvalue()
+    found, _, _ = read(data[len(data) // 40 // PACKET * PACKET :])
+    assert len(found) >= 10
+
+
+def test_programmes_of_any_kind_begin_a_stream() -> None:
+    """Of types that are not known here too, which FFmpeg may know."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mpegts") as output:
+        track = output.add_stream("mp2", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1152 * 2), np.int16), format="s16", layout="stereo")
+        sound.sample_rate = 48000
+        output.mux(track.encode(sound))
+        output.mux(track.encode(None))
+    data = target.getvalue()
+    assert data
+    assert from_tables_on(io.BytesIO(data + data).read).startswith(b"\x47\x40\x00")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_that_comes_breaks_the_watch(seed: int) -> None:
+    """Bytes changed, cut out, doubled: it finds something or not."""
+    chance = random.Random(seed)
+    data = bytearray(piece(0, 10) + piece(10, 10, pid=0x200))
+    for _ in range(chance.randint(1, 400)):
+        at = chance.randrange(len(data))
+        match chance.randrange(3):
+            case 0:
+                data[at] = chance.randrange(256)
+            case 1:
+                del data[at : at + chance.choice([1, 50, 188])]
+            case 2:
+                data[at:at] = data[at : at + 188]
+    watch, at = TransportWatch(), 0
+    watch.follow(256)
+    while at < len(data):
+        size = chance.choice([1, 100, 188, 5000])
+        if (found := watch.feed(bytes(data[at : at + size]))) is not None:
+            assert 0 <= found.kept <= size
+            assert found.pid != 256
+            break
+        at += size

@@ -31,7 +31,7 @@ COUNTERS = {
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
-    "keyframe_load": set[str](), "uploads_waiting": set[str](),
+    "keyframe_load": set[str](), "uploads_waiting": set[str](), "pulled_streams": {"state"},
     "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -114,8 +115,10 @@ class Gate:
         try:
             await app(scope, receive, send_and_note)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._service.metrics.request.labels(route, str(status)).observe(time.monotonic() - started)
+            route = scope.get("route")
+            # as the OpenAPI document has it: without what a parameter must look like
+            name = route.path_format if isinstance(route, Route) else getattr(route, "path", "other")
+            self._service.metrics.request.labels(name, str(status)).observe(time.monotonic() - started)
 
     def _ask_for_key(self, scope: Scope) -> None:
         """Leave the caller in the request's state. Raises AccessError, or CapacityError over the key's limit."""

@@ -257,7 +257,7 @@ def test_one_that_is_never_ready_is_refused_in_words(monkeypatch: pytest.MonkeyP
     async def kill() -> None:
         ended.append(True)
 
-    async def bear() -> Child:
+    async def bear(connection: int | None = None) -> Child:
         return SimpleNamespace(channel=SimpleNamespace(receive=never), kill=kill)  # type: ignore[return-value]
 
     async def work() -> None:

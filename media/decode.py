@@ -140,16 +140,17 @@ class VideoReader:
         self._frames: Generator[Frame] = _no_frames()
         self._first: Frame | None = None
         self._container: InputContainer | None = None
+        self._stream: VideoStream | None = None
         self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
         try:
-            self._container, stream = self._open()
-            self.warnings += others_told(self._container, stream)
-            self._frames = self._deliver(self._container, stream, rate_hint)
+            container, stream = self._open()
+            self.warnings += others_told(container, stream)
+            self._frames = self._deliver(container, stream, rate_hint)
             self._first = next(self._frames, None)
             if self._first is None:
                 raise explain(self._source, self._first_failure, self._encrypted)
-            self.info = self._describe(self._container, stream, self._first)
+            self.info = self._describe(self._first)
         except BaseException:
             self.close()
             raise
@@ -177,6 +178,7 @@ class VideoReader:
         # A failure that is kept refers to this reader, and that to who is told of oddities: the ring of a stream would
         # stay mapped until Python's collector happens to run.
         self._on_warning = self._first_failure = None
+        self._stream = None
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -194,6 +196,7 @@ class VideoReader:
             self._source.follow(stream.id if container.format.name == "mpegts" else None)
         self._check_claims(stream)
         self._configure(stream, self._threads, self._low_latency)
+        self._stream = stream
         return container, stream
 
     def _check_claims(self, stream: VideoStream) -> None:
@@ -348,7 +351,10 @@ class VideoReader:
         if deinterlacer.pictures:
             self.warnings.append(f"interlaced frames, made whole from both fields: {deinterlacer.pictures}")
 
-    def _describe(self, container: InputContainer, stream: VideoStream, first: Frame) -> VideoInfo:
+    def _describe(self, first: Frame) -> VideoInfo:
+        # of what the first frame came from: something may have taken over before it, and PyAV has freed the rest
+        container, stream = self._container, self._stream
+        assert container is not None and stream is not None
         rate = stream_rate(container, stream)
         context = stream.codec_context
         return VideoInfo(

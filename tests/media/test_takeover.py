@@ -169,3 +169,22 @@ def test_nothing_that_comes_breaks_the_watch(seed: int) -> None:
             assert found.pid != 256
             break
         at += size
+
+
+def packets_of(data: bytes) -> list[tuple[int, bytes]]:
+    """Its packets, each with its PID."""
+    return [((data[at + 1] & 0x1F) << 8 | data[at + 2], data[at : at + PACKET]) for at in range(0, len(data), PACKET)]
+
+
+def test_before_the_first_picture_too_and_told_of_is_what_is_shown() -> None:
+    """Joined where the first keyframe has passed: the old one has no picture at all."""
+    first, cut, starts = packets_of(piece(0, 25)), [], 0
+    for pid, packet in first:
+        starts += pid == 256 and bool(packet[1] & 0x40)
+        if pid != 256 or starts > 3:
+            cut.append(packet)
+    found, reader, told = read(b"".join(cut) + piece(25, 25, "mpeg2video", pid=0x200))
+    assert [number for _, number in found] == pytest.approx(list(range(25, 50)), abs=4)
+    assert [ms for ms, _ in found] == [40 * n for n in range(25)]
+    assert (reader.info.codec, reader.info.width, reader.info.height) == ("mpeg2video", 160, 96)
+    assert [code for code, _ in told] == ["takeover"]

@@ -188,3 +188,17 @@ def test_before_the_first_picture_too_and_told_of_is_what_is_shown() -> None:
     assert [ms for ms, _ in found] == [40 * n for n in range(25)]
     assert (reader.info.codec, reader.info.width, reader.info.height) == ("mpeg2video", 160, 96)
     assert [code for code, _ in told] == ["takeover"]
+
+
+@pytest.mark.parametrize("before", [0, 25])
+@pytest.mark.parametrize("pictures", [2, 40])
+def test_what_has_next_to_nothing_but_tables_is_passed_over(before: int, pictures: int) -> None:
+    """An encoder that starts, and starts once more: FFmpeg cannot open what comes between."""
+    tables = [packet for pid, packet in packets_of(piece(0, 1, pid=0x300)) if pid in (0, 0x1000)][:2]
+    empty = bytes([0x47, 0x43, 0x00, 0x10]) + b"\0\0\1\xe0" + bytes(PACKET - 8)
+    parts = [piece(0, before)] if before else []
+    found, _, told = read(b"".join([*parts, *tables, *pictures * [empty], piece(before, 25, pid=0x200)]))
+    assert [number for _, number in found] == pytest.approx(list(range(before + 25)), abs=4)
+    assert [ms for ms, _ in found] == [40 * n for n in range(before + 25)]
+    assert told[-1] == ("takeover", "another video takes over (H.264, PID 512); it is read from here on")
+    assert len(told) == (2 if before else 1)

@@ -21,6 +21,9 @@ _SNIFFED, _READ = 5 * PACKET, 32 * 1024
 SILENT_PICTURES = 100
 """So many pictures of another video without one of that which is read: it has stopped, whatever the tables say."""
 
+_Programme = tuple[int, int]
+"""The PID of its table, which others may share, and its number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
@@ -65,19 +68,20 @@ class TransportWatch:
     def __init__(self, *, first: bool = False) -> None:
         self._first = first
         self._pid, self._type = -1, -1
-        self._seen: dict[int, tuple[int, int]] = {}
-        self._begun: dict[int, dict[int, int]] = {}
+        self._seen: dict[int, tuple[_Programme, int]] = {}
+        self._begun: dict[_Programme, dict[int, int]] = {}
         self._tail, self._pat = b"", b""
         self._sections: dict[int, bytearray] = {}
+        self._programmes: frozenset[_Programme] = frozenset()
         self._table_pids: frozenset[int] = frozenset()
-        self._home = -1
+        self._home: _Programme | None = None
         self._others: dict[int, int] = {}
         self._silent = 0
 
     def follow(self, pid: int) -> None:
         """The video with this PID is read."""
         self._pid = pid
-        self._home, self._type = self._seen.get(pid, (-1, -1))
+        self._home, self._type = self._seen.get(pid, (None, -1))
 
     def feed(self, data: bytes) -> Takeover | None:
         """The stream's next bytes, however many."""
@@ -108,39 +112,40 @@ class TransportWatch:
                 return None
             if pid == _PAT_PID:
                 self._pat = packet
-                self._table_pids = frozenset(_listed_tables(section))
+                self._programmes = frozenset(_listed_programmes(section))
+                self._table_pids = frozenset(pid for pid, _ in self._programmes)
             else:
-                return self._table(pid, _listed_videos(section))
+                return self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))
         return None
 
-    def _table(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+    def _table(self, programme: _Programme, videos: dict[int, int]) -> tuple[int, int] | None:
         """A programme's table as it is now."""
         if self._pid < 0:
-            return self._before(pid, videos)
+            return self._before(programme, videos)
         kind = videos.get(self._pid)
         if kind is not None and self._type in (-1, kind):
-            self._home, self._type = pid, kind
+            self._home, self._type = programme, kind
             self._others = {other: kind for other, kind in videos.items() if other != self._pid}
             return None
         # another programme's, or one that has no video for now, takes nothing over
-        if not videos or (pid != self._home and (self._home in self._table_pids or self._home < 0)):
+        if not videos or (programme != self._home and (self._home in self._programmes or self._home is None)):
             return None
         new = self._pid if kind is not None else next(iter(videos))
         return new, videos[new]
 
-    def _before(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+    def _before(self, programme: _Programme, videos: dict[int, int]) -> tuple[int, int] | None:
         """While nobody knows yet which video is read: what takes over from all that there were."""
         if self._first:
             return next(iter(videos.items()), (0, 0))
         if not videos:
             return None
         new, begun = next(iter(videos.items())), self._begun
-        moved = bool(begun) and not begun.keys() & self._table_pids
-        changed = pid in begun and not begun[pid].items() & videos.items()
+        moved = bool(begun) and not begun.keys() & self._programmes
+        changed = programme in begun and not begun[programme].items() & videos.items()
         if moved or changed:
             return new
-        begun.setdefault(pid, videos)
-        self._seen |= {video: (pid, kind) for video, kind in videos.items()}
+        begun.setdefault(programme, videos)
+        self._seen |= {video: (programme, kind) for video, kind in videos.items()}
         return None
 
     def _section(self, packet: bytes, pid: int, starts: bool) -> bytes | None:
@@ -160,13 +165,13 @@ class TransportWatch:
         return found if size >= 12 and found[5] & 1 and _crc(found) == 0 else None
 
 
-def _listed_tables(section: bytes) -> list[int]:
-    """PIDs of the programmes' tables."""
+def _listed_programmes(section: bytes) -> list[_Programme]:
+    """Where their tables are."""
     if section[0] != _PAT:
         return []
     entries = section[8:-4]
     return [
-        (entries[at + 2] & 0x1F) << 8 | entries[at + 3]
+        ((entries[at + 2] & 0x1F) << 8 | entries[at + 3], entries[at] << 8 | entries[at + 1])
         for at in range(0, len(entries) - 3, 4)
         if entries[at] or entries[at + 1]
     ]

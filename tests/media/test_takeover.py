@@ -13,7 +13,7 @@ from live_video import OPTIONS, picture, piece
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
-from stmixer.media.takeover import PACKET, TransportWatch, from_tables_on
+from stmixer.media.takeover import PACKET, TransportWatch, _crc, from_tables_on
 
 HALF = 75
 KINDS: dict[str, tuple[str, str, int | None, str]] = {
@@ -202,3 +202,45 @@ def test_what_has_next_to_nothing_but_tables_is_passed_over(before: int, picture
     assert [ms for ms, _ in found] == [40 * n for n in range(before + 25)]
     assert told[-1] == ("takeover", "another video takes over (H.264, PID 512); it is read from here on")
     assert len(told) == (2 if before else 1)
+
+
+def section(kind: int, number: int, body: bytes) -> bytes:
+    """A table's, with its CRC."""
+    head = bytes([kind, 0xB0, len(body) + 9, number >> 8, number & 0xFF, 0xC1, 0, 0])
+    return head + body + _crc(head + body).to_bytes(4, "big")
+
+
+def packet(pid: int, payload: bytes, starts: bool = True) -> bytes:
+    """One of MPEG-TS; ``payload`` up to 184 bytes."""
+    return bytes([0x47, starts << 6 | pid >> 8, pid & 0xFF, 0x10]) + payload.ljust(PACKET - 4, b"\xff")
+
+
+def programmes(*found: tuple[int, int]) -> bytes:
+    """The table of programmes by number and PID."""
+    return section(0, 1, b"".join(bytes([0, number, 0xE0 | pid >> 8, pid & 0xFF]) for number, pid in found))
+
+
+def videos(number: int, *found: tuple[int, int]) -> bytes:
+    """A programme's table of videos by PID and stream type."""
+    listed = (bytes([kind, 0xE0 | pid >> 8, pid & 0xFF, 0xF0, 0]) for pid, kind in found)
+    return section(2, number, b"\xe1\x00\xf0\x00" + b"".join(listed))
+
+
+@pytest.mark.parametrize(("table", "together"), [(0x1100, False), (0x1000, False), (0x1000, True)])
+def test_a_programme_beside_it_takes_nothing_over(table: int, together: bool) -> None:
+    """Its table has a PID of its own, or the same, and then maybe the same packet."""
+    data = bytearray()
+    for pid, each in packets_of(piece(0, 2 * HALF)):
+        match pid:
+            case 0:
+                data += packet(0, b"\0" + programmes((1, 0x1000), (2, table)))
+            case 0x1000 if together:
+                data += packet(0x1000, b"\0" + videos(1, (0x100, 0x1B)) + videos(2, (0x300, 0x1B)))
+            case 0x1000:
+                data += each + packet(table, b"\0" + videos(2, (0x300, 0x1B)))
+            case _:
+                data += each
+    found, _, told = read(bytes(data))
+    assert [number for _, number in found] == pytest.approx(list(range(2 * HALF)), abs=4)
+    assert [ms for ms, _ in found] == [40 * n for n in range(2 * HALF)]
+    assert told == []

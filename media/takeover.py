@@ -18,8 +18,10 @@ _VIDEO = {
 }  # fmt: skip
 """Stream types that are video, with their names."""
 _SNIFFED, _READ = 5 * PACKET, 32 * 1024
-SILENT_PICTURES = 100
-"""So many pictures of another video without one of that which is read: it has stopped, whatever the tables say."""
+SILENT_PICTURES, SILENT_TICKS = 100, 5 * 90_000
+"""So many pictures of another video, over so long by its timestamps, without one of that which is read: that has
+stopped, whatever the tables say. Either may be little: a picture may come in many pieces, or every few seconds."""
+_CLOCK = 1 << 33
 
 _Programme = tuple[int, int]
 """The PID of its table, which others may share, and its number."""
@@ -76,7 +78,7 @@ class TransportWatch:
         self._table_pids: frozenset[int] = frozenset()
         self._home: _Programme | None = None
         self._others: dict[int, int] = {}
-        self._silent = 0
+        self._silent, self._silent_since = 0, -1
 
     def follow(self, pid: int) -> None:
         """The video with this PID is read."""
@@ -101,10 +103,10 @@ class TransportWatch:
         """What takes over with it, if anything does: its PID and type."""
         pid, starts = (packet[1] & 0x1F) << 8 | packet[2], bool(packet[1] & 0x40)
         if pid == self._pid:
-            self._silent = 0
+            self._silent, self._silent_since = 0, -1
         elif pid in self._others and starts:
             self._silent += 1
-            if self._silent >= SILENT_PICTURES:
+            if self._lasts(_pts(packet)) and self._silent >= SILENT_PICTURES:
                 return pid, self._others[pid]
         elif pid == _PAT_PID or pid in self._table_pids:
             section = self._section(packet, pid, starts)
@@ -117,6 +119,15 @@ class TransportWatch:
             else:
                 return self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))
         return None
+
+    def _lasts(self, pts: int | None) -> bool:
+        """Whether, at this picture of another video, that which is read has been silent for long."""
+        if pts is None:
+            return False
+        silent = (pts - self._silent_since) % _CLOCK
+        if self._silent_since < 0 or silent > _CLOCK // 2:  # the first one, or an earlier one after it
+            self._silent_since, silent = pts, 0
+        return silent >= SILENT_TICKS
 
     def _table(self, programme: _Programme, videos: dict[int, int]) -> tuple[int, int] | None:
         """A programme's table as it is now."""
@@ -150,9 +161,7 @@ class TransportWatch:
 
     def _section(self, packet: bytes, pid: int, starts: bool) -> bytes | None:
         """A table's section where this packet completes it and it is whole."""
-        control = packet[3] >> 4 & 3
-        start = 4 + (1 + packet[4] if control & 2 else 0)
-        payload = packet[start:] if control & 1 else b""
+        payload = _payload(packet)
         if starts and payload:
             self._sections[pid] = bytearray(payload[1 + payload[0] :])
         elif pid in self._sections:
@@ -163,6 +172,20 @@ class TransportWatch:
         del self._sections[pid]
         found = bytes(section[:size])
         return found if size >= 12 and found[5] & 1 and _crc(found) == 0 else None
+
+
+def _payload(packet: bytes) -> bytes:
+    """What is in it behind its header."""
+    control = packet[3] >> 4 & 3
+    return packet[4 + (1 + packet[4] if control & 2 else 0) :] if control & 1 else b""
+
+
+def _pts(packet: bytes) -> int | None:
+    """The time of the picture that begins in it, where it has one."""
+    head = _payload(packet)[:14]
+    if len(head) < 14 or head[:3] != b"\0\0\1" or not head[7] & 0x80:
+        return None
+    return (head[9] >> 1 & 7) << 30 | head[10] << 22 | head[11] >> 1 << 15 | head[12] << 7 | head[13] >> 1
 
 
 def _listed_programmes(section: bytes) -> list[_Programme]:

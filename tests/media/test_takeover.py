@@ -13,7 +13,7 @@ from live_video import OPTIONS, picture, piece
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
-from stmixer.media.takeover import PACKET, TransportWatch, _crc, from_tables_on
+from stmixer.media.takeover import PACKET, TransportWatch, _crc, _payload, from_tables_on
 
 HALF = 75
 KINDS: dict[str, tuple[str, str, int | None, str]] = {
@@ -76,12 +76,12 @@ def test_one_of_two_videos_that_stops_gives_way_to_the_other() -> None:
             track.codec_context.gop_size = 10
             tracks.append(track)
         for number in range(200):
-            output.mux(tracks[number >= 50].encode(picture(number)))
+            output.mux(tracks[number >= 20].encode(picture(number)))
     found, _, told = read(target.getvalue())
     numbers = [number for _, number in found]
-    assert numbers[:50] == pytest.approx(list(range(50)), abs=4)
+    assert numbers[:20] == pytest.approx(list(range(20)), abs=4)
     assert numbers[-1] == pytest.approx(199, abs=4)
-    assert len(numbers) >= 50 + 40  # after 100 pictures, from the next keyframe on
+    assert len(numbers) >= 20 + 40  # after 5 s, which are 125 pictures, from the next keyframe on
     assert [code for code, _ in told] == ["takeover"]
     assert [ms for ms, _ in found][-1] == 199 * 40
 
@@ -243,4 +243,30 @@ def test_a_programme_beside_it_takes_nothing_over(table: int, together: bool) ->
     found, _, told = read(bytes(data))
     assert [number for _, number in found] == pytest.approx(list(range(2 * HALF)), abs=4)
     assert [ms for ms, _ in found] == [40 * n for n in range(2 * HALF)]
+    assert told == []
+
+
+@pytest.mark.parametrize(("every", "pieces"), [(50, 3), (5, 100)])
+@pytest.mark.parametrize("start", [0, (1 << 33) / 90_000 - 3])
+def test_a_slow_video_beside_a_fast_one_is_read_on(every: int, pieces: int, start: float) -> None:
+    """Slower than that by more than 100 pictures, or pieces of them; also where the clock begins anew."""
+    target = io.BytesIO()
+    slow = [*range(10), *range(50, 200, every)]
+    with av.open(target, "w", format="mpegts", options={"output_ts_offset": str(start)}) as output:
+        tracks = []
+        for _ in range(2):
+            track = output.add_stream("libx264", rate=25)
+            track.width, track.height, track.pix_fmt, track.options = 160, 96, "yuv420p", dict(OPTIONS["libx264"])
+            tracks.append(track)
+        for number in range(200):
+            for track in tracks if number in slow else tracks[1:]:
+                output.mux(track.encode(picture(number)))
+    data = bytearray()
+    for pid, each in packets_of(target.getvalue()):
+        data += each
+        if pid == 257 and each[1] & 0x40:
+            data += (pieces - 1) * packet(pid, _payload(each)[:14])
+    found, _, told = read(bytes(data))
+    assert [number for _, number in found] == pytest.approx(slow, abs=4)
+    assert [ms for ms, _ in found] == [40 * number for number in slow]
     assert told == []

@@ -196,10 +196,13 @@ class VideoReader:
         while True:
             try:
                 return self._open_part(pid)
-            except MediaError:  # nothing of it but tables has come before the next one
-                if self._source.takeover is None:
+            except MediaError:
+                if self._source.takeover is not None:  # before anything but its tables has come
+                    pid = self._take_over(self._source.takeover)
+                elif self._source.wait_for_tables():  # joined where nothing can be guessed without
+                    self._close_container()
+                else:
                     raise
-                pid = self._take_over(self._source.takeover)
 
     def _open_part(self, pid: int | None) -> tuple[InputContainer, VideoStream]:
         container = open_container(self._source, self._limits, self._low_latency)
@@ -375,7 +378,8 @@ class VideoReader:
     def _describe(self, first: Frame) -> VideoInfo:
         # of what the first frame came from: something may have taken over before it, and PyAV has freed the rest
         container, stream = self._container, self._stream
-        assert container is not None and stream is not None
+        assert container is not None
+        assert stream is not None
         rate = stream_rate(container, stream)
         context = stream.codec_context
         return VideoInfo(

@@ -17,7 +17,9 @@ _VIDEO = {
     0x01: "MPEG-1", 0x02: "MPEG-2", 0x10: "MPEG-4", 0x1B: "H.264", 0x24: "H.265", 0x33: "H.266", 0xEA: "VC-1",
 }  # fmt: skip
 """Stream types that are video, with their names."""
-_SNIFFED, _READ = 5 * PACKET, 32 * 1024
+SNIFFED, UNTABLED = 5 * PACKET, 2 << 20
+"""Bytes that tell whether it is MPEG-TS; and after which it is read without tables."""
+_READ = 32 * 1024
 SILENT_PICTURES, SILENT_TICKS = 100, 5 * 90_000
 """So many pictures of another video, over so long by its timestamps, without one of that which is read: that has
 stopped, whatever the tables say. Either may be little: a picture may come in many pieces, or every few seconds."""
@@ -46,14 +48,27 @@ class Takeover:
 def from_tables_on(read: Callable[[int], bytes]) -> bytes:
     """Of a stream that may be MPEG-TS, joined anywhere: what is to be read first, instead of what was read for it.
 
-    Skips what comes before the tables, without which nothing can be decoded, however long that is.
+    Skips what comes before the tables, without which hardly anything can be decoded. Where none comes for long, or
+    none at all, that is everything: FFmpeg may guess what it is.
     """
     begun = b""
-    while len(begun) < _SNIFFED and (more := read(_SNIFFED - len(begun))):
+    while len(begun) < SNIFFED and (more := read(SNIFFED - len(begun))):
         begun += more
-    if not any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET)):
+    if not is_transport(begun):
         return begun
-    watch, data = TransportWatch(first=True), begun
+    kept = bytearray(begun)
+
+    def more_of_it(size: int) -> bytes:
+        data = read(size) if len(kept) < UNTABLED else b""
+        kept.extend(data)
+        return data
+
+    return first_tables(more_of_it, begun) or bytes(kept)
+
+
+def first_tables(read: Callable[[int], bytes], begun: bytes = b"") -> bytes:
+    """The first tables, behind ``begun`` or in it, and what was read behind them; b"" where none comes."""
+    watch, data = TransportWatch(first=True), begun or read(_READ)
     while data:
         if (found := watch.feed(data)) is not None:
             return found.begin
@@ -61,14 +76,21 @@ def from_tables_on(read: Callable[[int], bytes]) -> bytes:
     return b""
 
 
+def is_transport(begun: bytes | bytearray) -> bool:
+    """Whether a stream that begins so, maybe within a packet, is MPEG-TS."""
+    return any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET))
+
+
 class TransportWatch:
     """Looks at the packets of a stream. ``feed`` it from the beginning on; after ``follow`` it may find a takeover.
 
     ``first``: what it finds instead is the first programme's table, of whatever kind. Having found something it ends.
+    ``tabled``: whether any programme's table has come.
     """
 
     def __init__(self, *, first: bool = False) -> None:
         self._first = first
+        self.tabled = False
         self._pid, self._type = -1, -1
         self._seen: dict[int, tuple[_Programme, int]] = {}
         self._begun: dict[_Programme, dict[int, int]] = {}
@@ -117,6 +139,7 @@ class TransportWatch:
                 self._programmes = frozenset(_listed_programmes(section))
                 self._table_pids = frozenset(pid for pid, _ in self._programmes)
             else:
+                self.tabled = True
                 return self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))
         return None
 

@@ -28,10 +28,12 @@ class Pipe:
     """Gives what there is, in pieces, and cannot be sought."""
 
     def __init__(self, data: bytes, most: int) -> None:
-        self._file, self._most = io.BytesIO(data), most
+        self._file, self._most, self.given = io.BytesIO(data), most, 0
 
     def read(self, size: int) -> bytes:
-        return self._file.read(min(size, self._most))
+        data = self._file.read(min(size, self._most))
+        self.given += len(data)
+        return data
 
 
 def read(data: bytes, most: int = 1000) -> tuple[list[tuple[int, int]], VideoReader, list[tuple[str, str]]]:
@@ -97,24 +99,52 @@ def without_tables(data: bytes, until: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("joined", [0, 77, 1000])
-def test_tables_are_waited_for(joined: int) -> None:
-    """However much comes before them; it cannot be decoded."""
-    target = io.BytesIO()
-    noise = np.random.default_rng(1)
+def noise(codec: str, pictures: int) -> bytes:
+    """25 a second, of 80 KiB and more each."""
+    target, chance = io.BytesIO(), np.random.default_rng(1)
     with av.open(target, "w", format="mpegts") as output:
-        track = output.add_stream("mpeg2video", rate=25)
+        track = output.add_stream(codec, rate=25)
         track.width, track.height, track.pix_fmt, track.bit_rate = 320, 240, "yuv420p", 8_000_000
-        for number in range(60):
-            frame = av.VideoFrame.from_ndarray(noise.integers(0, 256, (240, 320, 3), np.uint8), format="rgb24")
+        track.options = dict(OPTIONS[codec])
+        track.codec_context.gop_size = 12
+        for number in range(pictures):
+            frame = av.VideoFrame.from_ndarray(chance.integers(0, 256, (240, 320, 3), np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             output.mux(track.encode(frame))
         output.mux(track.encode(None))
-    data = target.getvalue()
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("joined", [0, 77, 1000])
+def test_tables_are_waited_for(joined: int) -> None:
+    """However much comes before them; it cannot be decoded."""
+    data = noise("mpeg2video", 60)
     late = without_tables(data, len(data) // 2)
     assert len(data) // 2 > 4 * 65536  # more than FFmpeg looks through
     found, _, _ = read(late[joined:])
     assert 15 <= len(found) <= 30
+
+
+def test_without_tables_what_ffmpeg_guesses_is_read() -> None:
+    """All of it, and beginning after 2 MiB of a stream that goes on."""
+    short = piece(0, HALF)
+    assert [ms for ms, _ in read(without_tables(short, len(short)))[0]] == [40 * n for n in range(HALF)]
+    data = noise("libx264", 90)
+    pipe = Pipe(without_tables(data, len(data)), 5000)
+    with VideoReader(pipe, limits=Limits(), low_latency=True) as reader:  # type: ignore[arg-type]
+        assert 2 << 20 <= pipe.given <= (2 << 20) + 40_000
+        assert len(data) > pipe.given + 500_000
+        assert [frame.pts_us for frame in reader] == [40_000 * n for n in range(90)]
+
+
+def test_where_nothing_can_be_guessed_tables_are_waited_for_longer() -> None:
+    data = noise("libx264", 90)
+    late = without_tables(data, len(data) * 2 // 3)
+    assert len(late) * 2 // 3 > 2 << 20
+    found, reader, told = read(late[len(late) // 20 :], 5000)
+    assert [ms for ms, _ in found] == [40 * n for n in range(len(found))]
+    assert 90 // 3 - 12 <= len(found) <= 90 // 3
+    assert (told, reader.info.codec) == ([], "h264")
 
 
 def test_a_keyframe_is_waited_for() -> None:

@@ -6,7 +6,7 @@ of which nothing comes any more, or feeds a new codec to the old one's decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 PACKET = 188
@@ -24,6 +24,9 @@ SILENT_PICTURES, SILENT_TICKS = 100, 5 * 90_000
 """So many pictures of another video, over so long by its timestamps, without one of that which is read: that has
 stopped, whatever the tables say. Either may be little: a picture may come in many pieces, or every few seconds."""
 _CLOCK = 1 << 33
+_STUFFING = 0xFF
+_SECTION_PACKETS = 32
+"""More than a section of 4 KiB fills; kept until it is whole."""
 
 _Programme = tuple[int, int]
 """The PID of its table, which others may share, and its number."""
@@ -94,8 +97,8 @@ class TransportWatch:
         self._pid, self._type = -1, -1
         self._seen: dict[int, tuple[_Programme, int]] = {}
         self._begun: dict[_Programme, dict[int, int]] = {}
-        self._tail, self._pat = b"", b""
-        self._sections: dict[int, bytearray] = {}
+        self._tail, self._pat, self._opened = b"", b"", b""
+        self._sections: dict[int, _Section] = {}
         self._programmes: frozenset[_Programme] = frozenset()
         self._table_pids: frozenset[int] = frozenset()
         self._home: _Programme | None = None
@@ -116,7 +119,7 @@ class TransportWatch:
                     at = len(buffer)
                 continue
             if (new := self._packet(buffer[at : at + PACKET])) is not None:
-                return Takeover(max(0, at - len(self._tail)), self._pat + buffer[at:], *new)
+                return Takeover(max(0, at - len(self._tail)), self._pat + self._opened + buffer[at:], *new)
             at += PACKET
         self._tail = buffer[at:]
         return None
@@ -131,16 +134,16 @@ class TransportWatch:
             if self._lasts(_pts(packet)) and self._silent >= SILENT_PICTURES:
                 return pid, self._others[pid]
         elif pid == _PAT_PID or pid in self._table_pids:
-            section = self._section(packet, pid, starts)
-            if section is None:
-                return None
-            if pid == _PAT_PID:
-                self._pat = packet
-                self._programmes = frozenset(_listed_programmes(section))
-                self._table_pids = frozenset(pid for pid, _ in self._programmes)
-            else:
-                self.tabled = True
-                return self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))
+            for section, packets in self._whole(packet, pid, starts):
+                if pid == _PAT_PID:
+                    self._pat = packets
+                    self._programmes = frozenset(_listed_programmes(section))
+                    self._table_pids = frozenset(pid for pid, _ in self._programmes)
+                    continue
+                self.tabled, self._opened = True, packets[:-PACKET]
+                if (new := self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))) is not None:
+                    return new
+            self._opened = b""
         return None
 
     def _lasts(self, pts: int | None) -> bool:
@@ -182,19 +185,48 @@ class TransportWatch:
         self._seen |= {video: (programme, kind) for video, kind in videos.items()}
         return None
 
-    def _section(self, packet: bytes, pid: int, starts: bool) -> bytes | None:
-        """A table's section where this packet completes it and it is whole."""
+    def _whole(self, packet: bytes, pid: int, starts: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Sections that this packet completes, those that are right, each with the packets that it came in."""
         payload = _payload(packet)
-        if starts and payload:
-            self._sections[pid] = bytearray(payload[1 + payload[0] :])
-        elif pid in self._sections:
-            self._sections[pid] += payload
-        section = self._sections.get(pid, b"")
-        if len(section) < 3 or len(section) < (size := 3 + ((section[1] & 0x0F) << 8 | section[2])):
+        if not payload:
+            return
+        ends, begins = (payload[1 : 1 + payload[0]], payload[1 + payload[0] :]) if starts else (payload, b"")
+        if (opened := self._sections.pop(pid, None)) is not None:
+            opened = _Section(opened.data + ends, opened.packets + packet)
+            if (size := opened.size) is not None:
+                if _is_right(found := opened.data[:size]):
+                    yield found, opened.packets
+            elif not starts and len(opened.packets) < _SECTION_PACKETS * PACKET:
+                self._sections[pid] = opened
+        while begins and begins[0] != _STUFFING:
+            opened = _Section(begins, packet)
+            if (size := opened.size) is None:
+                self._sections[pid] = opened
+                return
+            if _is_right(found := begins[:size]):
+                yield found, packet
+            begins = begins[size:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """What has come of a table's, and the packets that it came in."""
+
+    data: bytes
+    packets: bytes
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that it has; None while there are fewer."""
+        if len(self.data) < 3:
             return None
-        del self._sections[pid]
-        found = bytes(section[:size])
-        return found if size >= 12 and found[5] & 1 and _crc(found) == 0 else None
+        size = 3 + ((self.data[1] & 0x0F) << 8 | self.data[2])
+        return size if len(self.data) >= size else None
+
+
+def _is_right(section: bytes) -> bool:
+    """Whether it is valid now, and whole."""
+    return len(section) >= 12 and bool(section[5] & 1) and _crc(section) == 0
 
 
 def _payload(packet: bytes) -> bytes:

@@ -300,3 +300,35 @@ def test_a_slow_video_beside_a_fast_one_is_read_on(every: int, pieces: int, star
     assert [number for _, number in found] == pytest.approx(slow, abs=4)
     assert [ms for ms, _ in found] == [40 * number for number in slow]
     assert told == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_tables_over_two_packets_begin_with_their_first(shared: bool) -> None:
+    """Those of programmes and of one; the packet where one ends may begin the next."""
+    listed = section(0, 1, b"".join(bytes([0, number, 0xF0, number]) for number in range(10, 60)) + b"\0\1\xf0\0")
+    sounds = [(0x800 + number, 0x0F) for number in range(35)]
+
+    def two(pid: int, table: bytes) -> bytes:
+        again = b"\0" + table
+        first, rest = again[: PACKET - 4], again[PACKET - 4 :]
+        if shared:
+            rest = bytes([len(rest)]) + rest + table[:20]
+        return packet(pid, first) + packet(pid, rest, starts=shared)
+
+    parts = []
+    for first, video in ((0, 0x100), (25, 0x200)):
+        for pid, each in packets_of(piece(first, 25, pid=video)):
+            match pid:
+                case 0:
+                    parts.append(two(0, listed))
+                case 0x1000:
+                    parts.append(two(0x1000, videos(1, (video, 0x1B), *sounds)))
+                case _:
+                    parts.append(each)
+    data = b"".join(parts)
+    pids = [pid for pid, _ in packets_of(from_tables_on(Pipe(packet(0x11, b"") + data, 1000).read))]
+    assert [pid for pid in pids if pid != 0x11][:4] == [0, 0, 0x1000, 0x1000]
+    found, _, told = read(data)
+    assert [number for _, number in found] == pytest.approx(list(range(50)), abs=4)
+    assert [ms for ms, _ in found] == [40 * n for n in range(50)]
+    assert told == [("takeover", "another video takes over (H.264, PID 512); it is read from here on")]

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from stmixer.media.deinterlace import Deinterlacer
 from stmixer.media.display import Display
+from stmixer.media.errors import MediaError
 from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
 from stmixer.media.probe import (
@@ -37,6 +38,7 @@ from stmixer.media.probe import (
 )
 from stmixer.media.rtsp import CameraFeed, RtspCamera
 from stmixer.media.source import ResourceRefused, SeekableByteSource, open_source
+from stmixer.media.takeover import Takeover
 from stmixer.media.timeline import Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
 
@@ -140,16 +142,19 @@ class VideoReader:
         self._frames: Generator[Frame] = _no_frames()
         self._first: Frame | None = None
         self._container: InputContainer | None = None
+        self._stream: VideoStream | None = None
         self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
         try:
-            self._container, stream = self._open()
-            self.warnings += others_told(self._container, stream)
-            self._frames = self._deliver(self._container, stream, rate_hint)
+            if self._may_change():
+                self._source.watch()
+            container, stream = self._open()
+            self.warnings += others_told(container, stream)
+            self._frames = self._deliver(container, stream, rate_hint)
             self._first = next(self._frames, None)
             if self._first is None:
                 raise explain(self._source, self._first_failure, self._encrypted)
-            self.info = self._describe(self._container, stream, self._first)
+            self.info = self._describe(self._first)
         except BaseException:
             self.close()
             raise
@@ -177,24 +182,42 @@ class VideoReader:
         # A failure that is kept refers to this reader, and that to who is told of oddities: the ring of a stream would
         # stay mapped until Python's collector happens to run.
         self._on_warning = self._first_failure = None
+        self._close_container()
+        self._source.close()
+
+    def _close_container(self) -> None:
+        self._stream = None
         if self._container is not None:
             self._container.close()
             self._container = None
-        self._source.close()
 
     def _open(self, pid: int | None = None) -> tuple[InputContainer, VideoStream]:
         """The source, or what has taken over in it with this PID, and which stream of it is read."""
-        may_change = self._low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed)
-        if may_change and self._container is None:
-            self._source.watch()
+        while True:
+            try:
+                return self._open_part(pid)
+            except MediaError:
+                if self._source.takeover is not None:  # before anything but its tables has come
+                    pid = self._take_over(self._source.takeover)
+                elif self._source.wait_for_tables():  # joined where nothing can be guessed without
+                    self._close_container()
+                else:
+                    raise
+
+    def _open_part(self, pid: int | None) -> tuple[InputContainer, VideoStream]:
         container = open_container(self._source, self._limits, self._low_latency)
         self._container = container
         stream = choose_stream(container, pid)
-        if may_change:
+        if self._may_change():
             self._source.follow(stream.id if container.format.name == "mpegts" else None)
         self._check_claims(stream)
         self._configure(stream, self._threads, self._low_latency)
+        self._stream = stream
         return container, stream
+
+    def _may_change(self) -> bool:
+        """Whether another video may take over."""
+        return self._low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed)
 
     def _check_claims(self, stream: VideoStream) -> None:
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -268,12 +291,16 @@ class VideoReader:
                 yield _Shown(picture, displays.of(picture))
             if (takeover := self._source.takeover) is None:
                 return
-            self._takeovers += 1
-            if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
-                self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
-            self._source.next_part()
-            container.close()
-            container, stream = self._open(takeover.pid)
+            container, stream = self._open(self._take_over(takeover))
+
+    def _take_over(self, takeover: Takeover) -> int:
+        """Ends what was read until now; the PID of what is read next."""
+        self._takeovers += 1
+        if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
+            self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
+        self._source.next_part()
+        self._close_container()
+        return takeover.pid
 
     def _whole(self, deinterlacer: Deinterlacer, pictures: Generator[av.VideoFrame]) -> Generator[av.VideoFrame]:
         for picture in pictures:
@@ -348,7 +375,11 @@ class VideoReader:
         if deinterlacer.pictures:
             self.warnings.append(f"interlaced frames, made whole from both fields: {deinterlacer.pictures}")
 
-    def _describe(self, container: InputContainer, stream: VideoStream, first: Frame) -> VideoInfo:
+    def _describe(self, first: Frame) -> VideoInfo:
+        # of what the first frame came from: something may have taken over before it, and PyAV has freed the rest
+        container, stream = self._container, self._stream
+        assert container is not None
+        assert stream is not None
         rate = stream_rate(container, stream)
         context = stream.codec_context
         return VideoInfo(

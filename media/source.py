@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stmixer.media.errors import MediaError
-from stmixer.media.takeover import Takeover, TransportWatch, from_tables_on
+from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 
 HEAD_BYTES = 1 << 20
 
@@ -54,6 +54,15 @@ class ByteSource:
         """At the beginning of a live stream: have it begin with tables, and look at them, where it is MPEG-TS."""
         self._ahead = from_tables_on(self.read)
         self._watch = TransportWatch()
+
+    def wait_for_tables(self) -> bool:
+        """Where MPEG-TS has begun without: goes on with the first ones, however long that takes. False: none."""
+        if self._watch is None or self._watch.tabled or not is_transport(self.head[:SNIFFED]):
+            return False
+        self._watch = None
+        self._ahead = first_tables(self.read) + self._ahead
+        self._watch = TransportWatch()
+        return bool(self._ahead)
 
     def follow(self, pid: int | None) -> None:
         """Look whether another video takes over from the one of this PID; None: it is no MPEG-TS."""

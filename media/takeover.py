@@ -6,7 +6,7 @@ of which nothing comes any more, or feeds a new codec to the old one's decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 PACKET = 188
@@ -17,9 +17,19 @@ _VIDEO = {
     0x01: "MPEG-1", 0x02: "MPEG-2", 0x10: "MPEG-4", 0x1B: "H.264", 0x24: "H.265", 0x33: "H.266", 0xEA: "VC-1",
 }  # fmt: skip
 """Stream types that are video, with their names."""
-_SNIFFED, _READ = 5 * PACKET, 32 * 1024
-SILENT_PICTURES = 100
-"""So many pictures of another video without one of that which is read: it has stopped, whatever the tables say."""
+SNIFFED, UNTABLED = 5 * PACKET, 2 << 20
+"""Bytes that tell whether it is MPEG-TS; and after which it is read without tables."""
+_READ = 32 * 1024
+SILENT_PICTURES, SILENT_TICKS = 100, 5 * 90_000
+"""So many pictures of another video, over so long by its timestamps, without one of that which is read: that has
+stopped, whatever the tables say. Either may be little: a picture may come in many pieces, or every few seconds."""
+_CLOCK = 1 << 33
+_STUFFING = 0xFF
+_SECTION_PACKETS = 32
+"""More than a section of 4 KiB fills; kept until it is whole."""
+
+_Programme = tuple[int, int]
+"""The PID of its table, which others may share, and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +51,27 @@ class Takeover:
 def from_tables_on(read: Callable[[int], bytes]) -> bytes:
     """Of a stream that may be MPEG-TS, joined anywhere: what is to be read first, instead of what was read for it.
 
-    Skips what comes before the tables, without which nothing can be decoded, however long that is.
+    Skips what comes before the tables, without which hardly anything can be decoded. Where none comes for long, or
+    none at all, that is everything: FFmpeg may guess what it is.
     """
     begun = b""
-    while len(begun) < _SNIFFED and (more := read(_SNIFFED - len(begun))):
+    while len(begun) < SNIFFED and (more := read(SNIFFED - len(begun))):
         begun += more
-    if not any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET)):
+    if not is_transport(begun):
         return begun
-    watch, data = TransportWatch(first=True), begun
+    kept = bytearray(begun)
+
+    def more_of_it(size: int) -> bytes:
+        data = read(size) if len(kept) < UNTABLED else b""
+        kept.extend(data)
+        return data
+
+    return first_tables(more_of_it, begun) or bytes(kept)
+
+
+def first_tables(read: Callable[[int], bytes], begun: bytes = b"") -> bytes:
+    """The first tables, behind ``begun`` or in it, and what was read behind them; b"" where none comes."""
+    watch, data = TransportWatch(first=True), begun or read(_READ)
     while data:
         if (found := watch.feed(data)) is not None:
             return found.begin
@@ -56,28 +79,36 @@ def from_tables_on(read: Callable[[int], bytes]) -> bytes:
     return b""
 
 
+def is_transport(begun: bytes | bytearray) -> bool:
+    """Whether a stream that begins so, maybe within a packet, is MPEG-TS."""
+    return any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET))
+
+
 class TransportWatch:
     """Looks at the packets of a stream. ``feed`` it from the beginning on; after ``follow`` it may find a takeover.
 
     ``first``: what it finds instead is the first programme's table, of whatever kind. Having found something it ends.
+    ``tabled``: whether any programme's table has come.
     """
 
     def __init__(self, *, first: bool = False) -> None:
         self._first = first
+        self.tabled = False
         self._pid, self._type = -1, -1
-        self._seen: dict[int, tuple[int, int]] = {}
-        self._begun: dict[int, dict[int, int]] = {}
-        self._tail, self._pat = b"", b""
-        self._sections: dict[int, bytearray] = {}
+        self._seen: dict[int, tuple[_Programme, int]] = {}
+        self._begun: dict[_Programme, dict[int, int]] = {}
+        self._tail, self._pat, self._opened = b"", b"", b""
+        self._sections: dict[int, _Section] = {}
+        self._programmes: frozenset[_Programme] = frozenset()
         self._table_pids: frozenset[int] = frozenset()
-        self._home = -1
+        self._home: _Programme | None = None
         self._others: dict[int, int] = {}
-        self._silent = 0
+        self._silent, self._silent_since = 0, -1
 
     def follow(self, pid: int) -> None:
         """The video with this PID is read."""
         self._pid = pid
-        self._home, self._type = self._seen.get(pid, (-1, -1))
+        self._home, self._type = self._seen.get(pid, (None, -1))
 
     def feed(self, data: bytes) -> Takeover | None:
         """The stream's next bytes, however many."""
@@ -88,7 +119,7 @@ class TransportWatch:
                     at = len(buffer)
                 continue
             if (new := self._packet(buffer[at : at + PACKET])) is not None:
-                return Takeover(max(0, at - len(self._tail)), self._pat + buffer[at:], *new)
+                return Takeover(max(0, at - len(self._tail)), self._pat + self._opened + buffer[at:], *new)
             at += PACKET
         self._tail = buffer[at:]
         return None
@@ -97,76 +128,128 @@ class TransportWatch:
         """What takes over with it, if anything does: its PID and type."""
         pid, starts = (packet[1] & 0x1F) << 8 | packet[2], bool(packet[1] & 0x40)
         if pid == self._pid:
-            self._silent = 0
+            self._silent, self._silent_since = 0, -1
         elif pid in self._others and starts:
             self._silent += 1
-            if self._silent >= SILENT_PICTURES:
+            if self._lasts(_pts(packet)) and self._silent >= SILENT_PICTURES:
                 return pid, self._others[pid]
         elif pid == _PAT_PID or pid in self._table_pids:
-            section = self._section(packet, pid, starts)
-            if section is None:
-                return None
-            if pid == _PAT_PID:
-                self._pat = packet
-                self._table_pids = frozenset(_listed_tables(section))
-            else:
-                return self._table(pid, _listed_videos(section))
+            for section, packets in self._whole(packet, pid, starts):
+                if pid == _PAT_PID:
+                    self._pat = packets
+                    self._programmes = frozenset(_listed_programmes(section))
+                    self._table_pids = frozenset(pid for pid, _ in self._programmes)
+                    continue
+                self.tabled, self._opened = True, packets[:-PACKET]
+                if (new := self._table((pid, section[3] << 8 | section[4]), _listed_videos(section))) is not None:
+                    return new
+            self._opened = b""
         return None
 
-    def _table(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+    def _lasts(self, pts: int | None) -> bool:
+        """Whether, at this picture of another video, that which is read has been silent for long."""
+        if pts is None:
+            return False
+        silent = (pts - self._silent_since) % _CLOCK
+        if self._silent_since < 0 or silent > _CLOCK // 2:  # the first one, or an earlier one after it
+            self._silent_since, silent = pts, 0
+        return silent >= SILENT_TICKS
+
+    def _table(self, programme: _Programme, videos: dict[int, int]) -> tuple[int, int] | None:
         """A programme's table as it is now."""
         if self._pid < 0:
-            return self._before(pid, videos)
+            return self._before(programme, videos)
         kind = videos.get(self._pid)
         if kind is not None and self._type in (-1, kind):
-            self._home, self._type = pid, kind
+            self._home, self._type = programme, kind
             self._others = {other: kind for other, kind in videos.items() if other != self._pid}
             return None
         # another programme's, or one that has no video for now, takes nothing over
-        if not videos or (pid != self._home and (self._home in self._table_pids or self._home < 0)):
+        if not videos or (programme != self._home and (self._home in self._programmes or self._home is None)):
             return None
         new = self._pid if kind is not None else next(iter(videos))
         return new, videos[new]
 
-    def _before(self, pid: int, videos: dict[int, int]) -> tuple[int, int] | None:
+    def _before(self, programme: _Programme, videos: dict[int, int]) -> tuple[int, int] | None:
         """While nobody knows yet which video is read: what takes over from all that there were."""
         if self._first:
             return next(iter(videos.items()), (0, 0))
         if not videos:
             return None
         new, begun = next(iter(videos.items())), self._begun
-        moved = bool(begun) and not begun.keys() & self._table_pids
-        changed = pid in begun and not begun[pid].items() & videos.items()
+        moved = bool(begun) and not begun.keys() & self._programmes
+        changed = programme in begun and not begun[programme].items() & videos.items()
         if moved or changed:
             return new
-        begun.setdefault(pid, videos)
-        self._seen |= {video: (pid, kind) for video, kind in videos.items()}
+        begun.setdefault(programme, videos)
+        self._seen |= {video: (programme, kind) for video, kind in videos.items()}
         return None
 
-    def _section(self, packet: bytes, pid: int, starts: bool) -> bytes | None:
-        """A table's section where this packet completes it and it is whole."""
-        control = packet[3] >> 4 & 3
-        start = 4 + (1 + packet[4] if control & 2 else 0)
-        payload = packet[start:] if control & 1 else b""
-        if starts and payload:
-            self._sections[pid] = bytearray(payload[1 + payload[0] :])
-        elif pid in self._sections:
-            self._sections[pid] += payload
-        section = self._sections.get(pid, b"")
-        if len(section) < 3 or len(section) < (size := 3 + ((section[1] & 0x0F) << 8 | section[2])):
+    def _whole(self, packet: bytes, pid: int, starts: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Sections that this packet completes, those that are right, each with the packets that it came in."""
+        payload = _payload(packet)
+        if not payload:
+            return
+        ends, begins = (payload[1 : 1 + payload[0]], payload[1 + payload[0] :]) if starts else (payload, b"")
+        if (opened := self._sections.pop(pid, None)) is not None:
+            opened = _Section(opened.data + ends, opened.packets + packet)
+            if (size := opened.size) is not None:
+                if _is_right(found := opened.data[:size]):
+                    yield found, opened.packets
+            elif not starts and len(opened.packets) < _SECTION_PACKETS * PACKET:
+                self._sections[pid] = opened
+        while begins and begins[0] != _STUFFING:
+            opened = _Section(begins, packet)
+            if (size := opened.size) is None:
+                self._sections[pid] = opened
+                return
+            if _is_right(found := begins[:size]):
+                yield found, packet
+            begins = begins[size:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """What has come of a table's, and the packets that it came in."""
+
+    data: bytes
+    packets: bytes
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that it has; None while there are fewer."""
+        if len(self.data) < 3:
             return None
-        del self._sections[pid]
-        found = bytes(section[:size])
-        return found if size >= 12 and found[5] & 1 and _crc(found) == 0 else None
+        size = 3 + ((self.data[1] & 0x0F) << 8 | self.data[2])
+        return size if len(self.data) >= size else None
 
 
-def _listed_tables(section: bytes) -> list[int]:
-    """PIDs of the programmes' tables."""
+def _is_right(section: bytes) -> bool:
+    """Whether it is valid now, and whole."""
+    return len(section) >= 12 and bool(section[5] & 1) and _crc(section) == 0
+
+
+def _payload(packet: bytes) -> bytes:
+    """What is in it behind its header."""
+    control = packet[3] >> 4 & 3
+    return packet[4 + (1 + packet[4] if control & 2 else 0) :] if control & 1 else b""
+
+
+def _pts(packet: bytes) -> int | None:
+    """The time of the picture that begins in it, where it has one."""
+    head = _payload(packet)[:14]
+    if len(head) < 14 or head[:3] != b"\0\0\1" or not head[7] & 0x80:
+        return None
+    return (head[9] >> 1 & 7) << 30 | head[10] << 22 | head[11] >> 1 << 15 | head[12] << 7 | head[13] >> 1
+
+
+def _listed_programmes(section: bytes) -> list[_Programme]:
+    """Where their tables are."""
     if section[0] != _PAT:
         return []
     entries = section[8:-4]
     return [
-        (entries[at + 2] & 0x1F) << 8 | entries[at + 3]
+        ((entries[at + 2] & 0x1F) << 8 | entries[at + 3], entries[at] << 8 | entries[at + 1])
         for at in range(0, len(entries) - 3, 4)
         if entries[at] or entries[at + 1]
     ]

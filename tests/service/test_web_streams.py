@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from cameras import pulled, says, told
@@ -15,9 +19,13 @@ from posting import conserved
 from web_camera import Asked, head, moved, running_web_camera
 from ws_client import jpeg
 
-from stmixer.service.sources.addresses import AddressPolicy, parse_networks
+from stmixer.service.settings import Settings
+from stmixer.service.sources import web_stream
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.allowance import Turns
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.web_stream import WebSource
 
 PICTURES = 40
 
@@ -188,9 +196,75 @@ def test_parts_in_whatever_pieces(name: str, step: int) -> None:
 
 def test_what_is_no_stream_of_parts() -> None:
     with pytest.raises(Trouble, match="no part begins"):
-        JpegParts(b"b", 100).feed(b"x" * 10_000)
+        list(JpegParts(b"b", 100).feed(b"x" * 10_000))
     with pytest.raises(Trouble, match="more than 100 bytes"):
-        JpegParts(b"b", 100).feed(b"--b\r\n\r\n" + b"x" * 10_000)
+        list(JpegParts(b"b", 100).feed(b"--b\r\n\r\n" + b"x" * 10_000))
+
+
+class Searched(bytearray):
+    """Bytes that count how many of them were looked through."""
+
+    looked = 0
+
+    def find(self, what: bytes, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
+        """As ever."""
+        stop = len(self) if end is None else min(end, len(self))
+        at = super().find(what, start, stop)
+        Searched.looked += (stop if at < 0 else at + len(what)) - start
+        return at
+
+
+@pytest.mark.parametrize("body", [b"--b\n\nx" * 10_000, b"--b\r\n\r\nx" * 10_000, b"--b\n\n" + b"x" * 90_000])
+def test_bytes_are_looked_through_a_few_times_at_most(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = JpegParts(b"b", 100_000)
+    monkeypatch.setattr(parts, "_held", Searched())
+    monkeypatch.setattr(Searched, "looked", 0)
+    for at in range(0, len(body), 20_000):
+        list(parts.feed(body[at : at + 20_000]))
+    assert 0 < Searched.looked <= 2 * len(body)
+
+
+def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture takes a millisecond by the clock of this test."""
+    now, taken, found = 0.0, 0, list[int]()
+
+    class Answer:
+        headers = {"content-type": "multipart/x-mixed-replace; boundary=b"}  # noqa: RUF012 - one of it
+
+        async def aiter_raw(self) -> AsyncIterator[bytes]:
+            yield b"--b\n\nx" * 41
+
+    class Taker:
+        async def take(self, _: bytes) -> None:
+            nonlocal now, taken
+            now += 0.001
+            taken += 1
+
+    @asynccontextmanager
+    async def answered() -> AsyncIterator[Answer]:
+        yield Answer()
+
+    async def begun(_: object) -> Taker:
+        return Taker()
+
+    async def others() -> None:
+        while True:
+            found.append(taken)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        source = WebSource(SimpleNamespace(settings=Settings()), parse_url("http://cam/"), AddressPolicy(()), 1.0)  # type: ignore[arg-type]
+        monkeypatch.setattr(source, "_answer", answered)
+        monkeypatch.setattr(source, "_begun", begun)
+        monkeypatch.setattr(web_stream, "Turns", lambda: Turns(lambda: now))
+        other = asyncio.create_task(others())
+        with pytest.raises(Trouble):
+            await source.fetch(lambda: None)
+        other.cancel()
+
+    asyncio.run(run())
+    assert taken == 40
+    assert max(later - sooner for sooner, later in itertools.pairwise([0, *found, taken])) <= 6
 
 
 @pytest.mark.parametrize(

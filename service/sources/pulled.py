@@ -111,15 +111,21 @@ class PulledSource:
         if self._running is not None:
             self._running.cancel()
 
+    async def end(self) -> None:
+        """End what it is at, and free that; its state stays, and is counted."""
+        try:
+            await cancelled(self._running)
+        finally:
+            await self._fetcher.close()
+
     async def close(self) -> None:
         """End it, whatever it is at, and free everything."""
         try:
-            await cancelled(self._running)
+            await self.end()
         finally:
             if self._running is not None:
                 self._context.engine.metrics.pulled_streams.labels(self.state).dec()
                 self._running = None
-            await self._fetcher.close()
 
     # -- attempts
 
@@ -141,6 +147,8 @@ class PulledSource:
         except Exception as error:
             log.error("the source of stream %d", self._context.stream.id, exc_info=error)
             self.fail(Trouble("internal", "an error in the service itself; its log says which"))
+        finally:
+            await self._fetcher.close()
 
     def fail(self, trouble: Trouble) -> None:
         """Nothing can mend it."""

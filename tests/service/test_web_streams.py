@@ -19,6 +19,7 @@ from posting import conserved
 from web_camera import Asked, head, moved, running_web_camera
 from ws_client import jpeg
 
+from stmixer.service.errors import CapacityError
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
@@ -75,6 +76,26 @@ def test_pictures_over_http() -> None:
             summary = stream.session.summary().model_dump()
             assert PICTURES < summary["received"] <= len(camera.asked) * PICTURES
             conserved(summary)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_cut_gives_its_decoder_back() -> None:
+    async def run() -> None:
+        async with running_engine() as engine, running_web_camera({"/mjpg": mjpeg}) as camera:
+
+            def value(name: str, **labels: str) -> float | None:
+                return engine.engine.metrics.registry.get_sample_value(name, labels)
+
+            async with pulled(engine, camera.url("/mjpg")) as stream:
+                await says(stream, "result")
+                stream.session.cut(CapacityError("key_limit", "over", 429))
+                await says(stream, "summary")
+                assert (told(stream).state, told(stream).code) == ("failed", "key_limit")
+                assert not engine.pool._busy
+                assert value("stmixer_pulled_streams", state="failed") == 1
+            assert value("stmixer_pulled_streams", state="failed") == 0
+            assert value("stmixer_decoders_lost_total", reason="protocol") == 0
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 from stmixer.service.sources.trouble import Trouble
 
@@ -20,7 +21,8 @@ def boundary_of(content_type: str) -> bytes | None:
     message["Content-Type"] = content_type
     if message.get_content_type() != "multipart/x-mixed-replace":
         return None
-    return (message.get_param("boundary", "") or "").strip().lstrip("-").encode("latin-1", "replace") or None  # type: ignore[union-attr]
+    boundary = collapse_rfc2231_value(message.get_param("boundary", "") or "")
+    return boundary.strip().lstrip("-").encode("latin-1", "replace") or None
 
 
 class JpegParts:

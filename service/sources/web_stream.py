@@ -125,7 +125,7 @@ class WebSource:
             )  # fmt: skip
             try:
                 answer = await client.send(request, stream=True, auth=None)
-            except httpx.ConnectError:
+            except (httpx.ConnectError, httpx.ConnectTimeout):
                 if number + 1 == len(addresses):
                     raise
                 continue
@@ -134,7 +134,11 @@ class WebSource:
             await answer.aclose()
             digest = "digest" in answer.headers.get("www-authenticate", "").lower()
             auth = (httpx.DigestAuth if digest else httpx.BasicAuth)(url.user, url.password)
-            return await client.send(request, stream=True, auth=auth)
+            try:
+                return await client.send(request, stream=True, auth=auth)
+            except (LookupError, ValueError, NotImplementedError):  # httpx says no more of a scheme that it lacks
+                what = "asks for user and password in a way that is not known here"
+                raise Trouble("unauthorized", f"{url.place} {what}") from None
         raise Trouble("unreachable", f"{url.host} has no address")
 
     def _trouble(self, error: httpx.HTTPError) -> Trouble:

@@ -10,7 +10,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
 from cameras import pulled, says, told
 from in_process import running_engine
@@ -22,7 +24,7 @@ from ws_client import jpeg
 from stmixer.service.errors import CapacityError
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
-from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, Resolve, parse_networks, parse_url
 from stmixer.service.sources.allowance import Turns
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.trouble import Trouble
@@ -197,6 +199,51 @@ def test_what_is_wrong_is_said() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("way", ["algorithm=FOO", 'qop="auth-int"', "opaque"])
+def test_a_password_that_is_wanted_in_an_unknown_way(way: str) -> None:
+    async def wants(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("401 Unauthorized", WWW_Authenticate=f'Digest realm="r", nonce="n", {way}'))
+
+    async def run() -> None:
+        async with running_web_camera({"/": wants}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(camera.url("/", "me:secret"))
+            assert trouble.value.reason == "unauthorized"
+
+    asyncio.run(run())
+
+
+def test_an_address_that_does_not_answer_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, send = [], httpx.AsyncClient.send
+
+    async def sent(client: httpx.AsyncClient, request: httpx.Request, **how: Any) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "127.0.0.3":
+            raise httpx.ConnectTimeout("", request=request)
+        return await send(client, request, **how)
+
+    async def both(_: str, __: int) -> list[str]:
+        return ["127.0.0.3", "127.0.0.1"]
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", sent)
+
+    async def run() -> None:
+        async with running_web_camera({}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(f"http://cam.example:{camera.port}/", both)
+            assert trouble.value.reason == "no_such_path"
+
+    asyncio.run(run())
+    assert asked == ["127.0.0.3", "127.0.0.1"]
+
+
+async def fetched(url: str, resolve: Resolve | None = None) -> None:
+    """One attempt, of which nothing is taken."""
+    policy = AddressPolicy(parse_networks("127.0.0.0/8"), resolve)
+    context = SimpleNamespace(settings=Settings())
+    await WebSource(context, parse_url(url), policy, 10.0).fetch(lambda: None)  # type: ignore[arg-type]
+
+
 # -- the parts of an answer
 
 
@@ -291,6 +338,7 @@ def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("kind", "boundary"),
     [("multipart/x-mixed-replace; boundary=frame", b"frame"), ('Multipart/X-Mixed-Replace;boundary="--a b"', b"a b"),
+     ("multipart/x-mixed-replace; boundary*=utf-8''x", b"x"),
      ("multipart/x-mixed-replace", None), ("video/mp2t", None), ("", None), ("image/jpeg; boundary=x", None)],
 )  # fmt: skip
 def test_a_boundary(kind: str, boundary: bytes | None) -> None:

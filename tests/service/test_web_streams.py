@@ -65,7 +65,7 @@ def with_password(kind: str) -> object:
 def test_pictures_over_http() -> None:
     async def run() -> None:
         async with running_engine() as engine, running_web_camera({"/mjpg": mjpeg}) as camera:
-            async with pulled(engine, camera.url("/mjpg?user=me&pwd=secret"), silent_s=1.0) as stream:
+            async with pulled(engine, camera.url("/mjpg?user=me&pwd=secret"), silent_s=3.0) as stream:
                 live = await says(stream, "status", state="live")
                 await says(stream, "result")
                 assert told(stream).frame is not None
@@ -188,7 +188,7 @@ def test_what_is_wrong_is_said() -> None:
                   "/huge": "too_large"}  # fmt: skip
         async with running_engine() as engine, running_web_camera(answers) as camera:
             for path, code in wanted.items():
-                async with pulled(engine, camera.url(path), silent_s=1.0) as stream:
+                async with pulled(engine, camera.url(path), silent_s=1.0 if code == "silent" else 60.0) as stream:
                     await says(stream, "status")
                     assert told(stream).code == code, told(stream)
             plain = await asyncio.start_server(no_tls, "127.0.0.1", 0)

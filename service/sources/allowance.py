@@ -39,7 +39,7 @@ class Allowance:
         self.read_bytes = max(LEAST_READ, min(MOST_READ, 2 * self.read_bytes, fitting))
 
 
-class Turns:
+class LoopShare:
     """A fetched source's ``Allowance``: after each piece of its work others have a turn, once that is due."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -51,7 +51,7 @@ class Turns:
         self._at = self._clock()
         self._spent_s += CHUNK_S
 
-    async def give(self) -> None:
+    async def let_others(self) -> None:
         """A piece is done; rests where the share is used up."""
         self._spent_s += self._clock() - self._at
         if self._spent_s >= AT_ONCE_S:

@@ -18,7 +18,7 @@ import httpx
 
 from stmixer.service.errors import InputError
 from stmixer.service.sources.addresses import AddressPolicy, PulledUrl, parse_url
-from stmixer.service.sources.allowance import Turns
+from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, reachable
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.context import SourceContext
@@ -48,20 +48,20 @@ class WebSource:
                 boundary = boundary_of(kind)
                 source = await self._begun(PictureSource if boundary else ContainerSource)
                 begun()
-                turns = Turns()
+                share = LoopShare()
                 if boundary is None:
                     async for data in answer.aiter_raw():
-                        turns.begin()
+                        share.begin()
                         await source.take(data)
                     await source.ended()  # its decoder says when it is done with what has come
                     return
                 parts = JpegParts(boundary, self._context.settings.max_frame_bytes)
                 async for data in answer.aiter_raw():
-                    turns.begin()
+                    share.begin()
                     for picture in parts.feed(data):
                         await source.take(picture)  # the newest wins: it waits for nothing
-                        await turns.give()
-                    await turns.give()
+                        await share.let_others()
+                    await share.let_others()
             raise Trouble("ended", "the server ended the stream")
         except httpx.HTTPError as error:
             raise self._trouble(error) from None

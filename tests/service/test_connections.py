@@ -20,7 +20,7 @@ from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.paced import MOST_UNREAD, PacedTransport
 from stmixer.service.api.server import bind
 from stmixer.service.settings import Settings
-from stmixer.service.sources.allowance import AT_ONCE_S, BURST_S, LEAST_READ, MOST_READ, SHARE, Allowance, Turns
+from stmixer.service.sources.allowance import AT_ONCE_S, BURST_S, LEAST_READ, MOST_READ, SHARE, Allowance, LoopShare
 
 
 def undelayed(of: socket.socket) -> bool:
@@ -98,11 +98,11 @@ def test_a_fetched_source_gives_others_a_turn() -> None:
                 await asyncio.sleep(0)
 
         other = asyncio.create_task(others())
-        turns = Turns(lambda: now)
-        turns.begin()
+        share = LoopShare(lambda: now)
+        share.begin()
         for _ in range(20):
             now += AT_ONCE_S / 4
-            await turns.give()
+            await share.let_others()
             found.append(turns_of_others)
         other.cancel()
         return found

@@ -25,7 +25,7 @@ from stmixer.service.errors import CapacityError
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
 from stmixer.service.sources.addresses import AddressPolicy, Resolve, parse_networks, parse_url
-from stmixer.service.sources.allowance import Turns
+from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.trouble import Trouble
 from stmixer.service.sources.web_stream import WebSource
@@ -324,7 +324,7 @@ def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) ->
         source = WebSource(SimpleNamespace(settings=Settings()), parse_url("http://cam/"), AddressPolicy(()), 1.0)  # type: ignore[arg-type]
         monkeypatch.setattr(source, "_answer", answered)
         monkeypatch.setattr(source, "_begun", begun)
-        monkeypatch.setattr(web_stream, "Turns", lambda: Turns(lambda: now))
+        monkeypatch.setattr(web_stream, "LoopShare", lambda: LoopShare(lambda: now))
         other = asyncio.create_task(others())
         with pytest.raises(Trouble):
             await source.fetch(lambda: None)

@@ -12,13 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-SHARE = 0.3
-"""Of the loop's time that a connection may take for long."""
-BURST_S = 0.05
-"""What it may take at once after a pause."""
-PIECE_S = 0.001
-"""What a read is to take at most."""
-LEAST_READ, FIRST_READ, MOST_READ = 256, 4 * 1024, 32 * 1024
+from stmixer.service.sources.allowance import Allowance
+
 MESSAGE_S = 25e-6
 """What the application takes for a message besides its parsing: measured with pictures of one byte."""
 MOST_UNREAD = 2**20
@@ -30,26 +25,6 @@ LEAST_PACE = 1024
 """Bytes a second that it has to read meanwhile."""
 
 log = logging.getLogger("stmixer.connections")
-
-
-class Allowance:
-    """Loop time of one connection: ``SHARE`` of what passes, at most ``BURST_S`` of it saved up."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._left_s, self._at = clock, BURST_S, clock()
-        self.read_bytes = FIRST_READ
-
-    def spend(self, seconds: float) -> float:
-        """Seconds were used; returns for how many to rest now, mostly 0."""
-        now = self._clock()
-        self._left_s = min(BURST_S, self._left_s + (now - self._at) * SHARE) - seconds
-        self._at = now
-        return max(0.0, -self._left_s / SHARE)
-
-    def took(self, count: int, seconds: float) -> None:
-        """A read of ``count`` bytes took so long: the next one is to take ``PIECE_S`` at most."""
-        fitting = round(count * PIECE_S / max(seconds, 1e-6))
-        self.read_bytes = max(LEAST_READ, min(MOST_READ, 2 * self.read_bytes, fitting))
 
 
 class PacedTransport:

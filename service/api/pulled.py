@@ -16,6 +16,7 @@ from stmixer.service.errors import InputError
 from stmixer.service.schemas import PullOrder, RunningStream
 from stmixer.service.sessions.backlog import Missing, Said
 from stmixer.service.sessions.pulled_stream import PulledStream
+from stmixer.service.sources.source import cancelled
 
 router = APIRouter()
 
@@ -82,25 +83,26 @@ async def events(request: Request, stream_id: int, last_event_id: Annotated[str 
 
 async def _as_events(stream: PulledStream, seen: int | None, caller: Caller) -> AsyncIterator[str]:
     following = stream.backlog.follow(seen)
-    coming = asyncio.ensure_future(_next(following))
+    coming, lapsed = asyncio.create_task(_next(following)), asyncio.create_task(caller.lapsed.wait())
     try:
         yield ": hello\n\n"
-        while not caller.lapsed.is_set():
-            done, _ = await asyncio.wait({coming}, timeout=QUIET_S)
+        while True:
+            done, _ = await asyncio.wait({coming, lapsed}, timeout=QUIET_S, return_when=asyncio.FIRST_COMPLETED)
+            if caller.lapsed.is_set():
+                return
             if not done:
                 yield ": quiet\n\n"
                 continue
             said = coming.result()
             if said is None:
                 return
-            coming = asyncio.ensure_future(_next(following))
+            coming = asyncio.create_task(_next(following))
             if isinstance(said, Missing):
                 yield f'event: missing\ndata: {{"type":"missing","count":{said.count}}}\n\n'
             else:
                 yield f"id: {said.number}\nevent: {said.kind}\ndata: {said.text}\n\n"
     finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        await cancelled(coming, lapsed)
         await following.aclose()
 
 

@@ -321,7 +321,8 @@ class Engine:
             _remember([pending for pending, _ in ran], payload)
         worker.batch, now = None, time.monotonic()
         self._learn(batch, done, now, compiled=worker.compiles(batch.shapes))
-        worker.ran(batch.shapes)
+        if not batch.stale:  # else it ran in other shapes
+            worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
         for pending, actors in ran:
             pending.done_at = now

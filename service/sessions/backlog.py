@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 MOST = 512
 """Messages that are kept: minutes at one keyframe a second."""
+MOST_CHARACTERS = 8 * 2**20
+"""Of all that is kept: results of a crowd are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,9 @@ class Missing:
 class Backlog:
     """Bounded: whoever falls behind by more than is kept is told how much is missing."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._kept: deque[Said] = deque(maxlen=most)
+    def __init__(self, most: int = MOST, most_characters: int = MOST_CHARACTERS) -> None:
+        self._kept, self._characters = deque[Said](), 0
+        self._most, self._most_characters = most, most_characters
         self._next, self._closed = 1, False
         self._changed = asyncio.Event()
 
@@ -39,6 +42,9 @@ class Backlog:
         """Say something."""
         self._kept.append(Said(self._next, kind, text))
         self._next += 1
+        self._characters += len(text)
+        while len(self._kept) > self._most or (self._characters > self._most_characters and len(self._kept) > 1):
+            self._characters -= len(self._kept.popleft().text)
         self._wake()
 
     def close(self) -> None:

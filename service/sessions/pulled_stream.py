@@ -41,14 +41,17 @@ class PulledStream:
 
     async def close(self, error: BaseException | None = None) -> None:
         """End it, whatever it is at; whoever follows comes to an end as well."""
-        self.session.abort()
         try:
-            await self.session.close(error)
+            await self._source.close()  # first: its decoder would answer for a stream that is cut
         finally:
-            if self._telling is not None:
-                self._telling.cancel()
-                await asyncio.gather(self._telling, return_exceptions=True)
-            self.backlog.close()
+            self.session.abort()
+            try:
+                await self.session.close(error)
+            finally:
+                if self._telling is not None:
+                    self._telling.cancel()
+                    await asyncio.gather(self._telling, return_exceptions=True)
+                self.backlog.close()
 
     def running(self) -> RunningStream:
         """What the list of streams says of it."""
@@ -86,6 +89,7 @@ class PulledStream:
         self._tell_notices()
         if session.error is not None:  # cut from above: over its key's limits, for one
             self._source.fail(Trouble.of(session.error))
+        await self._source.end()  # nothing is on its way any more where counts are made to add up
         summary = {"summary": session.summary().model_dump(), "warnings": session.warnings}
         self.backlog.add("summary", _compact({"type": "summary", **summary}))
 
@@ -142,8 +146,11 @@ class PulledStreams:
         await asyncio.gather(*(self.remove(s) for s in self.all() if s.session.caller.lapsed.is_set()))
 
     async def close(self) -> None:
-        """End all of them."""
-        await asyncio.gather(*(self.remove(stream) for stream in self.all()))
+        """End all of them, whatever goes wrong with one."""
+        ends = await asyncio.gather(*(self.remove(stream) for stream in self.all()), return_exceptions=True)
+        for error in ends:
+            if isinstance(error, Exception):
+                log.error("the end of a pulled stream", exc_info=error)
 
 
 def _compact(value: dict[str, object]) -> str:

@@ -21,6 +21,8 @@ PORTS = {"rtsp": 554, "http": 80, "https": 443}
 """Schemes that lead to other machines, and where to when nothing is said."""
 FILE = "file"
 LONGEST_URL = 2000
+LONGEST_SENT = 8000
+"""Characters of a URL with user and password in ``%`` form, as a decoder is told of it."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NUMERIC = re.compile(r"[0-9][0-9a-fA-FxX.]*")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -88,9 +90,15 @@ def parse_url(text: str) -> PulledUrl:
         raise _bad(f"scheme {scheme[:20]!r} is not taken, {known} are" if scheme.isalnum() else f"one of {known}")
     if not host:
         raise _bad("it names no host")
+    if parts.username and "@" in parts.path + parts.query + parts.fragment:
+        # else half of a password with a / in it would be taken for host and path, and shown
+        raise _bad("an @ stands behind its host: in a password / is %2F and @ is %40, in a path @ is %40")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return PulledUrl(scheme, host, PORTS[scheme] if port is None else port, target, user, password)
+    url = PulledUrl(scheme, _in_ascii(host), PORTS[scheme] if port is None else port, target, user, password)
+    if len(url.at(url.host, with_credentials=True)) > LONGEST_SENT:
+        raise _bad("user and password are too long")
+    return url
 
 
 def parse_networks(listed: str) -> tuple[Network, ...]:
@@ -105,6 +113,7 @@ class AddressPolicy:
         """``resolve``: who looks names up; the system by default."""
         self._networks = tuple(networks)
         self._lookups: ThreadPoolExecutor | None = None
+        self._running: dict[str, asyncio.Future[list[str]]] = {}
         self._resolve = resolve or self._ask_system
 
     def allows(self, address: str) -> bool:
@@ -116,14 +125,20 @@ class AddressPolicy:
         inner = _inner(found)
         if any(inner in network for network in self._networks if network.version == inner.version):
             return True
+        if found in _NAT64:  # a translator makes it the other
+            return _is_public(inner)
         return all(_is_public(one) for one in {found, inner})
 
     async def reach(self, host: str, port: int) -> tuple[str, ...]:
         """Literal addresses of a host that may be connected to. Raises AddressRefused, OSError where it has none."""
-        found = await self._resolve(host, port)
+        literal = _literal(host)
+        if literal is None:
+            found = await self._resolve(host, port)
+        else:  # nobody has to be asked; with a zone it means what it spells
+            found = [host if "%" in host else literal]
         allowed = tuple(dict.fromkeys(address for address in found if self.allows(address)))
         if not allowed:
-            which = "leads to private addresses alone" if _literal(host) is None else "is a private address"
+            which = "leads to private addresses alone" if literal is None else "is a private address"
             raise AddressRefused(f"{host} {which}, which --allow-networks does not name")
         return allowed
 
@@ -136,18 +151,29 @@ class AddressPolicy:
             )
 
     async def _ask_system(self, host: str, port: int) -> Sequence[str]:
-        # threads of our own: names that nobody answers for hold up nothing else
+        # threads of our own, one a name: names that nobody answers for hold up nothing else
         if self._lookups is None:
             self._lookups = ThreadPoolExecutor(16, thread_name_prefix="names")
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._lookups, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return [str(address[0]) for *_, address in found]
+        running = self._running.get(host)
+        if running is None:
+            running = asyncio.get_running_loop().run_in_executor(self._lookups, _look_up, host, port)
+            self._running[host] = running
+            running.add_done_callback(lambda done: self._looked_up(host, done))
+        return await asyncio.shield(running)  # whoever waits no longer ends it for nobody else
+
+    def _looked_up(self, host: str, done: asyncio.Future[list[str]]) -> None:
+        del self._running[host]
+        if not done.cancelled():
+            done.exception()  # told to those who wait; there may be none any more
 
     def close(self) -> None:
         """Wait for no lookup that still runs."""
         if self._lookups is not None:
             self._lookups.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def _inner(address: IpAddress) -> IpAddress:
@@ -178,6 +204,19 @@ def _literal(host: str) -> str | None:
         return socket.inet_ntoa(socket.inet_aton(host)) if _NUMERIC.fullmatch(host) else None
     except OSError:
         return None
+
+
+def _in_ascii(host: str) -> str:
+    """A name as it is looked up and told. Raises InputError for what is none."""
+    if host.isascii():
+        return host
+    try:
+        named = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise _bad("its host is no name") from None
+    if not named or _CONTROL.search(named):
+        raise _bad("its host is no name")
+    return named
 
 
 def _bad(what: str) -> InputError:

@@ -20,6 +20,8 @@ from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
 from stmixer.service.sources.trouble import Trouble
 
 CONNECT_S = 5.0
+MOST_ADDRESSES = 8
+"""Of one name, that are tried."""
 RECEIVE_BUFFER = 256 * 1024
 """What the kernel may keep of a camera that sends faster than its pictures are decoded: a second or so, and no more."""
 
@@ -49,7 +51,7 @@ async def reachable(url: PulledUrl, policy: AddressPolicy) -> tuple[str, ...]:
     """The addresses of its host that may be connected to. Raises Trouble."""
     try:
         async with asyncio.timeout(CONNECT_S):
-            return await policy.reach(url.host, url.port)
+            return (await policy.reach(url.host, url.port))[:MOST_ADDRESSES]
     except AddressRefused as error:
         raise Trouble("address_refused", str(error)) from None
     except TimeoutError:

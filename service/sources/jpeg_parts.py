@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 from stmixer.service.sources.trouble import Trouble
 
 MOST_HEAD = 8192
 """Bytes of a part's head, and of what may stand before one."""
+_BLANK = re.compile(rb"\r\n\r\n|\n\n")
 _LENGTH = re.compile(rb"^content-length:\s*(\d{1,9})\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -18,7 +21,8 @@ def boundary_of(content_type: str) -> bytes | None:
     message["Content-Type"] = content_type
     if message.get_content_type() != "multipart/x-mixed-replace":
         return None
-    return (message.get_param("boundary", "") or "").strip().lstrip("-").encode("latin-1", "replace") or None  # type: ignore[union-attr]
+    boundary = collapse_rfc2231_value(message.get_param("boundary", "") or "")
+    return boundary.strip().lstrip("-").encode("latin-1", "replace") or None
 
 
 class JpegParts:
@@ -29,25 +33,25 @@ class JpegParts:
         self._held = bytearray()
         self._length: int | None = None
         self._in_part = False
+        self._looked = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Iterator[bytes]:
         """The parts that these bytes complete. Raises Trouble for what is no such answer."""
         self._held += data
-        found: list[bytes] = []
         while (part := self._next()) is not None:
             if part:
-                found.append(part)
+                yield part
         if len(self._held) > self._most + MOST_HEAD:
             raise Trouble("too_large", f"a picture has more than {self._most} bytes")
-        return found
 
     def _next(self) -> bytes | None:
         """A whole part, which may be empty; None where more bytes have to come."""
         if not self._in_part and not self._take_head():
             return None
         if self._length is None:
-            end = self._held.find(self._mark)
-            if end < 0:
+            end = self._held.find(self._mark, self._looked)
+            if end < 0:  # what was looked through is not looked through again
+                self._looked = max(0, len(self._held) - len(self._mark) + 1)
                 return None
             part = bytes(self._held[:end]).rstrip(b"-").removesuffix(b"\n").removesuffix(b"\r")
         else:
@@ -56,7 +60,7 @@ class JpegParts:
             end = self._length
             part = bytes(self._held[:end])
         del self._held[:end]
-        self._in_part = False
+        self._in_part, self._looked = False, 0
         return part
 
     def _take_head(self) -> bool:
@@ -64,8 +68,9 @@ class JpegParts:
         start = self._held.find(self._mark)
         head_end, gap = -1, 0
         if start >= 0:
-            ends = [(at, len(blank)) for blank in (b"\r\n\r\n", b"\n\n") if (at := self._held.find(blank, start)) >= 0]
-            head_end, gap = min(ends, default=(-1, 0))
+            blank = _BLANK.search(self._held, start, start + MOST_HEAD)
+            if blank is not None:
+                head_end, gap = blank.start(), blank.end() - blank.start()
         if head_end < 0:
             if len(self._held) > MOST_HEAD:
                 raise Trouble("bad_answer", "what comes is no stream of pictures: no part begins in it")

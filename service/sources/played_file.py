@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from stmixer.service.errors import InputError
+from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.ipc.messages import OpenContainer, Progress
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
@@ -68,10 +68,14 @@ class PlayedFile(DecodedSource):
         return OpenContainer(self._context.sampling(), progress, paced=True), [self._file]
 
     def _owed(self) -> None:
-        """It waits for its time; whether pictures come is watched instead."""
+        """It waits for its time, however long that is."""
 
     async def _died(self, death: DecoderDied) -> bool:
-        self._fail(WHAT_IT_DID[death.reason])
+        if death.reason == "exit":  # which may not be the file's fault: memory ran out, for one
+            self._context.counts.cut("decoder")
+            self._context.fail(CapacityError("decoder", f"its decoder {death}"))
+        else:
+            self._fail(WHAT_IT_DID[death.reason])
         return False
 
     # -- it has no socket that a client could lose

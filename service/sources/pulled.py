@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ log = logging.getLogger("stmixer.pulled")
 
 PullState = Literal["connecting", "live", "stalled", "reconnecting", "ended", "failed"]
 LOOK_S = 0.25
+AGAIN_S = 1.0
+"""From one beginning of a file that is played for ever to the next, at least."""
 MOST_WARNINGS = 100
 """Of a source that lasts for ever, the newest."""
 
@@ -83,9 +86,13 @@ class PulledSource:
         self._backoff = Backoff()
         self._fetcher = self._kind()
 
+    @property
+    def _is_file(self) -> bool:
+        return self._terms.url.scheme == FILE
+
     def _kind(self) -> Fetcher:
         terms, context = self._terms, self._context
-        if terms.url.scheme == FILE:
+        if self._is_file:
             return PlayedFile(context, terms.folder, terms.url.target.lstrip("/"))
         kind = CameraSource if terms.url.scheme == "rtsp" else WebSource
         return kind(context, terms.url, terms.policy, terms.silent_s)
@@ -111,36 +118,46 @@ class PulledSource:
         if self._running is not None:
             self._running.cancel()
 
+    async def end(self) -> None:
+        """End what it is at, and free that; its state stays, and is counted."""
+        try:
+            await cancelled(self._running)
+        finally:
+            await self._fetcher.close()
+
     async def close(self) -> None:
         """End it, whatever it is at, and free everything."""
         try:
-            await cancelled(self._running)
+            await self.end()
         finally:
             if self._running is not None:
                 self._context.engine.metrics.pulled_streams.labels(self.state).dec()
                 self._running = None
-            await self._fetcher.close()
 
     # -- attempts
 
     async def _run(self) -> None:
         try:
             while True:
+                began = time.monotonic()
                 trouble = await self._attempt()
-                if trouble is None:
-                    if self._terms.url.scheme == FILE and not self._terms.loop:
-                        self._turn("ended")
-                        self._finish_stream(())
-                        self._context.changed()
+                if trouble is not None:
+                    if self._is_file and trouble.reason != "decoder":
+                        self.fail(trouble)
                         return
-                    continue
-                if self._terms.url.scheme == FILE:
-                    self.fail(trouble)
+                    await self._wait_after(trouble)
+                elif self._terms.loop:
+                    await asyncio.sleep(max(0.0, began + AGAIN_S - time.monotonic()))
+                else:
+                    self._turn("ended")
+                    self._finish_stream(())
+                    self._context.changed()
                     return
-                await self._wait_after(trouble)
         except Exception as error:
             log.error("the source of stream %d", self._context.stream.id, exc_info=error)
             self.fail(Trouble("internal", "an error in the service itself; its log says which"))
+        finally:
+            await self._fetcher.close()
 
     def fail(self, trouble: Trouble) -> None:
         """Nothing can mend it."""
@@ -167,7 +184,7 @@ class PulledSource:
             await cancelled(fetching, watching, over)
             await self._fetcher.leave()
         self._look()
-        if self._outcome is None and self._terms.url.scheme != FILE:
+        if self._outcome is None and not self._is_file:
             return Trouble("ended", "the source ended the stream")
         return self._outcome
 
@@ -200,15 +217,16 @@ class PulledSource:
         self._end(None)
 
     async def _watch(self) -> Trouble:
-        """Until no picture has come for too long."""
+        """Until no picture has come for too long. A file's come when it is their time."""
         await self._begun.wait()
-        last, limit = time.monotonic(), 2 * self._terms.silent_s
+        silent_s = math.inf if self._is_file else self._terms.silent_s
+        last, limit = time.monotonic(), 2 * silent_s
         while True:
             await asyncio.sleep(min(LOOK_S, self._terms.silent_s / 4))
             now = time.monotonic()
             del self._context.warnings[:-MOST_WARNINGS]
             if self._look():
-                last, limit = now, self._terms.silent_s
+                last, limit = now, silent_s
             elif now - last > limit:
                 return Trouble("silent", f"no picture for {now - last:.0f} s")
 

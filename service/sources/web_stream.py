@@ -18,6 +18,7 @@ import httpx
 
 from stmixer.service.errors import InputError
 from stmixer.service.sources.addresses import AddressPolicy, PulledUrl, parse_url
+from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, reachable
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.context import SourceContext
@@ -47,15 +48,20 @@ class WebSource:
                 boundary = boundary_of(kind)
                 source = await self._begun(PictureSource if boundary else ContainerSource)
                 begun()
+                share = LoopShare()
                 if boundary is None:
                     async for data in answer.aiter_raw():
+                        share.begin()
                         await source.take(data)
                     await source.ended()  # its decoder says when it is done with what has come
                     return
                 parts = JpegParts(boundary, self._context.settings.max_frame_bytes)
                 async for data in answer.aiter_raw():
+                    share.begin()
                     for picture in parts.feed(data):
-                        await source.take(picture)
+                        await source.take(picture)  # the newest wins: it waits for nothing
+                        await share.let_others()
+                    await share.let_others()
             raise Trouble("ended", "the server ended the stream")
         except httpx.HTTPError as error:
             raise self._trouble(error) from None
@@ -119,7 +125,7 @@ class WebSource:
             )  # fmt: skip
             try:
                 answer = await client.send(request, stream=True, auth=None)
-            except httpx.ConnectError:
+            except (httpx.ConnectError, httpx.ConnectTimeout):
                 if number + 1 == len(addresses):
                     raise
                 continue
@@ -128,7 +134,11 @@ class WebSource:
             await answer.aclose()
             digest = "digest" in answer.headers.get("www-authenticate", "").lower()
             auth = (httpx.DigestAuth if digest else httpx.BasicAuth)(url.user, url.password)
-            return await client.send(request, stream=True, auth=auth)
+            try:
+                return await client.send(request, stream=True, auth=auth)
+            except (LookupError, ValueError, NotImplementedError):  # httpx says no more of a scheme that it lacks
+                what = "asks for user and password in a way that is not known here"
+                raise Trouble("unauthorized", f"{url.place} {what}") from None
         raise Trouble("unreachable", f"{url.host} has no address")
 
     def _trouble(self, error: httpx.HTTPError) -> Trouble:

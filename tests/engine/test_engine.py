@@ -428,6 +428,20 @@ def test_a_worker_that_compiles_has_time_and_teaches_nothing_of_cost() -> None:
     acted(act)
 
 
+def test_of_a_batch_that_ran_in_part_other_shapes_were_compiled() -> None:
+    async def act(scene: Scene) -> None:
+        scene.worker.model = replace(TINY, runtime="compile")
+        await batched(scene)
+        batch, shapes = scene.given(), scene.worker.batch.shapes if scene.worker.batch else None
+        assert shapes is not None
+        scene.says(WindowsCopied(batch.id, (0,)))
+        scene.says(BatchDone(batch.id, (None, ()), NO_SECONDS, 0))
+        assert scene.worker.batch is None
+        assert scene.worker.compiles(shapes)
+
+    acted(act)
+
+
 # -- rings
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Sequence
 
 import pytest
 
 from stmixer.service.errors import InputError
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl, parse_networks, parse_url
-from stmixer.service.sources.camera import connected
+from stmixer.service.sources.camera import MOST_ADDRESSES, connected, reachable
 from stmixer.service.sources.trouble import Trouble
 
 # what a URL's host is; the addresses that the system makes of it; what --allow-networks has to name
@@ -26,7 +27,7 @@ REFUSED = [
     ("[::ffff:10.0.0.1]", "10.0.0.0/8"), ("[::127.0.0.1]", "127.0.0.1"), ("[64:ff9b::7f00:1]", "127.0.0.1"),
     ("[2002:7f00:1::]", "127.0.0.1"), ("[2002:c0a8:105::1]", "192.168.1.0/24"), ("[::ffff:0:0]", "0.0.0.0"),
 ]  # fmt: skip
-PUBLIC = ["8.8.8.8", "93.184.216.34", "[2606:4700::1111]", "134744072", "010.8.8.8"]
+PUBLIC = ["8.8.8.8", "[64:ff9b::808:808]", "93.184.216.34", "[2606:4700::1111]", "134744072", "010.8.8.8"]
 
 
 def spelt(host: str) -> PulledUrl:
@@ -101,6 +102,45 @@ def test_what_was_checked_is_what_is_connected_to() -> None:
             wrong.accept()
 
 
+def test_a_literal_address_is_not_looked_up() -> None:
+    assert reached(AddressPolicy((), Names()), "[64:ff9b::808:808]") == ("64:ff9b::808:808",)
+    assert reached(AddressPolicy((), Names()), "134744072") == ("8.8.8.8",)
+
+
+def test_who_asks_for_one_name_shares_one_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = [], threading.Event()
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        answer.wait()
+        return [(0, 0, 0, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def run() -> None:
+        policy = AddressPolicy(())
+        ways = [asyncio.create_task(policy.reach("slow.example", port)) for port in (80, 554, 555)]
+        await asyncio.sleep(0)
+        ways[0].cancel()
+        await asyncio.sleep(0)
+        answer.set()
+        found = await asyncio.gather(*ways, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert found[1:] == [("8.8.8.8",)] * 2
+        assert asked == ["slow.example"]
+        assert await policy.reach("slow.example", 80) == ("8.8.8.8",)  # later it is asked for again
+        assert len(asked) == 2
+        policy.close()
+
+    asyncio.run(run())
+
+
+def test_so_many_addresses_of_a_name_are_tried() -> None:
+    many = [f"8.8.8.{number}" for number in range(1, 30)]
+    found = asyncio.run(reachable(spelt("many.example"), AddressPolicy((), Names(many))))
+    assert found == tuple(many[:MOST_ADDRESSES])
+
+
 # -- URLs
 
 
@@ -122,12 +162,20 @@ def test_the_parts_of_a_url() -> None:
     "text",
     ["", "cam.example/x", "ftp://cam.example/", "gopher://x", "rtsp://", "rtsp:///x", "rtsp://h:99999/", "rtsp://h:x/",
      "rtsp://[::1/", "rtsp://h/a b", "rtsp://h/\r\nX: y", "concat:a|b", "file://other/x", "rtmp://h/x",
-     "http://h/" + "x" * 2000],
+     "http://h/" + "x" * 2000, "rtsp://user:p@ss/word@cam/", "rtsp://u:p@s?w@cam/",
+     "rtsp://u:p@s#w@cam/", "http://\u3002\u3002/", "http://" + "\u00fc" * 64 + "/",
+     "rtsp://me:" + "\U0001f511" * 1000 + "@cam/"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_in_words(text: str) -> None:
     with pytest.raises(InputError) as refused:
         parse_url(text)
     assert (refused.value.code, refused.value.status) == ("bad_url", 422)
+
+
+def test_a_host_in_other_letters_is_a_name_in_ascii() -> None:
+    assert parse_url("http://b\u00fccher.example/\u00fc").host == "xn--bcher-kva.example"
+    with pytest.raises(InputError, match="private"):
+        AddressPolicy(()).check_literal(parse_url("http://\uff11\uff12\uff17.0.0.1/"))
 
 
 def test_a_wrong_url_is_not_repeated() -> None:

@@ -17,17 +17,10 @@ from websockets.sync.client import connect
 
 from stmixer.service.api import connections
 from stmixer.service.api.connections import HttpSocket, StreamSocket
-from stmixer.service.api.paced import (
-    BURST_S,
-    LEAST_READ,
-    MOST_READ,
-    MOST_UNREAD,
-    SHARE,
-    Allowance,
-    PacedTransport,
-)
+from stmixer.service.api.paced import MOST_UNREAD, PacedTransport
 from stmixer.service.api.server import bind
 from stmixer.service.settings import Settings
+from stmixer.service.sources.allowance import AT_ONCE_S, BURST_S, LEAST_READ, MOST_READ, SHARE, Allowance, LoopShare
 
 
 def undelayed(of: socket.socket) -> bool:
@@ -92,6 +85,31 @@ def test_a_connection_has_a_share_of_the_loop() -> None:
     now += 3600
     assert allowance.spend(BURST_S) == 0  # and no more than a burst is saved up
     assert allowance.spend(0.003) > 0
+
+
+def test_a_fetched_source_gives_others_a_turn() -> None:
+    async def run() -> list[int]:
+        now, turns_of_others, found = 0.0, 0, list[int]()
+
+        async def others() -> None:
+            nonlocal turns_of_others
+            while True:
+                turns_of_others += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(others())
+        share = LoopShare(lambda: now)
+        share.begin()
+        for _ in range(20):
+            now += AT_ONCE_S / 4
+            await share.let_others()
+            found.append(turns_of_others)
+        other.cancel()
+        return found
+
+    found = asyncio.run(run())
+    assert found[0] == 0  # not for each piece
+    assert all(later > sooner for sooner, later in zip(found, found[5:], strict=False))
 
 
 def test_a_read_is_as_long_as_the_loop_can_spare() -> None:

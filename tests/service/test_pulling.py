@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from stmixer.service.access import Caller
+from stmixer.service.api.pulled import _as_events
 from stmixer.service.sessions.backlog import Backlog, Missing, Said
+from stmixer.service.sessions.pulled_stream import PulledStreams
 from stmixer.service.sources.trouble import Backoff, Trouble
 
 LOST, WRONG = Trouble("connection_lost", "gone"), Trouble("unauthorized", "wrong password")
@@ -68,6 +72,67 @@ def test_a_backlog_goes_on_from_where_one_was(seen: int | None, wanted: list[int
         assert await heard(backlog, seen) == wanted
 
     asyncio.run(run())
+
+
+def test_a_backlog_of_large_messages_keeps_fewer() -> None:
+    async def run() -> None:
+        backlog = Backlog(most_characters=10)
+        for text in ("a" * 4, "b" * 4, "c" * 4):
+            backlog.add("result", text)
+        following = backlog.follow(0)
+        assert [await anext(following), await anext(following)] == [Missing(1), Said(2, "result", "bbbb")]
+        backlog.add("result", "d" * 11)  # the newest is kept, whatever it is
+        backlog.close()
+        assert [said async for said in following] == [Missing(1), Said(4, "result", "d" * 11)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_follows_hears_nothing_more_once_its_key_has_lapsed(waits: bool) -> None:
+    async def run() -> None:
+        stream, caller = SimpleNamespace(backlog=Backlog()), Caller(None)
+        following = _as_events(stream, None, caller)  # type: ignore[arg-type]
+        await anext(following)
+        if waits:
+            coming = asyncio.ensure_future(anext(following, None))
+            await asyncio.sleep(0)
+            caller.lapsed.set()
+            stream.backlog.add("result", "{}")
+            assert await coming is None
+        else:
+            stream.backlog.add("result", "{}")
+            caller.lapsed.set()
+            assert await anext(following, None) is None
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_does_not_end_well_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    closed = []
+
+    class Stream:
+        def __init__(self, number: int) -> None:
+            self.id = number
+
+        async def open(self) -> None:
+            pass
+
+        async def close(self, _: object) -> None:
+            if self.id == 1:
+                raise RuntimeError("odd")
+            await asyncio.sleep(0)
+            closed.append(self.id)
+
+    async def run() -> None:
+        streams = PulledStreams()
+        for number in (1, 2):
+            await streams.add(Stream(number))  # type: ignore[arg-type]
+        await streams.close()
+        assert closed == [2]
+
+    asyncio.run(run())
+    assert "RuntimeError: odd" in caplog.text
 
 
 def test_who_follows_hears_what_comes_and_how_much_was_too_fast() -> None:

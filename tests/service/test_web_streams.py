@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
 from cameras import pulled, says, told
 from in_process import running_engine
@@ -15,9 +21,14 @@ from posting import conserved
 from web_camera import Asked, head, moved, running_web_camera
 from ws_client import jpeg
 
-from stmixer.service.sources.addresses import AddressPolicy, parse_networks
+from stmixer.service.errors import CapacityError
+from stmixer.service.settings import Settings
+from stmixer.service.sources import web_stream
+from stmixer.service.sources.addresses import AddressPolicy, Resolve, parse_networks, parse_url
+from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.web_stream import WebSource
 
 PICTURES = 40
 
@@ -54,7 +65,7 @@ def with_password(kind: str) -> object:
 def test_pictures_over_http() -> None:
     async def run() -> None:
         async with running_engine() as engine, running_web_camera({"/mjpg": mjpeg}) as camera:
-            async with pulled(engine, camera.url("/mjpg?user=me&pwd=secret"), silent_s=1.0) as stream:
+            async with pulled(engine, camera.url("/mjpg?user=me&pwd=secret"), silent_s=3.0) as stream:
                 live = await says(stream, "status", state="live")
                 await says(stream, "result")
                 assert told(stream).frame is not None
@@ -67,6 +78,26 @@ def test_pictures_over_http() -> None:
             summary = stream.session.summary().model_dump()
             assert PICTURES < summary["received"] <= len(camera.asked) * PICTURES
             conserved(summary)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_cut_gives_its_decoder_back() -> None:
+    async def run() -> None:
+        async with running_engine() as engine, running_web_camera({"/mjpg": mjpeg}) as camera:
+
+            def value(name: str, **labels: str) -> float | None:
+                return engine.engine.metrics.registry.get_sample_value(name, labels)
+
+            async with pulled(engine, camera.url("/mjpg")) as stream:
+                await says(stream, "result")
+                stream.session.cut(CapacityError("key_limit", "over", 429))
+                await says(stream, "summary")
+                assert (told(stream).state, told(stream).code) == ("failed", "key_limit")
+                assert not engine.pool._busy
+                assert value("stmixer_pulled_streams", state="failed") == 1
+            assert value("stmixer_pulled_streams", state="failed") == 0
+            assert value("stmixer_decoders_lost_total", reason="protocol") == 0
 
     asyncio.run(run())
 
@@ -157,7 +188,7 @@ def test_what_is_wrong_is_said() -> None:
                   "/huge": "too_large"}  # fmt: skip
         async with running_engine() as engine, running_web_camera(answers) as camera:
             for path, code in wanted.items():
-                async with pulled(engine, camera.url(path), silent_s=1.0) as stream:
+                async with pulled(engine, camera.url(path), silent_s=1.0 if code == "silent" else 60.0) as stream:
                     await says(stream, "status")
                     assert told(stream).code == code, told(stream)
             plain = await asyncio.start_server(no_tls, "127.0.0.1", 0)
@@ -166,6 +197,51 @@ def test_what_is_wrong_is_said() -> None:
                 assert told(stream).code == "tls"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["algorithm=FOO", 'qop="auth-int"', "opaque"])
+def test_a_password_that_is_wanted_in_an_unknown_way(way: str) -> None:
+    async def wants(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("401 Unauthorized", WWW_Authenticate=f'Digest realm="r", nonce="n", {way}'))
+
+    async def run() -> None:
+        async with running_web_camera({"/": wants}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(camera.url("/", "me:secret"))
+            assert trouble.value.reason == "unauthorized"
+
+    asyncio.run(run())
+
+
+def test_an_address_that_does_not_answer_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, send = [], httpx.AsyncClient.send
+
+    async def sent(client: httpx.AsyncClient, request: httpx.Request, **how: Any) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "127.0.0.3":
+            raise httpx.ConnectTimeout("", request=request)
+        return await send(client, request, **how)
+
+    async def both(_: str, __: int) -> list[str]:
+        return ["127.0.0.3", "127.0.0.1"]
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", sent)
+
+    async def run() -> None:
+        async with running_web_camera({}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(f"http://cam.example:{camera.port}/", both)
+            assert trouble.value.reason == "no_such_path"
+
+    asyncio.run(run())
+    assert asked == ["127.0.0.3", "127.0.0.1"]
+
+
+async def fetched(url: str, resolve: Resolve | None = None) -> None:
+    """One attempt, of which nothing is taken."""
+    policy = AddressPolicy(parse_networks("127.0.0.0/8"), resolve)
+    context = SimpleNamespace(settings=Settings())
+    await WebSource(context, parse_url(url), policy, 10.0).fetch(lambda: None)  # type: ignore[arg-type]
 
 
 # -- the parts of an answer
@@ -188,14 +264,81 @@ def test_parts_in_whatever_pieces(name: str, step: int) -> None:
 
 def test_what_is_no_stream_of_parts() -> None:
     with pytest.raises(Trouble, match="no part begins"):
-        JpegParts(b"b", 100).feed(b"x" * 10_000)
+        list(JpegParts(b"b", 100).feed(b"x" * 10_000))
     with pytest.raises(Trouble, match="more than 100 bytes"):
-        JpegParts(b"b", 100).feed(b"--b\r\n\r\n" + b"x" * 10_000)
+        list(JpegParts(b"b", 100).feed(b"--b\r\n\r\n" + b"x" * 10_000))
+
+
+class Searched(bytearray):
+    """Bytes that count how many of them were looked through."""
+
+    looked = 0
+
+    def find(self, what: bytes, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
+        """As ever."""
+        stop = len(self) if end is None else min(end, len(self))
+        at = super().find(what, start, stop)
+        Searched.looked += (stop if at < 0 else at + len(what)) - start
+        return at
+
+
+@pytest.mark.parametrize("body", [b"--b\n\nx" * 10_000, b"--b\r\n\r\nx" * 10_000, b"--b\n\n" + b"x" * 90_000])
+def test_bytes_are_looked_through_a_few_times_at_most(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = JpegParts(b"b", 100_000)
+    monkeypatch.setattr(parts, "_held", Searched())
+    monkeypatch.setattr(Searched, "looked", 0)
+    for at in range(0, len(body), 20_000):
+        list(parts.feed(body[at : at + 20_000]))
+    assert 0 < Searched.looked <= 2 * len(body)
+
+
+def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture takes a millisecond by the clock of this test."""
+    now, taken, found = 0.0, 0, list[int]()
+
+    class Answer:
+        headers = {"content-type": "multipart/x-mixed-replace; boundary=b"}  # noqa: RUF012 - one of it
+
+        async def aiter_raw(self) -> AsyncIterator[bytes]:
+            yield b"--b\n\nx" * 41
+
+    class Taker:
+        async def take(self, _: bytes) -> None:
+            nonlocal now, taken
+            now += 0.001
+            taken += 1
+
+    @asynccontextmanager
+    async def answered() -> AsyncIterator[Answer]:
+        yield Answer()
+
+    async def begun(_: object) -> Taker:
+        return Taker()
+
+    async def others() -> None:
+        while True:
+            found.append(taken)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        source = WebSource(SimpleNamespace(settings=Settings()), parse_url("http://cam/"), AddressPolicy(()), 1.0)  # type: ignore[arg-type]
+        monkeypatch.setattr(source, "_answer", answered)
+        monkeypatch.setattr(source, "_begun", begun)
+        monkeypatch.setattr(web_stream, "LoopShare", lambda: LoopShare(lambda: now))
+        other = asyncio.create_task(others())
+        with pytest.raises(Trouble):
+            await source.fetch(lambda: None)
+        other.cancel()
+
+    asyncio.run(run())
+    assert taken == 40
+    assert max(later - sooner for sooner, later in itertools.pairwise([0, *found, taken])) <= 6
 
 
 @pytest.mark.parametrize(
     ("kind", "boundary"),
     [("multipart/x-mixed-replace; boundary=frame", b"frame"), ('Multipart/X-Mixed-Replace;boundary="--a b"', b"a b"),
+     ("multipart/x-mixed-replace; boundary*=utf-8''x", b"x"),
      ("multipart/x-mixed-replace", None), ("video/mp2t", None), ("", None), ("image/jpeg; boundary=x", None)],
 )  # fmt: skip
 def test_a_boundary(kind: str, boundary: bytes | None) -> None:

@@ -11,10 +11,11 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
+from pydantic import FailFast, Field, ValidationError
 from starlette.responses import Response
 
 from stmixer.service.access import Caller
@@ -23,9 +24,9 @@ from stmixer.service.api.answers import MP4, drawn, sent_file, until_disconnect
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import Beside, received_file, storage_errors, write_all
 from stmixer.service.errors import InputError
-from stmixer.service.ipc.drawing import MAX_LINE, keyframe_line
+from stmixer.service.ipc.drawing import keyframe_line
 from stmixer.service.logs import REQUEST_ID
-from stmixer.service.schemas import DrawProgress, Result
+from stmixer.service.schemas import Action, Actor, DrawProgress, Result
 from stmixer.service.sources.rendering import render
 
 router = APIRouter()
@@ -33,8 +34,12 @@ router = APIRouter()
 RESULTS = "results"
 MAX_RESULTS_BYTES = 32 * 2**20
 """More than ten minutes at eight keyframes a second, ten people on each."""
-MAX_PEOPLE = 300
-"""On one keyframe."""
+MAX_LINE = 2**20
+"""Bytes of one result: several times a hundred people with all of AVA's actions."""
+MAX_PEOPLE, MAX_ACTIONS = 300, 1000
+"""On one keyframe, and of one of them."""
+MAX_TOLD, MAX_WORDS = 100, 300
+"""Errors of one line that are made into words, and characters of these."""
 MAX_NAME = 200
 """Characters of an action's name."""
 MAX_SIDE, MAX_TIME_US = 2**16, 2**53
@@ -42,6 +47,19 @@ PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": _BINARY, RESULTS: _BINARY}, "required": ["file", RESULTS]}
 _OPENAPI = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class GivenActor(Actor):
+    """Somebody of a ``Given``."""
+
+    actions: Annotated[tuple[Action, ...], FailFast(), Field(max_length=MAX_ACTIONS)]
+
+
+class Given(Result):
+    """A result that anybody may have written: the first item that is wrong ends a list, be it of millions."""
+
+    actors: Annotated[tuple[GivenActor, ...], FailFast(), Field(max_length=MAX_PEOPLE)]
 
 
 @router.post(
@@ -97,11 +115,11 @@ def copy_results(given: BinaryIO, drawing: BinaryIO) -> None:
         if ended:
             raise _bad(number - 1, "it is a summary, and not the last line")
         try:
-            result = Result.model_validate_json(line)
+            result = Given.model_validate_json(line)
         except ValidationError as error:
             if ended := b'"summary"' in line:
                 continue
-            raise _bad(number, problems.said_of(error.errors(include_url=False)[:1])) from None
+            raise _bad(number, _said(error)) from None
         _check(number, result, before_us)
         before_us = result.pts_us
         write_all(drawing, keyframe_line(drawn(result)))
@@ -128,8 +146,6 @@ def _check(number: int, result: Result, before_us: int) -> None:
         raise _bad(number, f"pts_us {result.pts_us} does not come after {before_us}")
     if not (0 < result.frame.width < MAX_SIDE and 0 < result.frame.height < MAX_SIDE):
         raise _bad(number, "its frame has no size that a picture can have")
-    if len(result.actors) > MAX_PEOPLE:
-        raise _bad(number, f"it has more than {MAX_PEOPLE} people")
     for actor in result.actors:
         if not all(math.isfinite(side) and abs(side) < MAX_SIDE for side in actor.box_px):
             raise _bad(number, f"no box: {actor.box_px}")
@@ -138,6 +154,12 @@ def _check(number: int, result: Result, before_us: int) -> None:
             raise _bad(number, "a score lies outside 0 to 1")
         if any(len(action.name) > MAX_NAME for action in actor.actions):
             raise _bad(number, f"an action's name has more than {MAX_NAME} characters")
+
+
+def _said(error: ValidationError) -> str:
+    if error.error_count() > MAX_TOLD:  # fields that a result has not: each would become an object
+        return f"it has {error.error_count()} errors"
+    return problems.said_of(error.errors(include_url=False)[:1])[:MAX_WORDS]
 
 
 def _bad(number: int, why: Any) -> InputError:

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from conftest import OWN_CLIPS
 from posting import NDJSON, eventually, made_video, metric, post, problem
+from pydantic import ValidationError
 from serving import Server
 
 from stmixer.service.access import Caller
-from stmixer.service.api.draw import MAX_PEOPLE, MAX_RESULTS_BYTES, copy_results
+from stmixer.service.api.draw import MAX_LINE, MAX_PEOPLE, MAX_RESULTS_BYTES, MAX_WORDS, Given, copy_results
 from stmixer.service.api.drawings import AT_A_TIME, Drawings
 from stmixer.service.errors import InputError, StmixerError
-from stmixer.service.ipc.drawing import MAX_LINE, read_keyframes
+from stmixer.service.ipc.drawing import read_keyframes
 from stmixer.service.key_file import Key
 
 
@@ -115,8 +116,10 @@ def test_it_says_how_far_it_has_come(server: Server) -> None:
         (lines(line(0, (float("nan"), 0, 1, 1))), "line 1"),
         (lines(line(0, (1e9, 0, 2e9, 1))), "no box"),
         (lines(line(0, frame={"width": 0, "height": 240})), "no size"),
-        (lines(line(0, actors=line(0)["actors"] * (MAX_PEOPLE + 1))), "people"),
+        (lines(line(0, actors=line(0)["actors"] * (MAX_PEOPLE + 1))), f"at most {MAX_PEOPLE} items"),
         (lines(line(0, extra=1)), "extra"),
+        (lines(line(0, **{"x" * 10_000: 1})), "xxx"),
+        (lines(line(0, **{f"x{number}": 1 for number in range(1000)})), "1000 errors"),
         (b" " * (MAX_LINE + 1), "bytes"),
     ],
 )
@@ -128,6 +131,14 @@ def test_what_is_no_result_is_said(results: bytes, words: str) -> None:
             copy_results(given, drawing)
     assert caught.value.code == "bad_results"
     assert caught.value.status == 422
+    assert len(str(caught.value)) < MAX_WORDS + 100
+
+
+@pytest.mark.parametrize("actors", [[1] * 300, [line(0)["actors"][0] | {"actions": [1] * 1000}]])  # type: ignore[index]
+def test_of_a_list_without_end_one_error_is_made(actors: list[object]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Given.model_validate(line(0, actors=actors))
+    assert caught.value.error_count() == 1
 
 
 def test_a_picture_names_three_actions() -> None:

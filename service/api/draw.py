@@ -73,23 +73,31 @@ async def draw(request: Request) -> Response:
     service: Service = request.app.state.service
     caller: Caller = request.state.caller
     async with AsyncExitStack() as stack:
-        given = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
-        beside = Beside(RESULTS, given, MAX_RESULTS_BYTES)
-        with service.uploads.one_more(caller) as upload:  # to the end: it never becomes a stream
-            file, _ = await stack.enter_async_context(
-                received_file(request, service.settings, caller, service.uploads, upload, beside)
-            )
-            with storage_errors("what is to be drawn"):
-                # a buffer would be written once more where the disk is full: when the file is closed
-                unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
-                drawing = cast(BinaryIO, unbuffered)
-                target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
-                await asyncio.to_thread(copy_results, given, drawing)
-            await until_disconnect(request, _draw(service, caller, file, drawing, target))
+        service.engine.check_staying()
+        stack.callback(service.place(caller).release)
+        with storage_errors("a drawn video"):
+            target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
+        await _draw(request, service, caller, target)
         return sent_file(target, stack.pop_all())
 
 
-async def _draw(service: Service, caller: Caller, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
+async def _draw(request: Request, service: Service, caller: Caller, target: BinaryIO) -> None:
+    """All but the sending, for which nothing that came with the request is kept."""
+    async with AsyncExitStack() as stack:
+        given = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
+        beside = Beside(RESULTS, given, MAX_RESULTS_BYTES)
+        upload = stack.enter_context(service.uploads.one_more(caller))  # to the end: it never becomes a stream
+        received = received_file(request, service.settings, caller, service.uploads, upload, beside)
+        file, _ = await stack.enter_async_context(received)
+        with storage_errors("what is to be drawn"):
+            # a buffer would be written once more where the disk is full: when the file is closed
+            unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
+            drawing = cast(BinaryIO, unbuffered)
+            await asyncio.to_thread(copy_results, given, drawing)
+        await until_disconnect(request, _rendered(service, caller, file, drawing, target))
+
+
+async def _rendered(service: Service, caller: Caller, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
     async with service.drawings.one_more(REQUEST_ID.get(), caller) as one:
         await render(
             service.pool, service.settings, service.metrics, trained=service.engine.model.trained,

@@ -8,6 +8,8 @@ import tempfile
 import uuid
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import av
 import httpx
@@ -17,13 +19,17 @@ from conftest import OWN_CLIPS
 from posting import NDJSON, eventually, made_video, metric, post, problem
 from pydantic import ValidationError
 from serving import Server
+from starlette.requests import Request
 
 from stmixer.service.access import Caller
+from stmixer.service.api import draw as draw_route
 from stmixer.service.api.draw import MAX_LINE, MAX_PEOPLE, MAX_RESULTS_BYTES, MAX_WORDS, Given, copy_results
 from stmixer.service.api.drawings import AT_A_TIME, Drawings
-from stmixer.service.errors import InputError, StmixerError
+from stmixer.service.api.service import Service
+from stmixer.service.errors import CapacityError, InputError, StmixerError
 from stmixer.service.ipc.drawing import read_keyframes
 from stmixer.service.key_file import Key
+from stmixer.service.settings import Settings
 
 
 def line(pts_us: int, box: tuple[float, ...] = (40, 30, 120, 200), **besides: object) -> dict[str, object]:
@@ -162,6 +168,60 @@ def test_forms_that_lack_something_are_refused(server: Server) -> None:
     problem(httpx.post(url, files=large, timeout=60), 413, "too_large")
     problem(draw(server, b"no video at all" * 99, lines(line(0))), 400, "unreadable")
     problem(draw(server, made_video(64, 48, 3), b"{}\n"), 422, "bad_results")
+
+
+def request_of(video: bytes, results: bytes, service: Service, caller: Caller) -> Request:
+    """As it comes to the route, from a client that stays."""
+    made = httpx.Request("POST", "http://x/v1/draw", files={"results": results, "file": ("clip.mp4", video)})
+    messages, headers = [{"type": "http.request", "body": made.read()}], made.headers.multi_items()
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/draw", "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers],
+        "app": SimpleNamespace(state=SimpleNamespace(service=service)), "state": {"caller": caller},
+    }  # fmt: skip
+    return Request(scope, receive)
+
+
+def test_while_the_copy_is_sent_nothing_else_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what came with the request nor its upload's place; the key's place is."""
+    caller, held = Caller(None), []
+
+    async def rendered(_: Service, __: Caller, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
+        held.extend([file, drawing, target])
+        assert not service.uploads.empty.is_set()
+        target.write(b"drawn")
+
+    async def draw_and_send() -> None:
+        answer = await draw_route.draw(request_of(b"a video", lines(line(0)), service, caller))
+        assert [file.closed for file in held] == [True, True, False]
+        assert service.uploads.empty.is_set()
+        assert caller.streams == 1
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await answer({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+        assert sent[1]["body"] == b"drawn"
+        assert held[2].closed
+        assert caller.streams == 0
+
+    monkeypatch.setattr(draw_route, "_rendered", rendered)
+    service = Service(Settings())
+    asyncio.run(draw_and_send())
+
+
+def test_who_is_leaving_draws_nothing_more() -> None:
+    service, caller = Service(Settings()), Caller(None)
+    service.begin_drain()
+    with pytest.raises(CapacityError, match="shutting down") as caught:
+        asyncio.run(draw_route.draw(request_of(b"a video", lines(line(0)), service, caller)))
+    assert caught.value.code == "draining"
+    assert caller.streams == 0
 
 
 async def _occupied(drawings: Drawings, caller: Caller) -> None:

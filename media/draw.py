@@ -5,6 +5,7 @@ get hairlines. Labels stand on opaque plates of the actor's colour, inside the p
 there is room. Text is Pillow's own font, so no font file is needed.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -196,9 +197,8 @@ def _shortened(text: str, scale: _Scale, width: float) -> str:
     font = _font(scale.text)
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    too_long = bisect.bisect_left(range(len(text)), True, key=lambda kept: font.getlength(text[:kept] + "…") > width)
+    return text[: max(0, too_long - 1)] + "…"
 
 
 def _label_place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box]) -> Box:

@@ -42,7 +42,7 @@ MAX_TOLD, MAX_WORDS = 100, 300
 """Errors of one line that are made into words, and characters of these."""
 MAX_NAME = 200
 """Characters of an action's name."""
-MAX_SIDE, MAX_TIME_US = 2**16, 2**53
+MAX_SIDE, MAX_TIME_US, MAX_TRACKS = 2**16, 2**53, 2**53
 PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": _BINARY, RESULTS: _BINARY}, "required": ["file", RESULTS]}
@@ -155,6 +155,8 @@ def _check(number: int, result: Result, before_us: int) -> None:
     if not (0 < result.frame.width < MAX_SIDE and 0 < result.frame.height < MAX_SIDE):
         raise _bad(number, "its frame has no size that a picture can have")
     for actor in result.actors:
+        if actor.track_id is not None and not 0 <= actor.track_id < MAX_TRACKS:
+            raise _bad(number, f"track_id lies outside 0 to {MAX_TRACKS - 1}")
         if not all(math.isfinite(side) and abs(side) < MAX_SIDE for side in actor.box_px):
             raise _bad(number, f"no box: {actor.box_px}")
         scores = [actor.person_score, *(action.score for action in actor.actions)]

@@ -31,11 +31,15 @@ from stmixer.service.ipc.drawing import read_keyframes
 from stmixer.service.key_file import Key
 from stmixer.service.settings import Settings
 
+ACTION = {"id": 1, "name": "walk", "score": 0.9}
+SOMEBODY = {
+    "track_id": 1, "box_px": (40, 30, 120, 200), "box": (0, 0, 1, 1), "person_score": 0.9, "actions": [ACTION] * 5,
+}  # fmt: skip
+
 
 def line(pts_us: int, box: tuple[float, ...] = (40, 30, 120, 200), **besides: object) -> dict[str, object]:
     """A result as /v1/detect gives it, of one person in 320 × 240."""
-    action = {"id": 1, "name": "walk", "score": 0.9}
-    actor = {"track_id": 1, "box_px": box, "box": (0, 0, 1, 1), "person_score": 0.9, "actions": [action] * 5}
+    actor = SOMEBODY | {"box_px": box}
     timings = dict.fromkeys(("lookahead", "decode", "queue", "inference", "postprocess"), 0.0)
     result = {
         "seq": 0, "pts_us": pts_us, "received_at_us": 1, "sent_at_us": 1, "warming": False, "timings_ms": timings,
@@ -122,7 +126,9 @@ def test_it_says_how_far_it_has_come(server: Server) -> None:
         (lines(line(0, (float("nan"), 0, 1, 1))), "line 1"),
         (lines(line(0, (1e9, 0, 2e9, 1))), "no box"),
         (lines(line(0, frame={"width": 0, "height": 240})), "no size"),
-        (lines(line(0, actors=line(0)["actors"] * (MAX_PEOPLE + 1))), f"at most {MAX_PEOPLE} items"),
+        (lines(line(0, actors=[SOMEBODY] * (MAX_PEOPLE + 1))), f"at most {MAX_PEOPLE} items"),
+        (lines(line(0, actors=[SOMEBODY | {"track_id": 2**53}])), "track_id"),
+        (lines(line(0, actors=[SOMEBODY | {"track_id": -1}])), "track_id"),
         (lines(line(0, extra=1)), "extra"),
         (lines(line(0, **{"x" * 10_000: 1})), "xxx"),
         (lines(line(0, **{f"x{number}": 1 for number in range(1000)})), "1000 errors"),
@@ -140,7 +146,7 @@ def test_what_is_no_result_is_said(results: bytes, words: str) -> None:
     assert len(str(caught.value)) < MAX_WORDS + 100
 
 
-@pytest.mark.parametrize("actors", [[1] * 300, [line(0)["actors"][0] | {"actions": [1] * 1000}]])  # type: ignore[index]
+@pytest.mark.parametrize("actors", [[1] * 300, [SOMEBODY | {"actions": [1] * 1000}]])
 def test_of_a_list_without_end_one_error_is_made(actors: list[object]) -> None:
     with pytest.raises(ValidationError) as caught:
         Given.model_validate(line(0, actors=actors))
@@ -239,6 +245,23 @@ async def _occupied(drawings: Drawings, caller: Caller) -> None:
 
 def test_so_many_are_drawn_at_a_time() -> None:
     asyncio.run(_occupied(Drawings(wait_s=0.01), Caller(None)))
+
+
+def test_one_key_leaves_room_for_another() -> None:
+    mine, theirs = (Caller(Key(name=name, sha256=name * 64, scopes=("detect",))) for name in "ab")
+
+    async def draw_both() -> None:
+        drawings = Drawings(wait_s=0.01)
+        async with drawings.one_more("a", mine):
+            with pytest.raises(CapacityError, match="1 of this key"):
+                async with drawings.one_more("b", mine):
+                    pytest.fail("there is no second of one key")
+            async with drawings.one_more("c", theirs):
+                pass
+        async with drawings.one_more("d", mine):
+            pass
+
+    asyncio.run(draw_both())
 
 
 def test_a_key_sees_its_own_drawings_only() -> None:

@@ -36,8 +36,8 @@ MAX_RESULTS_BYTES = 32 * 2**20
 """More than ten minutes at eight keyframes a second, ten people on each."""
 MAX_LINE = 2**20
 """Bytes of one result: several times a hundred people with all of AVA's actions."""
-MAX_PEOPLE, MAX_ACTIONS = 300, 1000
-"""On one keyframe, and of one of them."""
+MAX_PEOPLE, MAX_ACTIONS = 100, 1000
+"""On one keyframe, and of one of them. Finding where so many labels go takes a second or two a frame."""
 MAX_TOLD, MAX_WORDS = 100, 300
 """Errors of one line that are made into words, and characters of these."""
 MAX_NAME = 200

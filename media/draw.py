@@ -189,7 +189,9 @@ def _draw_outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: 
 def _label_lines(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
     """The plate's lines: who (and how surely), then an action each; as wide as the picture at most."""
     who = "person" if actor.track_id is None else f"person {actor.track_id}"
-    rows = [f"{who}  {actor.person_score:.2f}", *(f"{label}  {score:.2f}" for label, score in actor.labels)]
+    # one line each, whatever a model's labels have in them
+    named = (f"{' '.join(label.split())}  {score:.2f}" for label, score in actor.labels)
+    rows = [f"{who}  {actor.person_score:.2f}", *named]
     return [_shortened(row, scale, width - 2 * scale.pad) for row in rows]
 
 

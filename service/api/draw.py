@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -44,6 +45,7 @@ MAX_NAME = 200
 """Characters of an action's name."""
 MAX_SIDE, MAX_TIME_US, MAX_TRACKS = 2**16, 2**53, 2**53
 PROBLEMS = problems.problems_of(400, 401, 403, 408, 413, 415, 422, 429, 503)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": _BINARY, RESULTS: _BINARY}, "required": ["file", RESULTS]}
 _OPENAPI = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
@@ -159,11 +161,15 @@ def _check(number: int, result: Result, before_us: int) -> None:
             raise _bad(number, f"track_id lies outside 0 to {MAX_TRACKS - 1}")
         if not all(math.isfinite(side) and abs(side) < MAX_SIDE for side in actor.box_px):
             raise _bad(number, f"no box: {actor.box_px}")
+        if not all(math.isfinite(side) for side in actor.box):
+            raise _bad(number, f"no box: {actor.box}")
         scores = [actor.person_score, *(action.score for action in actor.actions)]
         if not all(0 <= score <= 1 for score in scores):
             raise _bad(number, "a score lies outside 0 to 1")
         if any(len(action.name) > MAX_NAME for action in actor.actions):
             raise _bad(number, f"an action's name has more than {MAX_NAME} characters")
+        if any(_CONTROL.search(action.name) for action in actor.actions):
+            raise _bad(number, "an action's name has control characters")
 
 
 def _said(error: ValidationError) -> str:

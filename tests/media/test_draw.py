@@ -84,6 +84,14 @@ def test_a_label_is_measured_a_few_times_however_long_it_is(monkeypatch):
     assert len(asked) < 30
 
 
+def test_a_label_is_one_line_whatever_it_has_in_it():
+    one, broken = (
+        draw_actors(blank(320, 240), [actor((10, 60, 60, 200), 0, ((label, 0.9),))])
+        for label in ("sit on a chair", "\nsit on\r\n a\tchair\v")
+    )
+    np.testing.assert_array_equal(broken, one)
+
+
 def test_colour_follows_the_track_and_else_the_order():
     one, other = actor((10, 60, 60, 200), 2), DrawnActor((150, 60, 200, 200), 0.5, [])
     drawn = draw_actors(blank(320, 240), [one, other])

@@ -48,6 +48,10 @@ def line(pts_us: int, box: tuple[float, ...] = (40, 30, 120, 200), **besides: ob
     return result | besides
 
 
+def named(name: str) -> dict[str, object]:
+    return line(0, actors=[SOMEBODY | {"actions": [ACTION | {"name": name}]}])
+
+
 def lines(*results: object) -> bytes:
     return b"".join(json.dumps(result).encode() + b"\n" for result in results)
 
@@ -127,6 +131,9 @@ def test_it_says_how_far_it_has_come(server: Server) -> None:
         (lines(line(0, (1e9, 0, 2e9, 1))), "no box"),
         (lines(line(0, frame={"width": 0, "height": 240})), "no size"),
         (lines(line(0, actors=[SOMEBODY] * (MAX_PEOPLE + 1))), f"at most {MAX_PEOPLE} items"),
+        (lines(line(0, actors=[SOMEBODY | {"box": (0, 0, float("nan"), 1)}])), "no box"),
+        (lines(line(0, actors=[SOMEBODY | {"box": (0, 0, float("inf"), 1)}])), "no box"),
+        *((lines(named(f"wa{sign}lk")), "control characters") for sign in "\n\0\x7f\x85"),
         (lines(line(0, actors=[SOMEBODY | {"track_id": 2**53}])), "track_id"),
         (lines(line(0, actors=[SOMEBODY | {"track_id": -1}])), "track_id"),
         (lines(line(0, extra=1)), "extra"),
@@ -161,6 +168,16 @@ def test_a_picture_names_three_actions() -> None:
         (keyframe,) = read_keyframes(drawing)
     assert keyframe.pts_us == 7
     assert [len(actor.actions) for actor in keyframe.actors] == [3]
+
+
+def test_what_a_label_may_be_reaches_the_picture() -> None:
+    wanted = ("sitzt müde auf einem Stuhl", "走る", "zero\u200dwidth", "line\u2028end", "")
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as drawing:
+        given.write(lines(*(named(name) | {"pts_us": at} for at, name in enumerate(wanted))))
+        given.flush()
+        copy_results(given, drawing)
+        found = read_keyframes(drawing)
+    assert tuple(keyframe.actors[0].actions[0].name for keyframe in found) == wanted
 
 
 def test_forms_that_lack_something_are_refused(server: Server) -> None:

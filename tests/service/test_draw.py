@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from posting import NDJSON, eventually, made_video, metric, post, problem
 from pydantic import ValidationError
 from serving import Server
 from starlette.requests import Request
+from starlette.responses import Response
 
 from stmixer.service.access import Caller
 from stmixer.service.api import draw as draw_route
@@ -209,6 +211,17 @@ def request_of(video: bytes, results: bytes, service: Service, caller: Caller) -
     return Request(scope, receive)
 
 
+async def body_of(answer: Response) -> bytes:
+    """Of an answer, sent as the server does."""
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    await answer({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    return b"".join(sent)
+
+
 def test_while_the_copy_is_sent_nothing_else_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what came with the request nor its upload's place; the key's place is."""
     caller, held = Caller(None), []
@@ -223,19 +236,32 @@ def test_while_the_copy_is_sent_nothing_else_is_kept(monkeypatch: pytest.MonkeyP
         assert [file.closed for file in held] == [True, True, False]
         assert service.uploads.empty.is_set()
         assert caller.streams == 1
-        sent: list[Any] = []
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await answer({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
-        assert sent[1]["body"] == b"drawn"
+        assert await body_of(answer) == b"drawn"
         assert held[2].closed
         assert caller.streams == 0
 
     monkeypatch.setattr(draw_route, "_rendered", rendered)
     service = Service(Settings())
     asyncio.run(draw_and_send())
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_video_has_its_own_limit(monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    """As in /v1/detect: the room for results is not the video's."""
+    came = []
+
+    async def rendered(_: Service, __: Caller, file: BinaryIO, *___: BinaryIO) -> None:
+        came.append(file.seek(0, 2))
+
+    async def draw_and_send() -> None:
+        await body_of(await draw_route.draw(request))
+
+    monkeypatch.setattr(draw_route, "_rendered", rendered)
+    service = Service(Settings(max_upload_mb=1))
+    request = request_of(bytes(2**20 + more), lines(line(0)), service, Caller(None))
+    with pytest.raises(InputError, match="over 1 MiB") if more else nullcontext():
+        asyncio.run(draw_and_send())
+    assert came == ([] if more else [2**20])
 
 
 def test_who_is_leaving_draws_nothing_more() -> None:

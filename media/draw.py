@@ -5,6 +5,7 @@ get hairlines. Labels stand on opaque plates of the actor's colour, inside the p
 there is room. Text is Pillow's own font, so no font file is needed.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -188,7 +189,9 @@ def _draw_outline(canvas: ImageDraw.ImageDraw, box: Box, colour: Colour, scale: 
 def _label_lines(actor: DrawnActor, scale: _Scale, width: int) -> list[str]:
     """The plate's lines: who (and how surely), then an action each; as wide as the picture at most."""
     who = "person" if actor.track_id is None else f"person {actor.track_id}"
-    rows = [f"{who}  {actor.person_score:.2f}", *(f"{label}  {score:.2f}" for label, score in actor.labels)]
+    # one line each, whatever a model's labels have in them
+    named = (f"{' '.join(label.split())}  {score:.2f}" for label, score in actor.labels)
+    rows = [f"{who}  {actor.person_score:.2f}", *named]
     return [_shortened(row, scale, width - 2 * scale.pad) for row in rows]
 
 
@@ -196,9 +199,8 @@ def _shortened(text: str, scale: _Scale, width: float) -> str:
     font = _font(scale.text)
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    too_long = bisect.bisect_left(range(len(text)), True, key=lambda kept: font.getlength(text[:kept] + "…") > width)
+    return text[: max(0, too_long - 1)] + "…"
 
 
 def _label_place(box: Box, size: tuple[float, float], bounds: Box, taken: Sequence[Box]) -> Box:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from stmixer.service.access import Caller
 from stmixer.service.errors import CapacityError, InputError
 
 AT_A_TIME = 2
 """Each takes a core, and the model wants some too."""
+OF_A_KEY = 1
+"""Of these, so that one key's long videos leave room for another's."""
 
 
 @dataclass(eq=False)
@@ -35,6 +38,7 @@ class Drawings:
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
         self._free = asyncio.Semaphore(AT_A_TIME)
+        self._free_of: WeakKeyDictionary[Caller, asyncio.Semaphore] = WeakKeyDictionary()
         self._all: set[Drawing] = set()
 
     @asynccontextmanager
@@ -42,18 +46,17 @@ class Drawings:
         """Around one, from when its turn has come. Raises CapacityError where it does not."""
         drawing = Drawing(request_id, caller)
         self._all.add(drawing)
+        own = self._free_of.setdefault(caller, asyncio.Semaphore(AT_A_TIME if caller.key is None else OF_A_KEY))
         try:
-            try:
-                async with asyncio.timeout(self._wait_s):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise CapacityError(
-                    "capacity", f"{AT_A_TIME} videos are being drawn already; try again later"
-                ) from None
-            try:
+            async with AsyncExitStack() as places:
+                try:
+                    async with asyncio.timeout(self._wait_s):
+                        await places.enter_async_context(own)
+                        await places.enter_async_context(self._free)
+                except TimeoutError:
+                    full = f"{AT_A_TIME} videos, or {OF_A_KEY} of this key, are being drawn already; try again later"
+                    raise CapacityError("capacity", full) from None
                 yield drawing
-            finally:
-                self._free.release()
         finally:
             self._all.discard(drawing)
 

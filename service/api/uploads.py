@@ -223,10 +223,15 @@ async def received_file(
     with unbuffered:
         file = cast(BinaryIO, unbuffered)
         pace = Pace(settings.upload_idle_s, waiting.clock)
+        video_bytes = 0
         async for chunk in _limited(request, settings, limit, caller, pace):
             waiting.take(upload, len(chunk))
+            video = chunk if form is None else b"".join(form.feed(chunk))
+            video_bytes += len(video)
+            if video_bytes > settings.max_upload_mb * 2**20:  # whatever else the body may have
+                raise _too_large(settings)
             with storage_errors("an upload"):
-                await asyncio.to_thread(write_all, file, chunk if form is None else b"".join(form.feed(chunk)))
+                await asyncio.to_thread(write_all, file, video)
                 if form is not None and beside is not None:
                     await asyncio.to_thread(beside.write, form.take_beside())
         if form is not None:

@@ -8,11 +8,11 @@ CPU time too. It never reads a second source, which may be somebody else's; when
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 from stmixer.media.annotated import write_annotated
@@ -53,8 +53,8 @@ from stmixer.service.ipc.messages import (
 
 Order = OpenUpload | OpenContainer | OpenCamera
 
-_TOLD_EVERY = 10
-"""Frames between two words on how far drawing has come."""
+_TOLD_EVERY_S = 1.0
+"""Between two words on how far drawing has come, however long a frame takes; much less than ``patience.STUCK_S``."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -169,15 +169,17 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
             channel.send(PictureWanted())
 
 
-def render(channel: Channel, received: Received) -> None:
+def render(channel: Channel, received: Received, clock: Callable[[], float] = time.monotonic) -> None:
     """Draw keyframes into a copy of the video: source, target and keyframes by descriptor."""
     order: Render = received.message
     with os.fdopen(received.fds[2], "rb") as drawing:
         keyframes = read_keyframes(drawing)
-    drawn = itertools.count(1)
+    told_at = clock()
 
     def tell(done_s: float, of_s: float | None) -> None:
-        if next(drawn) % _TOLD_EVERY == 0:
+        nonlocal told_at
+        if clock() - told_at >= _TOLD_EVERY_S:
+            told_at = clock()
             channel.send(DrawnTo(max(0, round(done_s * 1e6)), None if of_s is None else max(0, round(of_s * 1e6))))
 
     with os.fdopen(received.fds[0], "rb") as source, os.fdopen(received.fds[1], "w+b") as target:

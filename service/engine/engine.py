@@ -121,13 +121,18 @@ class Engine:
         self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, though_draining: bool = False
     ) -> None:
         """Raises CapacityError while full or draining; see ``has_room``."""
-        if self.draining and not though_draining:
-            self.metrics.streams_rejected.labels("draining").inc()
-            raise CapacityError("draining", "the service is shutting down; try another instance")
+        if not though_draining:
+            self.check_staying()
         if not self.has_room(policy, keyframe_hz, besides):
             self.metrics.streams_rejected.labels("capacity").inc()
             unit = "streams" if self.settings.max_streams is not None else "keyframes a second"
             raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
+
+    def check_staying(self) -> None:
+        """Raises CapacityError while draining."""
+        if self.draining:
+            self.metrics.streams_rejected.labels("draining").inc()
+            raise CapacityError("draining", "the service is shutting down; try another instance")
 
     def admit(self, policy: Policy, keyframe_hz: float, *, though_draining: bool = False) -> int:
         """A new stream's id. Raises CapacityError while full or draining."""

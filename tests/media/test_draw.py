@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from stmixer.media import draw
 from stmixer.media.draw import LEVEL_COLOURS, PALETTE, DrawnActor, draw_actors, draw_points, tile
 
 SIZES = [(320, 240), (240, 320), (1280, 720), (3840, 2160)]
@@ -65,6 +66,30 @@ def test_a_label_too_long_is_cut_not_drawn_outside():
     drawn = draw_actors(blank(120, 90), [actor((10, 10, 50, 50), 0, (("x" * 200, 0.5),))])
     assert count(drawn, PALETTE[0]) < 0.8 * 120 * 90
     assert (drawn[-1] == 128).all()
+
+
+def test_a_label_is_measured_a_few_times_however_long_it_is(monkeypatch):
+    asked = []
+
+    class Font:
+        def getlength(self, text):
+            asked.append(text)
+            return len(text)
+
+    monkeypatch.setattr(draw, "_font", lambda size: Font())
+    scale = draw._Scale.of(320, 240)
+    assert draw._shortened("x" * 10_000, scale, 50) == "x" * 49 + "…"
+    assert draw._shortened("x" * 50, scale, 50) == "x" * 50
+    assert draw._shortened("xx", scale, 0) == "…"
+    assert len(asked) < 30
+
+
+def test_a_label_is_one_line_whatever_it_has_in_it():
+    one, broken = (
+        draw_actors(blank(320, 240), [actor((10, 60, 60, 200), 0, ((label, 0.9),))])
+        for label in ("sit on a chair", "\nsit on\r\n a\tchair\v")
+    )
+    np.testing.assert_array_equal(broken, one)
 
 
 def test_colour_follows_the_track_and_else_the_order():

@@ -230,9 +230,10 @@ def test_a_key_has_its_own_streams(locked: Server, secrets: dict[str, str]) -> N
         answer = ask(locked, "POST", "/v1/detect", secrets["thin"])
         assert "1 streams" in problem(answer, 429, "over_limit")
         assert int(answer.headers["retry-after"]) >= 1
+        assert "1 streams" in problem(ask(locked, "POST", "/v1/draw", secrets["thin"]), 429, "over_limit")
         assert ask(locked, "POST", "/v1/detect", secrets["detect"]).status_code == 200
     text = httpx.get(locked.url + "/metrics", headers=admin).text
-    assert 'stmixer_streams_rejected_total{reason="key_limit"} 2.0' in text
+    assert 'stmixer_streams_rejected_total{reason="key_limit"} 3.0' in text
     eventually(lambda: ask(locked, "POST", "/v1/detect", secrets["thin"]).status_code, lambda status: status == 200)
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import fields
+from types import SimpleNamespace
+from typing import cast
 
 import av
 import pytest
 from conftest import OWN_CLIPS
 
 from stmixer.media.limits import Limits
+from stmixer.service.decoder import process
+from stmixer.service.ipc.channel import Channel, Received
 from stmixer.service.ipc.drawing import MAX_LINE, keyframe_line, read_keyframes
 from stmixer.service.ipc.messages import (
     MAX_BYTES,
@@ -18,8 +24,10 @@ from stmixer.service.ipc.messages import (
     Actor,
     DrawnFrame,
     DrawnKeyframe,
+    DrawnTo,
     MessageError,
     Render,
+    Rendered,
     encode,
 )
 from stmixer.service.metrics import Metrics
@@ -58,6 +66,23 @@ def test_the_order_to_draw_is_small() -> None:
     order = Render(False, Limits(100, 100, 1.0), 1.0)
     assert {field.name for field in fields(order)} == {"trained", "limits", "cpu_s"}
     assert len(encode(order)) < 1000
+
+
+def test_a_decoder_tells_each_second_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it after every frame, where each takes that long."""
+    now, told = 0.0, []
+
+    def draw(*_: object, progress: Callable[[float, float | None], None], **__: object) -> None:
+        nonlocal now
+        for frame, seconds in enumerate([0.25, 0.25, 0.5, 0.25, 2, 2]):
+            now += seconds
+            progress(frame, None)
+
+    monkeypatch.setattr(process, "write_annotated", draw)
+    with tempfile.TemporaryFile() as file:
+        order = Received(Render(True, Limits(), 1.0), fds=[os.dup(file.fileno()) for _ in range(3)])
+        process.render(cast(Channel, SimpleNamespace(send=told.append)), order, lambda: now)
+    assert told == [*(DrawnTo(1_000_000 * frame, None) for frame in (2, 4, 5)), Rendered()]
 
 
 @pytest.mark.slow

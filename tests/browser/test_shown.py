@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from posting import metric
 from serving import Server, running_server
 from webpage import PATIENCE_MS, opened, show_everything, wait_for, write_video
@@ -94,6 +94,91 @@ def test_another_camera_goes_on_in_the_same_stream(page: Page) -> None:
     wait_for(page, f"{label} === {json.dumps(other)}")
     wait_for(page, f"__stmixer.results.at(-1).seq > {before + 2}")
     expect(chooser.locator("option:checked")).to_have_text(other)
+
+
+def test_another_rate_while_another_camera_opens_ends_neither(page: Page) -> None:
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length > 0")
+    chooser = page.get_by_label("Camera", exact=True)
+    expect(chooser.locator("option")).to_have_count(2, timeout=PATIENCE_MS)
+    page.evaluate(
+        """() => {
+          const opens = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          const allowed = new Promise((resolve) => (window.allow = resolve));
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            await allowed;
+            return opens(wanted);
+          };
+          const Before = WebSocket;
+          window.WebSocket = class extends Before {
+            constructor(...given) {
+              super(...given);
+              window.connectedAgain = true;
+            }
+          };
+        }"""
+    )
+    chooser.select_option(label=chooser.locator("option:not(:checked)").inner_text())
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Looks per second").fill("2")
+    wait_for(page, "window.connectedAgain")
+    page.evaluate("() => { __stmixer.results.length = 0; window.allow(); }")
+    wait_for(page, "__stmixer.results.length > 0 && __stmixer.state === 'live'")
+    assert page.evaluate("document.getElementById('video').srcObject.getVideoTracks()[0].readyState") == "live"
+
+
+def test_a_rate_that_changes_takes_what_people_do_apart_no_more_than_before(page: Page) -> None:
+    spans = page.evaluate(
+        """async () => {
+          const { Seen } = await import("./web/found.js");
+          const seen = new Seen(0.25);
+          const walks = [{ track_id: 1, person_score: 0.9, actions: [{ name: "walk", score: 0.8 }] }];
+          const ends = () => seen.people()[0].actions[0].spans.map(({ from, to }) => [from, to]);
+          seen.add(0, walks);
+          seen.period(2);
+          seen.add(2, walks);
+          seen.add(4.5, walks);
+          seen.period(0.25);
+          seen.add(6, walks);
+          return ends();
+        }"""
+    )
+    assert spans == [[0, 4.5], [6, 6]]
+
+
+def test_a_camera_at_a_slower_rate_has_a_row_for_what_goes_on(page: Page) -> None:
+    """Keyframes are more than a second apart then: what the service rounds it to. The service is made up."""
+    show_everything(page)
+    page.route_web_socket("**/v1/streams/ws", one_who_walks)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length >= 3")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Looks per second").fill("1")
+    wait_for(page, "__stmixer.results.filter((result) => result.slow).length >= 3")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#seen tbody tr")).to_have_count(2, timeout=PATIENCE_MS)  # one for each stream's person
+
+
+def one_who_walks(socket: WebSocketRoute) -> None:
+    """A service that answers `start` at once with three keyframes of somebody who walks, a period apart."""
+
+    def answer(message: str | bytes) -> None:
+        if isinstance(message, bytes) or json.loads(message)["type"] == "update":
+            return
+        start = json.loads(message)
+        if start["type"] == "stop":
+            socket.send(json.dumps({"type": "summary", "summary": {}}))
+            return
+        hz = start["keyframe_hz"] * 15 / 16
+        socket.send(json.dumps({"type": "ready", "session_id": f"at {hz}", "keyframe_hz": hz, "model": "tiny"}))
+        actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 1, "actions": [{"name": "walk", "score": 1}]}
+        for seq in range(3):
+            pts_us = round(seq * 1e6 / hz) + 10**12  # after all that the page's clock says
+            result = {"type": "result", "seq": seq, "pts_us": pts_us, "slow": hz < 1, "actors": [actor]}
+            socket.send(json.dumps(result))
+
+    socket.on_message(answer)
 
 
 def test_a_camera_session_ends_with_who_did_what(page: Page) -> None:

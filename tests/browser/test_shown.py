@@ -212,6 +212,62 @@ def test_the_video_with_boxes_is_drawn_from_what_was_found(page: Page, server: S
     wait_for(page, "__stmixer.state === 'done'")
 
 
+def found_in(page: Page, tmp_path: Path) -> None:
+    show_everything(page)
+    page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))
+    wait_for(page, "__stmixer.state === 'done'")
+
+
+def test_a_drawing_that_was_cancelled_is_heard_of_no_more(page: Page, tmp_path: Path) -> None:
+    """The answer to how far it is comes after the drawing's end."""
+    found_in(page, tmp_path)
+    page.evaluate(
+        """() => {
+          const asks = window.fetch;
+          const late = new Promise((resolve) => (window.answer = resolve));
+          window.fetch = async (url, options) => {
+            if (!String(url).includes("/v1/drawings/")) return asks(url, options);
+            window.looked = true;
+            await late;
+            return new Response(JSON.stringify({ done_s: 1, duration_s: 3 }));
+          };
+        }"""
+    )
+    page.route("**/v1/draw", lambda route: None)  # it takes for ever
+    page.get_by_role("button", name="Download video with boxes").click()
+    wait_for(page, "window.looked")
+    page.get_by_role("button", name="Cancel").click()
+    wait_for(page, "__stmixer.state === 'done'")
+    page.evaluate("() => { window.answer(); return new Promise((resolve) => setTimeout(resolve)); }")
+    assert page.evaluate("__stmixer.state") == "done"
+    expect(page.locator("#progress")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(413, "too_large", "There is too much to draw in this video"),
+     (422, "bad_results", "The server could not draw these results")],
+)  # fmt: skip
+def test_results_that_are_not_taken_are_no_fault_of_the_video(
+    page: Page, tmp_path: Path, status: int, code: str, words: str
+) -> None:
+    found_in(page, tmp_path)
+    page.route("**/v1/draw", lambda route: route.fulfill(status=status, json={"code": code, "title": "no"}))
+    page.get_by_role("button", name="Download video with boxes").click()
+    expect(page.locator("#status")).to_contain_text(words, timeout=PATIENCE_MS)
+
+
+def test_without_results_there_is_nothing_to_draw(page: Page, tmp_path: Path) -> None:
+    end = {"summary": {"due": 0}, "warnings": [], "model": "tiny", "trained": False}
+    page.route(
+        "**/v1/detect?*",
+        lambda route: route.fulfill(body=json.dumps(end) + "\n", content_type="application/x-ndjson"),
+    )
+    found_in(page, tmp_path)
+    expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
+    expect(page.get_by_role("button", name="Download video with boxes")).to_be_hidden()
+
+
 def test_a_list_that_is_written_anew_keeps_the_focus(page: Page, tmp_path: Path) -> None:
     show_everything(page)
     page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))

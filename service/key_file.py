@@ -101,10 +101,15 @@ def _only_its_owner_writes(path: Path) -> None:
 
 
 def write_keys(path: Path, keys: KeyFile) -> None:
-    """Replace the file in one step that a loss of power does not undo, readable by its owner alone. Raises OSError."""
+    """Replace the file in one step that a loss of power does not undo. Raises OSError.
+
+    Owner, group and mode stay as they were, so that a service of another user still reads it; a new file is readable
+    by its owner alone.
+    """
     handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
+            _be_like(path, file.fileno())
             file.write(keys.model_dump_json(indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -114,6 +119,18 @@ def write_keys(path: Path, keys: KeyFile) -> None:
         raise
     with _folder(path) as folder:
         os.fsync(folder)
+
+
+def _be_like(path: Path, descriptor: int) -> None:
+    """Give a new file owner, group and mode of the one at ``path``, if there is one. Raises OSError."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        return
+    now = os.fstat(descriptor)
+    if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,15 +22,18 @@ FILE = "runtimes.json"
 FORMAT = 1
 MOST_CHOICES = 64
 MOST_BYTES = 2**18
+BOOT = "boot"
+"""Beside a choice's figures, where one is missing: ``this_boot`` when it was made."""
 MUCH_FASTER = 0.9
 """A candidate takes the place of a lighter one from this part of its time on."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateTimes:
-    """Seconds of a keyframe by candidate, the lightest first; of those that failed there are none."""
+    """Seconds of a keyframe by candidate, the lightest first. ``out``: those that failed, or took too long."""
 
     seconds: tuple[tuple[Candidate, float], ...]
+    out: tuple[Candidate, ...] = ()
 
     def best(self) -> Candidate:
         """The fastest, where it is much faster than a lighter one."""
@@ -41,12 +45,13 @@ class CandidateTimes:
 
     def __str__(self) -> str:
         told = [f"{candidate} {seconds * 1e3:.3g} ms" for candidate, seconds in self.seconds]
-        return f"as measured here, a keyframe: {', '.join(told)}"
+        out = f"; out: {', '.join(map(str, self.out))}" if self.out else ""
+        return f"as measured here, a keyframe: {', '.join(told)}{out}"
 
 
 class ChoiceFile:
     """``FILE`` in a folder of ours. What cannot be read, or is not what we write, counts as nothing; what cannot be
-    written is not kept."""
+    written is not kept. A choice with somebody out is one until the machine starts anew: it may have been busy."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -56,17 +61,26 @@ class ChoiceFile:
         kept = self._all().get(key)
         if not isinstance(kept, dict):
             return None
+        figures = dict(kept)
+        boot = figures.pop(BOOT, None)
         known = {str(candidate): candidate for candidate in candidates}
-        seconds = tuple(
-            (known[name], float(value)) for name, value in kept.items() if name in known and _is_time(value)
-        )
-        return CandidateTimes(seconds) if len(seconds) == len(kept) == len(known) > 0 else None
+        if figures.keys() != known.keys():
+            return None
+        seconds = tuple((known[name], float(value)) for name, value in figures.items() if _is_time(value))
+        out = tuple(known[name] for name, value in figures.items() if value is None)
+        if not seconds or len(seconds) + len(out) < len(known) or (out and (boot is None or boot != this_boot())):
+            return None
+        return CandidateTimes(seconds, out)
 
     def keep(self, key: str, choice: CandidateTimes) -> None:
         """Write it down, as the newest of ``MOST_CHOICES``. Whoever reads meanwhile reads the file before or after."""
+        if choice.out and this_boot() is None:
+            return
         kept = {other: value for other, value in self._all().items() if other != key}
         kept = dict(list(kept.items())[-(MOST_CHOICES - 1) :])
         kept[key] = {str(candidate): seconds for candidate, seconds in choice.seconds}
+        if choice.out:
+            kept[key] |= {str(candidate): None for candidate in choice.out} | {BOOT: this_boot()}
         new: str | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +96,8 @@ class ChoiceFile:
 
     def _all(self) -> Mapping[str, Any]:
         try:
-            with self._path.open("rb") as file:
-                data = file.read(MOST_BYTES + 1)
+            with open(self._path, "rb", opener=_without_waiting) as file:
+                data = file.read(MOST_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
             found = json.loads(data) if len(data) <= MOST_BYTES else None
         except (OSError, ValueError, RecursionError):
             return {}
@@ -91,6 +105,18 @@ class ChoiceFile:
             return {}
         choices: dict[str, Any] = found["choices"]
         return choices
+
+
+def this_boot() -> str | None:
+    """What tells this start of the machine from others; None where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would have us wait for who writes
 
 
 def _is_time(value: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +17,10 @@ from stmixer.model.onnx_files import graphs_of
 from stmixer.model.runtimes.arrays import DeviceName
 from stmixer.model.runtimes.choices import CandidateTimes, ChoiceFile
 from stmixer.model.runtimes.choose import has_torch
-from stmixer.model.runtimes.measure import Candidate, Trial, measured
+from stmixer.model.runtimes.measure import LONGEST_S, Candidate, Trial, measured
 from stmixer.model.runtimes.processor import processor
+
+log = logging.getLogger("stmixer")
 
 ONNX, EAGER, EAGER_BF16 = Candidate("onnx", "fp32"), Candidate("eager", "fp32"), Candidate("eager", "bf16")
 MOST_MAP_LOST = 0.005
@@ -48,10 +51,12 @@ def contest(
     precision: str = "auto",
     threads: int | None = None,
     cache: Path | None = None,
+    tell: Callable[[str], None] = log.info,
 ) -> Won | None:
     """The arguments of ``open_runtime`` -> what to open; None where it is not ours to choose, or there is no choice.
 
-    ``cache``: the folder where choices are kept. Never raises: what is wrong with weights, opening them says.
+    ``cache``: the folder where choices are kept. ``tell``: what is about to take its time, in words.
+    Never raises: what is wrong with weights, opening them says.
     """
     if device.type != "cpu" or runtime != "auto" or precision not in ("auto", "fp32"):
         return None
@@ -69,12 +74,14 @@ def contest(
     key = _key(card, digest, found, threads)
     choice = None if kept is None else kept.read(key, found)
     if choice is None:
+        names = ", ".join(map(str, found))
+        tell(f"measuring what is fastest on this CPU, for {len(found) * LONGEST_S} s at most: {names}")
         trials = [(one, Trial(name, _text(weights), one.runtime, one.precision, threads)) for one in found]
-        seconds = [(one, took) for one, trial in trials if (took := measured(trial)) is not None]
+        seconds = {one: took for one, trial in trials if (took := measured(trial)) is not None}
         if not seconds:
             return None
-        choice = CandidateTimes(tuple(seconds))
-        if kept is not None and len(seconds) == len(found):  # who came too late here may come another time
+        choice = CandidateTimes(tuple(seconds.items()), tuple(one for one in found if one not in seconds))
+        if kept is not None:
             kept.keep(key, choice)
     return Won(choice.best(), str(choice))
 

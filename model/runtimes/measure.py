@@ -84,13 +84,15 @@ def keyframe_seconds(runtime: Runtime[Any], budget_s: float = BUDGET_S) -> float
     return least
 
 
-def measured(trial: Trial) -> float | None:
+def measured(trial: Trial, longest_s: int = LONGEST_S) -> float | None:
     """``keyframe_seconds`` in a process of its own; None where it fails there, or does not come in time."""
-    told = [json.dumps(sys.path), json.dumps(asdict(trial))]
+    if not sys.executable:  # a program that has Python in it
+        return None
+    told = [json.dumps(sys.path), json.dumps(asdict(trial)), str(longest_s)]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _CHILD, *told],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST_S, check=True,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=longest_s, check=True,
         )  # fmt: skip
         seconds = float(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
@@ -99,8 +101,8 @@ def measured(trial: Trial) -> float | None:
 
 
 def main() -> None:
-    """In that process: its second argument is the trial as JSON, its last line the seconds."""
-    signal.alarm(LONGEST_S)  # also where nobody waits any more
+    """In that process: its arguments are the trial as JSON and how long it may take, its last line the seconds."""
+    signal.alarm(int(sys.argv[3]))  # also where nobody waits any more
     from stmixer.model.runtimes.choose import open_runtime
     from stmixer.model.runtimes.processor import CPU
 

@@ -24,6 +24,7 @@ from stmixer.service.ipc.messages import (
     WorkerBroken,
     WorkerOptions,
     WorkerReady,
+    WorkerTells,
 )
 from stmixer.service.settings import Settings
 
@@ -90,7 +91,8 @@ class Worker:
         """Spawn it and wait for its warm-up. Raises StartError with the reason it gives."""
         child = await Child.spawn(module, FROM_WORKER, [json.dumps(asdict(options))], KEEPS_FREED_MEMORY)
         try:
-            received = await child.channel.receive()
+            while (received := await child.channel.receive()) and isinstance(received.message, WorkerTells):
+                log.info("worker %s: %s", name, received.message.message)
         except GarbledError as error:
             await child.kill()
             raise StartError("worker_failed", f"the worker breaks the protocol: {error}") from None

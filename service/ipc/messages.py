@@ -442,6 +442,13 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTells:
+    """What takes its time before the model is ready, in words."""
+
+    message: Text
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerBroken:
     """The model cannot be served, with the reason in words."""
 
@@ -589,4 +596,4 @@ FROM_DECODER = Corridor(
     max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)
-FROM_WORKER = Corridor("from the worker", WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)
+FROM_WORKER = Corridor("from the worker", WorkerTells, WorkerReady, WorkerBroken, WindowsCopied, BatchDone, BatchFailed)

@@ -37,16 +37,19 @@ class DecodingAhead:
         self._line: deque[Told | Opened | RingFull] = deque()
         self._ring: Ring | None = None
         self._ended = self._stopped = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     # -- whoever takes
 
     def messages(self) -> Iterator[Told | Opened | RingFull]:
-        """What comes of the file, in order, to its end; once. Raises what reading it raised, after all before that."""
+        """What comes of the file, in order, to its end; once. Raises what reading it raised, after all before that,
+        and RuntimeError in a process that a fork has left without the thread."""
         self._thread = threading.Thread(target=self._work, name="decoding ahead", daemon=True)
         self._thread.start()
         while True:
+            if self._is_elsewhere:
+                raise RuntimeError("whoever decodes this file is in the process before the fork: open it anew here")
             with self._changed:
                 self._changed.wait_for(lambda: self._line or self._ended)
                 if not self._line:
@@ -76,6 +79,8 @@ class DecodingAhead:
 
     def close(self) -> None:
         """End the thread, wait for that, and close the file. May be called twice."""
+        if self._is_elsewhere:
+            return  # the file is that thread's, and so may be the lock
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -83,6 +88,11 @@ class DecodingAhead:
             self._reader.close()
         elif self._thread is not threading.current_thread():  # the collector of memory runs where it likes
             self._thread.join()
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether a fork left the thread behind; one of this process does not end before it has said so."""
+        return self._thread is not None and not self._thread.is_alive() and not self._ended
 
     # -- the thread
 
@@ -92,7 +102,7 @@ class DecodingAhead:
                 self._decode()
         except Stopped:
             pass
-        except Exception as error:  # noqa: BLE001 (raised again by who takes)
+        except BaseException as error:  # noqa: BLE001 (raised again by who takes)
             self._failure = error
         finally:
             with self._changed:

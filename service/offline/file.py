@@ -33,6 +33,7 @@ class FileResults(Iterator[Result]):
     Raises:
         MediaError: for a file that gives no frame, and while iterating for what turns out on the way: a picture too
             long and thin for the model, or a limit that is passed.
+        RuntimeError: while iterating in a process that was forked after iteration began.
     """
 
     def __init__(

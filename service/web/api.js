@@ -1,5 +1,5 @@
 // What the page asks of the server over HTTP, and the key it asks with.
-import { problemWords } from "./words.js";
+import { DRAWING_BY_CODE, problemWords } from "./words.js";
 
 const KEY = "stmixer.key";
 const DRAWN_EVERY_MS = 1000; // a key has a limit of requests a minute
@@ -103,26 +103,28 @@ export async function draw(file, results, { signal, onUpload = () => {}, onDrawn
   form.append("results", new Blob(results.map((result) => `${JSON.stringify(result)}\n`), { type: "application/x-ndjson" }));
   form.append("file", file);
   const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const looking = setInterval(() => look(id, onDrawn), DRAWN_EVERY_MS);
+  const over = new AbortController();
+  const looking = setInterval(() => look(id, onDrawn, over.signal), DRAWN_EVERY_MS);
   try {
-    return await posted(address("v1/draw"), form, { headers: { "X-Request-Id": id }, signal, onUpload, wantsBlob: true });
+    return await posted(address("v1/draw"), form, { headers: { "X-Request-Id": id }, signal, onUpload, wantsBlob: true, words: DRAWING_BY_CODE });
   } finally {
     clearInterval(looking);
+    over.abort();
   }
 }
 
-async function look(id, onDrawn) {
+async function look(id, onDrawn, signal) {
   try {
-    const response = await fetch(address(`v1/drawings/${id}`), { headers: authorization() });
+    const response = await fetch(address(`v1/drawings/${id}`), { headers: authorization(), signal });
     if (!response.ok) return; // not begun, or done
     const { done_s, duration_s } = await response.json();
-    if (done_s && duration_s) onDrawn(Math.min(1, done_s / duration_s));
+    if (done_s && duration_s && !signal.aborted) onDrawn(Math.min(1, done_s / duration_s));
   } catch {
     // the request itself will say so
   }
 }
 
-function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wantsBlob = false }) {
+function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wantsBlob = false, words }) {
   const request = new XMLHttpRequest();
   request.open("POST", url);
   if (wantsBlob) request.responseType = "blob";
@@ -152,7 +154,7 @@ function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wants
         return;
       }
       const problem = parseProblem(wantsBlob ? await request.response.text() : request.responseText);
-      reject(new Refused(problemWords(request.status, problem, retryAfter(request.getResponseHeader("Retry-After")))));
+      reject(new Refused(problemWords(request.status, problem, retryAfter(request.getResponseHeader("Retry-After")), words)));
     });
     request.addEventListener("error", () => reject(new Refused(problemWords(0))));
     request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));

@@ -11,6 +11,11 @@ export class Seen {
 
   /** `periodS`: how far keyframes are apart. */
   constructor(periodS) {
+    this.period(periodS);
+  }
+
+  /** From now on keyframes are so far apart. */
+  period(periodS) {
     this.#gapS = Math.max(AWAY_S, 1.5 * periodS);
   }
 

@@ -95,9 +95,8 @@ export class Live {
 
   /** Another camera, in the same stream. The old one first: phones open one at a time. */
   async #change(id) {
-    const run = this.#run;
     const change = ++this.#changes;
-    const current = () => run === this.#run && change === this.#changes;
+    const current = () => change === this.#changes; // also where another rate is another run meanwhile
     chooseCamera(id);
     for (const track of this.#media.getTracks()) track.stop();
     let media;
@@ -160,6 +159,7 @@ export class Live {
   #ready(message, isNew) {
     if (isNew) this.#peopleBefore = this.#people;
     this.#periodMs = 1000 / (message.keyframe_hz || settings.values.keyframe_hz);
+    this.#seen?.period(this.#periodMs / 1000);
     this.#trained = message.trained !== false;
     this.#freshness.ready();
     this.#onModel({ name: message.model?.name ?? message.model, trained: message.trained });
@@ -258,6 +258,7 @@ export class Live {
   }
 
   #release() {
+    this.#changes += 1;
     this.#pump?.stop();
     clearInterval(this.#timer);
     for (const track of this.#media?.getTracks() ?? []) track.stop();

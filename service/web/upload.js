@@ -169,6 +169,7 @@ export class Upload {
     byId("upload-notes").replaceChildren(...items(warnings.map((text) => `Note: ${text}`)));
     byId("upload-summary").replaceChildren(...items(summaryWords(this.#end.summary)));
     byId("downloads").hidden = byId("upload-counts").hidden = false;
+    byId("download-mp4").hidden = !this.#results.length; // nothing to draw
     this.#idleActions();
     if (this.#plays && this.#playable) this.#video.play().catch(() => {}); // a browser may want a click first
   }

@@ -46,13 +46,20 @@ const BY_CODE = {
   resume_expired: ["The connection was away too long; this is a new stream", "The model has to see a second of it first."],
 };
 
+/** Of a video that the server has looked at already: what it finds too large then is the results. */
+export const DRAWING_BY_CODE = {
+  bad_results: ["The server could not draw these results", "Reload the page, look at the video again, then try again."],
+  too_large: ["There is too much to draw in this video", "Raise the person threshold in Settings, or cut the video shorter."],
+};
+
 const waitWords = (seconds) => (seconds ? `Try again in about ${plural(seconds, "second")}.` : "Try again in a moment.");
 
-/** An HTTP answer that is no result. `problem` is RFC 9457 JSON where there was any; status 0 is no answer at all. */
-export function problemWords(status, problem = {}, retryAfterS = null) {
+/** An HTTP answer that is no result. `problem` is RFC 9457 JSON where there was any; status 0 is no answer at all. `words` by code, before those of all. */
+export function problemWords(status, problem = {}, retryAfterS = null, words = {}) {
   const technical = [problem.title, problem.detail].filter(Boolean).join(": ") + (problem.code ? ` (${problem.code})` : "");
   const say = (title, detail, more = {}) => ({ title, detail, technical, retryAfterS, ...more });
-  if (BY_CODE[problem.code]) return say(...BY_CODE[problem.code]);
+  const known = words[problem.code] ?? BY_CODE[problem.code];
+  if (known) return say(...known);
   switch (status) {
     case 0:
       return say("The server cannot be reached", "Is it still running? Check your connection, then try again.");

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,7 @@ from stmixer.service.ipc.messages import (
     WorkerBroken,
     WorkerOptions,
     WorkerReady,
+    WorkerTells,
 )
 from stmixer.service.ipc.ring import Ring, RingShape
 from stmixer.service.worker.features import FrameKey
@@ -160,8 +162,8 @@ def serve(channel: Channel, runner: Runner) -> None:
                         raise SystemExit(1) from None
 
 
-def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
-    """The model, loaded and warm, and what is said of it. Raises StartError."""
+def open_runner(options: WorkerOptions, tell: Callable[[str], None] = lambda _: None) -> tuple[Runner, WorkerReady]:
+    """The model, loaded and warm, and what is said of it. ``tell``: as ``contest`` has it. Raises StartError."""
     try:
         device, warning = pick_device(options.device)
         weights = None if options.weights is None else Path(options.weights)
@@ -170,7 +172,7 @@ def open_runner(options: WorkerOptions) -> tuple[Runner, WorkerReady]:
             cache = None if options.cache is None else Path(options.cache)
             won = contest(
                 options.model, weights, device,
-                runtime=options.runtime, precision=options.precision, threads=options.threads, cache=cache,
+                runtime=options.runtime, precision=options.precision, threads=options.threads, cache=cache, tell=tell,
             )  # fmt: skip
         if won is not None:
             how = won.how
@@ -203,7 +205,9 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_WORKER)
     try:
         try:
-            runner, ready = open_runner(WorkerOptions(**json.loads(sys.argv[2])))
+            runner, ready = open_runner(
+                WorkerOptions(**json.loads(sys.argv[2])), lambda text: channel.send(WorkerTells(text[:MAX_TEXT]))
+            )
         except StartError as error:
             channel.send(WorkerBroken(str(error)[:MAX_TEXT]))
             raise SystemExit(2) from None

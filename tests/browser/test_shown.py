@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from posting import metric
 from serving import Server, running_server
 from webpage import PATIENCE_MS, opened, show_everything, wait_for, write_video
@@ -96,6 +96,91 @@ def test_another_camera_goes_on_in_the_same_stream(page: Page) -> None:
     expect(chooser.locator("option:checked")).to_have_text(other)
 
 
+def test_another_rate_while_another_camera_opens_ends_neither(page: Page) -> None:
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length > 0")
+    chooser = page.get_by_label("Camera", exact=True)
+    expect(chooser.locator("option")).to_have_count(2, timeout=PATIENCE_MS)
+    page.evaluate(
+        """() => {
+          const opens = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          const allowed = new Promise((resolve) => (window.allow = resolve));
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            await allowed;
+            return opens(wanted);
+          };
+          const Before = WebSocket;
+          window.WebSocket = class extends Before {
+            constructor(...given) {
+              super(...given);
+              window.connectedAgain = true;
+            }
+          };
+        }"""
+    )
+    chooser.select_option(label=chooser.locator("option:not(:checked)").inner_text())
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Looks per second").fill("2")
+    wait_for(page, "window.connectedAgain")
+    page.evaluate("() => { __stmixer.results.length = 0; window.allow(); }")
+    wait_for(page, "__stmixer.results.length > 0 && __stmixer.state === 'live'")
+    assert page.evaluate("document.getElementById('video').srcObject.getVideoTracks()[0].readyState") == "live"
+
+
+def test_a_rate_that_changes_takes_what_people_do_apart_no_more_than_before(page: Page) -> None:
+    spans = page.evaluate(
+        """async () => {
+          const { Seen } = await import("./web/found.js");
+          const seen = new Seen(0.25);
+          const walks = [{ track_id: 1, person_score: 0.9, actions: [{ name: "walk", score: 0.8 }] }];
+          const ends = () => seen.people()[0].actions[0].spans.map(({ from, to }) => [from, to]);
+          seen.add(0, walks);
+          seen.period(2);
+          seen.add(2, walks);
+          seen.add(4.5, walks);
+          seen.period(0.25);
+          seen.add(6, walks);
+          return ends();
+        }"""
+    )
+    assert spans == [[0, 4.5], [6, 6]]
+
+
+def test_a_camera_at_a_slower_rate_has_a_row_for_what_goes_on(page: Page) -> None:
+    """Keyframes are more than a second apart then: what the service rounds it to. The service is made up."""
+    show_everything(page)
+    page.route_web_socket("**/v1/streams/ws", one_who_walks)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(page, "__stmixer.results.length >= 3")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Looks per second").fill("1")
+    wait_for(page, "__stmixer.results.filter((result) => result.slow).length >= 3")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#seen tbody tr")).to_have_count(2, timeout=PATIENCE_MS)  # one for each stream's person
+
+
+def one_who_walks(socket: WebSocketRoute) -> None:
+    """A service that answers `start` at once with three keyframes of somebody who walks, a period apart."""
+
+    def answer(message: str | bytes) -> None:
+        if isinstance(message, bytes) or json.loads(message)["type"] == "update":
+            return
+        start = json.loads(message)
+        if start["type"] == "stop":
+            socket.send(json.dumps({"type": "summary", "summary": {}}))
+            return
+        hz = start["keyframe_hz"] * 15 / 16
+        socket.send(json.dumps({"type": "ready", "session_id": f"at {hz}", "keyframe_hz": hz, "model": "tiny"}))
+        actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 1, "actions": [{"name": "walk", "score": 1}]}
+        for seq in range(3):
+            pts_us = round(seq * 1e6 / hz) + 10**12  # after all that the page's clock says
+            result = {"type": "result", "seq": seq, "pts_us": pts_us, "slow": hz < 1, "actors": [actor]}
+            socket.send(json.dumps(result))
+
+    socket.on_message(answer)
+
+
 def test_a_camera_session_ends_with_who_did_what(page: Page) -> None:
     show_everything(page)
     page.get_by_role("button", name="Start camera").click()
@@ -125,6 +210,62 @@ def test_the_video_with_boxes_is_drawn_from_what_was_found(page: Page, server: S
         assert sum(1 for _ in video.decode(video=0)) == 90
     assert metric(server, "inferences_total") == inferences
     wait_for(page, "__stmixer.state === 'done'")
+
+
+def found_in(page: Page, tmp_path: Path) -> None:
+    show_everything(page)
+    page.locator("#file").set_input_files(write_video(tmp_path / "clip.webm", "libvpx"))
+    wait_for(page, "__stmixer.state === 'done'")
+
+
+def test_a_drawing_that_was_cancelled_is_heard_of_no_more(page: Page, tmp_path: Path) -> None:
+    """The answer to how far it is comes after the drawing's end."""
+    found_in(page, tmp_path)
+    page.evaluate(
+        """() => {
+          const asks = window.fetch;
+          const late = new Promise((resolve) => (window.answer = resolve));
+          window.fetch = async (url, options) => {
+            if (!String(url).includes("/v1/drawings/")) return asks(url, options);
+            window.looked = true;
+            await late;
+            return new Response(JSON.stringify({ done_s: 1, duration_s: 3 }));
+          };
+        }"""
+    )
+    page.route("**/v1/draw", lambda route: None)  # it takes for ever
+    page.get_by_role("button", name="Download video with boxes").click()
+    wait_for(page, "window.looked")
+    page.get_by_role("button", name="Cancel").click()
+    wait_for(page, "__stmixer.state === 'done'")
+    page.evaluate("() => { window.answer(); return new Promise((resolve) => setTimeout(resolve)); }")
+    assert page.evaluate("__stmixer.state") == "done"
+    expect(page.locator("#progress")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(413, "too_large", "There is too much to draw in this video"),
+     (422, "bad_results", "The server could not draw these results")],
+)  # fmt: skip
+def test_results_that_are_not_taken_are_no_fault_of_the_video(
+    page: Page, tmp_path: Path, status: int, code: str, words: str
+) -> None:
+    found_in(page, tmp_path)
+    page.route("**/v1/draw", lambda route: route.fulfill(status=status, json={"code": code, "title": "no"}))
+    page.get_by_role("button", name="Download video with boxes").click()
+    expect(page.locator("#status")).to_contain_text(words, timeout=PATIENCE_MS)
+
+
+def test_without_results_there_is_nothing_to_draw(page: Page, tmp_path: Path) -> None:
+    end = {"summary": {"due": 0}, "warnings": [], "model": "tiny", "trained": False}
+    page.route(
+        "**/v1/detect?*",
+        lambda route: route.fulfill(body=json.dumps(end) + "\n", content_type="application/x-ndjson"),
+    )
+    found_in(page, tmp_path)
+    expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
+    expect(page.get_by_role("button", name="Download video with boxes")).to_be_hidden()
 
 
 def test_a_list_that_is_written_anew_keeps_the_focus(page: Page, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +13,10 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.runtimes.measure import Trial
 from stmixer.model.zoo import variant
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.worker import worker_options
-from stmixer.service.ipc.messages import WorkerOptions
+from stmixer.service.engine.worker import Worker, worker_options
+from stmixer.service.errors import StartError
+from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.messages import WorkerBroken, WorkerOptions, WorkerTells
 from stmixer.service.settings import Settings
 from stmixer.service.worker.process import open_runner
 
@@ -70,3 +74,26 @@ def test_a_worker_runs_what_won_and_one_after_it_does_not_measure(
     _, ready = open_runner(replace(first, model="tiny", chosen="as the first"))
     assert (ready.runtime, ready.chosen) == ("eager", "since it has no ONNX graphs"), "there have been some before"
     assert len(asked) == 2
+
+
+def test_what_a_worker_takes_its_time_for_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = iter([WorkerTells("measuring"), WorkerBroken("no such file")])
+
+    class Said:
+        channel = property(lambda self: self)
+
+        async def receive(self) -> SimpleNamespace:
+            return SimpleNamespace(message=next(said))
+
+        async def end(self) -> int:
+            return 2
+
+    async def spawn(*_: object) -> Said:
+        return Said()
+
+    monkeypatch.setattr(Child, "spawn", spawn)
+    with caplog.at_level("INFO", "stmixer"), pytest.raises(StartError, match="no such file"):
+        asyncio.run(Worker.start("first", "module", worker_options(Settings())))
+    assert "worker first: measuring" in caplog.messages

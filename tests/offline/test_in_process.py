@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
@@ -176,12 +178,13 @@ class Counted(VideoReader):
     """Knows how many frames were asked of it; ``reached`` is set when the one numbered ``goal`` was."""
 
     asked, goal, breaks_at = 0, -1, -1
+    breaks_with: BaseException = MediaError("unreadable", "broken")
     reached: threading.Event
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in super().__iter__():
             if frame.index == self.breaks_at:
-                raise MediaError("unreadable", "broken")
+                raise self.breaks_with
             type(self).asked = frame.index + 1
             if frame.index == self.goal:
                 self.reached.set()
@@ -252,6 +255,35 @@ def test_what_breaks_ahead_is_told_after_what_came_before(twenty_seconds: Path, 
     assert len(found) >= 8
     assert not decoding_threads()
     assert conserved(results.summary)
+
+
+def test_a_decoder_that_is_ended_is_no_end_of_the_file(twenty_seconds: Path, counted: type[Counted]) -> None:
+    counted.breaks_at, counted.breaks_with = 300, SystemExit("ended")
+    results, found = FileResults(Runner(), twenty_seconds, DetectOptions()), list[Result]()  # type: ignore[arg-type]
+    with pytest.raises(SystemExit, match="ended"):
+        found.extend(results)
+    assert len(found) >= 8
+    assert not decoding_threads()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that is what it is about
+def test_a_child_of_a_fork_is_told_that_nobody_decodes_for_it(twenty_seconds: Path) -> None:
+    results = FileResults(Runner(), twenty_seconds, DetectOptions())  # type: ignore[arg-type]
+    next(results)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)  # one that waits is killed
+        try:
+            list(results)
+        except RuntimeError as error:
+            results.close()
+            os._exit(7 if "fork" in str(error) else 1)
+        finally:
+            os._exit(2)
+    status = os.waitpid(child, 0)[1]
+    assert len(list(results)) == 19, "here it goes on"
+    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_results_that_nobody_iterates_further_leave_no_thread(twenty_seconds: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from watching import need
 
+from stmixer.service.api.draw import MAX_RESULTS_BYTES
+from stmixer.service.api.uploads import OVERHEAD_BYTES
 from stmixer.service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,24 @@ def test_the_unit_waits_for_the_drain_and_lets_the_service_end_its_children() ->
     assert "--keys" in settings["ExecStart"]
 
 
+def test_the_unit_may_write_where_it_keeps_what_it_measured() -> None:
+    """Home folders are closed to it, and the file system is read-only."""
+    settings = unit()
+    assert settings["Environment"] == f"STMIXER_CACHE_DIR=/var/cache/{settings['CacheDirectory']}"
+    assert "cache_dir" in Settings.model_fields
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [("nginx.conf", r"client_max_body_size (\d+)m;"), ("Caddyfile", r"max_size (\d+)MiB ")],  # nginx's m is 2**20
+)
+def test_a_proxy_lets_the_largest_body_through(file: str, pattern: str) -> None:
+    """A video with results to be drawn into it."""
+    (mib,) = re.findall(pattern, (DEPLOY / file).read_text())
+    largest = Settings.model_fields["max_upload_mb"].default * 2**20 + MAX_RESULTS_BYTES + OVERHEAD_BYTES
+    assert largest <= int(mib) * 2**20 < largest + 2**20
+
+
 def test_nginx_is_configured_as_the_page_says() -> None:
     """A test runs nginx with the page's block (tests/service/test_proxies.py)."""
     (block,) = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "proxy.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -60,6 +80,14 @@ def test_caddy_finds_no_fault_with_its_file(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Valid configuration" in done.stdout + done.stderr
+
+
+def test_caddy_leads_to_the_prefix_with_its_slash() -> None:
+    done = subprocess.run(
+        [need("caddy", "caddy"), "adapt", "--config", DEPLOY / "Caddyfile"], capture_output=True, text=True, check=True
+    )
+    assert '{"handler":"static_response","headers":{"Location":["/cam/"]},"status_code":302}' in done.stdout
+    assert '"path":["/cam"]' in done.stdout
 
 
 def test_compose_starts_something_without_a_flag() -> None:

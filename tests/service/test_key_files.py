@@ -51,6 +51,19 @@ def test_keys_that_are_added_at_once_are_all_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["keys.json"]
 
 
+def test_whoever_could_read_the_file_still_can_after_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    kept(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    group = 12345 if os.geteuid() == 0 else os.getegid()  # of the service, say
+    os.chown(path, -1, group)
+    kept(path, "another")
+    after = path.stat()
+    assert (after.st_mode & 0o777, after.st_uid, after.st_gid) == (0o640, os.geteuid(), group)
+    assert [key.name for key in read_keys(path).keys] == ["another"]
+
+
 @pytest.mark.parametrize("mode", [0o666, 0o660, 0o602, 0o620])
 def test_a_file_that_others_may_write_is_none(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "keys.json"

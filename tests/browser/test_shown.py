@@ -149,7 +149,8 @@ def test_a_rate_that_changes_takes_what_people_do_apart_no_more_than_before(page
 def test_a_camera_at_a_slower_rate_has_a_row_for_what_goes_on(page: Page) -> None:
     """Keyframes are more than a second apart then: what the service rounds it to. The service is made up."""
     show_everything(page)
-    page.route_web_socket("**/v1/streams/ws", one_who_walks)
+    started: list[float] = []
+    page.route_web_socket("**/v1/streams/ws", lambda socket: one_who_walks(socket, started))
     page.get_by_role("button", name="Start camera").click()
     wait_for(page, "__stmixer.results.length >= 3")
     page.get_by_role("button", name="Settings").click()
@@ -157,11 +158,17 @@ def test_a_camera_at_a_slower_rate_has_a_row_for_what_goes_on(page: Page) -> Non
     wait_for(page, "__stmixer.results.filter((result) => result.slow).length >= 3")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#seen tbody tr")).to_have_count(2, timeout=PATIENCE_MS)  # one for each stream's person
+    rows = page.locator("#seen tbody tr")
+    expect(rows.first).to_be_visible(timeout=PATIENCE_MS)
+    # one for each stream's person; a busy page may have begun a further stream
+    assert 2 <= rows.count() <= len(started)
 
 
-def one_who_walks(socket: WebSocketRoute) -> None:
-    """A service that answers `start` at once with three keyframes of somebody who walks, a period apart."""
+def one_who_walks(socket: WebSocketRoute, started: list[float]) -> None:
+    """A service that answers `start` at once with three keyframes of somebody who walks, a period apart.
+
+    ``started``: the rate of each stream that was begun.
+    """
 
     def answer(message: str | bytes) -> None:
         if isinstance(message, bytes) or json.loads(message)["type"] == "update":
@@ -171,6 +178,7 @@ def one_who_walks(socket: WebSocketRoute) -> None:
             socket.send(json.dumps({"type": "summary", "summary": {}}))
             return
         hz = start["keyframe_hz"] * 15 / 16
+        started.append(hz)
         socket.send(json.dumps({"type": "ready", "session_id": f"at {hz}", "keyframe_hz": hz, "model": "tiny"}))
         actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 1, "actions": [{"name": "walk", "score": 1}]}
         for seq in range(3):

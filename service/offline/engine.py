@@ -57,10 +57,9 @@ class DetectedKeyframe:
 class InProcessEngine:
     """Give frames to its ``sampling()``; take results from ``ready_results`` after each, the last ones from ``end``.
 
-    It is the sink of that sampling, which holds it, not the other way round: a cycle would keep the ring. Sampling by
-    its ``order`` may as well go on elsewhere, which then tells it the same in the same order. Not thread-safe.
-    ``batch_size``: keyframes a forward, at most; 1 for a model with a query bank, where a clip's bank holds what the
-    clip before it left. ``on_detected`` is told of every keyframe that ran, in order.
+    It is the sink of that sampling, which holds it, not the other way round: a cycle would keep the ring. Not
+    thread-safe. ``batch_size``: keyframes a forward, at most; 1 for a model with a query bank, where a clip's bank
+    holds what the clip before it left. ``on_detected`` is told of every keyframe that ran, in order.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class InProcessEngine:
         self._ring: Ring | None = None
         self._undecided = 0
         """Frames told of, and neither sampled, nor found not to be kept, nor dropped since."""
+        self.limit = 0
         self._stream = Stream(
             id=next(_STREAM_IDS),
             source="upload",
@@ -94,13 +94,13 @@ class InProcessEngine:
             bank=bank,
         )
         grid_s, preprocess = self._window.grid_s, config.preprocess
-        self.order = SamplingOrder(
+        self._order = SamplingOrder(
             (grid_s.numerator, grid_s.denominator), preprocess.short_side, preprocess.antialias, limits
         )
 
     def sampling(self) -> Sampling:
         """What frames are given to. One per engine."""
-        return Sampling(self.order, self, prompt=True)
+        return Sampling(self._order, self, prompt=True)
 
     # -- results out
 
@@ -140,12 +140,8 @@ class InProcessEngine:
         self._ring = Ring(os.dup(memory.fd), shape, writable=True)
         memory.close()  # mapped here, and nobody else's
         self._stream.open(message.width, message.height, memory, message.rate)
+        self.limit = self._stream.write_limit()
         return self._ring
-
-    @property
-    def limit(self) -> int:
-        """Samples numbered below it may be written now; of a stream that is open."""
-        return self._stream.write_limit()
 
     def tell(self, message: Told) -> None:
         """Let the stream know, and count."""
@@ -175,8 +171,9 @@ class InProcessEngine:
 
     def room(self, number: int) -> None:
         """Run keyframes until sample ``number`` may be written without touching what one still needs."""
-        while number >= self.limit:
+        while number >= (limit := self._stream.write_limit()):
             self._run_batch()
+        self.limit = limit
 
     def _drop(self, reason: str, count: int) -> None:
         dropped = self._stream.summary.dropped

@@ -1,11 +1,9 @@
-"""A video file's results, made while they are iterated: memory holds one ring of small frames.
-
-The file is decoded by a thread, as far ahead as the ring has room, while keyframes run.
-"""
+"""A video file's results, made while they are iterated: memory holds one ring of small frames."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import Any
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
-from stmixer.service.ipc.messages import Frames, Opened, RingFull
-from stmixer.service.offline.ahead import DecodingAhead
+from stmixer.service.ipc.messages import FramesDropped
 from stmixer.service.offline.engine import DetectedKeyframe, InProcessEngine
 from stmixer.service.schemas import DetectOptions, FrameSize, Result, Summary, data_frame_of
 from stmixer.service.worker.runner import Runner
@@ -33,7 +30,6 @@ class FileResults(Iterator[Result]):
     Raises:
         MediaError: for a file that gives no frame, and while iterating for what turns out on the way: a picture too
             long and thin for the model, or a limit that is passed.
-        RuntimeError: while iterating in a process that was forked after iteration began.
     """
 
     def __init__(
@@ -50,9 +46,8 @@ class FileResults(Iterator[Result]):
         bounds = Limits.unlimited() if limits is None else limits
         self._reader = VideoReader(path, limits=bounds)
         self._engine = InProcessEngine(runner, options, limits=bounds, batch_size=batch_size, on_detected=on_detected)
-        ahead = DecodingAhead(self._reader, self._engine.order)
-        self._results = _run(ahead, self._engine, self._reader.info.duration_s, progress)
-        self._let_go = weakref.finalize(self, ahead.close)  # where nobody iterates to the end
+        self._results = _run(self._reader, self._engine, progress)
+        self._let_go = weakref.finalize(self, self._reader.close)  # where nobody iterates to the end
 
     def __iter__(self) -> FileResults:
         return self
@@ -86,22 +81,20 @@ class FileResults(Iterator[Result]):
 
 
 def _run(
-    ahead: DecodingAhead,
-    engine: InProcessEngine,
-    duration_s: float | None,
-    progress: Callable[[float, float | None], None] | None,
+    reader: VideoReader, engine: InProcessEngine, progress: Callable[[float, float | None], None] | None
 ) -> Generator[Result]:
-    with contextlib.closing(engine), contextlib.closing(ahead):
-        for message in ahead.messages():
-            match message:
-                case Opened():
-                    ahead.give(engine.open(message))
-                case RingFull(number):
-                    engine.room(number)
-                case _:
-                    engine.tell(message)
-            if progress is not None and isinstance(message, Frames) and message.pts_us:
-                progress(message.pts_us[-1] / 1e6, duration_s)
+    sampling, info = engine.sampling(), reader.info
+    with reader, contextlib.closing(engine):
+        sampling.open(info.width, info.height, info.average_rate)
+        asked_at = time.monotonic()  # of a file every frame is there as soon as it is asked for
+        for frame in reader:
+            sampling.frame(frame.pts_us, frame, asked_at)
+            if progress is not None:
+                progress(frame.pts_us / 1e6, info.duration_s)
             yield from engine.ready_results()
-            ahead.raise_limit(engine.limit)
+            asked_at = time.monotonic()
+        sampling.commit()
+        sampling.tell_frames()
+        for reason, count in reader.dropped.items():
+            engine.tell(FramesDropped(reason, count, told=False))
         yield from engine.end()

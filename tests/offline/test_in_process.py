@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import threading
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from posting import made_video
 
-from stmixer.media.decode import Frame, VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
 from stmixer.model.zoo import variant
 from stmixer.service.offline.engine import DetectedKeyframe, InProcessEngine
-from stmixer.service.offline.file import FileResults
 from stmixer.service.offline.stream import FrameStream, RgbPicture
 from stmixer.service.schemas import DetectOptions, Result, Summary
 
@@ -165,142 +157,3 @@ def test_a_closed_stream_leaves_nothing_behind() -> None:
         assert ring() is None, "pixels that wait for Python's collector"
     finally:
         gc.enable()
-
-
-@pytest.fixture(scope="module")
-def twenty_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ahead") / "v.mp4"
-    path.write_bytes(made_video(WIDTH, HEIGHT, 600))
-    return path
-
-
-class Counted(VideoReader):
-    """Knows how many frames were asked of it; ``reached`` is set when the one numbered ``goal`` was."""
-
-    asked, goal, breaks_at = 0, -1, -1
-    breaks_with: BaseException = MediaError("unreadable", "broken")
-    reached: threading.Event
-
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in super().__iter__():
-            if frame.index == self.breaks_at:
-                raise self.breaks_with
-            type(self).asked = frame.index + 1
-            if frame.index == self.goal:
-                self.reached.set()
-            yield frame
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
-    reader = type("Fresh", (Counted,), {"reached": threading.Event()})
-    monkeypatch.setattr("stmixer.service.offline.file.VideoReader", reader)
-    return reader
-
-
-def decoding_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "decoding ahead"]
-
-
-def test_a_file_is_decoded_while_a_keyframe_runs(twenty_seconds: Path, counted: type[Counted]) -> None:
-    class Slow(Runner):
-        def run(self, jobs: list[Any]) -> Any:
-            assert counted.reached.wait(20), f"nothing was decoded meanwhile: {counted.asked} frames"
-            return super().run(jobs)
-
-    counted.goal = 80  # the first keyframe's window ends with frame 32 or so
-    results = list(FileResults(Slow(), twenty_seconds, DetectOptions()))  # type: ignore[arg-type]
-    assert [result.seq for result in results] == list(range(20))
-
-
-@pytest.mark.parametrize(("batch_size", "options"), [(1, {}), (3, {"keyframe_hz": 4}), (8, {"keyframe_hz": 0.25})])
-def test_decoded_ahead_windows_are_the_same(twenty_seconds: Path, batch_size: int, options: dict[str, Any]) -> None:
-    ahead, straight = Runner(), Runner()
-    results = FileResults(ahead, twenty_seconds, DetectOptions(**options), batch_size=batch_size)  # type: ignore[arg-type]
-    found = list(results)
-    engine = InProcessEngine(straight, DetectOptions(**options), limits=Limits.unlimited(), batch_size=batch_size)  # type: ignore[arg-type]
-    sampling, expected = engine.sampling(), list[Result]()
-    with VideoReader(twenty_seconds, limits=Limits.unlimited()) as reader:
-        sampling.open(WIDTH, HEIGHT, reader.info.average_rate)
-        for frame in reader:
-            sampling.frame(frame.pts_us, frame, 0.0)
-            expected += engine.ready_results()
-        sampling.commit()
-        sampling.tell_frames()
-        expected += engine.end()
-    assert [(r.seq, r.pts_us, r.warming) for r in found] == [(r.seq, r.pts_us, r.warming) for r in expected]
-    assert results.summary == engine.summary
-    assert conserved(results.summary)
-    assert [len(batch) for batch in ahead.batches] == [len(batch) for batch in straight.batches]
-    both = zip((job for b in ahead.batches for job in b), (job for b in straight.batches for job in b), strict=True)
-    assert all(np.array_equal(mine.frames, other.frames) for mine, other in both)
-
-
-def test_decoding_runs_no_further_ahead_than_the_ring(twenty_seconds: Path, counted: type[Counted]) -> None:
-    results = FileResults(Runner(), twenty_seconds, DetectOptions())  # type: ignore[arg-type]
-    next(results)
-    shape = results._engine._ring_shape(WIDTH, HEIGHT)
-    results.close()  # waits for the thread: what it could decode it has
-    assert counted.asked <= 4 * (shape.capacity + 1) + 1 < 600
-    assert not decoding_threads()
-    assert conserved(results.summary)
-
-
-def test_what_breaks_ahead_is_told_after_what_came_before(twenty_seconds: Path, counted: type[Counted]) -> None:
-    counted.breaks_at = 300
-    results, found = FileResults(Runner(), twenty_seconds, DetectOptions()), list[Result]()  # type: ignore[arg-type]
-    with pytest.raises(MediaError, match="broken"):
-        found.extend(results)
-    assert [result.seq for result in found] == list(range(len(found)))
-    assert len(found) >= 8
-    assert not decoding_threads()
-    assert conserved(results.summary)
-
-
-def test_a_decoder_that_is_ended_is_no_end_of_the_file(twenty_seconds: Path, counted: type[Counted]) -> None:
-    counted.breaks_at, counted.breaks_with = 300, SystemExit("ended")
-    results, found = FileResults(Runner(), twenty_seconds, DetectOptions()), list[Result]()  # type: ignore[arg-type]
-    with pytest.raises(SystemExit, match="ended"):
-        found.extend(results)
-    assert len(found) >= 8
-    assert not decoding_threads()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that is what it is about
-def test_a_child_of_a_fork_is_told_that_nobody_decodes_for_it(twenty_seconds: Path) -> None:
-    results = FileResults(Runner(), twenty_seconds, DetectOptions())  # type: ignore[arg-type]
-    next(results)
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(60)  # one that waits is killed
-        try:
-            list(results)
-        except RuntimeError as error:
-            results.close()
-            os._exit(7 if "fork" in str(error) else 1)
-        finally:
-            os._exit(2)
-    status = os.waitpid(child, 0)[1]
-    assert len(list(results)) == 19, "here it goes on"
-    assert os.waitstatus_to_exitcode(status) == 7
-
-
-def test_results_that_nobody_iterates_further_leave_no_thread(twenty_seconds: Path) -> None:
-    results = FileResults(Runner(), twenty_seconds, DetectOptions())  # type: ignore[arg-type]
-    next(results)
-    assert decoding_threads()
-    del results
-    gc.collect()
-    assert not decoding_threads()
-
-
-def test_a_broken_runner_ends_the_thread(twenty_seconds: Path) -> None:
-    class Broken(Runner):
-        def run(self, jobs: list[Any]) -> Any:
-            raise RuntimeError("no")
-
-    results = FileResults(Broken(), twenty_seconds, DetectOptions())  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="no"):
-        next(results)
-    assert not decoding_threads()

@@ -53,3 +53,11 @@ def compared(other: Sequence[Turn], ours: Sequence[Turn]) -> dict[str, dict[str,
             "spread": [round(ratios[0], 3), round(ratios[-1], 3)],
         }
     return rows
+
+
+def tell(result: dict[str, object], output: Path | None) -> None:
+    """Print a result as JSON, and write it down where a file is named."""
+    text = json.dumps(result, indent=1)
+    if output is not None:
+        output.write_text(text + "\n")
+    print(text)

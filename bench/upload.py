@@ -8,7 +8,6 @@ is what the thread computes that results wait for: less it cannot take, on howev
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib import metadata
@@ -17,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from bench.checkouts import OURS, commit, compared, in_turns
+from bench.checkouts import OURS, commit, compared, in_turns, tell
 from bench.hardware import processor
 
 SCRIPT = """
@@ -62,9 +61,7 @@ def main(
         "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
         "figures": compared(*turns),
     }
-    if output is not None:
-        output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    tell(result, output)
 
 
 if __name__ == "__main__":

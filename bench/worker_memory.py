@@ -7,7 +7,6 @@ Each turn is a process that opens the model and warms up as a worker does, then 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib import metadata
@@ -16,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from bench.checkouts import OURS, commit, compared, in_turns
+from bench.checkouts import OURS, commit, compared, in_turns, tell
 from bench.hardware import processor
 
 SCRIPT = """
@@ -68,9 +67,7 @@ def main(
         "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
         "figures": compared(*turns),
     }
-    if output is not None:
-        output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    tell(result, output)
 
 
 if __name__ == "__main__":

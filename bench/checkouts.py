@@ -21,15 +21,16 @@ def in_turns(script: str, arguments: Sequence[str], other: Path, rounds: int) ->
     turns = list[Turn](), list[Turn]()
     for _ in range(rounds):
         for folder, found in zip((other, OURS), turns, strict=True):
-            found.append(_turn(script, arguments, folder))
+            found.append(run_script(script, arguments, folder))
     return turns
 
 
-def _turn(script: str, arguments: Sequence[str], folder: Path) -> Turn:
+def run_script(script: str, arguments: Sequence[str], folder: Path, python: str = sys.executable) -> Turn:
+    """One turn: a process that may import what lies in a folder. Raises CalledProcessError where it fails."""
     from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
 
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **KEEPS_FREED_MEMORY, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-P", "-c", script, *arguments]
+    command = [python, "-P", "-c", script, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd="/")
     turn: Turn = json.loads(done.stdout.splitlines()[-1])
     return turn

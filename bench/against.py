@@ -5,8 +5,9 @@
 ``peer:detect`` is a function of a module that lies in ``--path`` or is installed: ``detect(clip, keyframe_hz=2.0)``,
 given a path, tells how many keyframes it found, or gives an iterable of one result each. ``--python`` names the
 interpreter of its own environment; nothing of ours is imported there. Each turn is a process that calls it twice, the
-first time to warm up: what a callable loads it should keep. CPU seconds, which load disturbs less than wall time, are
-those of the process and of children that it has waited for.
+first time to warm up: what a callable loads it should keep. Both get the environment that our workers have: memory
+that is freed is kept, and OpenMP's threads sleep while they wait (``OMP_WAIT_POLICY`` in yours says otherwise). CPU
+time, which load disturbs less than wall time, is that of the process and of children that it has waited for.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def run_script(script: str, arguments: Sequence[str], folder: Path, python: str 
     from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
 
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **KEEPS_FREED_MEMORY, "PYTHONPATH": str(folder)}
-    command = [python, "-P", "-c", script, *arguments]
+    environment["PYTHONSAFEPATH"] = "1"  # not the option -P, which an older Python does not know
+    command = [python, "-c", script, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd="/")
     turn: Turn = json.loads(done.stdout.splitlines()[-1])
     return turn

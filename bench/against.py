@@ -117,6 +117,8 @@ def main(
     except subprocess.CalledProcessError as error:
         typer.echo(f"a turn failed with exit code {error.returncode}; what it said stands above", err=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        raise typer.BadParameter(f"{python} does not start: {error.strerror}") from None
     from bench.hardware import processor
 
     result: dict[str, object] = {

@@ -77,6 +77,9 @@ def test_what_fails_is_told(peer: Path) -> None:
         code, said = run(failing, walk, "--path", str(peer))
         assert code == 1
         assert "a turn failed with exit code 1" in said
+    code, said = run("peer:slow", walk, "--path", str(peer), "--python", "no-python")
+    assert code == 2
+    assert "no-python does not start" in said
     for wrong in ("peer", "peer:", ":slow"):
         code, said = run(wrong, walk, "--path", str(peer))
         assert code == 2

@@ -17,7 +17,12 @@ Turn = dict[str, float]
 
 
 def in_turns(script: str, arguments: Sequence[str], other: Path, rounds: int) -> tuple[list[Turn], list[Turn]]:
-    """``rounds`` turns of a script over the other checkout and over ours, a process each, as a worker is started."""
+    """``rounds`` turns of a script over the other checkout and over ours, a process each, as a worker is started.
+
+    Raises FileNotFoundError for a checkout without the package ``stmixer``: the one installed would run in its place.
+    """
+    if not (package := other / "stmixer/__init__.py").exists():
+        raise FileNotFoundError(f"{package} is not there: the version is older than the package, or no checkout at all")
     turns = list[Turn](), list[Turn]()
     for _ in range(rounds):
         for folder, found in zip((other, OURS), turns, strict=True):

@@ -187,7 +187,9 @@ def test_a_person_logit_corrects_the_starts(detector: Detector) -> None:
     maps = [x.unsqueeze(0) for x in detector.frame_stage(clip[0].transpose(0, 1))]
     _, logits = keyframe_starts(maps[4], whole_frame_cxcyzr(sizes))
     k, weights = NANO.decoder.cells, detector.decoder.start_weight.clone()
-    full = detector.clip_stage(maps, sizes).stages
+    output = detector.clip_stage(maps, sizes)
+    full = output.stages
+    assert torch.equal(output.start_logits, logits)
     detector.decoder.start_weight.zero_()
     alone = detector.clip_stage(maps, sizes).stages
     detector.decoder.start_weight.copy_(weights)

@@ -17,7 +17,8 @@ from stmixer.model.person_head import PERSON_PRIOR, Cells, PersonHead, product_l
 from stmixer.model.starts import ABSENT_LOGIT, MAX_LOGIT, best_cells, keyframe_starts
 from stmixer.model.zoo import variant
 
-NANO = variant("rt_nano")
+# eight whole-frame queries beside the forty that start at cells
+NANO = replace(variant("rt_nano"), decoder=replace(variant("rt_nano").decoder, queries=48))
 
 
 def cxcyzr(*boxes_xyxy: tuple[float, float, float, float]) -> Tensor:

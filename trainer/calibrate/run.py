@@ -163,8 +163,9 @@ def _fit(samples: Samples) -> LogitMaps:
 
 def _measure(samples: Samples, maps: tuple[LogitMaps, LogitMaps]) -> CalibrationFigures:
     """With one pair of maps for each half of the videos."""
-    person = _halved(samples.person_half, [m.person.scores(samples.person.logits, samples.person.starts) for m in maps])
-    of_found = _halved(samples.action_half, [m.person.scores(samples.action_person_logits, samples.action_starts) for m in maps])
+    everyone, found = samples.person, (samples.action_person_logits, samples.action_starts)
+    person = _halved(samples.person_half, [m.person.scores(everyone.logits, everyone.starts) for m in maps])
+    of_found = _halved(samples.action_half, [m.person.scores(*found) for m in maps])
     actions = _halved(samples.action_half, [m.actions.scores(samples.actions.logits) for m in maps])
     counts = samples.actions.annotated & (of_found >= PERSON_THRESHOLD)[:, None]
     reported = person >= PERSON_THRESHOLD

@@ -103,7 +103,7 @@ class Decoder(nn.Module):
             replace(stage, human_logits=stage.human_logits + weight * person.to(stage.human_logits.dtype))
             for stage, weight in zip(output.stages, self.start_weight.unbind(), strict=True)
         )
-        return replace(output, stages=tuple(corrected))
+        return replace(output, stages=tuple(corrected), start_logits=logits)
 
 
 def whole_frames(sizes_wh: Tensor, queries: int) -> Tensor:

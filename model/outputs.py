@@ -31,11 +31,16 @@ class StageOutput(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class DecoderOutput(Generic[A]):
-    """All stages, first to last, and the last stage's queries (B, N, D)."""
+    """All stages, first to last, and the last stage's queries (B, N, D).
+
+    ``start_logits`` (B, K, 1) are the person logits of the cells at which the first K queries started: None where none
+    did, or where the runtime gives the last stage alone.
+    """
 
     stages: tuple[StageOutput[A], ...]
     spatial_queries: A
     temporal_queries: A
+    start_logits: A | None = None
 
 
 OUTPUTS = (

@@ -76,7 +76,7 @@ VARIANTS: dict[str, DetectorConfig] = {
             clip=_REALTIME_CLIP,
             preprocess=PreprocessConfig(320, antialias=True, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
             backbone=FrameConfig("yolox_nano"),
-            decoder=replace(_REALTIME_DECODER, queries=48, cells=40, dim=64, stages=3, ffn_dim=256),
+            decoder=replace(_REALTIME_DECODER, queries=40, cells=40, dim=64, stages=3, ffn_dim=256),
         ),
         # The same code, narrow and shallow: milliseconds on a CPU, for tests of everything around the model.
         DetectorConfig(

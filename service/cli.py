@@ -27,7 +27,7 @@ from stmixer.service.keys_cli import app as keys_app
 from stmixer.service.offline.inputs import Input, inputs_of
 from stmixer.service.offline.outputs import check_outputs
 from stmixer.service.offline.told import in_words
-from stmixer.service.schemas import DetectOptions, DetectResponse
+from stmixer.service.schemas import DetectOptions, DetectResponse, Preset
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
@@ -92,7 +92,8 @@ def detect(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
     keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
-    score_threshold: Annotated[float, typer.Option(help="least person score")] = 0.6,
+    preset: Annotated[Preset | None, typer.Option(help="cctv: a lower threshold, for small and distant people")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="least person score (0.6)")] = None,
     top_k: Annotated[int | None, typer.Option(help="most actions per person (default: all)")] = None,
     action_threshold: Annotated[float, typer.Option(help="least action score")] = 0.0,
     lookahead_ms: Annotated[float | None, typer.Option(help="see at most this far past a keyframe")] = None,
@@ -112,8 +113,9 @@ def detect(
     """
     try:
         options = DetectOptions(
+            **({} if score_threshold is None else {"score_threshold": score_threshold}),
+            preset=preset,
             keyframe_hz=keyframe_hz,
-            score_threshold=score_threshold,
             top_k=top_k,
             action_threshold=action_threshold,
             lookahead_ms=lookahead_ms,

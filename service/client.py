@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
-from stmixer.service.schemas import DetectResponse, Problem, Result, Summary, TrackChange
+from stmixer.service.schemas import DetectResponse, Preset, Problem, Result, Summary, TrackChange
 
 SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     """Of a clip, as query parameters; what is left out, or None, is the service's default."""
 
     keyframe_hz: float | None
+    preset: Preset | None
     score_threshold: float | None
     top_k: int | None
     action_threshold: float | None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action as Action
@@ -238,16 +238,29 @@ class Problem(Wire):
     request_id: str
 
 
-class DetectOptions(Wire):
-    """Options of one stream. ``top_k`` limits the actions of an actor, None gives all of them. Who was away for longer
-    than ``track_max_gap_s`` is somebody new."""
+Preset = Literal["cctv"]
+PRESETS: Mapping[str, Mapping[str, float]] = {"cctv": {"score_threshold": 0.3}}
+"""Options that go together, by name. ``cctv``: people who are small or far away, of whom a model is never sure; what it
+finds and what it makes up at this threshold stands in the card of the bundled weights (weights/README.md)."""
 
+
+class DetectOptions(Wire):
+    """Options of one stream. ``preset`` (``PRESETS``) stands for those that are not given themselves. ``top_k`` limits the
+    actions of an actor, None gives all of them. Who was away for longer than ``track_max_gap_s`` is somebody new."""
+
+    preset: Preset | None = None
     keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
     action_threshold: float = Field(0.0, ge=0, le=1)
     track_max_gap_s: float = Field(2.0, ge=0, le=60)
     lookahead_ms: float | None = Field(None, ge=0, le=10_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: Any) -> Any:
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
 
 
 class PullOrder(DetectOptions):

@@ -99,6 +99,14 @@ def test_a_file_gives_what_the_command_writes(
     assert all(isinstance(result, stmixer.Result) for result in found)
     assert all(isinstance(actor, stmixer.Actor) for result in found for actor in result.actors)
     assert [numbers(result) for result in found] == [numbers(keyframe) for keyframe in written["keyframes"]]
+    preset = ["--preset", "cctv", *options[:2], *options[4:]]
+    command = ["detect", str(WALK), "--weights", str(tiny_weights), "--device", "cpu", *preset, "-o", str(path)]
+    subprocess.run([sys.executable, "-m", "stmixer.service.cli", *command], cwd=ROOT, capture_output=True, check=True)
+    surer = [numbers(r) for r in detector.detect(WALK, keyframe_hz=4, preset="cctv", top_k=2, lookahead_ms=200)]
+    assert surer == [numbers(keyframe) for keyframe in json.loads(path.read_text())["keyframes"]]
+    scores = [actor["person_score"] for result in surer for actor in result["actors"]]
+    assert min(scores) >= 0.3
+    assert min(scores) < 0.6
     assert results.summary.model_dump() == written["summary"]
     assert results.frame.model_dump() == written["frame"]
     assert results.warnings == written["warnings"]

@@ -11,8 +11,10 @@ import av
 import numpy as np
 from playwright.sync_api import Browser, Page, expect
 
-PATIENCE_MS = 60_000
-"""CI runs model, server, and browser on the same two cores."""
+PATIENCE_MS = 120_000
+"""CI runs model, server, and browser on the same two cores. Whatever waits for the page waits so long."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 OUT = Path(__file__).parents[1] / "out" / "browser"
 
@@ -25,6 +27,7 @@ def opened(chromium: Browser, url: str, name: str) -> Iterator[Page]:
     console error; those are not counted, since tests look for the words instead.
     """
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

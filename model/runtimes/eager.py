@@ -51,4 +51,8 @@ class EagerRuntime:
 def as_float32(output: DecoderOutput) -> DecoderOutput:
     """The same output in float32; what is float32 already is not copied."""
     stages = tuple(StageOutput(*(getattr(stage, name).float() for name in stage.__slots__)) for stage in output.stages)
-    return DecoderOutput(stages, output.spatial_queries.float(), output.temporal_queries.float())
+    starts = output.start_logits
+    return DecoderOutput(
+        *(stages, output.spatial_queries.float(), output.temporal_queries.float()),
+        start_logits=None if starts is None else starts.float(),
+    )

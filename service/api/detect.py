@@ -98,7 +98,7 @@ def _with_fields(options: DetectOptions, request: Request, fields: dict[str, str
     if twice := given.keys() & request.query_params.keys():
         raise InputError("bad_option", f"{', '.join(sorted(twice))}: in the query and in the form; give it once")
     try:
-        return DetectOptions.model_validate(options.model_dump() | given)
+        return DetectOptions.model_validate(options.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         raise InputError("bad_option", problems.said_of(error.errors(include_url=False))) from None
 

@@ -13,7 +13,7 @@ from stmixer.model.runtimes import PrecisionName, RuntimeName
 from stmixer.service.errors import InputError
 from stmixer.service.offline.file import FileResults
 from stmixer.service.offline.stream import FrameStream
-from stmixer.service.schemas import DetectOptions
+from stmixer.service.schemas import DetectOptions, Preset
 from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
 log = logging.getLogger("stmixer")
@@ -25,7 +25,8 @@ class ActionDetector:
     The options of ``detect`` and ``stream`` are those of the service:
 
     ``keyframe_hz``: keyframes per second of video, 0.001 to 30 (models of the realtime family take the nearest rate
-    that their sampling grid has). ``score_threshold``: least person score, 0 to 1. ``top_k``: most actions per person,
+    that their sampling grid has). ``score_threshold``: least person score, 0 to 1; None for 0.6, or what ``preset``
+    (``"cctv"``, a lower one for small and distant people) says. ``top_k``: most actions per person,
     None for all. ``action_threshold``: least action score, 0 to 1. ``lookahead_ms``: see at most this far past a
     keyframe, 0 to 10 000; None for as far as the model wants. What is out of range is an InputError ``bad_option``.
 
@@ -78,7 +79,8 @@ class ActionDetector:
         path: str | os.PathLike[str],
         *,
         keyframe_hz: float = 1.0,
-        score_threshold: float = 0.6,
+        preset: Preset | None = None,
+        score_threshold: float | None = None,
         top_k: int | None = None,
         action_threshold: float = 0.0,
         lookahead_ms: float | None = None,
@@ -90,7 +92,7 @@ class ActionDetector:
         ``batch_size``: keyframes a forward, which a GPU wants more of. Raises MediaError for a file that cannot be
         read, here or on the way, and InputError for an option.
         """
-        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
+        options = _options(keyframe_hz, preset, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
         if batch_size < 1:
             raise InputError("bad_option", "batch_size: must be 1 or more")
         return FileResults(self._runner, Path(path), options, batch_size=batch_size)
@@ -99,20 +101,22 @@ class ActionDetector:
         self,
         *,
         keyframe_hz: float = 1.0,
-        score_threshold: float = 0.6,
+        preset: Preset | None = None,
+        score_threshold: float | None = None,
         top_k: int | None = None,
         action_threshold: float = 0.0,
         lookahead_ms: float | None = None,
         track_max_gap_s: float = 2.0,
     ) -> FrameStream:
         """A stream to ``feed`` with frames and their times, in a ``with`` block. Raises InputError for an option."""
-        options = _options(keyframe_hz, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
+        options = _options(keyframe_hz, preset, score_threshold, top_k, action_threshold, lookahead_ms, track_max_gap_s)
         return FrameStream(self._runner, options)
 
 
 def _options(
     keyframe_hz: float,
-    score_threshold: float,
+    preset: Preset | None,
+    score_threshold: float | None,
     top_k: int | None,
     action_threshold: float,
     lookahead_ms: float | None,
@@ -120,8 +124,9 @@ def _options(
 ) -> DetectOptions:
     try:
         return DetectOptions(
+            **({} if score_threshold is None else {"score_threshold": score_threshold}),
+            preset=preset,
             keyframe_hz=keyframe_hz,
-            score_threshold=score_threshold,
             top_k=top_k,
             action_threshold=action_threshold,
             lookahead_ms=lookahead_ms,

@@ -17,7 +17,8 @@ from stmixer.model.person_head import PERSON_PRIOR, Cells, PersonHead, product_l
 from stmixer.model.starts import ABSENT_LOGIT, MAX_LOGIT, best_cells, keyframe_starts
 from stmixer.model.zoo import variant
 
-NANO = variant("rt_nano")
+# eight whole-frame queries beside the forty that start at cells
+NANO = replace(variant("rt_nano"), decoder=replace(variant("rt_nano").decoder, queries=48))
 
 
 def cxcyzr(*boxes_xyxy: tuple[float, float, float, float]) -> Tensor:
@@ -187,7 +188,9 @@ def test_a_person_logit_corrects_the_starts(detector: Detector) -> None:
     maps = [x.unsqueeze(0) for x in detector.frame_stage(clip[0].transpose(0, 1))]
     _, logits = keyframe_starts(maps[4], whole_frame_cxcyzr(sizes))
     k, weights = NANO.decoder.cells, detector.decoder.start_weight.clone()
-    full = detector.clip_stage(maps, sizes).stages
+    output = detector.clip_stage(maps, sizes)
+    full = output.stages
+    assert torch.equal(output.start_logits, logits)
     detector.decoder.start_weight.zero_()
     alone = detector.clip_stage(maps, sizes).stages
     detector.decoder.start_weight.copy_(weights)

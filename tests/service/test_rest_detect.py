@@ -291,10 +291,27 @@ def test_lookahead_0_sees_nothing_later_as_the_command_does(server: Server, tiny
         ("score_threshold", "-0.1"), ("score_threshold", "1.1"), ("score_threshold", "inf"),
         ("top_k", "0"), ("top_k", "1.5"), ("action_threshold", "2"), ("action_threshold", "x"),
         ("lookahead_ms", "-1"), ("lookahead_ms", "1e9"), ("frames", "3"), ("KEYFRAME_HZ", "2"),
+        ("preset", "night"),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_named(server: Server, name: str, value: str) -> None:
     assert name in problem(post(server, FALL, **{name: value}), 422, "bad_option")
+
+
+def test_a_preset_in_query_and_form(server: Server) -> None:
+    """Its threshold; one that is given counts before it, wherever either stands."""
+    low, high = (post(server, FALL, score_threshold=threshold, top_k=1).json() for threshold in (0.3, 0.75))
+    assert sum(len(k["actors"]) for k in low["keyframes"]) > sum(len(k["actors"]) for k in high["keyframes"])
+    same_results(post(server, FALL, preset="cctv", top_k=1).json(), low)
+    same_results(post(server, FALL, preset="cctv", score_threshold=0.75, top_k=1).json(), high)
+
+    def form(data: dict[str, str], params: dict[str, str]) -> Any:
+        files = {"file": ("a.mp4", FALL.read_bytes())}
+        return httpx.post(server.url + "/v1/detect", data=data, params=params, files=files, timeout=60).json()
+
+    same_results(form({"preset": "cctv", "top_k": "1"}, {}), low)
+    same_results(form({"preset": "cctv", "top_k": "1"}, {"score_threshold": "0.75"}), high)
+    same_results(form({"score_threshold": "0.75", "top_k": "1"}, {"preset": "cctv"}), high)
 
 
 # -- bodies

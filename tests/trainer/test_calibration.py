@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from stmixer.model.checkpoint import load, save
 from stmixer.model.detector import build
 from stmixer.model.labels import Label
 from stmixer.model.zoo import variant
-from stmixer.trainer.calibrate.logit_maps import ActionSamples, Affine, PersonSamples, fit_actions, fit_person, fold
+from stmixer.trainer.calibrate.logit_maps import (
+    ActionSamples,
+    Affine,
+    PersonMap,
+    PersonSamples,
+    fit_actions,
+    fit_person,
+    fold,
+)
 from stmixer.trainer.calibrate.samples import gather
 from stmixer.trainer.cli import main
 from stmixer.trainer.data.sets import load_data
@@ -29,16 +38,32 @@ def people(scale: float, bias: float, n: int = 20_000) -> PersonSamples:
     """Queries whose logits mean something else than they say."""
     rng = np.random.default_rng(0)
     logits = rng.normal(-2, 3, n)
-    return PersonSamples(logits, rng.random(n) < expit(scale * logits + bias), np.ones(n))
+    return PersonSamples(logits, np.zeros(n), rng.random(n) < expit(scale * logits + bias), np.ones(n))
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (0.4, -1.0), (2.5, 1.5)])
 def test_a_persons_map_is_found(scale: float, bias: float) -> None:
     found = fit_person(people(scale, bias))
     assert found.scale == pytest.approx(scale, rel=0.06)
-    assert float(found.bias) == pytest.approx(bias, abs=0.15)
-    scores = found.scores(np.array([-1.0, 0.0, 1.0]))
+    assert found.bias == pytest.approx(bias, abs=0.15)
+    assert found.start_scale == 0
+    scores = found.scores(np.array([-1.0, 0.0, 1.0]), np.zeros(3))
     assert (np.diff(scores) > 0).all()
+
+
+def test_the_cells_have_a_say_of_their_own() -> None:
+    """A stage that made its cell's logit noisier: the map goes back to the cell's, and separates better."""
+    rng = np.random.default_rng(2)
+    starts = rng.normal(-2, 3, 20_000)
+    right = rng.random(20_000) < expit(0.8 * starts + 0.5)
+    logits = starts + rng.normal(0, 3, 20_000)
+    found = fit_person(PersonSamples(logits, starts, right, np.ones(20_000)))
+    assert found.scale + found.start_scale == pytest.approx(0.8, rel=0.06)
+    assert found.start_scale > 6 * found.scale, "a scale has a prior, and comes near to 0"
+    assert found.bias == pytest.approx(0.5, abs=0.15)
+    mapped = found.scores(logits, starts)
+    order = np.argsort(mapped)
+    assert right[order[-2000:]].mean() > right[np.argsort(logits)[-2000:]].mean() + 0.05
 
 
 def test_false_people_on_empty_scenes_count_by_their_weight() -> None:
@@ -48,10 +73,11 @@ def test_false_people_on_empty_scenes_count_by_their_weight() -> None:
     def score(weight: float) -> float:
         samples = PersonSamples(
             np.concatenate((plain.logits, ghosts)),
+            np.zeros(len(plain.logits) + 500),
             np.concatenate((plain.right, np.zeros(500, np.bool_))),
             np.concatenate((plain.weights, np.full(500, weight))),
         )
-        return float(fit_person(samples).scores(np.array([2.0]))[0])
+        return float(fit_person(samples).scores(np.array([2.0]), np.zeros(1))[0])
 
     assert score(0.0) == pytest.approx(expit(2.0), abs=0.02)
     assert score(0.0) > score(1.0) + 0.05 > score(5.0) + 0.1
@@ -63,7 +89,7 @@ def test_scores_that_fall_are_refused() -> None:
     some = people(1.0, 0.0, 10)
     for right in (np.zeros(10, np.bool_), np.ones(10, np.bool_)):
         with pytest.raises(TrainError, match="nothing to fit people on"):
-            fit_person(PersonSamples(some.logits, right, some.weights))
+            fit_person(PersonSamples(some.logits, some.starts, right, some.weights))
 
 
 def actions(n: int = 4000) -> ActionSamples:
@@ -99,10 +125,15 @@ def test_maps_are_folded_exactly_and_into_the_last_stage_alone(fill, variant_nam
     clip, sizes = torch.from_numpy(fill.clip((3, frames, 64, 96), 0))[None], torch.tensor([[96.0, 64.0]])
     with torch.no_grad():
         before = detector(clip, sizes)
-        fold(detector, Affine(0.7, np.array(-0.9)), Affine(1.3, np.array([0.5, -1.0, 0.0])))
+        fold(detector, PersonMap(0.7, 0.4, -0.9), Affine(1.3, np.array([0.5, -1.0, 0.0])))
         after = detector(clip, sizes)
     difference = [(o.stages[-1].human_logits[..., 0] - o.stages[-1].human_logits[..., 1]) for o in (before, after)]
-    torch.testing.assert_close(difference[1], 0.7 * difference[0] - 0.9, rtol=1e-5, atol=1e-5)
+    expected = 0.7 * difference[0] - 0.9
+    if before.start_logits is not None:
+        cells = before.start_logits.shape[1]
+        expected[:, :cells] += 0.4 * before.start_logits[..., 0]
+    assert (before.start_logits is not None) == (variant_name == "rt_nano")
+    torch.testing.assert_close(difference[1], expected, rtol=1e-5, atol=1e-5)
     mapped = 1.3 * before.stages[-1].action_logits + torch.tensor([0.5, -1.0, 0.0])
     torch.testing.assert_close(after.stages[-1].action_logits, mapped, rtol=1e-5, atol=1e-5)
     assert torch.equal(before.stages[-1].boxes_xyxy_px, after.stages[-1].boxes_xyxy_px)
@@ -117,7 +148,8 @@ def known(clip: torch.Tensor, sizes_wh: torch.Tensor):
     boxes = fractions * sizes_wh.repeat(1, 2)[:, None]
     logits = torch.tensor([[1.5, -0.5], [1.0, 0.0], [0.25, -0.25]]).expand(len(clip), 3, 2)
     does = torch.arange(6.0).view(3, 2).expand(len(clip), 3, 2)
-    return decoder_output(stage_output(boxes, human_logits=logits, action_logits=does))
+    output = decoder_output(stage_output(boxes, human_logits=logits, action_logits=does))
+    return replace(output, start_logits=torch.tensor([[3.0], [4.0]]).expand(len(clip), 2, 1))
 
 
 def test_what_it_learns_from(tmp_path: Path) -> None:
@@ -133,6 +165,8 @@ def test_what_it_learns_from(tmp_path: Path) -> None:
     # frames 0 and 10 of walk.mp4 with two people and one, then four empty keyframes
     assert samples.person.right.tolist() == [True, False, True, True, False, False] + [False] * 12
     assert samples.person.logits[:3].tolist() == [2.0, 1.0, 0.5]
+    assert samples.person.starts[:3].tolist() == [3.0, 4.0, 0.0], "the third query started at no cell"
+    assert samples.action_starts.tolist() == [3.0, 0.0, 3.0]
     assert samples.on_empty.tolist() == [False] * 6 + [True] * 12
     of_sets = samples.person.weights[:6].sum(), samples.person.weights[6:].sum()
     assert of_sets == pytest.approx((9.0, 9.0)), "every set weighs the same"
@@ -175,7 +209,7 @@ def test_the_command(tmp_path: Path, monkeypatch) -> None:
     person, actions = figures["person"], figures["actions"]
     fold(
         detector,
-        Affine(person["scale"], np.array(person["bias"])),
+        PersonMap(person["scale"], person["start_scale"], person["bias"]),
         Affine(actions["scale"], np.array([actions["bias"][label.name] for label in labels])),
     )
     model = load(out)

@@ -12,6 +12,7 @@ from training import custom_set, run_config
 from stmixer.model.card import ModelCard, read_header
 from stmixer.model.checkpoint import read_tensors, save
 from stmixer.model.detector import build
+from stmixer.model.foreign.pretrained import Pretrained
 from stmixer.model.labels import Label
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.file import load_config, load_phases
@@ -89,6 +90,22 @@ def test_the_mean_of_two_files(tmp_path: Path) -> None:
         initial_detector(config, read_header(one)[0].labels)
     with pytest.raises(TrainError, match="average_with wants weights"):
         run_config(root, init={"average_with": str(two)})
+
+
+def test_a_backbone_half_way_back_to_where_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the pre-training's file holds, and nothing else."""
+    one = saved(tmp_path / "one.safetensors", 1, "walk", "fall")
+    first = read_tensors(one)
+    floats = {name: x for name, x in first.items() if name.startswith("backbone.") and x.is_floating_point()}
+    theirs = {name: torch.full_like(x, 3.0) for name, x in floats.items()}
+    pretrained = Pretrained(theirs, {}, ())
+    monkeypatch.setattr("stmixer.trainer.training.weights.read_pretrained", lambda *_: pretrained)
+    init = {"weights": str(one), "backbone": str(tmp_path / "coco.onnx"), "classifier": "keep"}
+    config = run_config(custom_set(tmp_path / "custom", BOXES, SPLITS), init=init, labels=["walk", "fall"])
+    started = initial_detector(config, read_header(one)[0].labels).state_dict()
+    assert len(theirs) > 20
+    for name, x in started.items():
+        torch.testing.assert_close(x, (first[name] + 3) / 2 if name in theirs else first[name])
 
 
 @pytest.mark.parametrize(

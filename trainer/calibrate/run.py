@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stmixer.model.card import CheckpointError
 from stmixer.model.checkpoint import load, save
-from stmixer.trainer.calibrate.logit_maps import Affine, Floats, fit_actions, fit_person, fold, unchanged
+from stmixer.trainer.calibrate.logit_maps import Affine, Floats, PersonMap, fit_actions, fit_person, fold
 from stmixer.trainer.calibrate.samples import Samples, gather
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.sets import load_data
@@ -34,7 +34,7 @@ from stmixer.trainer.evaluators.reliability import Reliability, reliability
 class LogitMaps:
     """What is done to logits."""
 
-    person: Affine
+    person: PersonMap
     actions: Affine
 
 
@@ -78,7 +78,7 @@ class CalibrationResult:
         person, actions = self.maps.person, self.maps.actions
         biases = dict(zip(self.labels, actions.bias.tolist(), strict=True))
         return {
-            "person": {"scale": person.scale, "bias": float(person.bias)},
+            "person": {"scale": person.scale, "start_scale": person.start_scale, "bias": person.bias},
             "actions": {"scale": actions.scale, "bias": biases},
             **{name: measured.as_dict() for name, measured in self.rows().items()},
         }
@@ -141,7 +141,7 @@ class Calibrator:
 def calibrate(samples: Samples, labels: tuple[str, ...]) -> CalibrationResult:
     """Fit and measure. Raises TrainError where there is nothing to fit on."""
     maps = _fit(samples)
-    before = LogitMaps(unchanged(), unchanged(len(labels)))
+    before = LogitMaps(PersonMap(), Affine(1.0, np.zeros(len(labels))))
     plain, mapped = (_measure(samples, (m, m)) for m in (before, maps))
     return CalibrationResult(labels, maps, plain, mapped, _held_out(samples))
 
@@ -157,14 +157,15 @@ def _held_out(samples: Samples) -> CalibrationFigures | None:
 def _fit(samples: Samples) -> LogitMaps:
     """Of actions, people count whom the fitted person score reports."""
     person = fit_person(samples.person)
-    reported = person.scores(samples.action_person_logits) >= PERSON_THRESHOLD
+    reported = person.scores(samples.action_person_logits, samples.action_starts) >= PERSON_THRESHOLD
     return LogitMaps(person, fit_actions(samples.actions.take(reported)))
 
 
 def _measure(samples: Samples, maps: tuple[LogitMaps, LogitMaps]) -> CalibrationFigures:
     """With one pair of maps for each half of the videos."""
-    person = _halved(samples.person_half, [m.person.scores(samples.person.logits) for m in maps])
-    of_found = _halved(samples.action_half, [m.person.scores(samples.action_person_logits) for m in maps])
+    everyone, found = samples.person, (samples.action_person_logits, samples.action_starts)
+    person = _halved(samples.person_half, [m.person.scores(everyone.logits, everyone.starts) for m in maps])
+    of_found = _halved(samples.action_half, [m.person.scores(*found) for m in maps])
     actions = _halved(samples.action_half, [m.actions.scores(samples.actions.logits) for m in maps])
     counts = samples.actions.annotated & (of_found >= PERSON_THRESHOLD)[:, None]
     reported = person >= PERSON_THRESHOLD

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stmixer.model.decoder import PERSON, last_arrays
+from stmixer.model.decoder import PERSON, DecoderOutput, last_arrays
 from stmixer.model.postprocess import PostProcess
 from stmixer.trainer.calibrate.logit_maps import ActionSamples, Floats, Mask, PersonSamples
 from stmixer.trainer.config.run import RunConfig
@@ -29,7 +29,7 @@ class Samples:
     Attributes:
         person: of every query.
         actions: of those that found somebody.
-        action_person_logits: (m,) their person logits.
+        action_person_logits, action_starts: (m,) their person logits, and their cells'.
         person_half, action_half: (n,) and (m,), 0 or 1: a video is in one of two halves.
         on_empty: (n,) the query's clip has nobody in it, and no area to ignore.
         people, keyframes, empty_keyframes: how many there were.
@@ -38,6 +38,7 @@ class Samples:
     person: PersonSamples
     actions: ActionSamples
     action_person_logits: Floats
+    action_starts: Floats
     person_half: Ints
     action_half: Ints
     on_empty: Mask
@@ -52,6 +53,7 @@ class Samples:
             self.person.take(queries),
             self.actions.take(found),
             self.action_person_logits[found],
+            self.action_starts[found],
             self.person_half[queries],
             self.action_half[found],
             self.on_empty[queries],
@@ -63,11 +65,13 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _KeyframeQueries:
-    """A keyframe's N queries: boxes 0–1, person logits (person minus background), action logits (N, C)."""
+    """A keyframe's N queries: boxes 0–1, person logits (person minus background), their cells' (0 where there was
+    none), action logits (N, C)."""
 
     keyframe: int
     boxes_xyxy: Floats
     person: Floats
+    starts: Floats
     actions: Floats
 
 
@@ -88,30 +92,40 @@ def gather(
         for b, draw in enumerate(result.batch.draws):
             boxes = found[b].boxes_xyxy.astype(np.float64)
             logits, actions = (c.to("cpu", torch.float64).numpy() for c in (person[b], last.action_logits[b]))
-            seen[draw.source].append(_KeyframeQueries(draw.keyframe, boxes, logits, actions))
+            starts = _start_logits(result.output, b)
+            seen[draw.source].append(_KeyframeQueries(draw.keyframe, boxes, logits, starts, actions))
     return _joined([_of_source(source, rows) for source, rows in zip(sources, seen, strict=True)])
+
+
+def _start_logits(output: DecoderOutput, b: int) -> Floats:
+    """(N,) of one clip's queries."""
+    starts = np.zeros(output.stages[-1].human_logits.shape[1])
+    if output.start_logits is not None:
+        of_cells = output.start_logits[b, :, 0].to("cpu", torch.float64).numpy()
+        starts[: len(of_cells)] = of_cells
+    return starts
 
 
 def _of_source(source: ClipSource, seen: Sequence[_KeyframeQueries]) -> Samples:
     """One set's, matched as the evaluators do: the surest query takes its best-overlapping person."""
     split = source.split
     keyframe = np.repeat([s.keyframe for s in seen], [len(s.person) for s in seen]).astype(np.int64)
-    boxes, person, actions = (
-        np.concatenate(part)
-        for part in ([s.boxes_xyxy for s in seen], [s.person for s in seen], [s.actions for s in seen])
+    boxes, person, starts, actions = (
+        np.concatenate([getattr(s, part) for s in seen]) for part in ("boxes_xyxy", "person", "starts", "actions")
     )
     rows = np.where(split.crowd, -1, split.person_keyframes)
     i, j, overlap = overlaps(boxes, split.boxes_xyxy, keyframe, rows, "normalised")
     taken = assign(i, j, overlap, ranks(person), OVERLAP, best_only=False)
     judged = (taken >= 0) | ~_in_areas(source, boxes, keyframe)
-    boxes, person, actions = boxes[judged], person[judged], actions[judged]
+    boxes, person, starts, actions = boxes[judged], person[judged], starts[judged], actions[judged]
     keyframe, taken = keyframe[judged], taken[judged]
     found, empty = taken >= 0, np.diff(split.starts) == 0
     who, half = taken[found], split.video[keyframe] % 2
     return Samples(
-        person=PersonSamples(person, found, np.ones(len(person))),
+        person=PersonSamples(person, starts, found, np.ones(len(person))),
         actions=ActionSamples(actions[found], source.actions[who], source.annotated[who], _of_tracks(source, who)),
         action_person_logits=person[found],
+        action_starts=starts[found],
         person_half=half,
         action_half=half[found],
         on_empty=empty[keyframe],
@@ -147,6 +161,7 @@ def _joined(parts: Sequence[Samples]) -> Samples:
     return Samples(
         person=PersonSamples(
             np.concatenate([p.logits for p in person]),
+            np.concatenate([p.starts for p in person]),
             np.concatenate([p.right for p in person]),
             np.concatenate([p.person.weights * keyframes / (len(parts) * p.keyframes) for p in parts]),
         ),
@@ -157,6 +172,7 @@ def _joined(parts: Sequence[Samples]) -> Samples:
             np.concatenate([a.weights for a in actions]),
         ),
         action_person_logits=np.concatenate([p.action_person_logits for p in parts]),
+        action_starts=np.concatenate([p.action_starts for p in parts]),
         person_half=np.concatenate([p.person_half for p in parts]),
         action_half=np.concatenate([p.action_half for p in parts]),
         on_empty=np.concatenate([p.on_empty for p in parts]),

@@ -191,13 +191,12 @@ class InitSection(Section):
     """Whether the action heads' last layers come from the file too, which then must have the same labels."""
     backbone: Path | None = None
     """A file (model.foreign.pretrained) that the backbone starts from: a classifier's, or for ``rt_nano`` a detector's,
-    of which the dense person head comes too."""
+    of which the dense person head comes too. Beside ``weights`` that once started from it, training starts half-way
+    between the two: what a fine-tuned backbone has forgotten comes back (Wortsman et al., Robust fine-tuning, 2022)."""
     seed: int = 0
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
-        if self.weights is not None and self.backbone is not None:
-            raise ValueError("weights holds a backbone already; leave out backbone")
         if self.average_with is not None and self.weights is None:
             raise ValueError("average_with wants weights to average with")
         return self

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stmixer.model.card import CheckpointError, ModelCard, read_header
 from stmixer.model.checkpoint import load_exactly, read_tensors, save
+from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained
 from stmixer.model.labels import Label
@@ -33,17 +34,16 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     if config.init.weights is None and config.init.backbone is None:
         return detector
     try:
-        if config.init.backbone is not None:
-            pretrained = read_pretrained(config.init.backbone, wanted)
-            for line in pretrained.report():
-                log.info(f"{config.init.backbone.name}: {line}")
-            load_exactly(detector, detector.state_dict() | pretrained.tensors)
+        if config.init.weights is None:
+            load_exactly(detector, detector.state_dict() | _pretrained(config, wanted))
             return detector
-        assert config.init.weights is not None
         card, _ = read_header(config.init.weights)
         tensors = read_tensors(config.init.weights)
         if config.init.average_with is not None:
             tensors = _with_another(tensors, config.init.average_with, card)
+        if config.init.backbone is not None:
+            pretrained = _pretrained(config, wanted)
+            tensors |= _between({name: tensors[name] for name in pretrained if name in tensors}, pretrained, 0.5)
         if config.init.classifier == "new":
             tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
         elif [label.name for label in card.labels] != [label.name for label in labels]:
@@ -52,6 +52,15 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     except CheckpointError as error:
         raise TrainError(str(error).splitlines()) from None
     return detector
+
+
+def _pretrained(config: RunConfig, wanted: DetectorConfig) -> dict[str, Tensor]:
+    """The tensors of ``init.backbone``. Raises CheckpointError."""
+    assert config.init.backbone is not None
+    pretrained = read_pretrained(config.init.backbone, wanted)
+    for line in pretrained.report():
+        log.info(f"{config.init.backbone.name}: {line}")
+    return dict(pretrained.tensors)
 
 
 def write_weights(
@@ -75,6 +84,8 @@ def write_weights(
     start = "initial weights" if file is None else file.name
     if config.init.average_with is not None:
         start = f"the mean of {start} and {config.init.average_with.name}"
+    if config.init.weights is not None and config.init.backbone is not None:
+        start = f"{start}, its backbone half-way to {config.init.backbone.name}"
     bank = None if config.bank is None else QueryBank(config.bank).card.digest
     card = ModelCard(
         replace(detector.config),

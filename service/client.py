@@ -251,8 +251,7 @@ class Client:
     def detect(self, clip: Clip, **options: Unpack[Options]) -> DetectResponse:
         """All keyframes of a clip: a path, or the file's bytes. Raises ServiceError, httpx.HTTPError."""
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options))
-        _check(answer)
-        return DetectResponse.model_validate_json(answer.content, extra="ignore")
+        return _response(answer, clip)
 
     def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Iterator[Result | Summary]:
         """Keyframes as they are done, then the summary."""
@@ -318,8 +317,7 @@ class AsyncClient:
         """As ``Client.detect``."""
         body = await asyncio.to_thread(_bytes, clip)
         answer = await self._http.post("/v1/detect", content=body, params=_params(options))
-        _check(answer)
-        return DetectResponse.model_validate_json(answer.content, extra="ignore")
+        return _response(answer, clip)
 
     async def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncIterator[Result | Summary]:
         """As ``Client.detect_lines``."""
@@ -379,6 +377,15 @@ def _params(options: Options) -> dict[str, str]:
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _response(answer: httpx.Response, clip: Clip) -> DetectResponse:
+    _check(answer)
+    response = DetectResponse.model_validate_json(answer.content, extra="ignore")
+    if not isinstance(clip, bytes):
+        for keyframe in response.keyframes:
+            keyframe.comes_from(Path(clip), response.trained)
+    return response
 
 
 def _line(text: str) -> Result | Summary:

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection as AsyncSocket
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
@@ -32,6 +32,7 @@ from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
 from stmixer.service.schemas import DetectResponse, Problem, Result, Summary, TrackChange
+from stmixer.service.stream_messages import Ready
 
 SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
@@ -71,31 +72,6 @@ class ServiceError(Exception):
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
-class ReadyLabel(BaseModel):
-    """An action that results may name."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    id: int
-    name: str
-
-
-class Ready(BaseModel):
-    """What a stream is told at its start; see docs/protocol.md."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    session_id: str
-    resume_token: str
-    resume_ttl_s: float
-    max_frame_bytes: int
-    lookahead_ms: float
-    keyframe_hz: float
-    model: str
-    trained: bool
-    labels: tuple[ReadyLabel, ...] = ()
-
-
 class _Answers:
     """What the two kinds of stream make of the service's messages. ``tracks``: who is there now, by ``track_id``."""
 
@@ -114,7 +90,7 @@ class _Answers:
             case "result":
                 return Result.model_validate(message, extra="ignore")
             case "ready":
-                self.ready = Ready.model_validate(message)
+                self.ready = Ready.model_validate(message, extra="ignore")
             case "summary":
                 self.warnings += message.pop("warnings", [])
                 self.summary = Summary.model_validate(message, extra="ignore")

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection as AsyncSocket
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
@@ -32,6 +32,7 @@ from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
 from stmixer.service.schemas import DetectResponse, Preset, Problem, Result, Summary, TrackChange
+from stmixer.service.stream_messages import Ready
 
 SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
@@ -72,31 +73,6 @@ class ServiceError(Exception):
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
-class ReadyLabel(BaseModel):
-    """An action that results may name."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    id: int
-    name: str
-
-
-class Ready(BaseModel):
-    """What a stream is told at its start; see docs/protocol.md."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    session_id: str
-    resume_token: str
-    resume_ttl_s: float
-    max_frame_bytes: int
-    lookahead_ms: float
-    keyframe_hz: float
-    model: str
-    trained: bool
-    labels: tuple[ReadyLabel, ...] = ()
-
-
 class _Answers:
     """What the two kinds of stream make of the service's messages. ``tracks``: who is there now, by ``track_id``."""
 
@@ -115,7 +91,7 @@ class _Answers:
             case "result":
                 return Result.model_validate(message, extra="ignore")
             case "ready":
-                self.ready = Ready.model_validate(message)
+                self.ready = Ready.model_validate(message, extra="ignore")
             case "summary":
                 self.warnings += message.pop("warnings", [])
                 self.summary = Summary.model_validate(message, extra="ignore")
@@ -252,8 +228,7 @@ class Client:
     def detect(self, clip: Clip, **options: Unpack[Options]) -> DetectResponse:
         """All keyframes of a clip: a path, or the file's bytes. Raises ServiceError, httpx.HTTPError."""
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options))
-        _check(answer)
-        return DetectResponse.model_validate_json(answer.content, extra="ignore")
+        return _response(answer, clip)
 
     def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Iterator[Result | Summary]:
         """Keyframes as they are done, then the summary."""
@@ -319,8 +294,7 @@ class AsyncClient:
         """As ``Client.detect``."""
         body = await asyncio.to_thread(_bytes, clip)
         answer = await self._http.post("/v1/detect", content=body, params=_params(options))
-        _check(answer)
-        return DetectResponse.model_validate_json(answer.content, extra="ignore")
+        return _response(answer, clip)
 
     async def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncIterator[Result | Summary]:
         """As ``Client.detect_lines``."""
@@ -380,6 +354,15 @@ def _params(options: Options) -> dict[str, str]:
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _response(answer: httpx.Response, clip: Clip) -> DetectResponse:
+    _check(answer)
+    response = DetectResponse.model_validate_json(answer.content, extra="ignore")
+    if not isinstance(clip, bytes):
+        for keyframe in response.keyframes:
+            keyframe.comes_from(Path(clip), response.trained)
+    return response
 
 
 def _line(text: str) -> Result | Summary:

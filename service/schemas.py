@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action as Action
 from stmixer.service.ipc.messages import Actor as Actor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from stmixer.service.plotting import Picture
 
 Outcome = Literal["ok", "superseded", "deadline", "error", "worker_lost", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
@@ -54,6 +60,38 @@ class Result(Wire):
     dropped_since_last: int
     frame: FrameSize
     actors: tuple[Actor, ...]
+    _video: Path | None = PrivateAttr(None)
+    _trained: bool = PrivateAttr(True)
+
+    def comes_from(self, video: Path, trained: bool) -> None:
+        """Tells ``plot`` where its pictures are, and whether the model is trained; none of it goes over the wire."""
+        self._video, self._trained = video, trained
+
+    def plot(self, picture: Picture | None = None) -> Image:
+        """Its people drawn on its picture, as in ``stmixer detect -o out.mp4``; a notebook shows what this gives.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB, a picture of Pillow's, or the path of the video. None for the file that it was
+                detected in; of a stream's results, and of a clip sent as bytes, there is none. A file is decoded up to
+                this moment: whoever draws many gives pictures, or lets ``stmixer detect -o out.mp4`` draw.
+
+        Raises:
+            InputError: ``no_picture`` where none is known, ``bad_frame`` for one of another size or kind.
+            MediaError: the file cannot be read.
+            StartError: ``missing``: the client alone is installed, which draws nothing.
+        """
+        try:
+            from stmixer.service.plotting import plotted
+        except ModuleNotFoundError as error:
+            raise StartError("missing", f"{error.name} is not installed: pip install stmixer") from None
+        return plotted(self, self._video if picture is None else picture, self._trained)
+
+    def show(self, picture: Picture | None = None) -> None:
+        """``plot`` in a notebook, or in a window. Raises what ``plot`` does, and StartError where nothing shows it."""
+        image = self.plot(picture)
+        from stmixer.service.plotting import show
+
+        show(image)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, rounded to what means something: px to tenths, fractions and scores to four digits."""

@@ -21,6 +21,10 @@ NAMES_OUTSIDE = "tests/conftest.py"
 PLANS = tuple(f"{name}.{'md'}" for name in ("DETECTOR", "SERVICE", "DATA", "HOUSE"))
 """Papers that a reader of the repository does not have."""
 
+NAVIGATION = "docs/site/mkdocs.yml"
+MADE = {f"reference/{name}.{'md'}" for name in ("rest", "websocket", "cli", "settings", "python")}
+"""What the site's navigation names and is in no checkout: pages made of the code (`tests/test_site.py`)."""
+
 _NUL_WITHIN = 8192
 _DOCUMENT = re.compile(r"(?<![\w./#-])((?:[\w.-]+/)*[\w-]+\.md)\b(?:#([\w-]+))?")
 _SECTION = re.compile(r", (?=[A-Z]|\w+/(?!\w))([^.,:;()\[\]`\"\n]+)")
@@ -131,6 +135,8 @@ def absent_documents(tree: Tree) -> list[str]:
         text = unwrapped(raw)
         for cited in _DOCUMENT.finditer(text):
             document, anchor = cited.groups()
+            if name == NAVIGATION and document in MADE:
+                continue
             found = tree.resolve(document, name)
             if found is None:
                 faults.append(f"{name}: {document} is not there")
@@ -251,6 +257,14 @@ def test_an_absent_document_is_seen(tmp_path: Path, citation: str, fault: str) -
     (found,) = absent_documents(planted(tmp_path, docs__given=BOOK, room__code_py=f'"""{citation}."""\n'))
     assert found.startswith("room/code.py: ")
     assert fault in found
+
+
+def test_pages_made_of_the_code_are_in_the_navigation_alone(tmp_path: Path) -> None:
+    assert absent_documents(planted(tmp_path, docs__given=BOOK, room__code_py=f"see {min(MADE)}"))
+    (tmp_path / NAVIGATION).parent.mkdir(parents=True)
+    (tmp_path / NAVIGATION).write_text(f"{min(MADE)} reference/lost.{'md'}")
+    (fault,) = absent_documents(Tree(tmp_path, frozenset([NAVIGATION])))
+    assert "reference/lost." in fault
 
 
 @pytest.mark.parametrize(

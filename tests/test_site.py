@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -10,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import stmixer
+from stmixer.service.api.app import openapi
+from stmixer.service.settings import Settings
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed: make check installs it")
 
@@ -46,6 +51,27 @@ def test_every_document_is_on_it(site: Path) -> None:
     for name in documents:
         assert (site / name / "index.html").is_file()
         assert f'href="{name}/"' in start, f"{name} is not in the navigation"
+
+
+def test_the_reference_is_made_of_the_code(site: Path) -> None:
+    start = (site / "index.html").read_text()
+    pages = {path.parent.name: html.unescape(path.read_text()) for path in (site / "reference").glob("*/index.html")}
+    assert set(pages) == {"rest", "websocket", "cli", "settings", "python"}
+    for name in pages:
+        assert f'href="reference/{name}/"' in start, f"{name} is not in the navigation"
+    for path, operations in openapi()["paths"].items():
+        assert all(f">{method.upper()} {path}<" in pages["rest"] for method in operations), path
+    for name, told in Settings.model_fields.items():
+        assert f"<code>STMIXER_{name.upper()}</code>" in pages["settings"]
+        assert (told.description or "").split(";")[0].replace("`", "") in re.sub("</?code>", "", pages["settings"])
+    assert all(f">stmixer.{name}<" in pages["python"] for name in stmixer.__all__ if name != "__version__")
+    assert "<code>int | None</code>" in pages["python"], "a bar in code is no cell"
+    for message in ("start", "update", "flush", "stop", "ready", "result", "track", "status", "warning", "goaway",
+                    "summary", "error"):  # fmt: skip
+        assert f'id="{message}"' in pages["websocket"], message
+    for command in ("stmixer serve", "stmixer keys add", "stmixer detect", "stmixer-weights info", "stmixer-train fit"):
+        assert f">{command}<" in pages["cli"], command
+    assert "<code>--score-threshold</code>" in pages["cli"]
 
 
 def test_links_between_documents_lead_to_pages(site: Path) -> None:

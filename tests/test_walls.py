@@ -31,7 +31,10 @@ LEAVES = {
 package's own file, which holds the runtimes' names; ``model.backbone_config`` and ``model.config_reading`` are parts of
 ``model.config``."""
 
-_BELOW = {"service.errors", "service.schemas", "service.settings", "service.metrics", "service.logs"}
+_BELOW = {
+    "service.errors", "service.schemas", "service.settings", "service.metrics", "service.logs",
+    "service.stream_messages",
+}  # fmt: skip
 _SESSIONS = {"service.sessions", "service.sources", "service.engine", "service.events", "service.ipc"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -57,12 +60,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": set(),
     "service.errors": set(),
     "service.settings": set(),
-    "service.schemas": {"service.ipc.messages", "service.errors"},
+    "service.schemas": {"service.ipc.messages", "service.errors", "service.plotting"},
+    "service.plotting": {"media", "service.errors"},
     "service.metrics": {"service.ipc.messages", "service.schemas"},
     "service.logs": {"service.settings"},
     "service.key_file": {"service.errors"},
     "service.access": {"service.errors", "service.key_file"},
-    "service.client": {"service.schemas"},
+    "service.stream_messages": {"service.schemas"},
+    "service.client": {"service.schemas", "service.stream_messages"},
     "service.keys_cli": {"service.key_file", "service.errors"},
     "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},
     "service.bench.faulty_service": {

@@ -10,13 +10,11 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaged import ROOMS, ROOT, build, copied
 
-ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("service", "model", "media", "trainer", "weights")
 NEEDED = {
     "stmixer/__init__.py",
     "stmixer/py.typed",
@@ -38,26 +36,10 @@ NEEDED = {
 pytestmark = pytest.mark.slow  # builds both, and starts a model
 
 
-def build(kind: str, source: Path, target: Path) -> Path:
-    """``wheel`` or ``sdist`` of a folder, with what is installed here: nothing is downloaded."""
-    assert find_spec("setuptools"), "setuptools is missing: it is among the dev extra"
-    code = f"import setuptools.build_meta as b; b.build_{kind}({str(target)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, text=True)
-    (built,) = target.iterdir()
-    return built
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a package is made of, so that the checkout gets no build folder."""
-    folder = tmp_path_factory.mktemp("source") / "stmixer"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in (*ROOMS, "stmixer"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-    for path in ROOT.iterdir():
-        if path.is_file() and not path.name.startswith("."):
-            shutil.copy(path, folder)
-    return folder
+    return copied(tmp_path_factory.mktemp("source") / "stmixer")
 
 
 @pytest.fixture(scope="module")

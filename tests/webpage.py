@@ -1,4 +1,4 @@
-"""The service's page in a browser."""
+"""The service's page in Debian's Chromium with a fake camera, driven by Playwright. No browser is downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from watching import need
 
 PATIENCE_MS = 120_000
 """CI runs model, server, and browser on the same two cores. Whatever waits for the page waits so long."""
@@ -17,6 +18,26 @@ PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
 
 OUT = Path(__file__).parents[1] / "out" / "browser"
+ARGUMENTS = [
+    "--no-sandbox",  # containers run as root
+    "--use-fake-device-for-media-stream=device-count=2",
+    "--use-fake-ui-for-media-stream",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-quic",
+]
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser. Missing, it is a failure in CI and a skip by name elsewhere."""
+    path = need("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -20,10 +21,12 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The repository's documents and their pictures, by their paths from its root, beside the theme's own files."""
+    """The repository's documents and their pictures, by their paths from its root, beside the theme's own files; and
+    the reference, made of the code."""
     ours = [file for file in files if file.src_dir == config.docs_dir]
     paths = sorted(path for pattern in (*DOCUMENTS, *MEDIA) for path in ROOT.glob(pattern))
     given = [File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path)) for path in paths]
+    given += [File.generated(config, path, content=text) for path, text in reference.pages().items()]
     return Files([*(file for file in files if file not in ours), *given])
 
 

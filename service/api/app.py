@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import FileResponse, RedirectResponse, Response
@@ -37,20 +38,8 @@ _PORTS = {"http": "80", "https": "443"}
 
 def create_app(service: Service) -> FastAPI:
     """The application around a service that is already started."""
-    app = _Application(
-        title="stmixer",
-        version=version("stmixer"),
-        description="Realtime spatio-temporal action detection: who does what, where and when in a video.",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = _with_routes()
     app.state.service = service
-    problems.install(app)
-    app.include_router(meta.router)
-    app.include_router(detect.router)
-    app.include_router(draw.router)
-    app.include_router(stream_ws.router)
-    app.include_router(pulled.router)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -61,6 +50,25 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
     app.add_middleware(Entrance, peers=service.settings.forwarded_allow_ips, root_path=service.settings.root_path)
+    return app
+
+
+def openapi() -> dict[str, Any]:
+    """What ``/openapi.json`` answers with, of no service that runs."""
+    return _with_routes().openapi()
+
+
+def _with_routes() -> FastAPI:
+    app = _Application(
+        title="stmixer",
+        version=version("stmixer"),
+        description="Realtime spatio-temporal action detection: who does what, where and when in a video.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    for part in (meta, detect, draw, stream_ws, pulled):
+        app.include_router(part.router)
     return app
 
 

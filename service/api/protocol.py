@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -10,6 +10,7 @@ from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.schemas import DetectOptions, Wire
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
+from stmixer.service.stream_messages import Ready, ReadyLabel
 
 SUBPROTOCOL = "stmixer.v1"
 HAS_BEGUN = "has_begun"
@@ -119,18 +120,17 @@ def parse(text: str) -> ClientMessage:
         raise ProtocolError("bad_message", reason) from None
 
 
-def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> dict[str, Any]:
+def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> Ready:
     """The answer to ``start``: what stream this is now, and what will be said of it."""
     schedule = kept.session.stream.schedule
-    return {
-        "type": "ready",
-        "session_id": str(kept.session.stream.id),
-        "resume_token": kept.token,
-        "resume_ttl_s": settings.resume_ttl_s,
-        "max_frame_bytes": settings.max_frame_bytes,
-        "lookahead_ms": schedule.lookahead_ms,
-        "keyframe_hz": schedule.hz,
-        "model": model.name,
-        "trained": model.trained,
-        "labels": [{"id": label.id, "name": label.name} for label in model.labels],
-    }
+    return Ready(
+        session_id=str(kept.session.stream.id),
+        resume_token=kept.token,
+        resume_ttl_s=settings.resume_ttl_s,
+        max_frame_bytes=settings.max_frame_bytes,
+        lookahead_ms=schedule.lookahead_ms,
+        keyframe_hz=schedule.hz,
+        model=model.name,
+        trained=model.trained,
+        labels=tuple(ReadyLabel(id=label.id, name=label.name) for label in model.labels),
+    )

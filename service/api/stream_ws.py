@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import time
@@ -27,13 +26,20 @@ from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, S
 from stmixer.service.api.request_log import note_refusal
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
-from stmixer.service.schemas import DetectOptions, TrackChange
+from stmixer.service.schemas import DetectOptions, TrackChange, Wire
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.mailbox import Closed
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.source import FlushMark, LiveSource
+from stmixer.service.stream_messages import (
+    ErrorMessage,
+    GoawayMessage,
+    StatusMessage,
+    SummaryMessage,
+    WarningMessage,
+)
 
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")
@@ -178,7 +184,7 @@ class Connection:
             source.interrupt()
             raise
         await self._tell_notices(session)
-        await self._send({"type": "summary", **session.summary().model_dump(), "warnings": session.warnings})
+        await self._send(SummaryMessage(**session.summary().model_dump(), warnings=session.warnings))
 
     def _caller(self, secret: str | None) -> Caller:
         caller = self._service.access.caller(secret)
@@ -190,7 +196,7 @@ class Connection:
         """Say why, and close."""
         note_refusal(self._socket.scope["state"], code)
         try:
-            await self._send({"type": "error", "code": code, "message": message, "retryable": retryable})
+            await self._send(ErrorMessage(code=code, message=message, retryable=retryable))
             await self._close(close, message)
         except (WebSocketDisconnect, ProtocolError):
             pass  # nobody is left to tell
@@ -296,7 +302,7 @@ class Connection:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:
                     told_to_go = True
-                    await self._send({"type": "goaway", "time_left_ms": max(0, round(left_s * 1000))})
+                    await self._send(GoawayMessage(time_left_ms=max(0, round(left_s * 1000))))
                 if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
                     self._phase = Phase.LEAVING
                     await source.ended()
@@ -305,7 +311,7 @@ class Connection:
                 raise ProtocolError("no_media", why, protocol.CLOSE_NO_MEDIA, retryable=True)
 
     async def _send_status(self, session: Session) -> None:
-        await self._send({"type": "status", "summary": session.summary().model_dump()})
+        await self._send(StatusMessage(summary=session.summary()))
 
     async def _tell_notices(self, session: Session) -> None:
         notices = session.context.notices
@@ -313,10 +319,10 @@ class Connection:
             await self._warn(*notices.popleft())
 
     async def _warn(self, code: str, message: str) -> None:
-        await self._send({"type": "warning", "code": code, "message": message})
+        await self._send(WarningMessage(code=code, message=message))
 
-    async def _send(self, message: dict[str, Any]) -> None:
-        await self._send_text(json.dumps(message, separators=(",", ":")))
+    async def _send(self, message: Wire) -> None:
+        await self._send_text(message.model_dump_json())
 
     async def _send_text(self, text: str) -> None:
         """Send one text message; a client that does not read for long is closed."""

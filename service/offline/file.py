@@ -44,6 +44,7 @@ class FileResults(Iterator[Result]):
         on_detected: Callable[[DetectedKeyframe], None] | None = None,
     ) -> None:
         bounds = Limits.unlimited() if limits is None else limits
+        self._path, self._trained = path, runner.card.trained
         self._reader = VideoReader(path, limits=bounds)
         self._engine = InProcessEngine(runner, options, limits=bounds, batch_size=batch_size, on_detected=on_detected)
         self._results = _run(self._reader, self._engine, progress)
@@ -53,7 +54,9 @@ class FileResults(Iterator[Result]):
         return self
 
     def __next__(self) -> Result:
-        return next(self._results)
+        result = next(self._results)
+        result.comes_from(self._path, self._trained)
+        return result
 
     def close(self) -> None:
         """End here: the file and the decoder are let go. Ends by itself after the last result."""

@@ -1,7 +1,7 @@
 """docs/api.md, docs/operate.md and the README, command by command, against a real service.
 
-What a test does not run stands in a block of another kind: ``console`` (wants a container engine), ``js`` (wants a
-camera), ``json`` (a log line, no command).
+The block of ``js``, which wants a page and a camera, is run in ``tests/browser/test_camera_program.py``. What no test
+runs, and why: ``tests/blocks.py``.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from blocks import ROOT, blocks, not_run
 from conftest import OWN_CLIPS
 from serving import Server
 
-ROOT = Path(__file__).resolve().parents[2]
-UNTESTED = {"console", "js", "json"}
-NOT_RUN = {
-    "make run": "sets up a machine; .ci/run does the same, and tests/serving.py starts what it starts",
-    "make test": "it is what runs this",
-    ".venv/bin/stmixer serve --weights model.safetensors": "weights of the reader's own; tests/serving.py serves such",
+ALONE = """
+import sys
+
+BROUGHT = {
+    "httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "websockets", "pydantic", "pydantic_core",
+    "annotated_types", "typing_extensions", "typing_inspection", "stmixer",
 }
-"""Lines of the README by how they begin, and why no test here runs them."""
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Each fenced block's kind and text."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+class Alone:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in BROUGHT and top not in sys.stdlib_module_names and not top.startswith("_sysconfigdata"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Alone())
+"""
+"""Python as it is where the client alone is installed (docs/api.md, The Python client)."""
 
 
 @pytest.fixture
@@ -37,27 +44,24 @@ def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout to a reader's commands, but may be written to."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "clips").symlink_to(OWN_CLIPS)
-    (tmp_path / "docker").symlink_to(ROOT / "docker")
+    for name in ("docker", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     return tmp_path
 
 
-def run(command: list[str], folder: Path, server: Server) -> str:
-    """Its output; fails where it fails."""
+def run(command: list[str], folder: Path, server: Server, *before: Path) -> str:
+    """Its output; fails where it fails. ``before``: folders of Python before ours."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "STMIXER": server.url}
+    python = ":".join(str(each) for each in (*before, ROOT))
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python, "STMIXER": server.url}
     environment.pop("STMIXER_PORT", None)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-def test_every_block_is_of_a_known_kind() -> None:
-    for page in ("docs/api.md", "docs/operate.md", "README.md"):
-        assert {kind for kind, _ in blocks(page)} <= {"sh", "python", "javascript", *UNTESTED}, page
 
 
 @pytest.mark.slow
@@ -73,9 +77,24 @@ def test_the_commands_of_api_md(server: Server, checkout: Path) -> None:
 @pytest.mark.slow
 def test_the_python_of_api_md(server: Server, checkout: Path) -> None:
     programs = [text for kind, text in blocks("docs/api.md") if kind == "python"]
-    assert len(programs) == 2
+    assert len(programs) == 4
     run([sys.executable, "-c", programs[0]], checkout, server)
     assert "summary" in run([sys.executable, "-c", programs[1]], checkout, server)
+
+
+@pytest.mark.slow
+def test_the_client_of_api_md_with_what_it_is_installed_with(server: Server, checkout: Path, tmp_path: Path) -> None:
+    """Nothing but httpx, websockets, pydantic and what these bring: no FFmpeg, numpy, server or torch."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "sitecustomize.py").write_text(ALONE)
+    clip, camera = [text for kind, text in blocks("docs/api.md") if kind == "python"][2:]
+    said = run([sys.executable, "-c", clip], checkout, server, tmp_path / "alone").splitlines()
+    assert [line.split()[0] for line in said[:3]] == ["0.0", "1.0", "2.0"]
+    assert said[-1].startswith("400 unreadable ")
+    *results, summary = run([sys.executable, "-c", camera], checkout, server, tmp_path / "alone").splitlines()
+    assert all(re.fullmatch(r"[\d.]+ \d+ people", line) for line in results)
+    assert 0 < len(results) <= int(re.findall(r" ok=(\d+) ", summary)[0])
+    assert "received=60 " in summary
 
 
 @pytest.mark.slow
@@ -101,8 +120,8 @@ def test_the_commands_of_the_readme(server: Server, checkout: Path) -> None:
     """Its curl lines against our server; its detect lines with `tiny`, for the bundled model takes its time."""
     text = "".join(text for kind, text in blocks("README.md") if kind == "sh")
     lines = [line.replace("http://127.0.0.1:8000", server.url) for line in text.splitlines()]
-    to_run = [line for line in lines if not line.startswith(tuple(NOT_RUN))]
-    assert len(lines) - len(to_run) == len(NOT_RUN)
+    to_run = [line for line in lines if not line.startswith(not_run("README.md"))]
+    assert len(lines) - len(to_run) == 3
     for line in to_run:
         line = line.replace("curl ", "curl -sSf ").replace("stmixer detect ", "stmixer detect --model tiny ")
         run(["bash", "-euc", line], checkout, server)

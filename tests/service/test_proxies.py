@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,13 +13,12 @@ import pytest
 from conftest import OWN_CLIPS
 from faulty_worker import MODULE, slowly
 from posting import NDJSON, eventually, made_video, metric
+from proxied import SITE, nginx
 from serving import Server, running_server
-from watching import need
 from websockets.exceptions import InvalidStatus
 from ws_client import Client, jpeg, plain_socket
 
 ROOT = Path(__file__).resolve().parents[2]
-SITE = {"Host": "cam.example", "Origin": "https://cam.example:8443"}
 
 pytestmark = pytest.mark.slow  # services and proxies are started one after another
 
@@ -42,38 +38,6 @@ def documented() -> str:
     found = re.search(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "proxy.md").read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     return found.group(1)
-
-
-@contextmanager
-def nginx(site: str, server: Server, folder: Path) -> Iterator[Server]:
-    """Running with a site of its own; the service as it is seen through it, below /cam."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    site = site.replace("127.0.0.1:8000", server.url.removeprefix("http://")).replace("listen 8080", f"listen {port}")
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;\n" if os.geteuid() == 0 else ""  # its workers write below a folder of ours
-    (folder / "nginx.conf").write_text(
-        f"{user}daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
-    )
-    process = subprocess.Popen([need("nginx", "nginx-light"), "-c", folder / "nginx.conf", "-e", folder / "error.log"])
-    try:
-        url = f"http://127.0.0.1:{port}"
-
-        def answers() -> bool:
-            try:
-                return httpx.get(f"{url}/cam/healthz", headers=SITE).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        eventually(answers)
-        yield Server(f"{url}/cam", server.process)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 KINDS = {

@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 from conftest import OWN_CLIPS, SHARED
 
+from stmixer.trainer.config.file import load_phases
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
 DETECTOR = SHARED / "weights" / "yolox_nano_416_coco.onnx"
+
+
+def test_the_files_that_it_shows_are_read(tmp_path: Path) -> None:
+    """They go on one from the other: phases, a phase more, sets."""
+    phases, phase, sets = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "run.yaml").write_text(f"preset: custom\n{phases}{phase}{sets}")
+    runs = load_phases(tmp_path / "run.yaml")
+    assert [run.run_dir.name for run in runs] == ["stills", "clips", "many_clips"]
+    assert [run.frozen for run in runs] == [(), ("backbone.",), ("backbone.",)]
+    assert [each.kind for each in runs[0].sets] == ["pictures", "custom", "custom"]
 
 
 @pytest.mark.slow

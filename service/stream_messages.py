@@ -1,0 +1,73 @@
+"""What a WebSocket's client is told besides ``result`` and ``track`` (docs/protocol.md, WebSocket)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stmixer.service.schemas import Summary, Wire
+
+
+class ReadyLabel(Wire):
+    """An action that results may name."""
+
+    id: int
+    name: str
+
+
+class Ready(Wire):
+    """The answer to ``start``: what stream this is, and what holds of it."""
+
+    type: Literal["ready"] = "ready"
+    session_id: str
+    resume_token: str = Field(description="to come back with, in another `start`")
+    resume_ttl_s: float = Field(description="how long the stream waits for that")
+    max_frame_bytes: int = Field(description="of a binary message")
+    lookahead_ms: float = Field(description="that takes effect")
+    keyframe_hz: float = Field(description="that takes effect")
+    model: str
+    trained: bool = Field(description="false: boxes and names mean nothing")
+    labels: tuple[ReadyLabel, ...] = ()
+
+
+class StatusMessage(Wire):
+    """Every 5 s, and after ``flush``."""
+
+    type: Literal["status"] = "status"
+    summary: Summary = Field(description="counts so far")
+
+
+class WarningMessage(Wire):
+    """Something is odd, and the stream goes on."""
+
+    type: Literal["warning"] = "warning"
+    code: str = Field(description="stable, for programs")
+    message: str
+
+
+class GoawayMessage(Wire):
+    """The service drains."""
+
+    type: Literal["goaway"] = "goaway"
+    time_left_ms: int
+
+
+class SummaryMessage(Summary):
+    """The last message of a stream that ended in order: all counts."""
+
+    type: Literal["summary"] = "summary"
+    warnings: list[str]
+
+
+class ErrorMessage(Wire):
+    """Why the socket is closed next."""
+
+    type: Literal["error"] = "error"
+    code: str = Field(description="stable, for programs")
+    message: str
+    retryable: bool = Field(description="whether the same may succeed later")
+
+
+TOLD = (Ready, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
+"""All of them."""

@@ -1,0 +1,69 @@
+"""The fenced blocks of the documents, and which of them no test runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "weights/README.md", "tests/clips/README.md")
+    for path in ROOT.glob(pattern)
+)
+NO_CODE = {"", "text"}
+"""Kinds of blocks that nobody runs: drawings, folders, a citation."""
+
+NOT_RUN = {
+    ("README.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
+    ("README.md", "make run"): "sets up a machine; .ci/run does the same, and tests/serving.py starts what it starts",
+    ("README.md", "make test"): "it is what runs the tests",
+    ("README.md", ".venv/bin/stmixer serve --weights model.safetensors"): "weights of the reader's own; "
+    "tests/serving.py serves such",
+    ("docs/api.md", "pip install --no-deps stmixer"): "wants a package registry; "
+    "tests/service/test_api_docs.py runs the client with what it would bring",
+    ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
+    "tests/service/test_pulled_streams.py has one of its own",
+    ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
+    ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
+    "tests/journeys/test_operator.py does it in a folder",
+    (
+        "docs/operate.md",
+        "stmixer bench streams",
+    ): "measures for minutes; tests/service/test_bench_streams.py is shorter",
+    ("docs/proxy.md", "stmixer serve --keys"): "the addresses are made up; tests/service/test_proxies.py has its own",
+    ("docs/train.md", "stmixer-train calibrate"): "wants weights that find people; "
+    "tests/trainer/test_calibration.py has such",
+    (
+        "weights/README.md",
+        ".venv/bin/stmixer-weights convert",
+    ): "wants a published checkpoint, which is not ours to pass "
+    "on; tests/model/test_published_files.py converts files of its layout",
+}
+"""What is not run as it stands, by its page and how it begins, and why: blocks of ``console``, and lines of others."""
+
+RUN_BY = {
+    ("README.md", "python"): "tests/test_face.py",
+    ("README.md", "sh"): "tests/service/test_api_docs.py",
+    ("docs/api.md", "javascript"): "tests/service/test_api_docs.py",
+    ("docs/api.md", "js"): "tests/browser/test_camera_program.py",
+    ("docs/api.md", "python"): "tests/service/test_api_docs.py",
+    ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
+    ("docs/operate.md", "json"): "tests/test_blocks.py",
+    ("docs/operate.md", "sh"): "tests/service/test_api_docs.py",
+    ("docs/paper.md", "yaml"): "tests/trainer/test_paper_page.py",
+    ("docs/proxy.md", "nginx"): "tests/service/test_proxies.py",
+    ("docs/train.md", "sh"): "tests/trainer/test_docs.py",
+    ("docs/train.md", "yaml"): "tests/trainer/test_docs.py",
+}
+"""The test that runs a page's blocks of a kind."""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Each fenced block's kind and text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def not_run(page: str) -> tuple[str, ...]:
+    """How the lines and blocks of a page begin that no test runs."""
+    return tuple(start for place, start in NOT_RUN if place == page)

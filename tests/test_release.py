@@ -1,0 +1,96 @@
+"""A release: one version everywhere, and a workflow that builds it from its tag."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_this_version_can_be_released(release: ModuleType) -> None:
+    notes = release.notes(f"v{release.version()}")
+    assert notes.startswith("The first release.\n")
+    assert "\n## " not in notes
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("pyproject.toml", 'version = "', 'version = "9', "the tag is v"),
+        ("CITATION.cff", "version: ", "version: 9", "CITATION.cff"),
+        ("CHANGELOG.md", "## 0", "## 9", "no section"),
+    ],
+)
+def test_another_version_somewhere_is_no_release(
+    release: ModuleType, copy: Path, file: str, old: str, new: str, says: str
+) -> None:
+    tag = f"v{release.version(copy)}"
+    assert release.notes(tag, copy)
+    text = (copy / file).read_text()
+    (copy / file).write_text(re.sub(f"^{old}", new, text, count=1, flags=re.MULTILINE))
+    with pytest.raises(release.NotReleasable, match=says):
+        release.notes(tag, copy)
+
+
+def test_the_command_says_what_differs() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "release.py", "v0.0.0"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the tag is v0.0.0" in done.stderr
+
+
+def test_documents_name_this_version(release: ModuleType) -> None:
+    named = {
+        found
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for found in re.findall(r"stmixer-(\d+\.\d+\.\d+)-py3", path.read_text())
+    }
+    assert named == {release.version()}
+
+
+def test_the_workflow_is_one() -> None:
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOW]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_workflow_runs_what_is_here() -> None:
+    """Files that it names exist, nothing goes out before the tests have passed, and one job alone may write."""
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
+    commands = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    for path in re.findall(r"(?:\.ci/[\w.]+|tests/clips/\S+|constraints\.txt)", commands):
+        assert (ROOT / path).is_file(), path
+    for kind in jobs["image"]["strategy"]["matrix"]["kind"]:
+        assert (ROOT / "docker" / f"{kind}.Dockerfile").is_file()
+    assert ".ci/run" in "\n".join(step.get("run", "") for step in jobs["check"]["steps"])
+    assert {name for name, job in jobs.items() if job.get("needs") == "check"} == {"package", "image"}
+    assert [name for name, job in jobs.items() if "permissions" in job] == ["package"]

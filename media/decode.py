@@ -106,6 +106,7 @@ class VideoReader:
         rate_hint: frames per second of a raw stream without timestamps.
         threads: decoding threads.
         low_latency: for live sources: little probing, and no frame held back by threads.
+        fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
             that cannot be decoded), ``takeover`` (another video of a live MPEG-TS stream, which is read from there on).
             ``warnings`` sums up.
@@ -128,6 +129,7 @@ class VideoReader:
         rate_hint: float | None = None,
         threads: int = 2,
         low_latency: bool = False,
+        fragmented_mp4: bool = False,
         on_warning: Callable[[str, str], None] | None = None,
     ) -> None:
         self.warnings: list[str] = []
@@ -147,7 +149,7 @@ class VideoReader:
         self._threads, self._low_latency = threads, low_latency
         try:
             if self._may_change():
-                self._source.watch()
+                self._source.watch(fragmented_mp4)
             container, stream = self._open()
             self.warnings += others_told(container, stream)
             self._frames = self._deliver(container, stream, rate_hint)

@@ -8,6 +8,7 @@ object that has only ``read`` leaves nothing to interpret; what a file then stil
 from pathlib import Path
 from typing import BinaryIO
 
+from stmixer.media import fragments
 from stmixer.media.errors import MediaError
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 
@@ -50,8 +51,11 @@ class ByteSource:
             self.head += data[: HEAD_BYTES - len(self.head)]
         return self._watched(bytes(data))
 
-    def watch(self) -> None:
+    def watch(self, fragmented_mp4: bool) -> None:
         """At the beginning of a live stream: have it begin with tables, and look at them, where it is MPEG-TS."""
+        if fragmented_mp4:
+            self._ahead = fragments.from_tables_on(self.read)
+            return
         self._ahead = from_tables_on(self.read)
         self._watch = TransportWatch()
 

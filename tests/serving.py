@@ -69,6 +69,7 @@ def running_server(
     *,
     worker_module: str = WORKER_MODULE,
     decoder_module: str = DECODER_MODULE,
+    service_module: str | None = None,
     environment: Mapping[str, str] | None = None,
     descriptors: int | None = None,
     **settings: object,
@@ -76,7 +77,7 @@ def running_server(
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
 
     ``worker_module``, ``decoder_module``: another module in a child's place, of this folder (``faulty_worker``,
-    ``faulty_decoder``); ``environment`` is set besides.
+    ``faulty_decoder``); ``service_module``: one in the command's (``watched_service``); ``environment`` is set besides.
 
     ``descriptors``: how many each of its processes may open.
 
@@ -89,6 +90,9 @@ def running_server(
     if (worker_module, decoder_module) != (WORKER_MODULE, DECODER_MODULE):
         modules = ["--worker-module", worker_module, "--decoder-module", decoder_module]
         command = ["stmixer.service.bench.faulty_service", *modules]
+    if service_module is not None:
+        command = [service_module]
+    if command[0] != "stmixer.service.cli":
         environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parent)])
     environment |= {"STMIXER_PORT": "0", "STMIXER_SPARE_WORKERS": "0", "STMIXER_MAX_STREAMS": "32"}
     environment |= {"STMIXER_RESUME_TTL_S": "0", "STMIXER_CACHE_DIR": CACHE.name}

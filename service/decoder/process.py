@@ -78,7 +78,10 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
         writer.tell(SourceWarns(code, message))
 
     prompt = live and not paced  # a file lies there: it can be looked at before its first picture
-    with VideoReader(source, limits=limits, low_latency=prompt, threads=threads, on_warning=warn) as reader:
+    mp4 = isinstance(order, OpenContainer) and order.fragmented_mp4
+    with VideoReader(
+        source, limits=limits, low_latency=prompt, fragmented_mp4=mp4, threads=threads, on_warning=warn
+    ) as reader:
         shift_us: int | None = 0
         told: dict[str, int] = {}
         if progress is None:

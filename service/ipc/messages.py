@@ -146,11 +146,15 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class OpenContainer:
-    """Read a live container from a pipe [fd]; or, ``paced``, a file [fd] as if its frames came now."""
+    """Read a live container from a pipe [fd]; or, ``paced``, a file [fd] as if its frames came now.
+
+    ``fragmented_mp4``: it is said to be that.
+    """
 
     sampling: SamplingOrder
     progress: Progress | None = None
     paced: bool = False
+    fragmented_mp4: bool = False
 
 
 @dataclass(frozen=True, slots=True)

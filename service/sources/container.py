@@ -28,8 +28,9 @@ class ContainerSource(DecodedSource):
     A lost socket ends the container but not the stream; another one may begin on the next socket.
     """
 
-    def __init__(self, context: SourceContext) -> None:
+    def __init__(self, context: SourceContext, *, fragmented_mp4: bool = False) -> None:
         super().__init__(context)
+        self._fragmented_mp4 = fragmented_mp4
         self._queue: BoundedQueue[bytes | FlushMark] = BoundedQueue(QUEUE_BYTES)
         self._pipe: asyncio.StreamWriter | None = None
         self._reading_end = -1
@@ -105,7 +106,8 @@ class ContainerSource(DecodedSource):
     # -- to the decoder
 
     def _order(self, progress: Progress | None) -> tuple[OpenContainer, list[int]]:
-        return OpenContainer(self._context.sampling(), progress), [self._reading_end]
+        order = OpenContainer(self._context.sampling(), progress, fragmented_mp4=self._fragmented_mp4)
+        return order, [self._reading_end]
 
     def _finished(self, last: SourceEnded | SourceFailed) -> None:
         if not self._interrupted:

@@ -86,12 +86,23 @@ def test_an_mp4_that_lacks_its_beginning_fails_for_now(server: Server) -> None:
     """Joined without its ``moov`` box it cannot be read; whoever sends it may try again from its beginning."""
     data = fragmented_mp4(90)
     with stream(server, codec="mp4") as client:
-        client.socket.send(data[data.index(b"moof") - 4 :])
+        client.socket.send(data[data.index(b"mdat") + 1000 :])
         client.say("stop")
-        close, code, _ = client.refused(30)
-    assert close == 4400
-    assert code in ("unreadable", "no_video")
+        close, code, message = client.refused(30)
+    assert (close, code) == (4400, "unreadable")
+    assert "lacks its beginning" in message
     assert client.of("error")[0]["retryable"] is True
+
+
+def test_an_mp4_joined_in_its_middle_is_read_from_its_next_beginning(server: Server) -> None:
+    """A sender that begins anew: until then there is nothing to decode, and nothing is refused."""
+    data = fragmented_mp4(90)
+    with stream(server, codec="mp4", policy="all", keyframe_hz=2, score_threshold=1, deadline_ms=20_000) as client:
+        send(client, data[data.index(b"mdat") + 1000 :], random.Random(1))
+        send(client, data, random.Random(2))
+        summary = client.stop()
+    assert (summary["received"], summary["dropped"], summary["warnings"]) == (90, {}, [])
+    assert [r["pts_us"] for r in client.of("result")] == [k * 500_000 for k in range(6)]
 
 
 @pytest.mark.parametrize("codec", ["webm", "mpegts", "mp4"])

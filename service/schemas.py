@@ -43,12 +43,14 @@ class Timings(Wire):
 
 
 class Result(Wire):
-    """One keyframe. ``seq`` is its index k, ``pts_us`` its moment k / keyframe_hz after the first frame."""
+    """One keyframe. ``seq`` is its index k, ``pts_us`` its moment k / keyframe_hz after the first frame;
+    ``capture_at_us`` that by the camera's clock, left out where that is not known."""
 
     seq: int
     pts_us: int
     received_at_us: int
     sent_at_us: int
+    capture_at_us: int | None = Field(None, exclude_if=lambda at_us: at_us is None)
     warming: bool
     timings_ms: Timings
     dropped_since_last: int
@@ -200,6 +202,13 @@ class RunningStreams(Wire):
     """``GET /v1/streams``."""
 
     streams: list[RunningStream]
+
+
+class Token(Wire):
+    """``POST /v1/tokens``: opens events and pictures of pulled streams, as ``?token=``, until it has expired."""
+
+    token: str
+    expires_in_s: float
 
 
 class DrawProgress(Wire):

@@ -63,21 +63,30 @@ class FiledStreams:
         await cancelled(self._keeping)
 
     async def _keep(self, orders: dict[str, PullOrder]) -> None:
-        await self._follow(orders)
+        read: dict[str, PullOrder] | None = orders
+        while True:
+            try:
+                if read is None:
+                    await self._begin_all(self._waiting)
+                else:
+                    await self._follow(read)
+            except Exception:  # whatever it was, the file is read again when that is asked for
+                log.exception("the streams of --streams may not be what their file says")
+            read = await self._next()
+
+    async def _next(self) -> dict[str, PullOrder] | None:
+        """What the file says once it is to be read anew; None where it is time for what found no room."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_S if self._waiting else None):
                     await self._asked.wait()
+            if not self._asked.is_set():
+                return None
+            self._asked.clear()
             try:
-                if self._asked.is_set():
-                    self._asked.clear()
-                    await self._follow(await asyncio.to_thread(self.read))
-                else:
-                    await self._begin_all(self._waiting)
+                return await asyncio.to_thread(self.read)
             except StartError as error:
                 log.error("%s; the streams of before stay", error)
-            except Exception:  # whatever it was, the file is read again when that is asked for
-                log.exception("the streams of --streams may not be what their file says")
 
     async def _follow(self, orders: dict[str, PullOrder]) -> None:
         """End what the file has no more, or otherwise, and begin what it has besides."""

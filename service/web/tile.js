@@ -3,18 +3,21 @@ import { Refused, removeStream, snapshot } from "./api.js";
 import { make } from "./dom.js";
 import { whoWords } from "./found.js";
 import { Follower } from "./follower.js";
-import { colourOf, shown } from "./overlay.js";
+import { shown } from "./overlay.js";
 import { settings } from "./settings.js";
 import { freshnessWords, pulledWords } from "./words.js";
 
+// Those of media/draw.py, by which somebody on the list is found in the picture that the server has drawn.
+const DRAWN = ["#56b4e9", "#f0be28", "#50c878", "#ff825a", "#d796e6", "#bedc50", "#64dcd7", "#ffa0b9"];
 const MOST_PEOPLE = 3;
+const LATER_MS = 2000; // until a picture that was refused is asked for again
 const SURE_MS = 4000; // for so long a second press removes it
 
 /** The lines of who is in a picture, the surest first; `most` of them. */
 export function peopleLines(actors, most = Infinity) {
   const lines = actors.slice(0, most).map((actor) => {
     const swatch = make("i", { className: "swatch" });
-    swatch.style.background = colourOf(actor);
+    swatch.style.background = DRAWN[(actor.track_id ?? 0) % DRAWN.length];
     return make("li", {}, swatch, make("b", { textContent: whoWords(actor.track_id) }), ` ${actor.actions.map(({ name }) => name).join(", ")}`);
   });
   if (actors.length > most) lines.push(make("li", { className: "hint", textContent: `and ${actors.length - most} more` }));
@@ -39,6 +42,7 @@ export class Tile {
   #resultMs = null;
   #visible = false;
   #stale = true;
+  #laterMs = 0;
   #watched;
   #sure = null;
   #onChange = () => {};
@@ -90,7 +94,8 @@ export class Tile {
 
   /** What the list of streams says of it now. */
   update(stream) {
-    if (this.#stream?.pulled.state !== stream.pulled.state) this.#stale = true;
+    // Of a live one now and then without a result too: where those are far apart, or a proxy lets no WebSocket through.
+    if (this.#stream?.pulled.state !== stream.pulled.state || stream.pulled.state === "live") this.#stale = true;
     this.#stream = stream;
     this.element.dataset.state = stream.pulled.state;
     this.#name.textContent = this.name;
@@ -121,7 +126,7 @@ export class Tile {
 
   /** Whether a newer picture could be had that somebody would see. */
   get wantsPicture() {
-    return this.#stale && this.#visible && this.#stream.pulled.frame !== null;
+    return this.#stale && this.#visible && this.#stream.pulled.frame !== null && performance.now() >= this.#laterMs;
   }
 
   /** Fetch it. Raises nothing: the list of streams says what is wrong. */
@@ -135,6 +140,7 @@ export class Tile {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       this.#stale = true;
+      this.#laterMs = performance.now() + LATER_MS;
     }
   }
 

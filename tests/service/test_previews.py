@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from fractions import Fraction
@@ -15,11 +16,12 @@ import av
 import numpy as np
 import pytest
 from cameras import pulled, says
+from conftest import TESTS
 from in_process import running_engine
 from ws_client import numbered, read_number
 
 from stmixer.media.annotated import drawn
-from stmixer.media.draw import draw_actors
+from stmixer.media.draw import PALETTE, draw_actors
 from stmixer.media.encode import decode_jpeg, encode_jpeg
 from stmixer.media.limits import Limits
 from stmixer.service.errors import CapacityError
@@ -47,6 +49,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def seen(picture: bytes) -> np.ndarray:
     return decode_jpeg(picture, Limits())
+
+
+def test_the_page_has_the_colours_of_the_pictures() -> None:
+    tile = (TESTS.parent / "service" / "web" / "tile.js").read_text()
+    (listed,) = re.findall(r"const DRAWN = \[(.*)\];", tile)
+    assert re.findall(r"#(\w{6})", listed) == [bytes(colour).hex() for colour in PALETTE]
 
 
 def test_people_are_drawn_where_they_are_upon_the_part_of_a_slot_that_is_filled() -> None:
@@ -99,8 +107,9 @@ def test_a_picture_is_that_of_the_newest_result_and_is_made_once(folder: Path) -
 def test_nothing_is_drawn_while_nobody_looks(folder: Path) -> None:
     async def run() -> None:
         async with running_engine() as engine, pulled(engine, "file:film.mp4", folder=folder, loop=True) as stream:
+            number = 0
             for _ in range(3):
-                await says(stream, "result", after=0)
+                number = (await says(stream, "result", after=number)).number
             easel = stream.preview._easel
             assert (len(engine.pool._busy), easel._child) == (1, None)
             pictures = stream.preview.pictures()

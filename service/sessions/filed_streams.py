@@ -87,6 +87,8 @@ class FiledStreams:
                 return await asyncio.to_thread(self.read)
             except StartError as error:
                 log.error("%s; the streams of before stay", error)
+            except Exception:  # nested too deeply, for one
+                log.exception("%s cannot be read; the streams of before stay", self._path)
 
     async def _follow(self, orders: dict[str, PullOrder]) -> None:
         """End what the file has no more, or otherwise, and begin what it has besides."""

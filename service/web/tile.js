@@ -3,7 +3,7 @@ import { Refused, removeStream, snapshot } from "./api.js";
 import { make } from "./dom.js";
 import { whoWords } from "./found.js";
 import { Follower } from "./follower.js";
-import { shown } from "./overlay.js";
+import { short, shown } from "./overlay.js";
 import { settings } from "./settings.js";
 import { freshnessWords, pulledWords } from "./words.js";
 
@@ -18,7 +18,7 @@ export function peopleLines(actors, most = Infinity) {
   const lines = actors.slice(0, most).map((actor) => {
     const swatch = make("i", { className: "swatch" });
     swatch.style.background = DRAWN[(actor.track_id ?? 0) % DRAWN.length];
-    return make("li", {}, swatch, make("b", { textContent: whoWords(actor.track_id) }), ` ${actor.actions.map(({ name }) => name).join(", ")}`);
+    return make("li", {}, swatch, make("b", { textContent: whoWords(actor.track_id) }), ` ${actor.actions.map(({ name }) => short(name)).join(", ")}`);
   });
   if (actors.length > most) lines.push(make("li", { className: "hint", textContent: `and ${actors.length - most} more` }));
   return lines;

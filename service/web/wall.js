@@ -159,7 +159,7 @@ export class Wall {
 
   #tell(tile, people) {
     const [state, why, fresh] = tile.words;
-    byId("large-state").textContent = [state, fresh].filter(Boolean).join(", ");
+    byId("large-state").textContent = [state, fresh].filter(Boolean).join(" · ");
     byId("large-why").textContent = why;
     if (people) byId("large-people").replaceChildren(...peopleLines(tile.people));
   }

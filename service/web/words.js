@@ -173,7 +173,7 @@ export function pulledWords({ state, error, silent_ms }) {
     case "live":
       return ["Live", ""];
     case "stalled":
-      return [silent_ms === null ? "No picture comes" : `No picture for ${secondsWords(silent_ms)}`, why];
+      return [silent_ms === null ? "No picture comes" : `No picture for ${secondsWords(silent_ms)}`, ""];
     case "reconnecting":
       return ["Lost, trying again", why];
     case "ended":

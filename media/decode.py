@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from stmixer.media.capture_clock import CaptureClock
 from stmixer.media.deinterlace import Deinterlacer
 from stmixer.media.display import Display
 from stmixer.media.errors import MediaError
@@ -114,6 +115,7 @@ class VideoReader:
     Attributes:
         info: see :class:`VideoInfo`.
         warnings: one line each, complete once iteration has ended.
+        capture: when pictures were taken, where a camera tells.
         dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
 
     Raises:
@@ -147,6 +149,7 @@ class VideoReader:
         self._stream: VideoStream | None = None
         self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
+        self.capture = CaptureClock()
         try:
             if self._may_change():
                 self._source.watch(fragmented_mp4)
@@ -277,6 +280,7 @@ class VideoReader:
             self._resizes += 1
         self._size, self._delivered = size, True
         self._damaged += picture.is_corrupt
+        self.capture.place(picture, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
     def _tell(self, warning: str, code: str = "timestamps") -> None:
@@ -344,6 +348,8 @@ class VideoReader:
                     self._encrypted = True
                     self.warnings.append("reading stopped where the video begins to be encrypted")
                     break
+                if isinstance(self._source, CameraFeed):
+                    self.capture.read(packet)
                 yield packet
         except av.error.FFmpegError as error:
             if isinstance(self._source, CameraFeed):

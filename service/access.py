@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +21,11 @@ from stmixer.service.key_file import Key, KeyFile, Scope, digest, now_utc, read_
 log = logging.getLogger("stmixer.access")
 
 TAKEN_AWAY, OVER = "this key was taken away", "this key has expired"
+
+TOKEN_S = 60.0
+"""How long a token opens what it opens."""
+MOST_TOKENS = 10_000
+"""At a time; the oldest give way."""
 
 Clock = Callable[[], float]
 Calendar = Callable[[], datetime]
@@ -166,7 +172,10 @@ class Access:
     ) -> None:
         self._path, self._clock, self._calendar, self._known = path, clock, calendar, known
         self._anyone = Caller(None, clock)
+        self.nobody = Caller(None, clock)
+        """Whose the service's own streams are: of no key, and without limits."""
         self._callers: dict[str, Caller] = {}
+        self._tokens: dict[str, tuple[Caller, float]] = {}
         self._seen: tuple[int, int, int] | None = None
         if path is not None:
             self._seen = _version(path)
@@ -185,6 +194,28 @@ class Access:
         self._known(found.name)
         found.check()
         return found
+
+    def token(self, caller: Caller) -> str:
+        """A new secret that stands for a caller's key for ``TOKEN_S`` seconds."""
+        now, token = self._clock(), secrets.token_urlsafe(24)
+        for old in [old for old, (_, until) in self._tokens.items() if until <= now]:
+            del self._tokens[old]
+        while len(self._tokens) >= MOST_TOKENS:
+            del self._tokens[next(iter(self._tokens))]
+        self._tokens[digest(token)] = caller, now + TOKEN_S
+        return token
+
+    def caller_of_token(self, token: str) -> Caller:
+        """Who that stands for. Raises AccessError (401)."""
+        if self._path is None:
+            return self._anyone
+        caller, until = self._tokens.get(digest(token), (None, 0.0))
+        if caller is None or until <= self._clock():
+            raise AccessError("unauthorized", "this token is not known here, or has expired: POST /v1/tokens", 401)
+        self.look_again()
+        self._known(caller.name)
+        caller.check()
+        return caller
 
     def look_again(self) -> None:
         """Let those know whose key is no longer in the file, or whose time is over."""

@@ -223,6 +223,7 @@ def serve(
         str | None, typer.Option(help="private networks that streams may be pulled from, with commas")
     ] = None,
     allow_files: Annotated[Path | None, typer.Option(help="folder whose files may be played as streams")] = None,
+    streams: Annotated[Path | None, typer.Option(help="YAML file of streams to pull; SIGHUP reads it anew")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

@@ -49,12 +49,14 @@ class Timings(Wire):
 
 
 class Result(Wire):
-    """One keyframe. ``seq`` is its index k, ``pts_us`` its moment k / keyframe_hz after the first frame."""
+    """One keyframe. ``seq`` is its index k, ``pts_us`` its moment k / keyframe_hz after the first frame;
+    ``capture_at_us`` that by the camera's clock, left out where that is not known."""
 
     seq: int
     pts_us: int
     received_at_us: int
     sent_at_us: int
+    capture_at_us: int | None = Field(None, exclude_if=lambda at_us: at_us is None)
     warming: bool
     timings_ms: Timings
     dropped_since_last: int
@@ -240,6 +242,13 @@ class RunningStreams(Wire):
     streams: list[RunningStream]
 
 
+class Token(Wire):
+    """``POST /v1/tokens``: opens events and pictures of pulled streams, as ``?token=``, until it has expired."""
+
+    token: str
+    expires_in_s: float
+
+
 class DrawProgress(Wire):
     """``GET /v1/drawings/{request id}``: seconds of the video that are drawn, and how long it is where it says so."""
 
@@ -283,8 +292,9 @@ finds and what it makes up at this threshold stands in the card of the bundled w
 
 
 class DetectOptions(Wire):
-    """Options of one stream. ``preset`` (``PRESETS``) stands for those that are not given themselves. ``top_k`` limits the
-    actions of an actor, None gives all of them. Who was away for longer than ``track_max_gap_s`` is somebody new."""
+    """Options of one stream. ``preset`` (``PRESETS``) stands for those that are not given themselves. ``top_k`` limits
+    the actions of an actor, None gives all of them. Who was away for longer than ``track_max_gap_s`` is somebody new.
+    """
 
     preset: Preset | None = None
     keyframe_hz: float = Field(1.0, ge=0.001, le=30)

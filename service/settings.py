@@ -72,6 +72,7 @@ class Settings(BaseSettings):
 
     allow_networks: str = Field("", description="private addresses from which streams may be pulled, with commas")
     allow_files: Path | None = Field(None, description="folder whose files may be played as streams")
+    streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")

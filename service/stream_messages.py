@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stmixer.service.schemas import Summary, Wire
+from stmixer.service.schemas import Pulled, Summary, Wire
 
 
 class ReadyLabel(Wire):
@@ -29,6 +29,26 @@ class Ready(Wire):
     model: str
     trained: bool = Field(description="false: boxes and names mean nothing")
     labels: tuple[ReadyLabel, ...] = ()
+
+
+class FollowerReady(Wire):
+    """The same to who follows a stream that is pulled; what is said after it has an ``event_id``, which counts on."""
+
+    type: Literal["ready"] = "ready"
+    session_id: str
+    pulled: Pulled
+    lookahead_ms: float = Field(description="that takes effect")
+    keyframe_hz: float = Field(description="that takes effect")
+    model: str
+    trained: bool = Field(description="false: boxes and names mean nothing")
+    labels: tuple[ReadyLabel, ...] = ()
+
+
+class MissingMessage(Wire):
+    """To who follows: so many messages after `last_event_id` are not there any more."""
+
+    type: Literal["missing"] = "missing"
+    count: int
 
 
 class StatusMessage(Wire):
@@ -70,4 +90,6 @@ class ErrorMessage(Wire):
 
 
 TOLD = (Ready, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
-"""All of them."""
+"""All to who sends media."""
+TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, ErrorMessage)
+"""All to who follows a stream that is pulled."""

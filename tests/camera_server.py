@@ -1,7 +1,7 @@
 """A real RTSP server: GStreamer's, run by the system's Python, which has its bindings (``cameras.running_camera``).
 
 ``python3 camera_server.py FILE CODEC [basic|digest USER PASSWORD]``: each client sees the file from its beginning at
-``/cam``, with CODEC ``h264``; ``mjpeg`` and ``sound`` make their own. Prints its port.
+``/cam``, with CODEC ``h264``, ``h265`` or ``mjpeg`` as the file is encoded; ``sound`` makes its own. Prints its port.
 """
 
 import sys
@@ -14,7 +14,8 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 PIPELINES = {
     "h264": "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96",
-    "mjpeg": "videotestsrc is-live=true ! video/x-raw,width=320,height=240 ! jpegenc ! rtpjpegpay name=pay0 pt=26",
+    "h265": "filesrc location={file} ! qtdemux ! h265parse config-interval=-1 ! rtph265pay name=pay0 pt=96",
+    "mjpeg": "filesrc location={file} ! qtdemux ! jpegparse ! rtpjpegpay name=pay0 pt=26",
     "sound": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8",
 }
 

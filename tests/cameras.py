@@ -22,6 +22,7 @@ from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PullTerms
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -83,12 +84,14 @@ async def pulled(run: Running, url: str, *, silent_s: float = 10.0, **terms: Any
     options = DetectOptions(keyframe_hz=terms.pop("hz", 2.0))
     policy = terms.pop("policy", AddressPolicy(parse_networks("127.0.0.0/8")))
     session = Session(run.engine, run.pool, run.settings, run.anyone, source="pull", policy="latest", options=options)
-    stream = PulledStream(session, PullTerms(parse_url(url), policy, silent_s=silent_s, **terms), "a name")
+    easel = Easel(run.pool)
+    stream = PulledStream(session, PullTerms(parse_url(url), policy, silent_s=silent_s, **terms), "a name", easel)
     await stream.open()
     try:
         yield stream
     finally:
         await stream.close()
+        await easel.close()
 
 
 async def says(stream: PulledStream, kind: str, timeout_s: float = 60.0, after: int = 0, **fields: Any) -> Said:

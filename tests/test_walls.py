@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.engine": {"service.ipc", *_BELOW},
     "service.events": {"service.ipc", *_BELOW},
     "service.sources": {"service.ipc", "service.engine", *_BELOW},
-    "service.sessions": {"service.access", *_SESSIONS, *_BELOW},
+    "service.sessions": {"service.access", "service.streams_file", *_SESSIONS, *_BELOW},
     "service.api": {"service.access", "service.key_file", *_SESSIONS, *_BELOW},
     "service.cluster": {"service.api", "service.access", *_SESSIONS, *_BELOW},
     # offline drives the stream, the sampler, the worker's reading of a ring and its runner in one process
@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.logs": {"service.settings"},
     "service.key_file": {"service.errors"},
     "service.access": {"service.errors", "service.key_file"},
+    "service.streams_file": {"service.errors", "service.schemas"},
     "service.stream_messages": {"service.schemas"},
     "service.client": {"service.schemas", "service.stream_messages"},
     "service.keys_cli": {"service.key_file", "service.errors"},

@@ -95,6 +95,10 @@ def websocket() -> str:
     for told in stream_messages.TOLD:
         lines += _message(told.model_fields["type"].default, told)
     lines += [*_message("result", Result), *_message("track", TrackChange)]
+    lines += ["## Streams that are pulled", "", "`GET /v1/streams/{id}/ws`. From the client, `start` and `stop`:", ""]
+    lines += [*_message("start of who follows", protocol.Follow), "From the service, besides what is said above:", ""]
+    for told in stream_messages.TOLD_TO_FOLLOWERS[:-1]:
+        lines += _message(f"{told.model_fields['type'].default} to who follows", told)
     codes = {name: value for name, value in vars(protocol).items() if name.startswith("CLOSE_")}
     lines += ["## Close codes", ""]
     lines += _table(("Code", ""), [(str(code), _words(name.removeprefix("CLOSE_"))) for name, code in codes.items()])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 from starlette.responses import FileResponse, RedirectResponse, Response
@@ -16,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import bearer
-from stmixer.service.api import detect, draw, meta, problems, pulled, stream_ws
+from stmixer.service.api import detect, draw, following, meta, previews, problems, pulled, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
@@ -33,6 +35,8 @@ HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
+TOKEN_PATH = re.compile(r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)")
+"""Where a token may stand in the address for a key: what a page has fetched by an element."""
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -67,7 +71,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, detect, draw, stream_ws, pulled):
+    for part in (meta, detect, draw, stream_ws, pulled, following, previews):
         app.include_router(part.router)
     return app
 
@@ -133,10 +137,18 @@ class Gate:
         path, headers = route_path(scope), dict(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return
-        caller = self._service.access.caller(bearer(headers))
+        access, token = self._service.access, _token(scope, path)
+        caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token)
         caller.allow(SCOPES.get(path))
         caller.spend_request()
         scope.setdefault("state", {})["caller"] = caller
+
+
+def _token(scope: Scope, path: str) -> str | None:
+    """What stands for a key in the address, where that is one for which browsers send no header."""
+    if not TOKEN_PATH.fullmatch(path) or b"authorization" in dict(scope["headers"]):
+        return None
+    return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("token", [])), None)
 
 
 async def _refuse_handshake(reason: str, send: Send) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.schemas import DetectOptions, Wire
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
 from stmixer.service.stream_messages import Ready, ReadyLabel
+
+T = TypeVar("T")
 
 SUBPROTOCOL = "stmixer.v1"
 HAS_BEGUN = "has_begun"
@@ -25,6 +28,7 @@ CLOSE_TOO_LARGE = 1009
 CLOSE_CAPACITY = 1013
 CLOSE_PROTOCOL = 4400
 CLOSE_UNAUTHORIZED = 4401
+CLOSE_NOT_FOUND = 4404
 CLOSE_NO_MEDIA = 4408
 CLOSE_EVICTED = 4409
 CLOSE_OVERLOADED = 4429
@@ -79,10 +83,19 @@ class Stop(Wire):
     type: Literal["stop"]
 
 
+class Follow(Wire):
+    """The first message to a stream that is pulled; ``last_event_id``: of the last message that was seen."""
+
+    type: Literal["start"]
+    last_event_id: int | None = Field(None, ge=0, lt=2**53)
+    api_key: str | None = None
+
+
 _CHANGEABLE = tuple(name for name in Update.model_fields if name != "type")
 
 ClientMessage = Start | Update | Flush | Stop
 _ADAPTER: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
+_OF_FOLLOWERS: TypeAdapter[Follow | Stop] = TypeAdapter(Annotated[Follow | Stop, Field(discriminator="type")])
 
 
 class ProtocolError(Exception):
@@ -102,10 +115,19 @@ class Evicted(ProtocolError):
 
 def parse(text: str) -> ClientMessage:
     """One text frame. Raises ProtocolError saying what is wrong with it."""
+    return _parsed(_ADAPTER, text)
+
+
+def parse_of_follower(text: str) -> Follow | Stop:
+    """The same of who follows a pulled stream."""
+    return _parsed(_OF_FOLLOWERS, text)
+
+
+def _parsed(adapter: TypeAdapter[T], text: str) -> T:
     if len(text) > MAX_TEXT:
         raise ProtocolError("too_large", f"a text message may have {MAX_TEXT} characters", CLOSE_TOO_LARGE)
     try:
-        return _ADAPTER.validate_json(text)
+        return adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where, name = ".".join(str(part) for part in first["loc"]), first["loc"][-1] if first["loc"] else ""
@@ -122,15 +144,21 @@ def parse(text: str) -> ClientMessage:
 
 def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> Ready:
     """The answer to ``start``: what stream this is now, and what will be said of it."""
-    schedule = kept.session.stream.schedule
     return Ready(
         session_id=str(kept.session.stream.id),
         resume_token=kept.token,
         resume_ttl_s=settings.resume_ttl_s,
         max_frame_bytes=settings.max_frame_bytes,
-        lookahead_ms=schedule.lookahead_ms,
-        keyframe_hz=schedule.hz,
-        model=model.name,
-        trained=model.trained,
-        labels=tuple(ReadyLabel(id=label.id, name=label.name) for label in model.labels),
+        **looks_at(kept.session.stream.schedule, model),
     )
+
+
+def looks_at(schedule: KeyframeSchedule, model: ModelInfo) -> dict[str, Any]:
+    """When a stream is looked at, and by what: fields of a ``ready``."""
+    return {
+        "lookahead_ms": schedule.lookahead_ms,
+        "keyframe_hz": schedule.hz,
+        "model": model.name,
+        "trained": model.trained,
+        "labels": tuple(ReadyLabel(id=label.id, name=label.name) for label in model.labels),
+    }

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from stmixer.service.access import Caller
+from stmixer.service.access import TOKEN_S, Caller
 from stmixer.service.api import problems
 from stmixer.service.api.service import Service
 from stmixer.service.errors import InputError
-from stmixer.service.schemas import PullOrder, RunningStream
+from stmixer.service.schemas import PullOrder, RunningStream, Token
 from stmixer.service.sessions.backlog import Missing, Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sources.source import cancelled
+
+T = TypeVar("T")
 
 router = APIRouter()
 
 EVENTS = "text/event-stream"
 QUIET_S = 15.0
 """After so long without a word a comment is sent, for proxies, which close what says nothing."""
+LIVE_HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+"""Of an answer that comes bit by bit."""
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {"schema": {"type": "string"}}}}}
 NOT_THERE = problems.problems_of(401, 403, 404, 429)
 ONE = "/v1/streams/{stream_id:int}"
+
+
+@router.post("/v1/tokens", status_code=201, responses=problems.problems_of(401, 403, 429))
+async def token(request: Request) -> Token:
+    """What stands for the key in the address of events and pictures, for those who can send no header."""
+    request.state.caller.allow("stream")
+    service: Service = request.app.state.service
+    return Token(token=service.access.token(request.state.caller), expires_in_s=TOKEN_S)
 
 
 @router.post(
@@ -48,7 +61,7 @@ async def begin(request: Request, order: PullOrder) -> Response:
 @router.get(ONE, responses=NOT_THERE)
 async def one(request: Request, stream_id: int) -> RunningStream:
     """One that is fetched: its state, and in words what is wrong."""
-    return _found(request, stream_id).running()
+    return found(request, stream_id).running()
 
 
 @router.delete(ONE, status_code=204, responses=NOT_THERE)
@@ -56,7 +69,7 @@ async def end(request: Request, stream_id: int) -> Response:
     """End it, whatever it is at."""
     request.state.caller.allow("stream")
     service: Service = request.app.state.service
-    await service.pulled.remove(_found(request, stream_id))
+    await service.pulled.remove(found(request, stream_id))
     return Response(status_code=204)
 
 
@@ -71,49 +84,56 @@ async def events(request: Request, stream_id: int, last_event_id: Annotated[str 
     With ``Last-Event-ID`` it goes on from there; ``missing`` says how many are gone.
     """
     request.state.caller.allow("stream")
-    stream = _found(request, stream_id)
+    stream = found(request, stream_id)
     seen = None
     if last_event_id is not None:
         if not last_event_id.isascii() or not last_event_id.isdecimal():
             raise InputError("bad_option", "Last-Event-ID is a number that this address gave")
         seen = int(last_event_id[:18])
-    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-    return StreamingResponse(_as_events(stream, seen, request.state.caller), media_type=EVENTS, headers=headers)
+    said = stream.backlog.follow(seen)
+    return StreamingResponse(_as_events(said, request.state.caller), media_type=EVENTS, headers=LIVE_HEADERS)
 
 
-async def _as_events(stream: PulledStream, seen: int | None, caller: Caller) -> AsyncIterator[str]:
-    following = stream.backlog.follow(seen)
+async def _as_events(following: AsyncGenerator[Said | Missing], caller: Caller) -> AsyncIterator[str]:
+    yield ": hello\n\n"
+    async with aclosing(until_lapsed(following, caller)) as coming:
+        async for said in coming:
+            if said is None:
+                yield ": quiet\n\n"
+            elif isinstance(said, Missing):
+                yield f'event: missing\ndata: {{"type":"missing","count":{said.count}}}\n\n'
+            else:
+                yield f"id: {said.number}\nevent: {said.kind}\ndata: {said.text}\n\n"
+
+
+async def until_lapsed(following: AsyncGenerator[T], caller: Caller) -> AsyncGenerator[T | None]:
+    """What comes, until its end or that of the caller's key; None where nothing has for ``QUIET_S``."""
     coming, lapsed = asyncio.create_task(_next(following)), asyncio.create_task(caller.lapsed.wait())
     try:
-        yield ": hello\n\n"
         while True:
             done, _ = await asyncio.wait({coming, lapsed}, timeout=QUIET_S, return_when=asyncio.FIRST_COMPLETED)
             if caller.lapsed.is_set():
                 return
             if not done:
-                yield ": quiet\n\n"
+                yield None
                 continue
-            said = coming.result()
-            if said is None:
+            if (said := coming.result()) is None:
                 return
             coming = asyncio.create_task(_next(following))
-            if isinstance(said, Missing):
-                yield f'event: missing\ndata: {{"type":"missing","count":{said.count}}}\n\n'
-            else:
-                yield f"id: {said.number}\nevent: {said.kind}\ndata: {said.text}\n\n"
+            yield said
     finally:
         await cancelled(coming, lapsed)
         await following.aclose()
 
 
-async def _next(following: AsyncIterator[Said | Missing]) -> Said | Missing | None:
+async def _next(following: AsyncIterator[T]) -> T | None:
     return await anext(following, None)
 
 
-def _found(request: Request, stream_id: int) -> PulledStream:
+def found(request: Request, stream_id: int) -> PulledStream:
     """Raises InputError (404), of somebody else's as of none."""
     service: Service = request.app.state.service
-    found = service.pulled.find(stream_id, request.state.caller)
-    if found is None:
+    known = service.pulled.find(stream_id, request.state.caller)
+    if known is None:
         raise InputError("not_found", "there is no such stream that is pulled, or it is not yours", 404)
-    return found
+    return known

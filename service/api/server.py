@@ -96,6 +96,8 @@ async def serve(service: Service, listening: socket.socket, descriptors: int) ->
     settings = service.settings
     tell_in_a_line(asyncio.get_running_loop())
     check_certificate(settings)
+    if service.filed is not None:  # else SIGHUP is what it is to any process
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.filed.read_again)
     await service.start()
     try:
         server = Server(

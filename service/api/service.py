@@ -25,13 +25,15 @@ from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.sessions.filed_streams import FiledStreams
 from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
 from stmixer.service.sources.addresses import FILE, AddressPolicy, parse_networks, parse_url
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
-from stmixer.service.sources.played_file import open_below
+from stmixer.service.sources.easel import Easel
+from stmixer.service.sources.played_file import files_not_allowed, open_below
 from stmixer.service.sources.pulled import PullTerms
 
 log = logging.getLogger("stmixer")
@@ -72,8 +74,11 @@ class Service:
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
-        self.pulled = PulledStreams()
+        self.pulled, self._easel = PulledStreams(), Easel(self.pool)
         self._addresses = AddressPolicy(parse_networks(settings.allow_networks))
+        self.filed: FiledStreams | None = None
+        if settings.streams is not None:
+            self.filed = FiledStreams(settings.streams, self.pulled, self._pull_terms, self._pull_filed)
         self._sessions: WeakSet[Session] = WeakSet()
         self.uploads = WaitingUploads(
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
@@ -85,6 +90,7 @@ class Service:
 
     async def start(self) -> None:
         """Start decoders and worker. Raises StartError."""
+        filed = {} if self.filed is None else self.filed.read()
         try:
             await self.engine.start()
             check_memory(self.engine.model, available_bytes())
@@ -92,6 +98,8 @@ class Service:
             if missing := self.missing_walls:
                 log.warning("decoders go without some walls on this machine: %s", "; ".join(missing))
             self._keeping = asyncio.create_task(self._keep_looking())
+            if self.filed is not None:
+                self.filed.start(filed)
         except BaseException:
             await self.stop()
             raise
@@ -121,6 +129,8 @@ class Service:
 
     async def drain(self) -> None:
         """Let what runs finish; what has not by then is answered with what there is."""
+        if self.filed is not None:
+            await self.filed.close()
         await self.resumable.close()
         await self.pulled.close()
         last_words_s = min(LAST_WORDS_S, self.settings.shutdown_timeout / 2)
@@ -142,7 +152,10 @@ class Service:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        if self.filed is not None:
+            await self.filed.close()
         await self.pulled.close()
+        await self._easel.close()
         self._addresses.close()
         await self.engine.stop()
         await self.pool.stop()
@@ -220,16 +233,30 @@ class Service:
 
     async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
         """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
-        url = parse_url(order.url)
+        terms = self._pull_terms(order)
+        if terms.url.scheme == FILE:
+            os.close(open_below(terms.folder, terms.url.target.lstrip("/")))
+        return await self._begin_pull(caller, order, terms)
+
+    def _pull_terms(self, order: PullOrder) -> PullTerms:
+        """What is fetched, and how. Raises InputError for what may never be."""
+        settings, url = self.settings, parse_url(order.url)
         if url.scheme == FILE:
-            os.close(open_below(self.settings.allow_files, url.target.lstrip("/")))
+            if settings.allow_files is None:
+                raise files_not_allowed()
         elif order.loop:
             raise InputError("bad_option", "loop: files are played again and again, cameras go on by themselves")
         else:
             self._addresses.check_literal(url)
-        terms = PullTerms(url, self._addresses, self.settings.allow_files, order.loop, self.settings.pull_silent_s)
+        return PullTerms(url, self._addresses, settings.allow_files, order.loop, settings.pull_silent_s)
+
+    async def _pull_filed(self, order: PullOrder) -> PulledStream:
+        """One of the file's: of no key. A file that is missing is told of as its state: it may come back."""
+        return await self._begin_pull(self.access.nobody, order, self._pull_terms(order))
+
+    async def _begin_pull(self, caller: Caller, order: PullOrder, terms: PullTerms) -> PulledStream:
         session = await self.session(caller, "pull", "latest", order.options(), order.deadline_ms)
-        stream = PulledStream(session, terms, order.name)
+        stream = PulledStream(session, terms, order.name, self._easel)
         await self.pulled.add(stream)
         return stream
 

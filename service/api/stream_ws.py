@@ -16,30 +16,24 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket
 from starlette.responses import Response
-from starlette.websockets import WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocketDisconnect
 
 from stmixer.service.access import Caller, bearer
 from stmixer.service.api import protocol
+from stmixer.service.api.json_socket import JsonSocket, refusing
 from stmixer.service.api.media_clock import MediaClock
 from stmixer.service.api.problems import problem, problems_of
 from stmixer.service.api.protocol import Evicted, Flush, ProtocolError, Start, Stop, Update
-from stmixer.service.api.request_log import note_refusal
 from stmixer.service.api.service import Service
-from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
-from stmixer.service.schemas import DetectOptions, TrackChange, Wire
+from stmixer.service.errors import CapacityError, InputError, StmixerError
+from stmixer.service.schemas import DetectOptions, TrackChange
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.mailbox import Closed
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.source import FlushMark, LiveSource
-from stmixer.service.stream_messages import (
-    ErrorMessage,
-    GoawayMessage,
-    StatusMessage,
-    SummaryMessage,
-    WarningMessage,
-)
+from stmixer.service.stream_messages import GoawayMessage, StatusMessage, SummaryMessage, WarningMessage
 
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")
@@ -69,18 +63,11 @@ async def stream_ws(socket: WebSocket) -> None:
     await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)
     connection = Connection(service, socket)
     try:
-        await connection.run()
-    except ProtocolError as error:
-        await connection.refuse(error.code, str(error), error.close, retryable=error.retryable)
-    except AccessError as error:
-        await connection.refuse(error.code, str(error), protocol.CLOSE_UNAUTHORIZED, retryable=False)
-    except CapacityError as error:
-        await connection.refuse(error.code, str(error), protocol.CLOSE_CAPACITY, retryable=True)
+        async with refusing(connection.out):
+            await connection.run()
     except StmixerError as error:
         retryable = connection.may_be_joined and error.code in _NO_BEGINNING
-        await connection.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=retryable)
-    except WebSocketDisconnect:
-        pass  # the session is closed by now
+        await connection.out.refuse(error.code, str(error), protocol.CLOSE_PROTOCOL, retryable=retryable)
 
 
 class Phase(Enum):
@@ -104,7 +91,7 @@ class Connection:
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service, self._socket, self._settings = service, socket, service.settings
-        self._sending = asyncio.Lock()
+        self.out = JsonSocket(socket, self._settings.write_timeout_s)
         self._phase = Phase.WAITING
         self._flushes: asyncio.Queue[FlushMark] = asyncio.Queue()
         self.may_be_joined = False
@@ -118,7 +105,7 @@ class Connection:
         start = await self._start()
         self.may_be_joined = start.codec != "jpeg"
         caller = self._caller(secret if start.api_key is None else start.api_key)
-        self._socket.scope["state"].get(protocol.HAS_BEGUN, _nobody_asks)()
+        self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)()
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
@@ -138,9 +125,9 @@ class Connection:
             await self._service.resumable.let_go(kept, keep=keep, error=ended_by)
         match self._phase:
             case Phase.LEAVING:
-                await self._close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
+                await self.out.close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
             case Phase.STOPPED:
-                await self._close(protocol.CLOSE_NORMAL, "stopped")
+                await self.out.close(protocol.CLOSE_NORMAL, "stopped")
             case _:
                 raise _early_end(kept.session)
 
@@ -165,7 +152,7 @@ class Connection:
 
     async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
         session = kept.session
-        await self._send(protocol.ready(kept, self._service.engine.model, self._settings))
+        await self.out.send(protocol.ready(kept, self._service.engine.model, self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
         media = MediaClock(self._settings.idle_timeout_s, container=self.may_be_joined)
@@ -176,7 +163,7 @@ class Connection:
             kept.source = source = _source(session, start)
             await session.open(source)
         try:
-            await _until(
+            await until(
                 self._write(session), self._read(session, source, media), self._answer_flushes(session),
                 self._watch(session, source, media), _evicted(kept), _lapsed(session),
             )  # fmt: skip
@@ -184,7 +171,7 @@ class Connection:
             source.interrupt()
             raise
         await self._tell_notices(session)
-        await self._send(SummaryMessage(**session.summary().model_dump(), warnings=session.warnings))
+        await self.out.send(SummaryMessage(**session.summary().model_dump(), warnings=session.warnings))
 
     def _caller(self, secret: str | None) -> Caller:
         caller = self._service.access.caller(secret)
@@ -192,28 +179,11 @@ class Connection:
         caller.spend_request()
         return caller
 
-    async def refuse(self, code: str, message: str, close: int, *, retryable: bool) -> None:
-        """Say why, and close."""
-        note_refusal(self._socket.scope["state"], code)
-        try:
-            await self._send(ErrorMessage(code=code, message=message, retryable=retryable))
-            await self._close(close, message)
-        except (WebSocketDisconnect, ProtocolError):
-            pass  # nobody is left to tell
-
     # -- start
 
     async def _start(self) -> Start:
-        try:
-            async with asyncio.timeout(self._settings.start_timeout_s):
-                received = await self._socket.receive()
-        except TimeoutError:
-            seconds = self._settings.start_timeout_s
-            raise ProtocolError("no_start", f"send a start message within {seconds:g} s") from None
-        _check_connected(received)
-        if received.get("text") is None:
-            raise ProtocolError("no_start", "the first message must be a start message, as text")
-        message = protocol.parse(received["text"])
+        text = await self.out.first(self._settings.start_timeout_s)
+        message = protocol.parse(text)
         if not isinstance(message, Start):
             raise ProtocolError("no_start", f"the first message must be start, not {message.type}")
         if message.codec != "jpeg" and message.timestamps == "prefix":
@@ -275,13 +245,13 @@ class Connection:
     async def _write(self, session: Session) -> None:
         async for result in session.results():
             await self._tell_tracks(session.track_changes())
-            await self._send_text('{"type":"result",' + result.model_dump_json()[1:])
+            await self.out.send_text('{"type":"result",' + result.model_dump_json()[1:])
 
         await self._tell_tracks(session.last_track_changes())
 
     async def _tell_tracks(self, changes: Sequence[TrackChange]) -> None:
         for change in changes:
-            await self._send_text('{"type":"track",' + change.model_dump_json()[1:])
+            await self.out.send_text('{"type":"track",' + change.model_dump_json()[1:])
 
     async def _answer_flushes(self, session: Session) -> None:
         while True:
@@ -302,7 +272,7 @@ class Connection:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:
                     told_to_go = True
-                    await self._send(GoawayMessage(time_left_ms=max(0, round(left_s * 1000))))
+                    await self.out.send(GoawayMessage(time_left_ms=max(0, round(left_s * 1000))))
                 if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
                     self._phase = Phase.LEAVING
                     await source.ended()
@@ -311,7 +281,7 @@ class Connection:
                 raise ProtocolError("no_media", why, protocol.CLOSE_NO_MEDIA, retryable=True)
 
     async def _send_status(self, session: Session) -> None:
-        await self._send(StatusMessage(summary=session.summary()))
+        await self.out.send(StatusMessage(summary=session.summary()))
 
     async def _tell_notices(self, session: Session) -> None:
         notices = session.context.notices
@@ -319,27 +289,7 @@ class Connection:
             await self._warn(*notices.popleft())
 
     async def _warn(self, code: str, message: str) -> None:
-        await self._send(WarningMessage(code=code, message=message))
-
-    async def _send(self, message: Wire) -> None:
-        await self._send_text(message.model_dump_json())
-
-    async def _send_text(self, text: str) -> None:
-        """Send one text message; a client that does not read for long is closed."""
-        try:
-            async with self._sending, asyncio.timeout(self._settings.write_timeout_s):
-                await self._socket.send_text(text)  # no task of its own: results of one batch would queue behind them
-        except TimeoutError:
-            seconds = self._settings.write_timeout_s
-            raise ProtocolError("slow_client", f"nothing was read for {seconds:g} s", retryable=True) from None
-        except RuntimeError as error:  # starlette's word for a socket that is closed already
-            raise WebSocketDisconnect(1006) from error
-
-    async def _close(self, code: int, reason: str) -> None:
-        if self._socket.application_state == WebSocketState.CONNECTED:
-            with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # server.py ends a socket that takes nothing
-                async with asyncio.timeout(self._settings.write_timeout_s):
-                    await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+        await self.out.send(WarningMessage(code=code, message=message))
 
 
 def _source(session: Session, start: Start) -> LiveSource:
@@ -372,16 +322,11 @@ def _early_end(session: Session) -> ProtocolError:
     return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 
 
-def _check_connected(received: Any) -> None:
-    if received["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(received.get("code", 1006))
-
-
-def _nobody_asks() -> None:
+def nobody_asks() -> None:
     """Of a server that does not count connections."""
 
 
-async def _until(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+async def until(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
     """Until ``main`` has ended or any of them has failed; ``others`` are cancelled then."""
     ending = asyncio.ensure_future(main)
     tasks = waiting = {ending, *map(asyncio.ensure_future, others)}

@@ -22,6 +22,7 @@ from stmixer.media.loaded import load_all
 from stmixer.media.rtsp import RtspCamera
 from stmixer.media.sniff import sniff
 from stmixer.service.decoder import cell
+from stmixer.service.decoder.easel import draw_pictures
 from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
 from stmixer.service.decoder.writer import ParentGone, Writer
@@ -30,8 +31,10 @@ from stmixer.service.ipc.drawing import read_keyframes
 from stmixer.service.ipc.messages import (
     FROM_DECODER,
     TO_DECODER,
+    CaptureOrigin,
     DecoderReady,
     DrawnTo,
+    DrawPicture,
     EndOfPictures,
     Flushed,
     FlushSource,
@@ -53,6 +56,8 @@ from stmixer.service.ipc.messages import (
 
 Order = OpenUpload | OpenContainer | OpenCamera
 
+_CAPTURE_STEP_US = 1000
+"""By how much a camera's clock has to differ from what was told of it to be told anew."""
 _TOLD_EVERY_S = 1.0
 """Between two words on how far drawing has come, however long a frame takes; much less than ``patience.STUCK_S``."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
@@ -91,6 +96,7 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
             sampling.go_on(progress, writer.ring())
             shift_us, told = (None, {}) if live else (0, dict(progress.dropped))
         started, began = time.thread_time(), time.monotonic()
+        captured_us: int | None = None
         try:
             for frame in reader:
                 if paced:
@@ -99,6 +105,11 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
                 at = time.monotonic() - (time.thread_time() - started)
                 if shift_us is None and progress is not None:
                     shift_us = _goes_on_at(progress, at) - frame.pts_us
+                if (origin_us := reader.capture.origin_us) is not None:
+                    origin_us -= shift_us or 0
+                    if captured_us is None or abs(origin_us - captured_us) > _CAPTURE_STEP_US:
+                        captured_us = origin_us
+                        channel.send(CaptureOrigin(origin_us))
                 sampling.frame(frame.pts_us + (shift_us or 0), frame, at)
                 _tell_dropped(writer, reader.dropped, told)
                 while (received := writer.waiting()) is not None:
@@ -233,6 +244,8 @@ def carry_out(channel: Channel, received: Received) -> None:
         case Render() as order:
             _limit_cpu(order.cpu_s)
             render(channel, received)
+        case DrawPicture():
+            draw_pictures(channel, received)
 
 
 def _limit_cpu(seconds: float | None) -> None:

@@ -53,6 +53,14 @@ class Slot:
     size: PictureSize | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A keyframe's result, and the frame in which that was found."""
+
+    slot: Slot
+    result: Result
+
+
 @dataclass(eq=False, slots=True)
 class Pending:
     """A keyframe on its way. Times are of ``time.monotonic``.
@@ -61,7 +69,7 @@ class Pending:
     one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
     so it cannot run again. ``tracks``: who has come with it, and who had gone by then. ``skipped_before``: keyframes
     right before it that a gap jumped over; they are in the summary as superseded, and nobody is told of them but by
-    this number. ``width``, ``height``: of its own picture, px as shown, once it runs.
+    this number. ``slot``: its own picture, ``width``, ``height`` that one's px as shown, once it runs.
     """
 
     keyframe: Keyframe
@@ -76,6 +84,7 @@ class Pending:
     attempts: int = 0
     reclaimed: bool = False
     warming: bool = False
+    slot: Slot | None = None
     width: int = 0
     height: int = 0
     outcome: Outcome | None = None
@@ -90,7 +99,7 @@ class Stream:
     ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
     clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
     model has seen of the stream, ``tracks`` who its people are. They live here, so that no worker's end ends them.
-    ``newest``: the newest sampled frame;
+    ``newest``: the newest sampled frame; ``found``: the newest keyframe with a result;
     ``newest_pts_us``: the newest frame's timestamp, sampled or not, -1 before the first.
     """
 
@@ -109,6 +118,7 @@ class Stream:
     frame_height: int = 0
     ended: bool = False
     newest: Sample[Slot] | None = None
+    found: Found | None = None
     newest_pts_us: int = -1
     undelivered: int = 0
     served_at: float = 0.0
@@ -233,7 +243,8 @@ class Stream:
         slots, capacity = [s.frame for s in self._timeline.at(keyframe.indices)], self.ring.shape.capacity
         whole = self._timeline.is_whole(keyframe.indices[0], keyframe.indices[-1])
         pending.warming = not whole or any(slot.size != slots[0].size for slot in slots)
-        own = slots[len(slots) // 2].size
+        pending.slot = slots[len(slots) // 2]
+        own = pending.slot.size
         pending.width, pending.height = (own.width, own.height) if own else (self.frame_width, self.frame_height)
         wanted = self.options
         return JobOrder(
@@ -278,6 +289,8 @@ class Stream:
             first = self._in_order.popleft()
             if first.result is not None:
                 self._track(first, first.result)
+                if first.slot is not None:
+                    self.found = Found(first.slot, first.result)
             self.deliver(first)
         self._forget()
 

@@ -29,6 +29,8 @@ MAX_TEXT = 10_000
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 MAX_FRAMES_TOLD = 1024
+MAX_PICTURE = 4 * 2**20
+"""Bytes of a picture that is drawn to be looked at."""
 MAX_BATCH = 64
 MAX_BYTES = 64 * 2**20
 """Of a message, and of a payload, of those we trust to be large."""
@@ -242,6 +244,24 @@ class Render:
     cpu_s: Seconds
 
 
+@dataclass(frozen=True, slots=True)
+class DrawPicture:
+    """Draw people upon a frame of a ring [ring fd, fd of what takes the JPEG, from its beginning on].
+
+    ``width``, ``height``, ``capacity``: the ring's; ``generation``: to be found in the slot; ``filled``: width and
+    height, px, of the slot that the frame fills, None is all of it. ``trained`` False adds the banner that says so.
+    """
+
+    width: Size
+    height: Size
+    capacity: Size
+    slot: Count
+    generation: Count
+    filled: tuple[Size, Size] | None
+    trained: bool
+    actors: tuple[Actor, ...]
+
+
 # -- decoder → API process
 
 
@@ -328,6 +348,13 @@ class SourceWarns:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureOrigin:
+    """Where a camera tells its clock: what that was, epoch µs, at the stream's t = 0."""
+
+    at_us: Annotated[int, Field(gt=-(2**62), lt=2**62)]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceEnded:
     """No more frames; what was odd, in words."""
 
@@ -360,6 +387,18 @@ class NotStored:
     """A ``Render`` is not carried out, since the disk does not take it; why, in the system's words."""
 
     reason: Text
+
+
+@dataclass(frozen=True, slots=True)
+class PictureDrawn:
+    """A ``DrawPicture`` is carried out: so many bytes of JPEG are written."""
+
+    size: Annotated[int, Field(gt=0, le=MAX_PICTURE)]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureGone:
+    """A ``DrawPicture`` is not carried out: the slot holds another frame."""
 
 
 # -- API process → worker
@@ -591,12 +630,12 @@ FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
     OpenUpload, OpenContainer, OpenCamera, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures,
-    Render,
+    Render, DrawPicture,
 )  # fmt: skip
 FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
-    SourceEnded, SourceFailed, DrawnTo, Rendered, NotStored,
+    CaptureOrigin, SourceEnded, SourceFailed, DrawnTo, Rendered, NotStored, PictureDrawn, PictureGone,
     max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)

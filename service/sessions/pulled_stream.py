@@ -11,7 +11,9 @@ from stmixer.service.access import Caller
 from stmixer.service.errors import StmixerError
 from stmixer.service.schemas import FrameSize, Pulled, RunningStream, TrackChange
 from stmixer.service.sessions.backlog import Backlog
+from stmixer.service.sessions.preview import Preview
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PulledSource, PullTerms
 from stmixer.service.sources.trouble import Trouble
 
@@ -19,12 +21,13 @@ log = logging.getLogger("stmixer.pulled")
 
 
 class PulledStream:
-    """``backlog``: its results, tracks, warnings and states, as JSON."""
+    """``backlog``: its results, tracks, warnings and states, as JSON; ``preview``: what it looks like."""
 
-    def __init__(self, session: Session, terms: PullTerms, name: str | None) -> None:
+    def __init__(self, session: Session, terms: PullTerms, name: str | None, easel: Easel) -> None:
         self.session, self.name = session, name
         self._url = terms.url
         self.backlog = Backlog()
+        self.preview = Preview(session.stream, easel, trained=session.context.engine.model.trained)
         self._source = PulledSource(session.context, terms, self._tell_state)
         self._telling: asyncio.Task[None] | None = None
         self._freshness_ms: float | None = None
@@ -42,6 +45,7 @@ class PulledStream:
     async def close(self, error: BaseException | None = None) -> None:
         """End it, whatever it is at; whoever follows comes to an end as well."""
         try:
+            await self.preview.close()
             await self._source.close()  # first: its decoder would answer for a stream that is cut
         finally:
             self.session.abort()
@@ -80,6 +84,7 @@ class PulledStream:
                 self._tell_tracks(session.track_changes())
                 self.backlog.add("result", '{"type":"result",' + result.model_dump_json()[1:])
                 self._tell_notices()
+                self.preview.wake()
             self._tell_tracks(session.last_track_changes())
         except StmixerError:
             pass  # its source says what was wrong

@@ -42,10 +42,11 @@ class Results:
             stream.undelivered = len(self._waiting)
         self._changed.set()
 
-    def take(self, stream: Stream, origin: float | None) -> Result | None:
+    def take(self, stream: Stream, origin: float | None, capture_origin_us: int | None = None) -> Result | None:
         """The next result as it goes out now; None while there is none.
 
-        ``origin``: monotonic seconds of t = 0 by the source's own clock, where it has one.
+        ``origin``: monotonic seconds of t = 0 by the source's own clock, where it has one; ``capture_origin_us``: epoch
+        µs of it by the camera's.
         """
         if not self._waiting:
             return None
@@ -62,6 +63,8 @@ class Results:
         self._metrics.stage.labels("send").observe(now - pending.done_at)
         self._metrics.actors.inc(len(result.actors))
         result.dropped_since_last = skipped
+        if capture_origin_us is not None:
+            result.capture_at_us = result.pts_us + capture_origin_us
         # by the clock of all our durations: the wall clock may have been set since
         result.sent_at_us = result.received_at_us + round((now - pending.seen_at) * 1e6)
         return result

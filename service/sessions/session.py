@@ -126,7 +126,7 @@ class Session:
     async def results(self) -> AsyncIterator[Result]:
         """Results in order until the stream has ended. Raises what ended it, unless a keyframe had succeeded before."""
         while True:
-            while (result := self._results.take(self.stream, self.context.origin)) is not None:
+            while (result := self._taken()) is not None:
                 self._engine.wake()
                 yield result
             if self.stream.finished:
@@ -136,6 +136,9 @@ class Session:
             raise self.error
         if self.error is not None:
             self.warnings.append(str(self.error))
+
+    def _taken(self) -> Result | None:
+        return self._results.take(self.stream, self.context.origin, self.context.capture_origin_us)
 
     def track_changes(self) -> list[TrackChange]:
         """Who has come and gone up to the result that ``results`` gave last."""

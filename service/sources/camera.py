@@ -80,6 +80,7 @@ class CameraSource(DecodedSource):
 
     async def fetch(self, begun: Callable[[], None]) -> None:
         """Connect, and have a decoder read. Raises Trouble, CapacityError, ChannelError."""
+        self._context.capture_origin_us = None  # each connection begins with a clock of its own
         self._socket, self._address = await connected(self._url, self._policy)
         try:
             await self.open()

@@ -36,7 +36,7 @@ class SourceContext:
     there is something new. ``codec``: FFmpeg's name, once it is known.
 
     ``room`` is set where a keyframe was settled: there may be room in the ring. ``origin``: monotonic seconds of t = 0
-    by the source's own clock, where it has one.
+    by the source's own clock, where it has one; ``capture_origin_us``: epoch µs of it by the camera's.
 
     ``warnings``: what was odd, in words, for the end; ``notices``: what a live client is to know at once.
     """
@@ -53,6 +53,7 @@ class SourceContext:
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=MAX_NOTICES))
     room: asyncio.Event = field(default_factory=asyncio.Event)
     origin: float | None = None
+    capture_origin_us: int | None = None
     codec: str = ""
 
     def notice(self, code: str, message: str) -> None:

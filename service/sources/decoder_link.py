@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from stmixer.service.ipc.channel import ChannelError, GarbledError, Received
 from stmixer.service.ipc.child import Child, describe_exit
 from stmixer.service.ipc.messages import (
+    CaptureOrigin,
     Flushed,
     FlushSource,
     Frames,
@@ -145,6 +146,8 @@ class DecoderLink:
                         await engine.opened(stream, message)
                         context.codec = message.codec
                         await self._give_ring()
+                    case CaptureOrigin(at_us):
+                        context.capture_origin_us = at_us
                     case RingFull(number):
                         engine.ring_full(stream, number)
                         self._full_at = number

@@ -14,13 +14,18 @@ from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
 
 
+def files_not_allowed() -> InputError:
+    """No folder was named."""
+    return InputError("files_not_allowed", "files are played where the service was started with --allow-files", 422)
+
+
 def open_below(folder: Path | None, name: str) -> int:
     """A descriptor of a regular file that lies below the folder, links followed. Raises InputError.
 
     What lies elsewhere is not told apart from what is not there.
     """
     if folder is None:
-        raise InputError("files_not_allowed", "files are played where the service was started with --allow-files", 422)
+        raise files_not_allowed()
     missing = InputError("no_such_file", "there is no such file below the folder of --allow-files", 422)
     if "\0" in name:
         raise missing

@@ -12,11 +12,16 @@ export const hasKey = () => Boolean(getKey());
 // Relative to the page, so that a reverse proxy may serve it under any path.
 export const address = (path) => new URL(path, document.baseURI);
 
-export function streamAddress() {
-  const url = address("v1/streams/ws");
+const socketAddress = (path) => {
+  const url = address(path);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url;
-}
+};
+
+export const streamAddress = () => socketAddress("v1/streams/ws");
+
+/** Where a pulled stream says what it sees. */
+export const followAddress = (id) => socketAddress(`v1/streams/${id}/ws`);
 
 const authorization = () => (getKey() ? { Authorization: `Bearer ${getKey()}` } : {});
 
@@ -45,11 +50,11 @@ function parseProblem(text) {
   }
 }
 
-/** The answer of a GET that went well. Raises Refused. */
-async function got(path) {
+/** The answer of a GET, or of what `options` say, that went well. Raises Refused. */
+async function got(path, options = {}) {
   let response;
   try {
-    response = await fetch(address(path), { headers: authorization() });
+    response = await fetch(address(path), { ...options, headers: { ...authorization(), ...options.headers } });
   } catch {
     throw new Refused(problemWords(0));
   }
@@ -65,6 +70,25 @@ export const currentLabels = async () => (await (await got("v1/labels")).json())
 
 /** The API's description, a Blob of JSON. Raises Refused. */
 export const apiDocument = async () => new Blob([await (await got("openapi.json")).text()], { type: "application/json" });
+
+/** The streams that the server fetches, as GET /v1/streams has them. Raises Refused. */
+export const pulledStreams = async () => (await (await got("v1/streams")).json()).streams.filter(({ pulled }) => pulled);
+
+/** Has the server fetch another one, {url, name?}. Raises Refused. */
+export const addStream = (order) => got("v1/streams", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(order) });
+
+/** Has it fetch one no longer. Raises Refused. */
+export const removeStream = (id) => got(`v1/streams/${id}`, { method: "DELETE" });
+
+/** What one looks like now, boxes drawn, as a Blob. Raises Refused. */
+export const snapshot = async (id) => (await got(`v1/streams/${id}/snapshot.jpg`)).blob();
+
+/** What an <img> shows as a picture that moves: it sends no header, so a token stands for the key. Raises Refused. */
+export async function previewAddress(id) {
+  const url = address(`v1/streams/${id}/preview.mjpg`);
+  if (hasKey()) url.searchParams.set("token", (await (await got("v1/tokens", { method: "POST" })).json()).token);
+  return url;
+}
 
 /** The sample clip, a File. Raises Refused. */
 export async function sampleClip() {

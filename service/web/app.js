@@ -8,6 +8,7 @@ import { settings } from "./settings.js";
 import { Report } from "./report.js";
 import { notice, setActions, setMode, setState, showMessage } from "./stage.js";
 import { Upload } from "./upload.js";
+import { WALL, Wall } from "./wall.js";
 
 const REVEAL_MS = 500;
 
@@ -23,6 +24,20 @@ const overlay = new Overlay(byId("overlay"), byId("video"), () => {
 });
 const live = new Live(overlay, { leave: (session) => idle(session), onModel: showModel });
 const upload = new Upload(overlay, { leave: () => idle(null), onModel: showModel });
+
+const wall = new Wall({ leave: () => idle(null), withKey: () => greet() });
+
+/** The address says whether the wall is shown, so that it can be kept and come back to. */
+async function route() {
+  if (location.hash !== WALL) {
+    wall.close();
+    return;
+  }
+  if (document.body.dataset.mode === "camera") await live.stop();
+  upload.close();
+  if (location.hash === WALL) wall.open(); // it may be another by now
+}
+addEventListener("hashchange", route);
 
 /** Back to the choices. `session`: what a camera session saw, or null. */
 function idle(session) {
@@ -41,6 +56,8 @@ function showModel({ trained, ...model }) {
 }
 
 async function look(file, options = {}) {
+  wall.close(); // now: the event of the address comes when the file is on its way
+  if (location.hash === WALL) location.hash = "";
   if (document.body.dataset.mode === "camera") await live.stop();
   await upload.start(file, options);
 }
@@ -102,3 +119,4 @@ const reveal = () => {
 setTimeout(reveal, REVEAL_MS);
 idle(null);
 greet().finally(reveal);
+route();

@@ -31,7 +31,7 @@ export function between(first, second, share) {
 }
 
 /** Examples in a label's name help to choose it, not to read it over a picture: "talk to (e.g., self, …)" → "talk to". */
-const short = (name) => name.replace(/ \(e\.g\.[^)]*\)$/, "");
+export const short = (name) => name.replace(/ \(e\.g\.[^)]*\)$/, "");
 
 const overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 

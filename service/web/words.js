@@ -161,3 +161,37 @@ export function nobodyWords(threshold, trained) {
   const above = `Nobody above the person threshold of ${threshold.toFixed(2)}.`;
   return trained ? above : `${above} Untrained weights seldom reach it: set it to 0 to see boxes.`;
 }
+
+const secondsWords = (ms) => (ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000).toLocaleString("en")} s`);
+
+/** How a stream that the server fetches is, in a few words, and why, in a sentence or none. `pulled` of GET /v1/streams. */
+export function pulledWords({ state, error, silent_ms }) {
+  const why = error ? `${error[0].toUpperCase()}${error.slice(1)}.` : "";
+  switch (state) {
+    case "connecting":
+      return why ? ["Not there yet, trying again", why] : ["Connecting", ""];
+    case "live":
+      return ["Live", ""];
+    case "stalled":
+      return [silent_ms === null ? "No picture comes" : `No picture for ${secondsWords(silent_ms)}`, ""];
+    case "reconnecting":
+      return ["Lost, trying again", why];
+    case "ended":
+      return ["Played to its end", ""];
+    default:
+      return ["Cannot be shown", why];
+  }
+}
+
+/** How old what is known of a stream is: `freshness_ms` from its picture to its result, `quiet_ms` since that came. */
+export function freshnessWords(freshness_ms, quiet_ms) {
+  if (freshness_ms === null) return "No result yet";
+  return quiet_ms > 10_000 ? `No result for ${secondsWords(quiet_ms)}` : `${secondsWords(freshness_ms)} behind`;
+}
+
+/** "16 streams, 14 of them live". */
+export function wallWords(states) {
+  const live = states.filter((state) => state === "live").length;
+  if (!states.length) return "";
+  return live === states.length ? `${plural(live, "stream")}, ${live === 1 ? "live" : "all live"}` : `${plural(states.length, "stream")}, ${live} live`;
+}

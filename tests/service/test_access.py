@@ -24,7 +24,7 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import detect, draw, meta, pulled, stream_ws
+from stmixer.service.api import detect, draw, following, meta, previews, pulled, stream_ws
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -130,12 +130,16 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routers = (meta, detect, draw, stream_ws, pulled)
+    routers = (meta, detect, draw, stream_ws, pulled, following, previews)
     routes = [*web.routes, *(route for part in routers for route in part.router.routes)]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
-    ours = {pulled.ONE, pulled.ONE + "/events"}  # test_whose_a_pulled_stream_is
+    # test_whose_a_pulled_stream_is, and test_looking.py
+    looks = {pulled.ONE + what for what in ("", "/events", "/ws", "/snapshot.jpg", "/preview.mjpg")}
+    ours = looks | {"/v1/tokens"}
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours
-    assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {"/v1/streams/ws"}
+    assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {
+        "/v1/streams/ws", pulled.ONE + "/ws"
+    }  # fmt: skip
 
 
 def socket_says(server: Server, header: str | None, in_start: str | None, say_start: bool = True) -> tuple[str, int]:

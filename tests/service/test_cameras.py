@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,26 +25,49 @@ from stmixer.service.sessions.session import Session
 from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.upload import UploadSource
 
-HZ, FRAMES = 1.0, 150
+HZ, FRAMES = 1.0, 300
 SECRET = "hunter2:@/"
 IN_A_URL = "us%20er:hunter2%3A%40%2F"
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five seconds of numbered pictures, with B-frames, a keyframe a second."""
-    target = io.BytesIO()
-    with av.open(target, "w", format="mp4") as output:
-        track = output.add_stream("libx264", rate=30)
-        track.width, track.height, track.pix_fmt, track.options = 320, 240, "yuv420p", {"bf": "2", "g": "30"}
-        for number in range(FRAMES):
+@dataclass(frozen=True)
+class Encoding:
+    """How a film is made: the encoder, its pixels and options; and FFmpeg's name of the codec."""
+
+    encoder: str
+    pixels: str
+    options: dict[str, str]
+    name: str
+
+
+ENCODINGS = {
+    "h264": Encoding("libx264", "yuv420p", {"bf": "2", "g": "30"}, "h264"),
+    "h265": Encoding(
+        "libx265", "yuv420p", {"x265-params": "bframes=2:keyint=30:open-gop=0:pools=1:log-level=none"}, "hevc"
+    ),
+    "mjpeg": Encoding("mjpeg", "yuvj420p", {}, "mjpeg"),
+}
+
+
+def make_film(folder: Path, codec: str, frames: int = 150) -> Path:
+    """Some seconds of numbered pictures, with B-frames where there are such, a keyframe a second."""
+    encoding, target = ENCODINGS[codec], io.BytesIO()
+    with av.open(target, "w", format="mov") as output:
+        track = output.add_stream(encoding.encoder, rate=30)
+        track.width, track.height, track.pix_fmt, track.options = 320, 240, encoding.pixels, encoding.options
+        for number in range(frames):
             frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 30)
             output.mux(track.encode(frame))
         output.mux(track.encode(None))
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    path = folder / f"{codec}.mov"
     path.write_bytes(target.getvalue())
     return path
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_film(tmp_path_factory.mktemp("film"), "h264")
 
 
 async def windows_of_the_file(run: Running, film: Path) -> dict[int, list[int]]:
@@ -58,11 +82,14 @@ async def windows_of_the_file(run: Running, film: Path) -> dict[int, list[int]]:
     return run.worker.seen[session.stream.id]
 
 
-def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(film: Path) -> None:
+@pytest.mark.parametrize("codec", ENCODINGS)
+def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(tmp_path: Path, codec: str) -> None:
+    film = make_film(tmp_path, codec, FRAMES)
+
     async def run() -> None:
         async with running_engine() as engine:
             posted = await windows_of_the_file(engine, film)
-            with running_camera(film) as camera:
+            with running_camera(film, codec) as camera:
                 async with pulled(engine, camera.url(), hz=HZ) as stream:
                     await says(stream, "status", state="live")
                     await says(stream, "status", state="reconnecting")
@@ -71,8 +98,32 @@ def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(film: Path) ->
         assert len(whole) >= 4
         assert {seq: seen[seq] for seq in whole if seq in seen} == {seq: posted[seq] for seq in whole if seq in seen}
         assert len(set(whole) & set(seen)) >= 3  # a busy machine may skip some
-        assert (said.codec, said.frame and (said.frame.width, said.frame.height)) == ("h264", (320, 240))
+        assert (said.codec, said.frame and (said.frame.width, said.frame.height)) == (ENCODINGS[codec].name, (320, 240))
         assert (said.code, said.error) == ("ended", "the source ended the stream")
+
+    asyncio.run(run())
+
+
+def test_results_have_the_cameras_own_time_once_it_has_told_it(tmp_path: Path) -> None:
+    """GStreamer's server sends its first report after some seconds."""
+    film = make_film(tmp_path, "h264", 900)
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film) as camera:
+                async with pulled(engine, camera.url()) as stream:
+                    results: list[dict[str, int]] = []
+                    number = 0
+                    while sum("capture_at_us" in result for result in results) < 4:
+                        said = await says(stream, "result", after=number)
+                        number = said.number
+                        results.append(json.loads(said.text))
+        assert "capture_at_us" not in results[0]
+        timed = [result for result in results if "capture_at_us" in result]
+        assert results[-len(timed) :] == timed
+        origins = [result["capture_at_us"] - result["pts_us"] for result in timed]
+        assert max(origins) - min(origins) <= 20_000
+        assert abs(timed[0]["received_at_us"] - timed[0]["capture_at_us"]) < 60_000_000  # the same epoch
 
     asyncio.run(run())
 

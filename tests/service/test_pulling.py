@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
@@ -91,17 +90,17 @@ def test_a_backlog_of_large_messages_keeps_fewer() -> None:
 @pytest.mark.parametrize("waits", [True, False])
 def test_who_follows_hears_nothing_more_once_its_key_has_lapsed(waits: bool) -> None:
     async def run() -> None:
-        stream, caller = SimpleNamespace(backlog=Backlog()), Caller(None)
-        following = _as_events(stream, None, caller)  # type: ignore[arg-type]
+        backlog, caller = Backlog(), Caller(None)
+        following = _as_events(backlog.follow(), caller)
         await anext(following)
         if waits:
             coming = asyncio.ensure_future(anext(following, None))
             await asyncio.sleep(0)
             caller.lapsed.set()
-            stream.backlog.add("result", "{}")
+            backlog.add("result", "{}")
             assert await coming is None
         else:
-            stream.backlog.add("result", "{}")
+            backlog.add("result", "{}")
             caller.lapsed.set()
             assert await anext(following, None) is None
 

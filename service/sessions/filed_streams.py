@@ -1,0 +1,113 @@
+"""The streams of ``--streams``: begun with the service, and kept to what the file says each time it is read anew.
+
+What is unchanged in the file is not touched. One that finds no room is tried again until there is some; one that
+somebody has ended stays away until the file is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from stmixer.service.errors import InputError, StartError, StmixerError
+from stmixer.service.schemas import PullOrder
+from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
+from stmixer.service.sources.source import cancelled
+from stmixer.service.streams_file import read_streams
+
+log = logging.getLogger("stmixer.pulled")
+
+AGAIN_S = 10.0
+"""Until what found no room is tried again."""
+
+
+class FiledStreams:
+    """``check`` raises InputError for an order that can never be carried out, ``begin`` carries one out."""
+
+    def __init__(
+        self,
+        path: Path,
+        pulled: PulledStreams,
+        check: Callable[[PullOrder], object],
+        begin: Callable[[PullOrder], Awaitable[PulledStream]],
+    ) -> None:
+        self._path, self._pulled, self._check, self._begin = path, pulled, check, begin
+        self._running: dict[str, tuple[PullOrder, PulledStream]] = {}
+        self._waiting: dict[str, PullOrder] = {}
+        self._asked = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    def read(self) -> dict[str, PullOrder]:
+        """What the file says now. Raises StartError for one that cannot be used, which changes nothing."""
+        orders = read_streams(self._path)
+        for name, order in orders.items():
+            try:
+                self._check(order)
+            except InputError as error:
+                raise StartError("bad_streams", f"--streams {self._path}: {name}: {error}") from None
+        return orders
+
+    def start(self, orders: dict[str, PullOrder]) -> None:
+        """Begin with what was read, and see to it from now on."""
+        self._keeping = asyncio.create_task(self._keep(orders))
+
+    def read_again(self) -> None:
+        """Have it be as the file says now."""
+        self._asked.set()
+
+    async def close(self) -> None:
+        """See to nothing more; the streams are ended with all others."""
+        await cancelled(self._keeping)
+
+    async def _keep(self, orders: dict[str, PullOrder]) -> None:
+        read: dict[str, PullOrder] | None = orders
+        while True:
+            try:
+                if read is None:
+                    await self._begin_all(self._waiting)
+                else:
+                    await self._follow(read)
+            except Exception:  # whatever it was, the file is read again when that is asked for
+                log.exception("the streams of --streams may not be what their file says")
+            read = await self._next()
+
+    async def _next(self) -> dict[str, PullOrder] | None:
+        """What the file says once it is to be read anew; None where it is time for what found no room."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S if self._waiting else None):
+                    await self._asked.wait()
+            if not self._asked.is_set():
+                return None
+            self._asked.clear()
+            try:
+                return await asyncio.to_thread(self.read)
+            except StartError as error:
+                log.error("%s; the streams of before stay", error)
+            except Exception:  # nested too deeply, for one
+                log.exception("%s cannot be read; the streams of before stay", self._path)
+
+    async def _follow(self, orders: dict[str, PullOrder]) -> None:
+        """End what the file has no more, or otherwise, and begin what it has besides."""
+        there = set(self._pulled.all())
+        kept = {n: (o, s) for n, (o, s) in self._running.items() if s in there and orders.get(n) == o}
+        over = [stream for name, (_, stream) in self._running.items() if name not in kept and stream in there]
+        self._running, self._waiting = dict(kept), {}
+        await asyncio.gather(*(self._pulled.remove(stream) for stream in over))
+        new = {name: order for name, order in orders.items() if name not in kept}
+        await self._begin_all(new)
+        begun = len(new) - len(self._waiting)
+        log.info("%s: %d streams begun, %d ended, %d as before", self._path, begun, len(over), len(kept))
+
+    async def _begin_all(self, orders: dict[str, PullOrder]) -> None:
+        for name, order in list(orders.items()):
+            try:
+                self._running[name] = order, await self._begin(order)
+                self._waiting.pop(name, None)
+            except StmixerError as error:
+                if name not in self._waiting:
+                    log.error("stream %r of %s cannot begin yet: %s", name, self._path, error)
+                self._waiting[name] = order

@@ -1,0 +1,141 @@
+"""The wall: streams added, named, looked at, opened large and removed; what is wrong with one; sixteen; and keys."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import OWN_CLIPS
+from playwright.sync_api import Browser, Locator, Page, expect
+from serving import Server, running_server
+from webpage import OUT, PATIENCE_MS, opened, show_everything, wait_for, write_video
+
+from stmixer.service.key_file import Key, KeyFile, digest, write_keys
+
+pytestmark = pytest.mark.browser
+
+NEVER = "rtsp://me:hunter2@127.0.0.1:1/cam"
+PICTURES = "[...document.querySelectorAll('.tile img')].filter((picture) => picture.naturalWidth).length"
+
+
+@pytest.fixture(scope="module")
+def service(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    films = tmp_path_factory.mktemp("films")
+    shutil.copy(OWN_CLIPS / "walk.mp4", films)
+    write_video(films / "block.mp4", "libx264", seconds=60, fps=5)
+    with running_server(weights=tiny_weights, allow_files=films, allow_networks="127.0.0.1") as server:
+        yield server
+
+
+@pytest.fixture
+def wall(chromium: Browser, service: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The wall of a service without a stream."""
+    with opened(chromium, service.url + "/#wall", request.node.name) as page:
+        yield page
+    for stream in httpx.get(service.url + "/v1/streams").json()["streams"]:
+        httpx.delete(f"{service.url}/v1/streams/{stream['id']}")
+
+
+def pull(service: Server, name: str, key: str = "", **order: object) -> None:
+    order = {"url": "file:walk.mp4", "loop": True, "name": name, "score_threshold": 0, "top_k": 2, **order}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    assert httpx.post(service.url + "/v1/streams", json=order, headers=headers).status_code == 201
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(".tile").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def test_a_stream_is_added_by_its_address_and_removed_again(wall: Page, service: Server) -> None:
+    expect(wall.locator("#wall-none")).to_be_visible(timeout=PATIENCE_MS)
+    wall.get_by_label("Address").fill("rtsp://10.0.0.1/cam")
+    wall.get_by_role("button", name="Add camera").click()
+    expect(wall.locator("#wall-add-said")).to_contain_text("10.0.0.1 is a private address", timeout=PATIENCE_MS)
+    wall.get_by_label("Address").fill(NEVER)
+    wall.get_by_label("Name", exact=True).fill("front door")
+    wall.get_by_label("Name", exact=True).press("Enter")
+    door = tile(wall, "front door")
+    expect(door).to_contain_text("Not there yet, trying again", timeout=PATIENCE_MS)
+    expect(door).to_contain_text("127.0.0.1:1 refuses the connection: nothing listens there.")
+    expect(wall.locator("#wall-add-said")).to_be_empty()
+    expect(wall.locator("#wall-count")).to_have_text("1 stream, 0 live")
+    assert "hunter2" not in wall.content()
+    wall.get_by_role("button", name="Remove front door").press("Enter")
+    wall.get_by_role("button", name="Really remove front door?").press("Enter")
+    expect(door).to_have_count(0, timeout=PATIENCE_MS)
+    assert httpx.get(service.url + "/v1/streams").json()["streams"] == []
+    expect(wall.get_by_label("Address")).to_be_focused()
+
+
+def test_a_stream_shows_its_picture_its_people_and_how_old_that_is_and_opens_large(wall: Page, service: Server) -> None:
+    show_everything(wall)
+    pull(service, "hall")
+    hall = tile(wall, "hall")
+    expect(hall.locator(".how")).to_have_text(re.compile(r"^Live[\d.]+ s behind$"), timeout=PATIENCE_MS)
+    expect(hall.locator(".in-picture li").first).to_contain_text("person ", timeout=PATIENCE_MS)
+    wait_for(wall, f"{PICTURES} === 1")
+    before = hall.locator("img").get_attribute("src")
+    expect(hall.locator("img")).not_to_have_attribute("src", str(before), timeout=PATIENCE_MS)
+    wall.get_by_role("button", name="Open hall large").press("Enter")
+    large = wall.get_by_role("dialog")
+    expect(large.get_by_role("heading")).to_have_text("hall")
+    expect(large.locator("#large-people li").first).to_contain_text("person ")
+    expect(large.locator("img")).to_have_attribute("src", re.compile(r"/preview\.mjpg$"))
+    wait_for(wall, "document.getElementById('large-picture').naturalWidth > 0")
+    wall.keyboard.press("Escape")
+    expect(large).to_be_hidden()
+    assert wall.locator("#large-picture").get_attribute("src") is None
+    wall.get_by_role("button", name="Back").click()
+    expect(wall.get_by_role("button", name="Start camera")).to_be_visible()
+    wall.get_by_role("link", name="All cameras").click()
+    expect(hall).to_be_visible(timeout=PATIENCE_MS)
+
+
+@pytest.mark.slow
+def test_sixteen_streams_fit_on_the_wall(wall: Page, service: Server) -> None:
+    show_everything(wall)
+    for number in range(14):
+        pull(service, f"camera {number + 1}", url="file:block.mp4", keyframe_hz=0.5)
+    for name in ("garden gate", "yard"):
+        pull(service, name, url=NEVER, loop=False)
+    wall.set_viewport_size({"width": 1440, "height": 900})
+    expect(wall.locator("#wall-count")).to_have_text("16 streams, 14 live", timeout=4 * PATIENCE_MS)
+    expect(wall.locator(".tile")).to_have_count(16)
+    wait_for(wall, f"{PICTURES} >= 8")
+    OUT.mkdir(parents=True, exist_ok=True)
+    for width, height in ((1440, 900), (390, 844)):
+        wall.set_viewport_size({"width": width, "height": height})
+        wait_for(wall, f"innerWidth === {width}")
+        assert wall.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        wall.screenshot(path=OUT / f"wall-{width}.png")
+
+
+@pytest.mark.slow
+def test_a_key_is_asked_for_and_shows_its_own_streams(
+    chromium: Browser, tiny_weights: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    names = ("mine", "theirs")
+    write_keys(
+        tmp_path / "keys.json", KeyFile(keys=tuple(Key(name=n, sha256=digest(n), scopes=("stream",)) for n in names))
+    )
+    with (
+        running_server(weights=tiny_weights, allow_files=OWN_CLIPS, keys=tmp_path / "keys.json") as server,
+        opened(chromium, server.url + "/#wall", request.node.name) as page,
+    ):
+        for name in names:
+            pull(server, name, key=name)
+        expect(page.locator("#wall-said")).to_contain_text("This server asks for a key", timeout=PATIENCE_MS)
+        page.locator("#wall-key").fill("mine")
+        page.locator("#wall-key").press("Enter")
+        expect(page.locator(".tile")).to_have_count(1, timeout=PATIENCE_MS)
+        expect(tile(page, "mine")).to_be_visible()
+        expect(page.locator("#wall-said")).to_be_hidden()
+        wait_for(page, f"{PICTURES} === 1")
+        page.get_by_role("button", name="Open mine large").click()
+        picture = page.locator("#large-picture")
+        expect(picture).to_have_attribute("src", re.compile(r"/preview\.mjpg\?token="), timeout=PATIENCE_MS)
+        wait_for(page, "document.getElementById('large-picture').naturalWidth > 0")

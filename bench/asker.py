@@ -26,6 +26,8 @@ def asking(url: str) -> Iterator[list[float]]:
     taken: list[float] = []
     command, root = [sys.executable, "-m", "bench.asker", url], Path(__file__).parents[1]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
         yield taken
         taken += json.loads(process.communicate()[0])
 
@@ -59,6 +61,7 @@ def main() -> None:
         stop.set()
 
     threading.Thread(target=watch, daemon=True).start()
+    print("begun", flush=True)
     while not stop.wait(PAUSE_S):
         taken.append(ask(host, int(port)))
     print(json.dumps(taken))

@@ -34,7 +34,8 @@ def watch() -> None:
         run(self)
         cpu, wall = time.thread_time() - used, time.monotonic() - began
         if wall >= LONG_S:
-            what = repr(task if isinstance(task, asyncio.Task) else self)[:300]
+            coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+            what = getattr(coroutine or self._callback, "__qualname__", type(self._callback).__name__)
             print(f"loop: {cpu * 1e3:.0f} ms of CPU, {wall * 1e3:.0f} ms, {what}", file=sys.stderr, flush=True)
 
     events.Handle._run = timed  # type: ignore[method-assign]

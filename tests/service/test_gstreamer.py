@@ -72,6 +72,7 @@ def muxed(muxer: Muxer, folder: Path) -> bytes:
     return target.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUXERS)
 def test_what_it_muxes(server: Server, tmp_path: Path, name: str) -> None:
     """Every picture at its time, in all the ways in."""
@@ -100,6 +101,7 @@ def test_what_it_muxes(server: Server, tmp_path: Path, name: str) -> None:
     assert [result["pts_us"] for result in client.of("result")] == [0, 500_000, 1_000_000, 1_500_000]
 
 
+@pytest.mark.slow
 def test_it_plays_what_we_draw(tmp_path: Path) -> None:
     """Every picture, at its time, in the order in which it was."""
     source, drawn, raw = tmp_path / "in.avi", tmp_path / "drawn.mp4", tmp_path / "pictures.rgb"

@@ -246,7 +246,8 @@ def test_info_shows_no_control_characters(file: Path) -> None:
     [
         (
             ["info", "nope"],
-            "nope is neither a file nor bundled nor a variant; bundled: stmixer-rt, stmixer-nano; variants: ",
+            "nope is neither a file nor bundled nor a variant; bundled: stmixer-rt, stmixer-rt-hd, stmixer-nano; "
+            "variants: ",
         ),
         (["info", "--cost", "nope"], "neither a file nor bundled nor a variant"),
         (["info", "--cost"], "--cost wants a file or a variant"),

@@ -36,7 +36,20 @@ class Timed:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
+def shelf(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundled weights, whose manifest says that they bear bf16."""
+    folder = tmp_path_factory.mktemp("weights")
+    for file in FOLDER.glob(f"{NAME}.*"):
+        (folder / file.name).symlink_to(file)
+    entry = {"name": NAME, "file": f"{NAME}.safetensors", "map_lost": {"bf16": 0.002}}
+    entry["lost_by"] = read_header(folder / f"{NAME}.safetensors")[1]
+    (folder / "manifest.json").write_text(json.dumps({"bundled": [entry]}))
+    monkeypatch.setattr("stmixer.model.bundled.FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def timed(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Timed:
     """On a CPU that has bf16, with PyTorch."""
     clock = Timed(dict(FIGURES))
     monkeypatch.setattr(contest_module, "measured", clock)
@@ -159,10 +172,18 @@ def test_bf16_needs_a_cpu_that_has_it_and_weights_that_bear_it(timed: Timed, mon
     assert candidates(Path(NAME), card, digest) == [ONNX, EAGER]
 
 
+@pytest.mark.usefixtures("shelf")
 def test_the_manifest_says_what_bundled_weights_lose() -> None:
-    weights = bundled()[NAME]
-    assert weights.map_lost == {"bf16": 0.002}
-    assert map_lost(Path(NAME), read_header(Path(NAME))[0], weights.lost_by or "") == weights.map_lost
+    card, digest = read_header(Path(NAME))
+    assert map_lost(Path(NAME), card, digest) == {"bf16": 0.002}
+    assert map_lost(Path(NAME), card, "of others") == {}
+
+
+@pytest.mark.parametrize("name", sorted(bundled()))
+def test_what_the_manifest_says_is_of_the_files_beside_it(name: str) -> None:
+    weights = bundled()[name]
+    assert bool(weights.map_lost) == (weights.lost_by is not None)
+    assert weights.lost_by in (None, read_header(weights.file)[1])
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def configured(tmp_path: Path, **changes: Any) -> RunConfig:
     videos.write_text(videos.read_text().replace("fall.mp4,train", "fall.mp4,val"))
     plain = {
         "run_dir": str(tmp_path / "run"),
-        "model": "rt_lite0",
+        "model": "rt_nano",
         "backbone_norm": "frozen",
-        "frozen": ["backbone."],
+        "frozen": ["backbone.", "person_head."],
         "augment": STEADY,
         "cached_features": {"segments": 3, "samples": 12},
     }
@@ -56,8 +56,8 @@ def made(config: RunConfig, data: RunData, detector: Detector) -> FeatureFolder:
 
 def small(data: RunData) -> Detector:
     """With the bundled backbone: an initial one's maps vanish."""
-    detector = build(variant("rt_lite0", classes=len(data.labels)), seed=0)
-    backbone = {k: v for k, v in read_tensors(BUNDLED).items() if k.startswith("backbone.")}
+    detector = build(variant("rt_nano", classes=len(data.labels)), seed=0)
+    backbone = {k: v for k, v in read_tensors(BUNDLED).items() if k.startswith(("backbone.", "person_head."))}
     detector.load_state_dict(detector.state_dict() | backbone)
     return detector.eval()
 
@@ -144,7 +144,7 @@ def test_a_run_learns_from_cached_features_and_goes_on_with_them(tmp_path: Path)
     fit(config)
     weights = read_tensors(config.run_dir / "weights.safetensors")
     data = load_data(config)
-    start = build(variant("rt_lite0", classes=len(data.labels)), seed=config.init.seed).state_dict()
+    start = build(variant("rt_nano", classes=len(data.labels)), seed=config.init.seed).state_dict()
     for name, tensor in weights.items():
         if name.startswith("backbone."):
             assert torch.equal(tensor, start[name]), name
@@ -153,12 +153,12 @@ def test_a_run_learns_from_cached_features_and_goes_on_with_them(tmp_path: Path)
 
     stamps = {p.name: p.stat().st_mtime_ns for p in (config.run_dir / "features").glob("*.npy")}
     assert len(stamps) == 3
-    begun = build(variant("rt_lite0", classes=len(data.labels)), seed=config.init.seed)
+    begun = build(variant("rt_nano", classes=len(data.labels)), seed=config.init.seed)
     more = config.cached_features.model_copy(update={"segments": 5})  # type: ignore[union-attr]
     made(config.model_copy(update={"cached_features": more}), data, begun)
     assert {p.name: p.stat().st_mtime_ns for p in (config.run_dir / "features").glob("*.npy")}.items() > stamps.items()
 
-    other = build(variant("rt_lite0", classes=len(data.labels)), seed=1)
+    other = build(variant("rt_nano", classes=len(data.labels)), seed=1)
     with pytest.raises(TrainError, match="another run or backbone: delete it"):
         made(config, data, other)
 

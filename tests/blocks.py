@@ -22,6 +22,11 @@ NOT_RUN = {
     "tests/serving.py serves such",
     ("docs/api.md", "pip install --no-deps stmixer"): "wants a package registry; "
     "tests/service/test_api_docs.py runs the client with what it would bring",
+    (
+        "docs/api.md",
+        "curl -sSf -H 'Content-Type: application/json' -d '{\"url\": \"rtsp:",
+    ): "wants a camera on the network; tests/service/test_pulled_streams.py and test_previews.py have streams "
+    "of their own",
     ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
     "tests/service/test_pulled_streams.py has one of its own",
     ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
@@ -49,6 +54,7 @@ RUN_BY = {
     ("docs/api.md", "js"): "tests/browser/test_camera_program.py",
     ("docs/api.md", "python"): "tests/service/test_api_docs.py",
     ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
+    ("docs/cameras.md", "yaml"): "tests/service/test_streams_file.py",
     ("docs/operate.md", "json"): "tests/test_blocks.py",
     ("docs/operate.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/paper.md", "yaml"): "tests/trainer/test_paper_page.py",

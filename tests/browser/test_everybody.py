@@ -89,7 +89,14 @@ def walk(page: Page, steps: int = 300) -> list[dict[str, Any]]:
 
 def test_keys_reach_everything_and_the_place_is_marked(page: Page) -> None:
     way = walk(page)
-    assert [at["id"] for at in way][:5] == ["model", "settings-toggle", "camera-start", "file-pick", "sample"]
+    assert [at["id"] for at in way][:6] == [
+        "model",
+        "to-wall",
+        "settings-toggle",
+        "camera-start",
+        "file-pick",
+        "sample",
+    ]
     assert [at for at in way if not (at["seen"] and at["marked"])] == []
 
 

@@ -88,7 +88,7 @@ def test_a_stream_shows_its_picture_its_people_and_how_old_that_is_and_opens_lar
     wait_for(wall, "document.getElementById('large-picture').naturalWidth > 0")
     wall.keyboard.press("Escape")
     expect(large).to_be_hidden()
-    assert wall.locator("#large-picture").get_attribute("src") is None
+    wait_for(wall, "!document.getElementById('large-picture').hasAttribute('src')")
     wall.get_by_role("button", name="Back").click()
     expect(wall.get_by_role("button", name="Start camera")).to_be_visible()
     wall.get_by_role("link", name="All cameras").click()

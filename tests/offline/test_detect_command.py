@@ -235,7 +235,7 @@ def test_results_as_plain_values() -> None:
             "actions": [{"id": 0, "name": "walk", "score": 0.6543}], "track_id": 1,
         }
     ]  # fmt: skip
-    assert set(plain) == set(Result.model_fields)
+    assert set(plain) == set(Result.model_fields) - {"capture_at_us"}, "no camera has told its clock"
     assert Result.model_validate(plain).actors[0].actions[0].name == "walk"
 
 

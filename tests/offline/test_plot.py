@@ -83,7 +83,7 @@ def test_where_its_picture_is_does_not_go_over_the_wire() -> None:
     result = a_result()
     result.comes_from(WALK, trained=False)
     assert result.model_dump_json() == a_result().model_dump_json()
-    assert set(result.to_dict()) == set(Result.model_fields)
+    assert set(result.to_dict()) == set(Result.model_fields) - {"capture_at_us"}, "no camera has told its clock"
 
 
 @pytest.mark.parametrize(

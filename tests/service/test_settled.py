@@ -29,7 +29,7 @@ def test_a_full_collection_while_it_serves_looks_at_nothing_of_the_start(monkeyp
         pass
 
     settings: dict[str, Any] = {"allow_anonymous": True}
-    service = cast(Service, SimpleNamespace(settings=Settings(**settings), start=nothing, stop=nothing))
+    service = cast(Service, SimpleNamespace(settings=Settings(**settings), start=nothing, stop=nothing, filed=None))
     monkeypatch.setattr(server, "create_app", lambda _: None)
     monkeypatch.setattr(server, "Server", Serves)
     before = len(gc.get_objects())

@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import yaml
+from blocks import blocks
 from conftest import OWN_CLIPS
 from posting import eventually
 from serving import Server, running_server
@@ -33,6 +34,14 @@ WALK = {"name": "walk", "url": "file:walk.mp4", "loop": True}
 def write(path: Path, *streams: Mapping[str, object]) -> Path:
     path.write_text(yaml.safe_dump({"streams": [dict(stream) for stream in streams]}))
     return path
+
+
+def test_the_documents_file_is_one(tmp_path: Path) -> None:
+    (block,) = (text for kind, text in blocks("docs/cameras.md") if kind == "yaml")
+    (tmp_path / "streams.yaml").write_text(block)
+    orders = read_streams(tmp_path / "streams.yaml")
+    assert {name: order.keyframe_hz for name, order in orders.items()} == {"door": 1.0, "yard": 2.0}
+    assert orders["door"].url == "rtsp://user:password@192.168.1.20/stream1"
 
 
 BROKEN = [

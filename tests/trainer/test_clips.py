@@ -37,7 +37,7 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
         actors: list[tuple[()]] = [() for _ in jobs]
         return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, entries=None)
 
-    card = SimpleNamespace(config=config)
+    card = SimpleNamespace(config=config, trained=True)
     runner = SimpleNamespace(card=card, run=run, forget=lambda stream: None, missing=tuple, bank_bytes=(0, 0))
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
     results = list(FileResults(runner, path, options))  # type: ignore[arg-type]

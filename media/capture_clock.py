@@ -21,8 +21,11 @@ class CaptureClock:
 
     def read(self, packet: "Packet[VideoStream]") -> None:
         """What a packet says of it."""
-        if packet.pts is not None and packet.has_sidedata("prft"):
-            self._known = packet.pts, _WALLCLOCK.unpack_from(bytes(packet.get_sidedata("prft")))[0]
+        if packet.pts is None or not packet.has_sidedata("prft"):
+            return
+        wallclock_us = _WALLCLOCK.unpack_from(bytes(packet.get_sidedata("prft")))[0]
+        if wallclock_us > 0:  # a sender without a clock says 0 in NTP's time, which is before 1970
+            self._known = packet.pts, wallclock_us
 
     def place(self, picture: VideoFrame, pts_us: int) -> None:
         """A picture is delivered with this time, µs after the first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import av.error
@@ -19,6 +20,7 @@ class _Said:
 
     pts: int | None
     dts: int | None
+    time_base: Fraction | None
 
 
 class Deinterlacer:
@@ -45,7 +47,7 @@ class Deinterlacer:
                 return
             self._graph, self._shape = _graph(picture), shape
         self.pictures += bool(picture.interlaced_frame)
-        self._inside.append(_Said(picture.pts, picture.dts))
+        self._inside.append(_Said(picture.pts, picture.dts, picture.time_base))
         self._graph.vpush(picture)
         yield from self._finished()
 
@@ -66,6 +68,8 @@ class Deinterlacer:
                 return
             said = self._inside.popleft()
             picture.pts, picture.dts = said.pts, said.dts
+            if said.time_base is not None:  # the filter counts in half of it
+                picture.time_base = said.time_base
             yield picture
 
 

@@ -5,6 +5,7 @@ Each is what ``POST /v1/streams`` takes, with a name of its own: by that a strea
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -23,15 +24,19 @@ class StreamsFile(Wire):
 def read_streams(path: Path) -> dict[str, PullOrder]:
     """The orders by their names. Raises StartError, whose words repeat no value of the file: passwords are in it."""
     try:
-        found = StreamsFile.model_validate(yaml.safe_load(path.read_bytes()))
+        stands_there = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise _unusable(path, error.strerror or "it cannot be read") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise _unusable(path, "this is no YAML" if mark is None else f"line {mark.line + 1}: this is no YAML") from None
+    except (ValueError, AttributeError, TypeError, RecursionError):  # of values that are not what their tag says
+        raise _unusable(path, "this is no YAML") from None
+    try:
+        found = StreamsFile.model_validate(stands_there)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise _unusable(path, f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
+        raise _unusable(path, f"{'.'.join(map(_place, first['loc'])) or 'file'}: {first['msg']}") from None
     orders: dict[str, PullOrder] = {}
     for number, order in enumerate(found.streams):
         if order.name is None:
@@ -40,6 +45,11 @@ def read_streams(path: Path) -> dict[str, PullOrder]:
             raise _unusable(path, f"streams.{number}: the name stands there twice")
         orders[order.name] = order
     return orders
+
+
+def _place(part: int | str) -> str:
+    """Of a place in the file; a key that is none of ours may be anything, an address with a password too."""
+    return str(part) if isinstance(part, int) or re.fullmatch(r"[a-z_]{1,40}", part) else "?"
 
 
 def _unusable(path: Path, why: str) -> StartError:

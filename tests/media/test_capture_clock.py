@@ -6,9 +6,11 @@ import struct
 from fractions import Fraction
 
 import av
+import av.filter
 from av.packet import Packet, PacketSideData, packet_sidedata_type_from_literal
 
 from stmixer.media.capture_clock import CaptureClock
+from stmixer.media.deinterlace import Deinterlacer
 
 NOON_US = 1_700_000_000_000_000
 
@@ -44,3 +46,31 @@ def test_the_origin_is_what_the_clock_was_at_the_first_frame() -> None:
     clock.read(told(180_000, NOON_US + 1_000_250))  # the next report: it was a quarter of a millisecond off
     clock.place(picture(180_000), 2_000_000)
     assert clock.origin_us == NOON_US - 999_750
+
+
+def test_a_sender_without_a_clock_tells_none() -> None:
+    clock = CaptureClock()
+    clock.read(told(90_000, -2_208_988_800_000_000))  # what a report of no NTP time comes to
+    clock.place(picture(90_000), 0)
+    assert clock.origin_us is None
+
+
+def test_an_interlaced_picture_keeps_its_clock() -> None:
+    """Whatever the filter counts in: a picture's time is asked for by its own clock."""
+    fields = av.filter.Graph()
+    source = fields.add_buffer(width=64, height=64, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 90_000))
+    interlaced = fields.add("setfield", "tff")
+    source.link_to(interlaced)
+    interlaced.link_to(fields.add("buffersink"))
+    fields.configure()
+    times = [90_000, 93_600, 97_200]
+    made_whole = Deinterlacer()
+    pictures = []
+    for pts in times:
+        frame = av.VideoFrame(64, 64)
+        frame.pts, frame.time_base = pts, Fraction(1, 90_000)
+        fields.vpush(frame)
+        pictures += made_whole.put(fields.vpull())
+    pictures += made_whole.end()
+    assert made_whole.pictures == 3
+    assert [(found.pts, found.time_base) for found in pictures] == [(pts, Fraction(1, 90_000)) for pts in times]

@@ -52,6 +52,13 @@ BROKEN = [
     ("streams: [{name: a, url: 'rtsp://x'}, {name: a, url: 'rtsp://y'}]", "streams.1: the name stands there twice"),
     ("streams: [{name: a, url: 'rtsp://x', hunter: 2}]", "streams.0.hunter: Extra inputs are not permitted"),
     ("streams: [{name: a, url: 'rtsp://me:hunter2@x', keyframe_hz: 0}]", "streams.0.keyframe_hz: Input should be"),
+    (
+        "streams: [{name: a, url: 'rtsp://x', 'rtsp://me:hunter2@cam/1': 3}]",
+        "streams.0.?: Extra inputs are not permitted",
+    ),
+    ("streams: [{name: 2026-13-01, url: 'rtsp://x'}]", "this is no YAML"),
+    ("streams: [{name: !!timestamp hunter2, url: 'rtsp://x'}]", "this is no YAML"),
+    ("streams: " + "[" * 3000, "this is no YAML"),
 ]
 
 

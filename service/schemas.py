@@ -296,7 +296,7 @@ class DetectOptions(Wire):
     the actions of an actor, None gives all of them. Who was away for longer than ``track_max_gap_s`` is somebody new.
     """
 
-    preset: Preset | None = None
+    preset: Preset | None = Field(None, description="options that go together; one that is given counts before it")
     keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)

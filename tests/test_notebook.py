@@ -48,7 +48,8 @@ def test_the_cells_run_in_order_and_say_what_they_said(monkeypatch: pytest.Monke
     names: dict[str, Any] = {}
     load, table, picture, folder, camera = (run(cell, names) for cell in CODE)
     assert load[0] == shown(CODE[0])
-    assert table[1].index.to_list() == [(1, "fall"), (1, "walk")]
+    assert {(1, "fall"), (1, "walk")} <= set(table[1].index.to_list())
+    assert str(table[1]) == shown(CODE[1])
     assert str(table[1].columns.to_list()) == "['min', 'max', 'count']"
     assert isinstance(picture[1], Image.Image)
     assert picture[1].size == (480, 360)

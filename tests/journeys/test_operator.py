@@ -69,7 +69,7 @@ def states(prometheus: Prometheus, alert: str) -> set[str]:
 def test_an_alert_comes_and_goes(service: Server, tmp_path: Path) -> None:
     """A service that stands still, for longer than the alert's minute; its runbook entry is there."""
     with running_prometheus(service, tmp_path) as prometheus:
-        assert states(prometheus, "StmixerDown") == set()
+        eventually(lambda: states(prometheus, "StmixerDown"), lambda now: now == set(), 60)
         service.process.send_signal(signal.SIGSTOP)
         try:
             eventually(lambda: states(prometheus, "StmixerDown"), lambda now: now == {"firing"}, 180)

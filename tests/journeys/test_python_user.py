@@ -64,7 +64,8 @@ def test_she_has_a_table_detections_a_plot_and_a_folder(python: Path, folder: Pa
 
     with (folder / "likely.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert {(row["track_id"], row["action"]) for row in rows} == {("1", "walk"), ("1", "fall")}
+    assert {("1", "walk"), ("1", "fall")} <= {(row["track_id"], row["action"]) for row in rows}
+    assert {row["track_id"] for row in rows} == {"1"}
     assert max(len(row["action_score"].partition(".")[2]) for row in rows) <= 4
     detections = json.loads((folder / "detections.json").read_text())
     assert (detections["tracks"], detections["classes"]) == ([1], ["fall"])

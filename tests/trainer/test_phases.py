@@ -62,6 +62,14 @@ def test_a_phase_may_start_from_the_mean_with_an_earlier_one(tmp_path: Path) -> 
     assert both.init.average_with == wide.run_dir / "weights.safetensors"
 
 
+def test_a_later_phase_may_go_half_way_back(tmp_path: Path) -> None:
+    common = {"init": {"backbone": str(tmp_path / "coco.onnx")}}
+    phases = [{"name": "wide"}, {"name": "fine"}, {"name": "back", "init": {"backbone": str(tmp_path / "other.onnx")}}]
+    wide, fine, back = load_phases(written(tmp_path, phases, **common))
+    assert (wide.init.backbone, fine.init.backbone) == (tmp_path / "coco.onnx", None)
+    assert (back.init.backbone, back.init.weights) == (tmp_path / "other.onnx", fine.run_dir / "weights.safetensors")
+
+
 def saved(path: Path, seed: int, *labels: str) -> Path:
     detector = build(variant("tiny", classes=len(labels)), seed=seed)
     named = tuple(Label(number, name) for number, name in enumerate(labels))
@@ -103,6 +111,10 @@ def test_a_backbone_half_way_back_to_where_it_came_from(tmp_path: Path, monkeypa
     init = {"weights": str(one), "backbone": str(tmp_path / "coco.onnx"), "classifier": "keep"}
     config = run_config(custom_set(tmp_path / "custom", BOXES, SPLITS), init=init, labels=["walk", "fall"])
     started = initial_detector(config, read_header(one)[0].labels).state_dict()
+    pretrained.tensors["backbone.nowhere"] = torch.ones(3)
+    with pytest.raises(TrainError, match=r"init.backbone: .*one.safetensors has no such backbone.nowhere"):
+        initial_detector(config, read_header(one)[0].labels)
+    del pretrained.tensors["backbone.nowhere"]
     assert len(theirs) > 20
     for name, x in started.items():
         torch.testing.assert_close(x, (first[name] + 3) / 2 if name in theirs else first[name])

@@ -50,7 +50,9 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
     for name, phase in zip(names, phases, strict=True):
         own = _laid_over(values, phase) | {"run_dir": str(Path(values.get("run_dir", ".")) / name)}
         if configs:
-            start = {"weights": configs[-1].run_dir / "weights.safetensors", "classifier": "keep", "backbone": None}
+            start = {"weights": configs[-1].run_dir / "weights.safetensors", "classifier": "keep"}
+            if "backbone" not in phase.get("init", {}):  # the first phase's is in its weights
+                start["backbone"] = None
             other = next((c for c in configs if c.run_dir.name == own.get("init", {}).get("average_with")), None)
             if other is not None:
                 start["average_with"] = other.run_dir / "weights.safetensors"

@@ -43,7 +43,12 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
             tensors = _with_another(tensors, config.init.average_with, card)
         if config.init.backbone is not None:
             pretrained = _pretrained(config, wanted)
-            tensors |= _between({name: tensors[name] for name in pretrained if name in tensors}, pretrained, 0.5)
+            for name, x in pretrained.items():
+                if name not in tensors or tensors[name].shape != x.shape:
+                    raise TrainError(
+                        f"init.backbone: {config.init.weights} has no such {name}: it is of another variant"
+                    )
+            tensors |= _between(tensors, pretrained, 0.5)
         if config.init.classifier == "new":
             tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
         elif [label.name for label in card.labels] != [label.name for label in labels]:

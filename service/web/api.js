@@ -59,20 +59,31 @@ async function got(path, options = {}) {
     throw new Refused(problemWords(0));
   }
   if (response.ok) return response;
-  throw new Refused(problemWords(response.status, parseProblem(await response.text()), retryAfter(response.headers.get("Retry-After"))));
+  const problem = parseProblem(await response.text().catch(() => ""));
+  throw new Refused(problemWords(response.status, problem, retryAfter(response.headers.get("Retry-After"))));
+}
+
+/** What `take(response)` makes of such an answer. Raises Refused too where its body breaks off, or is something else: a proxy's page. */
+async function taken(path, take, options) {
+  const response = await got(path, options);
+  try {
+    return await take(response);
+  } catch {
+    throw new Refused(problemWords(0));
+  }
 }
 
 /** The model that answers, as GET /v1/models has it. Raises Refused. */
-export const currentModel = async () => (await (await got("v1/models")).json()).models?.[0] ?? null;
+export const currentModel = () => taken("v1/models", async (answer) => (await answer.json()).models?.[0] ?? null);
 
 /** The actions it names: [{id, name}]. Raises Refused. */
-export const currentLabels = async () => (await (await got("v1/labels")).json()).labels;
+export const currentLabels = () => taken("v1/labels", async (answer) => (await answer.json()).labels);
 
 /** The API's description, a Blob of JSON. Raises Refused. */
-export const apiDocument = async () => new Blob([await (await got("openapi.json")).text()], { type: "application/json" });
+export const apiDocument = () => taken("openapi.json", async (answer) => new Blob([await answer.text()], { type: "application/json" }));
 
 /** The streams that the server fetches, as GET /v1/streams has them. Raises Refused. */
-export const pulledStreams = async () => (await (await got("v1/streams")).json()).streams.filter(({ pulled }) => pulled);
+export const pulledStreams = () => taken("v1/streams", async (answer) => (await answer.json()).streams.filter(({ pulled }) => pulled));
 
 /** Has the server fetch another one, {url, name?}. Raises Refused. */
 export const addStream = (order) => got("v1/streams", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(order) });
@@ -81,19 +92,17 @@ export const addStream = (order) => got("v1/streams", { method: "POST", headers:
 export const removeStream = (id) => got(`v1/streams/${id}`, { method: "DELETE" });
 
 /** What one looks like now, boxes drawn, as a Blob. Raises Refused. */
-export const snapshot = async (id) => (await got(`v1/streams/${id}/snapshot.jpg`)).blob();
+export const snapshot = (id) => taken(`v1/streams/${id}/snapshot.jpg`, (answer) => answer.blob());
 
 /** What an <img> shows as a picture that moves: it sends no header, so a token stands for the key. Raises Refused. */
 export async function previewAddress(id) {
   const url = address(`v1/streams/${id}/preview.mjpg`);
-  if (hasKey()) url.searchParams.set("token", (await (await got("v1/tokens", { method: "POST" })).json()).token);
+  if (hasKey()) url.searchParams.set("token", await taken("v1/tokens", async (answer) => (await answer.json()).token, { method: "POST" }));
   return url;
 }
 
 /** The sample clip, a File. Raises Refused. */
-export async function sampleClip() {
-  return new File([await (await got("web/sample.mp4")).blob()], "sample.mp4", { type: "video/mp4" });
-}
+export const sampleClip = () => taken("web/sample.mp4", async (answer) => new File([await answer.blob()], "sample.mp4", { type: "video/mp4" }));
 
 /** Why a WebSocket did not open, as a plain: the browser hides the refusal, but /readyz is public. */
 export async function whyNotReady() {

@@ -2,18 +2,21 @@
 import { followAddress, getKey } from "./api.js";
 
 const BACKOFF_S = [1, 2, 4, 8, 15];
-const FOR_GOOD = [4400, 4401, 4404];
+const OVER = ["ended", "failed"];
 
 export class Follower {
   #id;
   #onResult;
+  #onBack;
   #socket = null;
   #attempt = 0;
   #timer = null;
 
-  constructor(id, onResult) {
+  /** `onResult(message)` for each; `onBack()` when it hears again of a stream that goes on, after it was cut off. */
+  constructor(id, { onResult, onBack }) {
     this.#id = id;
     this.#onResult = onResult;
+    this.#onBack = onBack;
     this.#connect();
   }
 
@@ -31,12 +34,14 @@ export class Follower {
     socket.addEventListener("message", ({ data }) => {
       const message = JSON.parse(data);
       if (socket !== this.#socket) return;
-      if (message.type === "ready") this.#attempt = 0;
-      if (message.type === "result") this.#onResult(message);
+      if (message.type === "ready" && this.#attempt && !OVER.includes(message.pulled.state)) this.#onBack();
+      if (message.type !== "result") return;
+      this.#attempt = 0;
+      this.#onResult(message);
     });
-    socket.addEventListener("close", ({ code }) => {
-      // What is gone for good is no longer on the list of streams either, which whoever holds this looks at.
-      if (socket !== this.#socket || FOR_GOOD.includes(code)) return;
+    socket.addEventListener("close", () => {
+      // Whatever the code: a key may be typed anew, a server come back. What is gone for good leaves the list of streams, at which whoever holds this looks.
+      if (socket !== this.#socket) return;
       const waitS = BACKOFF_S[Math.min(this.#attempt, BACKOFF_S.length - 1)];
       this.#attempt += 1;
       this.#timer = setTimeout(() => this.#connect(), waitS * 1000);

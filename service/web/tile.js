@@ -27,6 +27,8 @@ export function peopleLines(actors, most = Infinity) {
 export class Tile {
   element;
   id;
+  /** Called when its server is back, by which moving pictures were cut off too; who looks at it large has one. */
+  onBack = null;
   #picture = make("img", { alt: "", hidden: true });
   #name = make("h3");
   #dot = make("span", { className: "dot" });
@@ -45,6 +47,7 @@ export class Tile {
   #laterMs = 0;
   #watched;
   #sure = null;
+  #closed = false;
   #onChange = () => {};
 
   /** `stream` of GET /v1/streams; `open(tile)` shows it large, `removed()` once it was taken away, `failed(plain)` where that did not work. */
@@ -63,7 +66,7 @@ export class Tile {
     );
     this.element.dataset.id = stream.id;
     this.update(stream);
-    this.#follower = new Follower(stream.id, (result) => this.#arrived(result));
+    this.#follower = new Follower(stream.id, { onResult: (result) => this.#arrived(result), onBack: () => this.onBack?.() });
     this.#watched = new IntersectionObserver(([{ isIntersecting }]) => {
       this.#visible = isIntersecting;
     });
@@ -133,8 +136,10 @@ export class Tile {
   async refresh() {
     this.#stale = false;
     try {
+      const picture = await snapshot(this.id);
+      if (this.#closed) return; // nobody would revoke it
       const before = this.#picture.src;
-      this.#picture.src = URL.createObjectURL(await snapshot(this.id));
+      this.#picture.src = URL.createObjectURL(picture);
       this.#picture.hidden = false;
       if (before) URL.revokeObjectURL(before);
     } catch (error) {
@@ -150,6 +155,7 @@ export class Tile {
   }
 
   close() {
+    this.#closed = true;
     clearTimeout(this.#sure);
     this.#follower.close();
     this.#watched.disconnect();

@@ -7,6 +7,7 @@ import { wallWords } from "./words.js";
 
 const LIST_MS = 2000;
 const LOOK_MS = 250; // a picture is asked for at each, of one tile after the other: a key has a limit of requests a minute
+const AGAIN_MS = 2000; // until moving pictures that broke off are asked for again
 const AT_ONCE = 3; // browsers open six connections to a server, and one of them may show a stream large
 
 export const WALL = "#wall";
@@ -19,6 +20,8 @@ export class Wall {
   #fetching = 0;
   #turn = 0;
   #large = null;
+  #again = null;
+  #notRemoved = null; // the tile of which it is said why
   #leave;
   #withKey;
 
@@ -33,6 +36,7 @@ export class Wall {
     });
     byId("large-close").addEventListener("click", () => byId("large").close());
     byId("large").addEventListener("close", () => this.#shut());
+    byId("large-picture").addEventListener("error", () => this.#moveAgain());
   }
 
   /** Show it, until `close`. */
@@ -40,8 +44,9 @@ export class Wall {
     if (this.#looking) return;
     this.#run += 1;
     setMode("wall");
-    this.#list(this.#run);
+    this.#say(null);
     this.#looking = setInterval(() => this.#look(), LOOK_MS);
+    this.#list(this.#run);
   }
 
   close() {
@@ -59,6 +64,7 @@ export class Wall {
   // -- which streams there are
 
   async #list(run) {
+    if (!this.#looking) return; // it was left while something was on its way
     clearTimeout(this.#listing);
     try {
       const streams = document.hidden ? null : await pulledStreams();
@@ -66,16 +72,20 @@ export class Wall {
       if (streams) this.#show(streams);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (run !== this.#run) return;
-      this.#refused(error.plain);
+      if (run === this.#run) this.#refused(error.plain);
+    } finally {
+      // Whatever went wrong; and one timer also where two were on their way.
+      if (run === this.#run) {
+        clearTimeout(this.#listing);
+        this.#listing = setTimeout(() => this.#list(run), LIST_MS);
+      }
     }
-    this.#listing = setTimeout(() => this.#list(run), LIST_MS);
   }
 
   #show(streams) {
-    this.#say(null);
-    byId("wall-key-form").hidden = true;
     const there = new Set(streams.map(({ id }) => id));
+    if (!there.has(this.#notRemoved?.id)) this.#say(null);
+    byId("wall-key-form").hidden = true;
     for (const [id, tile] of this.#tiles) {
       if (there.has(id)) continue;
       if (this.#large === tile) byId("large").close();
@@ -98,7 +108,7 @@ export class Wall {
         byId("wall-url").focus();
         this.#list(this.#run);
       },
-      failed: (plain) => this.#say(plain),
+      failed: (plain) => this.#say(plain, tile),
     });
     this.#tiles.set(stream.id, tile);
     byId("tiles").append(tile.element);
@@ -109,8 +119,9 @@ export class Wall {
     this.#say(plain);
   }
 
-  /** A plain (words.js) above the tiles, or nothing. */
-  #say(plain) {
+  /** A plain (words.js) above the tiles, or nothing. Why `notRemoved`, a tile, is still there is said until it is not. */
+  #say(plain, notRemoved = null) {
+    this.#notRemoved = notRemoved;
     byId("wall-said").textContent = plain ? `${plain.title}. ${plain.detail}` : "";
     byId("wall-said").hidden = !plain;
   }
@@ -140,21 +151,35 @@ export class Wall {
 
   // -- one large
 
-  async #enlarge(tile) {
+  #enlarge(tile) {
     this.#large = tile;
     byId("large-name").textContent = tile.name;
-    byId("large-picture").src = tile.picture;
+    if (tile.picture) byId("large-picture").src = tile.picture; // an empty address would be an error
     byId("large-picture").alt = `${tile.name}, with boxes around people`;
     tile.onChange = (people) => this.#tell(tile, people);
+    tile.onBack = () => this.#move(tile, true);
     this.#tell(tile, true);
     byId("large").showModal();
+    this.#move(tile);
+  }
+
+  async #move(tile, again = false) {
     try {
       const moving = await previewAddress(tile.id);
+      if (again) moving.searchParams.set("again", performance.now()); // what broke off is still what browsers have of the same address
       if (this.#large === tile) byId("large-picture").src = moving;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
+      if (this.#large !== tile) return;
       byId("large-why").textContent = error.plain.title;
+      this.#moveAgain();
     }
+  }
+
+  #moveAgain() {
+    clearTimeout(this.#again);
+    const tile = this.#large;
+    if (tile) this.#again = setTimeout(() => this.#move(tile, true), AGAIN_MS);
   }
 
   #tell(tile, people) {
@@ -165,8 +190,9 @@ export class Wall {
   }
 
   #shut() {
+    clearTimeout(this.#again);
     if (!this.#large) return;
-    this.#large.onChange = null;
+    this.#large.onChange = this.#large.onBack = null;
     this.#large = null;
     byId("large-picture").removeAttribute("src"); // or it would go on to be fetched
   }

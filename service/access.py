@@ -24,8 +24,8 @@ TAKEN_AWAY, OVER = "this key was taken away", "this key has expired"
 
 TOKEN_S = 60.0
 """How long a token opens what it opens."""
-MOST_TOKENS = 10_000
-"""At a time; the oldest give way."""
+MOST_TOKENS = 100
+"""Of a caller at a time; its oldest gives way."""
 
 Clock = Callable[[], float]
 Calendar = Callable[[], datetime]
@@ -200,8 +200,9 @@ class Access:
         now, token = self._clock(), secrets.token_urlsafe(24)
         for old in [old for old, (_, until) in self._tokens.items() if until <= now]:
             del self._tokens[old]
-        while len(self._tokens) >= MOST_TOKENS:
-            del self._tokens[next(iter(self._tokens))]
+        own = [known for known, (whose, _) in self._tokens.items() if whose is caller]
+        if len(own) >= MOST_TOKENS:
+            del self._tokens[own[0]]
         self._tokens[digest(token)] = caller, now + TOKEN_S
         return token
 

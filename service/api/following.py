@@ -13,6 +13,7 @@ from stmixer.service.api.protocol import Follow, ProtocolError
 from stmixer.service.api.pulled import NOT_THERE, ONE
 from stmixer.service.api.service import Service
 from stmixer.service.api.stream_ws import UPGRADE, nobody_asks, not_a_socket, until
+from stmixer.service.errors import CapacityError
 from stmixer.service.sessions.backlog import Missing
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.stream_messages import FollowerReady, MissingMessage
@@ -60,10 +61,7 @@ class Follower:
         caller = access.caller(secret if start.api_key is None else start.api_key)
         caller.allow("stream")
         caller.spend_request()
-        stream = self._service.pulled.find(stream_id, caller)
-        if stream is None:
-            what = "there is no such stream that is pulled, or it is not yours"
-            raise ProtocolError("not_found", what, protocol.CLOSE_NOT_FOUND)
+        stream = self._found(stream_id, caller)
         self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)()
         await self._tell_ready(stream)
         try:
@@ -75,6 +73,15 @@ class Follower:
             await self.out.close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
         else:
             await self.out.close(protocol.CLOSE_NORMAL, "the stream has ended")
+
+    def _found(self, stream_id: int, caller: Caller) -> PulledStream:
+        if self._service.engine.draining:  # its streams are gone or going, and not for good
+            raise CapacityError("draining", "the service is shutting down; try another instance")
+        stream = self._service.pulled.find(stream_id, caller)
+        if stream is None:
+            what = "there is no such stream that is pulled, or it is not yours"
+            raise ProtocolError("not_found", what, protocol.CLOSE_NOT_FOUND)
+        return stream
 
     async def _tell_ready(self, stream: PulledStream) -> None:
         pulled = stream.running().pulled
@@ -91,6 +98,8 @@ class Follower:
                     await self.out.send(MissingMessage(count=said.count))
                 else:
                     await self.out.send_text(f'{{"event_id":{said.number},{said.text[1:]}')
+                    if said.kind == "summary":
+                        return
         finally:
             await following.aclose()
 

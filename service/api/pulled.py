@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stmixer.service.access import TOKEN_S, Caller
@@ -30,7 +31,16 @@ LIVE_HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 """Of an answer that comes bit by bit."""
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {"schema": {"type": "string"}}}}}
 NOT_THERE = problems.problems_of(401, 403, 404, 429)
-ONE = "/v1/streams/{stream_id:int}"
+
+
+class _Number(IntegerConvertor):
+    """A stream's: more digits than any has, and fewer than ``int`` refuses to read (4300)."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("stream", _Number())
+ONE = "/v1/streams/{stream_id:stream}"
 
 
 @router.post("/v1/tokens", status_code=201, responses=problems.problems_of(401, 403, 429))
@@ -104,6 +114,8 @@ async def _as_events(following: AsyncGenerator[Said | Missing], caller: Caller) 
                 yield f'event: missing\ndata: {{"type":"missing","count":{said.count}}}\n\n'
             else:
                 yield f"id: {said.number}\nevent: {said.kind}\ndata: {said.text}\n\n"
+                if said.kind == "summary":
+                    return
 
 
 async def until_lapsed(following: AsyncGenerator[T], caller: Caller) -> AsyncGenerator[T | None]:

@@ -2,7 +2,8 @@
 
 Shuts itself in (``decoder.cell``), then reads one source, samples it on the time grid, resizes, writes ring slots, and
 tells the API process of every frame (``ipc.messages``, TO_DECODER and FROM_DECODER). Its memory is bounded, an upload's
-CPU time too. It never reads a second source, which may be somebody else's; when the parent is gone it ends.
+CPU time too. It never reads a second source, which may be somebody else's; when the parent is gone it ends. One that is
+told to draw pictures of streams (``decoder.easel``) reads no source: it meets pixels and boxes, of all streams.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Preview:
                 if picture is not shown:
                     shown = picture
                     yield picture
-            await asyncio.sleep(max(0.0, began + PERIOD_S - time.monotonic()))
+            await asyncio.sleep(max(0.0, max(began, self._made_at) + PERIOD_S - time.monotonic()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await changed.wait()

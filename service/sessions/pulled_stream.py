@@ -30,6 +30,7 @@ class PulledStream:
         self.preview = Preview(session.stream, easel, trained=session.context.engine.model.trained)
         self._source = PulledSource(session.context, terms, self._tell_state)
         self._telling: asyncio.Task[None] | None = None
+        self._end_told = False
         self._freshness_ms: float | None = None
 
     @property
@@ -55,6 +56,7 @@ class PulledStream:
                 if self._telling is not None:
                     self._telling.cancel()
                     await asyncio.gather(self._telling, return_exceptions=True)
+                self._tell_end()
                 self.backlog.close()
 
     def running(self) -> RunningStream:
@@ -95,7 +97,14 @@ class PulledStream:
         if session.error is not None:  # cut from above: over its key's limits, for one
             self._source.fail(Trouble.of(session.error))
         await self._source.end()  # nothing is on its way any more where counts are made to add up
-        summary = {"summary": session.summary().model_dump(), "warnings": session.warnings}
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        """The last word, once: by itself where its source has ended, otherwise when it is ended."""
+        if self._end_told:
+            return
+        self._end_told = True
+        summary = {"summary": self.session.summary().model_dump(), "warnings": self.session.warnings}
         self.backlog.add("summary", _compact({"type": "summary", **summary}))
 
     def _tell_tracks(self, changes: list[TrackChange]) -> None:

@@ -1,4 +1,7 @@
-"""Decoder processes, kept warm and handed out one to a stream, which is the only one that each of them ever meets."""
+"""Decoder processes, kept warm and handed out one to a stream, which is the only one whose media it ever meets.
+
+One besides, for ``sources.easel``, draws pictures of all streams and meets no media.
+"""
 
 from __future__ import annotations
 

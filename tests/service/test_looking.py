@@ -13,14 +13,19 @@ import pytest
 from conftest import OWN_CLIPS
 from posting import eventually, problem
 from serving import Server, running_server
+from starlette.testclient import TestClient
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from ws_client import Client
 
 from stmixer.media.encode import decode_jpeg
 from stmixer.media.limits import Limits
-from stmixer.service.access import TOKEN_S, Access
+from stmixer.service.access import MOST_TOKENS, TOKEN_S, Access
+from stmixer.service.api.app import create_app
+from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
+from stmixer.service.settings import Settings
 
 KEYS = [("boss", ("admin", "stream")), ("viewer", ("stream",)), ("other", ("stream",)), ("poster", ("detect",))]
 
@@ -121,6 +126,44 @@ def test_a_socket_ends_with_its_stream(service: Server) -> None:
         assert httpx.delete(address, headers=bearer("viewer")).status_code == 204
         eventually(lambda: client.close_code)
         assert (client.close_code, client.close_reason) == (1000, "the stream has ended")
+        assert [message["type"] for message in client.messages].index("summary") == len(client.messages) - 1
+
+
+def test_a_socket_ends_with_a_file_that_is_played_once(service: Server) -> None:
+    order = {"url": "file:fall.mp4"}
+    address = service.url + "/v1/streams/"
+    address += httpx.post(service.url + "/v1/streams", json=order, headers=bearer("viewer")).json()["id"]
+    with following(address, api_key="viewer", last_event_id=0) as client:
+        eventually(lambda: client.close_code, timeout_s=60)
+        assert (client.close_code, client.close_reason) == (1000, "the stream has ended")
+        assert [message["type"] for message in client.messages].index("summary") == len(client.messages) - 1
+    assert look(address)["pulled"]["state"] == "ended"
+    assert httpx.delete(address, headers=bearer("viewer")).status_code == 204
+
+
+def test_who_comes_while_the_service_leaves_is_told_to_come_again() -> None:
+    leaving = Service(Settings())
+    leaving.begin_drain()
+    with TestClient(create_app(leaving)).websocket_connect("ws://localhost/v1/streams/1/ws") as socket:
+        socket.send_json({"type": "start"})
+        error = socket.receive_json()
+        assert (error["code"], error["retryable"]) == ("draining", True)
+        assert socket.receive()["code"] == 1013
+
+
+def test_a_number_of_any_length_is_that_of_no_stream(service: Server) -> None:
+    for digits in (18, 19, 5000):
+        address = f"{service.url}/v1/streams/{'9' * digits}"
+        for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/ws"), ("GET", "/snapshot.jpg")):
+            if (digits, path) != (18, "/ws"):
+                problem(httpx.request(method, address + path, headers=bearer("viewer")), 404, "not_found")
+    statuses = []
+    for path in ("/v1/nowhere", f"/v1/streams/{'9' * 5000}/ws"):
+        with pytest.raises(InvalidStatus) as refused, connect(service.url.replace("http", "ws") + path):
+            pass
+        statuses.append(refused.value.response.status_code)
+    assert statuses == [403, 403]
+    assert "Traceback" not in "\n".join(service.log)
 
 
 def test_a_snapshot_and_a_preview_show_the_stream(service: Server, walk: str) -> None:
@@ -174,6 +217,13 @@ def test_a_token_expires_and_lapses_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(AccessError):
         access.caller_of_token(token)
     fresh = access.token(caller)
+    others = access.token(access.caller("other"))
+    tokens = [access.token(caller) for _ in range(MOST_TOKENS)]
+    with pytest.raises(AccessError, match="not known here"):  # its own oldest has given way
+        access.caller_of_token(fresh)
+    assert access.caller_of_token(others).name == "other"
+    assert [access.caller_of_token(token) for token in tokens] == [caller] * MOST_TOKENS
+    fresh = tokens[-1]
     caller.lapse("this key was taken away")
     with pytest.raises(AccessError, match="taken away"):
         access.caller_of_token(fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from fractions import Fraction
@@ -14,8 +15,10 @@ import pytest
 from cameras import pulled, says, told
 from conftest import OWN_CLIPS
 from in_process import running_engine
+from posting import conserved
 from ws_client import numbered
 
+from stmixer.service.sessions.backlog import Said
 from stmixer.service.sources.addresses import AddressPolicy, parse_url
 from stmixer.service.sources.pulled import AGAIN_S, PulledSource, PullTerms
 from stmixer.service.sources.trouble import Trouble
@@ -38,6 +41,21 @@ def test_a_pause_in_a_file_is_no_silence(tmp_path: Path) -> None:
         ):
             await says(stream, "summary")
             assert (told(stream).state, told(stream).error) == ("ended", None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_summary_is_said_once_and_last_and_adds_up(loop: bool) -> None:
+    async def run() -> None:
+        async with running_engine() as engine, pulled(engine, "file:fall.mp4", folder=OWN_CLIPS, loop=loop) as stream:
+            await says(stream, "result" if loop else "summary")
+            await stream.close()
+            said = [said async for said in stream.backlog.follow(0) if isinstance(said, Said)]
+            assert [one.kind for one in said].index("summary") == len(said) - 1
+            summary = json.loads(said[-1].text)["summary"]
+            assert summary["ok"] > 0
+            conserved(summary)
 
     asyncio.run(run())
 

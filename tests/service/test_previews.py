@@ -8,9 +8,12 @@ import json
 import os
 import re
 import signal
+from contextlib import aclosing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import av
 import numpy as np
@@ -24,9 +27,14 @@ from stmixer.media.annotated import drawn
 from stmixer.media.draw import PALETTE, draw_actors
 from stmixer.media.encode import decode_jpeg, encode_jpeg
 from stmixer.media.limits import Limits
+from stmixer.service.engine.stream import Found, Slot, Stream
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.messages import Actor, DrawPicture
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
+from stmixer.service.schemas import Result
+from stmixer.service.sessions import preview as previews
+from stmixer.service.sessions.preview import Preview
+from stmixer.service.sources import easel as easels
 from stmixer.service.sources.easel import Easel
 
 
@@ -97,7 +105,9 @@ def test_a_picture_is_that_of_the_newest_result_and_is_made_once(folder: Path) -
                 windows = engine.worker.seen[stream.id]
                 shown = read_number(seen(looks[0]))
                 middles = {window[len(window) // 2] for window in windows.values()}
-                if json.loads(said.text)["seq"] >= 2:
+                sight = stream.preview._shown
+                assert sight is not None
+                if json.loads(said.text)["seq"] >= 2 and sight.result is not None:  # or its frame is gone already
                     assert shown in middles
                     checked += 1
 
@@ -123,7 +133,9 @@ def test_nothing_is_drawn_while_nobody_looks(folder: Path) -> None:
     asyncio.run(run())
 
 
-def test_another_process_draws_where_one_has_died(folder: Path) -> None:
+def test_another_process_draws_where_one_has_died(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(easels, "IDLE_S", 3600.0)  # however slow this machine is, nobody else ends it
+
     async def run() -> None:
         async with running_engine() as engine, pulled(engine, "file:film.mp4", folder=folder, loop=True) as stream:
             said = await says(stream, "result")
@@ -141,6 +153,39 @@ def test_another_process_draws_where_one_has_died(folder: Path) -> None:
             assert stream.preview._easel._child is not None
             assert stream.preview._easel._child.pid != drawing.pid
 
+    asyncio.run(run())
+
+
+def test_every_look_of_a_preview_finds_another_picture_where_results_come_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, looks, stream = 100.0, 0, SimpleNamespace(ring=SimpleNamespace(shape=RingShape(8, 8, 100)))
+
+    class Drawing:
+        async def draw(self, ring: object, order: DrawPicture) -> bytes:
+            nonlocal now
+            now += 0.01
+            return b"%d" % order.generation
+
+    preview = Preview(cast(Stream, stream), cast(Easel, Drawing()), trained=True)
+
+    def find(number: int) -> None:
+        slot = Slot(number, number)
+        stream.newest, stream.found = SimpleNamespace(frame=slot), Found(slot, cast(Result, SimpleNamespace(actors=())))
+        preview.wake()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, looks
+        now, looks = now + seconds, looks + 1
+        find(looks)
+
+    async def run() -> None:
+        find(0)
+        async with aclosing(preview.pictures()) as pictures:
+            assert [await anext(pictures) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+    monkeypatch.setattr(previews, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     asyncio.run(run())
 
 

@@ -85,6 +85,7 @@ def test_a_stream_from_its_order_to_its_end(service: Server) -> None:
     problem(httpx.get(f"{service.url}/v1/streams/{number}"), 404, "not_found")
     problem(httpx.delete(f"{service.url}/v1/streams/{number}"), 404, "not_found")
     assert followed.ended.wait(20)
+    assert [message["type"] for _, message in followed.said].index("summary") == len(followed.said) - 1
     assert followed.of("status")[0] == {"type": "status", "state": "connecting", "error": said["error"]}
     assert 'stmixer_pulled_streams{state="connecting"} 0.0' in service.metrics()
     assert "secret" not in "\n".join(service.log) + json.dumps(followed.said) + json.dumps(listed)
@@ -95,7 +96,7 @@ def test_a_file_is_played_once_at_its_own_pace_and_followed_again_from_where_one
     first = Followed(service, number)
     said = eventually(lambda: look(service, number)["pulled"], lambda said: said["state"] == "ended", 60)
     assert (said["url"], said["codec"], said["frame"]) == ("file:walk.mp4", "h264", {"width": 640, "height": 360})
-    eventually(lambda: first.of("summary"))
+    assert first.ended.wait(20)
     assert [message["state"] for message in first.of("status")] == ["live", "ended"]
     results = first.of("result")
     assert results
@@ -103,7 +104,7 @@ def test_a_file_is_played_once_at_its_own_pace_and_followed_again_from_where_one
     numbers = [number for number, _ in first.said]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     again = Followed(service, number, **{"Last-Event-ID": str(numbers[1])})
-    eventually(lambda: again.of("summary"))
+    assert again.ended.wait(20)
     assert again.said == first.said[2:]
     assert httpx.delete(f"{service.url}/v1/streams/{number}").status_code == 204
 

@@ -2,9 +2,10 @@
 
     python -m bench.abuse -o bench/results/abuse.json
 
-The bound (``bound_ms``): the cameras' p95 is within 10 % or 10 ms, whichever is more, of that of the turn before, in
-which nobody does harm; and /healthz answers in 20 ms at most, all but one time of a hundred. Cameras film in this
-process, /healthz is asked by another one, and harm is done by a third one, as nice as can be.
+The bound (``verdict``): the cameras' p95 is within 10 % or 10 ms, whichever is more, of that of the turn before, in
+which nobody does harm; the share of their keyframes that come to a result is 0.9 of that turn's at least; and /healthz
+answers in 20 ms, but for fewer than one time of a hundred (its p99). Each figure is the median of the turns. Cameras
+film in this process, /healthz is asked by another one, and harm is done by a third one, as nice as can be.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stmixer.service.bench.streams import Load, measure
 
 CLIP = Path(__file__).parents[1] / "tests/clips/walk.mp4"
 SHARE, AT_LEAST_MS = 0.10, 10.0
+OK_SHARE_LEFT = 0.9
 HEALTHZ_P99_MS = 20.0
 
 
@@ -43,7 +45,11 @@ def verdict(turns: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any
         {name: median(turn[side][name] for turn in turns) for name in ("p95_ms", "healthz_p99_ms", "ok_share")}
         for side in (0, 1)
     )
-    held = abused["p95_ms"] <= bound_ms(peace["p95_ms"]) and abused["healthz_p99_ms"] <= HEALTHZ_P99_MS
+    held = (
+        abused["p95_ms"] <= bound_ms(peace["p95_ms"])
+        and abused["ok_share"] >= OK_SHARE_LEFT * peace["ok_share"]
+        and abused["healthz_p99_ms"] <= HEALTHZ_P99_MS
+    )
     return {"in_peace": peace, "beside_it": abused, "p95_may_be_ms": round(bound_ms(peace["p95_ms"]), 1), "held": held}
 
 
@@ -80,7 +86,7 @@ def main(
             turns[name].append((turn(url, pid, load, ()), turn(url, pid, load, (name,))))
     found = {name: {**verdict(of_name), "turns": of_name} for name, of_name in turns.items()}
     result = {
-        "what": "cameras' p95 and /healthz p99 beside one who means harm, and in the turn before, without",
+        "what": "cameras' p95 and ok share, /healthz p99, beside one who means harm, and in the turn before, without",
         "cameras": cameras, "keyframe_hz": keyframe_hz, "fps": fps, "model": model, "seconds": seconds,
         "rounds": rounds, "found": found, "held": all(one["held"] for one in found.values()),
         "cores": os.cpu_count(), "processor": processor(), "python": platform.python_version(),
@@ -88,7 +94,8 @@ def main(
     }  # fmt: skip
     output.write_text(json.dumps(result, indent=1) + "\n")
     for name, one in found.items():
-        typer.echo(f"{name}: p95 {one['in_peace']['p95_ms']:g} -> {one['beside_it']['p95_ms']:g} ms, /healthz p99 "
+        typer.echo(f"{name}: p95 {one['in_peace']['p95_ms']:g} -> {one['beside_it']['p95_ms']:g} ms, ok "
+                   f"{one['in_peace']['ok_share']:g} -> {one['beside_it']['ok_share']:g}, /healthz p99 "
                    f"{one['beside_it']['healthz_p99_ms']:g} ms, {'held' if one['held'] else 'NOT HELD'}")  # fmt: skip
     if not result["held"]:
         raise typer.Exit(1)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.checkouts import OURS, Turn, commit, compared, run_script, tell
+from bench.hardware import processor
 
 if TYPE_CHECKING:
     import stmixer
@@ -84,6 +85,10 @@ def _detector(weights: str) -> stmixer.ActionDetector:
     return stmixer.load(weights, "cpu")
 
 
+def _absolute(weights: str) -> str:
+    return os.path.abspath(weights) if Path(weights).is_file() else weights
+
+
 def taking_turns(
     theirs: tuple[Side, dict[str, object]], own: tuple[Side, dict[str, object]], clip: Path, rounds: int
 ) -> tuple[list[Turn], list[Turn]]:
@@ -110,8 +115,9 @@ def main(
     if not (module and name):
         raise typer.BadParameter(f"{function!r} is not module:function")
     both: dict[str, object] = {"keyframe_hz": keyframe_hz}
-    theirs = Side(function, path.resolve(), python), both
-    own = Side("bench.against:ours", OURS), both | {"weights": weights}
+    # turns run elsewhere; links are kept: an environment is told by its interpreter's, a file's kind by its name
+    theirs = Side(function, path.resolve(), os.path.abspath(python) if os.sep in python else python), both
+    own = Side("bench.against:ours", OURS), both | {"weights": _absolute(weights)}
     try:
         turns = taking_turns(theirs, own, clip.resolve(), rounds)
     except subprocess.CalledProcessError as error:
@@ -119,8 +125,6 @@ def main(
         raise typer.Exit(1) from None
     except OSError as error:
         raise typer.BadParameter(f"{python} does not start: {error.strerror}") from None
-    from bench.hardware import processor
-
     result: dict[str, object] = {
         "what": "a video through another callable and through ours, in turns; medians, ratios are ours over theirs",
         "other": function,

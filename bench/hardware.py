@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-import torch
+_BF16 = {"avx512_bf16", "amx_tile"}
+"""Flags of processors that multiply bf16, as Linux tells them: what PyTorch asks for, which not everybody has."""
 
 
 def processor() -> str:
@@ -21,4 +22,4 @@ def processor() -> str:
     name = fields.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in fields:
         name += f", family {fields['cpu family']} model {fields.get('model', '?')}"
-    return name + (", bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "")
+    return name + (", bf16" if _BF16 & set(fields.get("flags", "").split()) else "")

@@ -1,7 +1,8 @@
-"""The picture of a video at a moment."""
+"""The picture of a video that a keyframe's boxes belong to."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,26 @@ from numpy.typing import NDArray
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.frame import Frame
+from stmixer.media.grid import HALF_RAW_US, TimeGrid
 from stmixer.media.limits import Limits
+
+_GRID = TimeGrid(Fraction(1, 15))
+"""Of the samples. Models that keep frame features have every second one of them, and their keyframes lie on these."""
 
 
 def still(path: Path, pts_us: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, as displayed: the frame nearest to ``pts_us`` µs after the first, the earlier one of two.
+    """(H, W, 3) uint8 RGB, as displayed: the frame that a model sees for a keyframe ``pts_us`` µs after the first.
 
-    Frames are decoded from the beginning on: where a frame stands in time is known once those before it are read.
-    Raises MediaError.
+    That is the last one with pts <= s + 1/60 s, s the sample nearest to the keyframe (docs/protocol.md, Time), not the
+    nearest frame. Frames are decoded from the beginning up to the one after it: where a frame stands in time is known
+    once those before it are read. Raises MediaError.
     """
+    last_us = _GRID.time_us(_GRID.nearest(pts_us)) + HALF_RAW_US
     before: Frame | None = None
     with VideoReader(path, limits=Limits.unlimited()) as reader:
         for frame in reader:
-            if frame.pts_us >= pts_us:
-                nearer = before is None or frame.pts_us - pts_us < pts_us - before.pts_us
-                return np.asarray((frame if nearer else before or frame).rgb())
+            if before is not None and frame.pts_us > last_us:
+                break
             before = frame
     assert before is not None, "a reader without a frame does not open"
     return np.asarray(before.rgb())

@@ -89,7 +89,9 @@ class _Answers:
         message: dict[str, Any] = json.loads(text)
         match message.pop("type"):
             case "result":
-                return Result.model_validate(message, extra="ignore")
+                result = Result.model_validate(message, extra="ignore")
+                result.comes_from(None, self.ready.trained)
+                return result
             case "ready":
                 self.ready = Ready.model_validate(message, extra="ignore")
             case "summary":
@@ -359,9 +361,9 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 def _response(answer: httpx.Response, clip: Clip) -> DetectResponse:
     _check(answer)
     response = DetectResponse.model_validate_json(answer.content, extra="ignore")
-    if not isinstance(clip, bytes):
-        for keyframe in response.keyframes:
-            keyframe.comes_from(Path(clip), response.trained)
+    video = None if isinstance(clip, bytes) else Path(clip)
+    for keyframe in response.keyframes:
+        keyframe.comes_from(video, response.trained)
     return response
 
 

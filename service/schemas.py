@@ -65,17 +65,30 @@ class Result(Wire):
     _video: Path | None = PrivateAttr(None)
     _trained: bool = PrivateAttr(True)
 
-    def comes_from(self, video: Path, trained: bool) -> None:
-        """Tells ``plot`` where its pictures are, and whether the model is trained; none of it goes over the wire."""
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same over the wire, wherever their pictures are."""
+        return self.model_dump() == other.model_dump() if isinstance(other, Result) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def comes_from(self, video: Path | None, trained: bool) -> None:
+        """Tells ``plot`` where its pictures are, None for nowhere, and whether the model is trained.
+
+        None of it goes over the wire, nor counts where results are compared.
+        """
         self._video, self._trained = video, trained
 
     def plot(self, picture: Picture | None = None) -> Image:
         """Its people drawn on its picture, as in ``stmixer detect -o out.mp4``; a notebook shows what this gives.
 
+        A banner says where the model is untrained. What was read as JSON, and the client's ``detect_lines``, does not
+        know it, and is drawn as of a trained one.
+
         Args:
             picture: (H, W, 3) uint8 RGB, a picture of Pillow's, or the path of the video. None for the file that it was
                 detected in; of a stream's results, and of a clip sent as bytes, there is none. A file is decoded up to
-                this moment: whoever draws many gives pictures, or lets ``stmixer detect -o out.mp4`` draw.
+                the frame that the model saw: whoever draws many gives pictures, or lets ``stmixer detect -o out.mp4``
+                draw.
 
         Raises:
             InputError: ``no_picture`` where none is known, ``bad_frame`` for one of another size or kind.

@@ -9,8 +9,8 @@ import pytest
 from bench.abuse import bound_ms, verdict
 
 
-def seen(p95_ms: float, healthz_p99_ms: float) -> dict[str, Any]:
-    return {"p95_ms": p95_ms, "healthz_p99_ms": healthz_p99_ms, "ok_share": 1.0}
+def seen(p95_ms: float, healthz_p99_ms: float, ok_share: float = 1.0) -> dict[str, Any]:
+    return {"p95_ms": p95_ms, "healthz_p99_ms": healthz_p99_ms, "ok_share": ok_share}
 
 
 @pytest.mark.parametrize(("peace", "bound"), [(40, 50), (100, 110), (250, 275)])
@@ -21,9 +21,14 @@ def test_ten_percent_or_ten_milliseconds_whichever_is_more(peace: float, bound: 
 @pytest.mark.parametrize(
     ("p95_ms", "healthz_p99_ms", "held"), [(210, 20, True), (221, 5, False), (200, 21, False), (float("inf"), 5, False)]
 )
-def test_both_have_to_be_held(p95_ms: float, healthz_p99_ms: float, held: bool) -> None:
+def test_latency_and_healthz_both_have_to_be_held(p95_ms: float, healthz_p99_ms: float, held: bool) -> None:
     found = verdict([(seen(200, 500), seen(p95_ms, healthz_p99_ms))] * 3)
     assert (found["held"], found["p95_may_be_ms"]) == (held, 220)
+
+
+@pytest.mark.parametrize(("peace", "beside", "held"), [(1.0, 0.9, True), (1.0, 0.89, False), (0.5, 0.45, True)])
+def test_results_that_do_not_come_are_no_quick_ones(peace: float, beside: float, held: bool) -> None:
+    assert verdict([(seen(200, 5, peace), seen(200, 5, beside))] * 3)["held"] == held
 
 
 def test_it_is_the_middle_of_all_turns_that_counts() -> None:

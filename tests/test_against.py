@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from bench.against import Side, main, taking_turns
-from bench.checkouts import compared
+from bench.checkouts import OURS, compared
+from bench.hardware import processor
 
 WALK = Path(__file__).parent / "clips/walk.mp4"
 PEER = """
@@ -84,6 +88,32 @@ def test_what_fails_is_told(peer: Path) -> None:
         code, said = run(wrong, walk, "--path", str(peer))
         assert code == 2
         assert "is not module:function" in said
+
+
+def test_what_lies_here_is_found_from_elsewhere(peer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns run in another folder. An environment's interpreter is a link, by which it is told from others."""
+    monkeypatch.chdir(peer)
+    (peer / "bin").mkdir()
+    (peer / "bin/python").symlink_to(sys.executable)
+    (peer / "blob").touch()
+    (peer / "own.onnx").symlink_to("blob")
+    taken = list[tuple[Side, dict[str, object]]]()
+
+    def turns(theirs: Any, own: Any, clip: Path, rounds: int) -> Any:
+        taken.extend((theirs, own))
+        raise OSError(0, "enough")
+
+    monkeypatch.setattr("bench.against.taking_turns", turns)
+    for python, weights in (("bin/python", "own.onnx"), ("python3", "stmixer-rt")):
+        run("peer:slow", str(WALK), "--python", python, "--weights", weights)
+    assert [theirs.python for theirs, _ in taken[::2]] == [str(peer / "bin/python"), "python3"]
+    assert [options["weights"] for _, options in taken[1::2]] == [str(peer / "own.onnx"), "stmixer-rt"]
+
+
+def test_what_it_ran_on_is_told_without_pytorch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import bench.against as a; print(a.processor())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=OURS, capture_output=True, text=True, check=True)
+    assert done.stdout == processor() + "\n"
 
 
 @pytest.mark.slow

@@ -36,8 +36,15 @@ def copy(tmp_path: Path) -> Path:
 
 def test_this_version_can_be_released(release: ModuleType) -> None:
     notes = release.notes(f"v{release.version()}")
-    assert notes.startswith("The first release.\n")
+    assert f"\n## {release.version()}\n\n{notes}" in (ROOT / "CHANGELOG.md").read_text()
     assert "\n## " not in notes
+
+
+def test_notes_are_the_section_of_one_version(release: ModuleType, copy: Path) -> None:
+    (copy / "CHANGELOG.md").write_text(
+        f"# C\n\n## 9\n\nNew.\n\n## {release.version()}\n\nThis.\n\n### Mended\n- It.\n\n## 0\n\nOld.\n"
+    )
+    assert release.notes(f"v{release.version()}", copy) == "This.\n\n### Mended\n- It.\n"
 
 
 @pytest.mark.parametrize(

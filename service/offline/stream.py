@@ -47,7 +47,7 @@ class FrameStream:
     """
 
     def __init__(self, runner: Runner, options: DetectOptions) -> None:
-        self._limits = Limits.unlimited()
+        self._limits, self._trained = Limits.unlimited(), runner.card.trained
         self._engine = InProcessEngine(runner, options, limits=self._limits)
         self._sampling = self._engine.sampling()
         self._timeline: Timeline[RgbPicture] = Timeline(Fraction(1, 1_000_000), Fraction(30))
@@ -89,7 +89,7 @@ class FrameStream:
             self._frame = FrameSize(width=width, height=height)
         # the caller may write its next frame where this one lies
         self._take(self._timeline.place(RgbPicture(np.array(frame, order="C")), time_us))
-        return self._engine.ready_results()
+        return self._told(self._engine.ready_results())
 
     def _take(self, placed: list[Placed[RgbPicture]]) -> None:
         """Frames whose time is known."""
@@ -106,7 +106,13 @@ class FrameStream:
         self._take(self._timeline.end())
         self._sampling.commit()
         self._sampling.tell_frames()
-        return self._engine.end()
+        return self._told(self._engine.end())
+
+    def _told(self, results: list[Result]) -> list[Result]:
+        """The same, which know whether the model is trained."""
+        for result in results:
+            result.comes_from(None, self._trained)
+        return results
 
     def close(self) -> None:
         """Let go of everything. Keyframes that have not run count as cancelled. May be called twice."""

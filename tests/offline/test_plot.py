@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,14 +14,18 @@ import numpy as np
 import pytest
 from conftest import OWN_CLIPS
 from PIL import Image, ImageShow
+from ws_client import numbered, read_number
 
 from stmixer.media.annotated import UNTRAINED_BANNER, drawn
-from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import draw_actors
 from stmixer.media.errors import MediaError
+from stmixer.media.live import live_container
 from stmixer.media.still import still
 from stmixer.service.errors import InputError, StartError
-from stmixer.service.schemas import Action, Actor, FrameSize, Result, Timings
+from stmixer.service.offline.engine import DetectedKeyframe
+from stmixer.service.offline.file import FileResults
+from stmixer.service.schemas import Action, Actor, DetectOptions, FrameSize, Result, Timings
+from stmixer.service.worker.runner import Runner, start_runtime
 
 WALK = OWN_CLIPS / "walk.mp4"
 
@@ -34,26 +40,44 @@ def a_result(pts_us: int = 2_000_000, width: int = 640, height: int = 360) -> Re
 
 
 @pytest.fixture(scope="module")
-def frames() -> list[tuple[int, np.ndarray]]:
-    """µs and pixels of a clip."""
-    with VideoReader(WALK, limits=Limits.unlimited()) as reader:
-        return [(frame.pts_us, frame.rgb()) for frame in reader]
+def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """A video of so many pictures, so many a second, which say which one they are."""
+
+    @functools.cache
+    def made(frames: int, fps: int) -> Path:
+        path = tmp_path_factory.mktemp("video") / f"{fps}.webm"
+        path.write_bytes(live_container((numbered(n) for n in range(frames)), fps, "libvpx")[0])
+        return path
+
+    return made
 
 
-@pytest.mark.parametrize("moment", [0, 2_000_000, 2_010_000, 10**9])
-def test_a_still_is_the_nearest_frame(frames: list[tuple[int, np.ndarray]], moment: int) -> None:
-    _, nearest = min(frames, key=lambda frame: abs(frame[0] - moment))
-    assert (still(WALK, moment) == nearest).all()
+@pytest.mark.parametrize(
+    ("fps", "hz", "expected"),
+    [
+        (1, 15 / 16, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),  # at 8.53, 9.6 and 10.67 s the nearest one is still to come
+        (4, 3, [0, 1, 2, 4, 5, 6, 8]),
+        (30, 2, [0, 16, 30, 46, 60]),  # 0.5 s lies between two samples, and the later one is looked at
+    ],
+)
+def test_a_still_is_what_the_model_saw(
+    tiny_weights: Path, video: Callable[[int, int], Path], fps: int, hz: float, expected: list[int]
+) -> None:
+    path, seen = video(12 if fps == 1 else 2 * fps + 1, fps), list[DetectedKeyframe]()
+    runner = Runner(start_runtime(None, tiny_weights, "cpu", "eager", "fp32"))
+    results = list(FileResults(runner, path, DetectOptions(keyframe_hz=hz), on_detected=seen.append))
+    assert [read_number(keyframe.picture) for keyframe in seen] == expected
+    assert [read_number(still(path, result.pts_us)) for result in results] == expected
 
 
-def test_of_two_frames_as_near_the_earlier_one(frames: list[tuple[int, np.ndarray]]) -> None:
-    odd = next(k for k in range(1, len(frames)) if (frames[k - 1][0] + frames[k][0]) % 2 == 0)
-    (before, first), (after, second) = frames[odd - 1 : odd + 1]
-    assert (still(WALK, (before + after) // 2) == first).all()
-    assert (still(WALK, (before + after) // 2 + 1) == second).all()
+@pytest.mark.parametrize(("moment", "number"), [(0, 0), (966_666, 0), (966_667, 1), (10**9, 3)])
+def test_it_is_the_last_one_up_to_half_a_frame_after_the_nearest_sample(
+    video: Callable[[int, int], Path], moment: int, number: int
+) -> None:
+    assert read_number(still(video(4, 1), moment)) == number
 
 
-def test_it_draws_what_the_video_shows(frames: list[tuple[int, np.ndarray]]) -> None:
+def test_it_draws_what_the_video_shows() -> None:
     result = a_result()
     result.comes_from(WALK, trained=True)
     picture = result.plot()
@@ -84,6 +108,14 @@ def test_where_its_picture_is_does_not_go_over_the_wire() -> None:
     result.comes_from(WALK, trained=False)
     assert result.model_dump_json() == a_result().model_dump_json()
     assert set(result.to_dict()) == set(Result.model_fields) - {"capture_at_us"}, "no camera has told its clock"
+
+
+def test_results_that_say_the_same_are_equal_wherever_they_are_from() -> None:
+    result = a_result()
+    result.comes_from(WALK, trained=False)
+    assert result == a_result() == Result.model_validate_json(result.model_dump_json())
+    assert result != a_result(pts_us=1)
+    assert result != result.model_dump()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +190,12 @@ def test_results_of_a_file_know_it(tiny_weights: Path) -> None:
     expected = draw_actors(still(WALK, 0), drawn(first.actors), banner=UNTRAINED_BANNER)
     assert (np.asarray(first.plot()) == expected).all()
     assert os.fspath(WALK) not in first.model_dump_json()
-    with detector.stream(score_threshold=0, lookahead_ms=0) as stream:
-        results = stream.feed(still(WALK, 0), 0) + stream.end()
-    with pytest.raises(InputError, match="plot"):
-        results[0].plot()
+    with detector.stream(score_threshold=0) as stream:
+        by_feed = [r for n in range(14) for r in stream.feed(still(WALK, 0), n * 100_000)]
+        results = by_feed + stream.end()
+    assert 0 < len(by_feed) < len(results)
+    for result in results:
+        with pytest.raises(InputError, match="plot"):
+            result.plot()
+        expected = draw_actors(still(WALK, 0), drawn(result.actors), banner=UNTRAINED_BANNER)
+        assert (np.asarray(result.plot(still(WALK, 0))) == expected).all()

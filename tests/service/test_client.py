@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from conftest import OWN_CLIPS
 from posting import conserved, made_video
 from serving import Server
 from ws_client import jpeg
 
+from stmixer.media.annotated import UNTRAINED_BANNER, drawn
+from stmixer.media.draw import draw_actors
 from stmixer.service.client import AsyncClient, Client, ServiceError
 from stmixer.service.schemas import Result, Summary
 
@@ -34,6 +37,23 @@ def test_a_clip(server: Server, tmp_path: Path) -> None:
     assert summary == answer.summary
     conserved(answer.summary.model_dump())
     assert b"ftyp" in (tmp_path / "drawn.mp4").read_bytes()[:16]
+
+
+def untrained(result: Result) -> bool:
+    """Whether its picture says that the model is."""
+    picture = np.zeros((result.frame.height, result.frame.width, 3), np.uint8)
+    said = draw_actors(picture, drawn(result.actors), banner=UNTRAINED_BANNER)
+    return bool((np.asarray(result.plot(picture)) == said).all())
+
+
+def test_pictures_of_an_untrained_model_say_so(server: Server) -> None:
+    with Client(server.url) as client, client.stream(policy="all") as stream:
+        found = client.detect(WALK.read_bytes(), keyframe_hz=1).keyframes
+        stream.send(jpeg())
+        stream.stop()
+        found += stream
+    assert len(found) > 1
+    assert all(untrained(result) for result in found)
 
 
 def test_a_camera(server: Server) -> None:
@@ -72,6 +92,7 @@ def test_asyncio(server: Server) -> None:
     results, summary, lines = asyncio.run(use())
     assert summary is not None
     assert len(results) == summary.ok == 2
+    assert all(untrained(result) for result in results)
     assert isinstance(lines[0], Result)
 
 

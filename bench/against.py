@@ -15,19 +15,17 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.checkouts import OURS, Turn, commit, compared, run_script, tell
-from bench.hardware import processor
+from bench.hardware import measured_on
 
 if TYPE_CHECKING:
     import stmixer
@@ -132,11 +130,8 @@ def main(
         "video": clip.name,
         "keyframe_hz": keyframe_hz,
         "weights": Path(weights).name,
-        "hardware": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[1], 1),
         "rounds": rounds,
-        "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
+        **measured_on(),
         "figures": compared(*turns),
     }
     tell(result, output)

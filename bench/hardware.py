@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from importlib import metadata
 from pathlib import Path
 
 _BF16 = {"avx512_bf16", "amx_tile"}
 """Flags of processors that multiply bf16, as Linux tells them: what PyTorch asks for, which not everybody has."""
+
+
+def measured_on() -> dict[str, object]:
+    """Hardware, load and versions, as a result names them."""
+    return {
+        "hardware": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[1], 1),
+        "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
+    }
 
 
 def processor() -> str:

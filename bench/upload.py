@@ -8,16 +8,13 @@ is what the thread computes that results wait for: less it cannot take, on howev
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.checkouts import OURS, commit, compared, in_turns, tell
-from bench.hardware import processor
+from bench.hardware import measured_on
 
 SCRIPT = """
 import itertools, json, sys, time
@@ -54,11 +51,8 @@ def main(
         "seconds": seconds,
         "keyframe_hz": keyframe_hz,
         "weights": Path(weights).name,
-        "hardware": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[1], 1),
         "rounds": rounds,
-        "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
+        **measured_on(),
         "figures": compared(*turns),
     }
     tell(result, output)

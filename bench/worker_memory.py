@@ -8,15 +8,13 @@ Each turn is a process that opens the model and warms up as a worker does, then 
 from __future__ import annotations
 
 import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.checkouts import OURS, commit, compared, in_turns, tell
-from bench.hardware import processor
+from bench.hardware import measured_on
 
 SCRIPT = """
 import json, sys, time
@@ -60,11 +58,10 @@ def main(
         "what": "a worker with the bundled model under ONNX Runtime: memory, CPU seconds; medians, taken in turns",
         "other": commit(other),
         "ours": commit(OURS),
-        "hardware": processor(),
         "threads": threads,
         "largest_batch": batch,
         "rounds": rounds,
-        "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
+        **measured_on(),
         "figures": compared(*turns),
     }
     tell(result, output)

@@ -16,7 +16,17 @@ class ReadyLabel(Wire):
     name: str
 
 
-class Ready(Wire):
+class LookedAt(Wire):
+    """When a stream is looked at, and by what."""
+
+    lookahead_ms: float = Field(description="that takes effect")
+    keyframe_hz: float = Field(description="that takes effect")
+    model: str
+    trained: bool = Field(description="false: boxes and names mean nothing")
+    labels: tuple[ReadyLabel, ...] = ()
+
+
+class Ready(LookedAt):
     """The answer to ``start``: what stream this is, and what holds of it."""
 
     type: Literal["ready"] = "ready"
@@ -24,24 +34,14 @@ class Ready(Wire):
     resume_token: str = Field(description="to come back with, in another `start`")
     resume_ttl_s: float = Field(description="how long the stream waits for that")
     max_frame_bytes: int = Field(description="of a binary message")
-    lookahead_ms: float = Field(description="that takes effect")
-    keyframe_hz: float = Field(description="that takes effect")
-    model: str
-    trained: bool = Field(description="false: boxes and names mean nothing")
-    labels: tuple[ReadyLabel, ...] = ()
 
 
-class FollowerReady(Wire):
+class FollowerReady(LookedAt):
     """The same to who follows a stream that is pulled; what is said after it has an ``event_id``, which counts on."""
 
     type: Literal["ready"] = "ready"
     session_id: str
     pulled: Pulled
-    lookahead_ms: float = Field(description="that takes effect")
-    keyframe_hz: float = Field(description="that takes effect")
-    model: str
-    trained: bool = Field(description="false: boxes and names mean nothing")
-    labels: tuple[ReadyLabel, ...] = ()
 
 
 class MissingMessage(Wire):

@@ -154,7 +154,7 @@ def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> Ready:
 
 
 def looks_at(schedule: KeyframeSchedule, model: ModelInfo) -> dict[str, Any]:
-    """When a stream is looked at, and by what: fields of a ``ready``."""
+    """Fields of a ``LookedAt``."""
     return {
         "lookahead_ms": schedule.lookahead_ms,
         "keyframe_hz": schedule.hz,

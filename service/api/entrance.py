@@ -10,6 +10,7 @@ Behind it ``HeadAsGet``: HEAD is answered as GET would be, without the body.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 
@@ -77,7 +78,10 @@ class Entrance:
 
 
 class HeadAsGet:
-    """Whatever answers GET answers HEAD: the same status and headers, and no body."""
+    """Whatever answers GET answers HEAD: the same status and headers, and no body.
+
+    Where a body would come bit by bit its sender is told after the first bit that nobody reads on.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -88,10 +92,25 @@ class HeadAsGet:
             await self._app(scope, receive, send)
             return
 
-        async def send_head(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+        answered = asyncio.Event()
 
-        await self._app({**scope, "method": "GET"}, receive, send_head)
+        async def send_head(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+            elif not answered.is_set():
+                answered.set()
+                await send({**message, "body": b"", "more_body": False})
+
+        async def receive_or_gone() -> Message:
+            coming, enough = asyncio.ensure_future(receive()), asyncio.ensure_future(answered.wait())
+            try:
+                await asyncio.wait({coming, enough}, return_when=asyncio.FIRST_COMPLETED)
+                return coming.result() if coming.done() else {"type": "http.disconnect"}
+            finally:
+                for task in (coming, enough):
+                    task.cancel()
+
+        await self._app({**scope, "method": "GET"}, receive_or_gone, send_head)
 
 
 def route_path(scope: Scope) -> str:

@@ -187,6 +187,17 @@ def test_a_snapshot_and_a_preview_show_the_stream(service: Server, walk: str) ->
     assert token not in "\n".join(service.log)
 
 
+@pytest.mark.parametrize("what", ["preview.mjpg", "events"])
+def test_head_of_what_never_ends_ends(walk: str, what: str) -> None:
+    """Its headers are those of GET, and the connection can be asked again."""
+    with httpx.Client(headers=bearer("viewer"), timeout=20) as client:
+        for _ in range(2):
+            head = client.head(f"{walk}/{what}")
+            with client.stream("GET", f"{walk}/{what}") as got:
+                assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
+                assert head.headers["content-type"] == got.headers["content-type"]
+
+
 def test_a_token_opens_what_its_key_may_see_and_nothing_else(service: Server, walk: str) -> None:
     problem(httpx.post(service.url + "/v1/tokens"), 401, "unauthorized")
     problem(httpx.post(service.url + "/v1/tokens", headers=bearer("poster")), 403, "forbidden")

@@ -55,6 +55,7 @@ RUN_BY = {
     ("docs/api.md", "python"): "tests/service/test_api_docs.py",
     ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/cameras.md", "yaml"): "tests/service/test_streams_file.py",
+    ("docs/evaluation.md", "sh"): "tests/trainer/evaluate/test_evaluation_page.py",
     ("docs/operate.md", "json"): "tests/test_blocks.py",
     ("docs/operate.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/paper.md", "yaml"): "tests/trainer/test_paper_page.py",

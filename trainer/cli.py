@@ -1,4 +1,4 @@
-"""``stmixer-train``: fit, eval, calibrate, average, label, empties, bank.
+"""``stmixer-train``: fit, eval, score, calibrate, average, label, empties, bank.
 
 Whatever a user can get wrong is one line each on stderr and exit code 2, before training starts. Torch is imported by
 the commands that need it.
@@ -266,6 +266,26 @@ def average(reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json..
         from stmixer.trainer.evaluate.average import average as mean
 
         typer.echo(str(mean(reports)))
+
+
+@main.command()
+def score(
+    detections: Annotated[
+        Path, typer.Argument(help="video,timestamp,x1,y1,x2,y2,label,score: AVA's csv, whoever wrote it")
+    ],
+    truth: Annotated[Path, typer.Option(help="ground truth in the same form, without scores")],
+    labels: Annotated[Path, typer.Option(help="the label map, .pbtxt")],
+    excluded: Annotated[
+        Path | None, typer.Option(help="the list of timestamps to leave out, where there is one")
+    ] = None,
+    by_label: Annotated[bool, typer.Option("--by-label", help="each label's average precision too")] = False,
+) -> None:
+    """Detections in AVA's csv against ground truth, under both protocols in use; no model, no video."""
+    with _user_errors():
+        from stmixer.trainer.evaluate.score import score_ava, told
+
+        for line in told(score_ava(detections, truth, labels, excluded), by_label=by_label):
+            typer.echo(line)
 
 
 def _evaluated_run(

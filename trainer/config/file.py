@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,25 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the presets."""
-    files = resources.files("stmixer.trainer").joinpath("presets").iterdir()
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+    """Names of the presets; those of the paper's tables begin with ``paper/``."""
+    return tuple(sorted(_preset_files()))
+
+
+def _preset_files() -> dict[str, Traversable]:
+    folder = resources.files("stmixer.trainer").joinpath("presets")
+    found = [(file.name, file) for file in folder.iterdir()]
+    found += [(f"paper/{file.name}", file) for file in folder.joinpath("paper").iterdir()]
+    return {name.removesuffix(".yaml"): file for name, file in found if name.endswith(".yaml")}
 
 
 def _preset(name: object) -> dict[str, Any]:
-    if name not in presets():
+    """Its values, over those of the preset that it names itself."""
+    file = _preset_files().get(name) if isinstance(name, str) else None
+    if file is None:
         raise TrainError(f"preset {name!r} is unknown; known: {', '.join(presets())}")
-    text = resources.files("stmixer.trainer").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = yaml.safe_load(text)
-    return values
+    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    below = values.pop("preset", None)
+    return values if below is None else _laid_over(_preset(below), values)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

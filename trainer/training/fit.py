@@ -81,7 +81,7 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
         TrainError: faults of data, configuration or folder.
         DivergedError: the network's output is no longer finite.
     """
-    _quieten_lightning()
+    quieten_lightning()
     check_devices(config)
     if not _on_cuda(config):
         keep_freed_memory()
@@ -164,7 +164,7 @@ def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
             fit(config, resume=resume and (len(configs) == 1 or RunFolder(config.run_dir).checkpoint.exists()))
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Leaves its warnings, but not its advertisements, nor a deprecation inside itself that we cannot mend."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from stmixer.trainer.cli import main
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET, AVA_UNCAPPED, AvaProtocol, evaluate_ava
 from stmixer.trainer.evaluators.ava_csv import read_detections, read_excluded, read_label_map, read_truth
 from stmixer.trainer.evaluators.frames import FRAMES_ALL, evaluate_frames
@@ -53,6 +55,46 @@ def test_public_and_ours_on_ava(ava: Ava) -> None:
     ):
         figures = [f"{100 * ava.public[section][MAP]:.4f}", f"{ava.frame_map(protocol):.4f}"]
         assert row(start) == [f"`{protocol.name}`", *figures]
+
+
+def test_the_command_says_the_same(ava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = re.findall(r"```sh\nstmixer-train (score .*?)\n```", PAGE)
+    monkeypatch.chdir(ava_folder)
+    said = CliRunner().invoke(main, [*command.split(), "--by-label"])
+    assert said.exit_code == 0, said.output
+    for start in ("ActivityNet's (the AVA challenge)", "PySlowFast's, AlphAction's (STMixer's numbers)"):
+        name, _, ours = row(start)
+        assert f"{name.strip('`')}: frame mAP at IoU 0.5: {ours} %\n" in said.output
+    assert "timestamps of the exclusion list are dropped" in said.output
+    expected = json.loads((ava_folder / "expected.json").read_text())["uncapped_with_exclusions"]
+    of_labels = re.findall(r"^ +([\d.]+) %  (.+)$", said.output.partition("ava-uncapped")[2], re.MULTILINE)
+    assert len(of_labels) > 10
+    for value, name in of_labels:
+        assert float(value) == pytest.approx(
+            100 * expected[f"PascalBoxes_PerformanceByCategory/AP@0.5IOU/{name}"], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"gt.csv": "vid,0902,0.1,0.1,0.2,0.2,9999,1\n"}, "no box has a label of label_map.pbtxt"),
+        ({"pred.csv": "vid,0902,0.1\n"}, "pred.csv"),
+        ({"label_map.pbtxt": "nothing"}, "label_map.pbtxt: no labels"),
+        ({"excluded.csv": None}, "excluded.csv cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_such_file_is_one_line(
+    ava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str | None], said: str
+) -> None:
+    for file in ava_folder.iterdir():
+        if (text := changed.get(file.name, file.read_text())) is not None:
+            (tmp_path / file.name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"```sh\nstmixer-train (score .*?)\n```", PAGE)
+    told = CliRunner().invoke(main, command.split())
+    assert (told.exit_code, len(told.output.splitlines())) == (2, 1)
+    assert said in told.output
 
 
 def test_what_each_rule_moves(ava: Ava) -> None:

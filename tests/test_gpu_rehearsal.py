@@ -43,6 +43,6 @@ def test_all_steps_run_and_say_what_they_found(tmp_path: Path) -> None:
     found = [row for row in rows["cameras.tiny"] if "stopped_by" in row]
     assert [row["keyframe_hz"] for row in found] == list(REHEARSAL.rates_hz)
     killed, _, without = rows["faults"]
-    assert killed["results_again_s"] < float("inf")
+    assert killed["results_again_s"] is not None
     assert (killed["worker_lost"], killed["error"]) == (0, 0)
     assert (without["workers_lost"], without["answers"][1]) == (3, 200), "a keyframe runs three times at most"

@@ -19,20 +19,20 @@ from stmixer.model.runtimes.runtime import RuntimeUnavailable
 def models(notes: Notes, scene: Scene, name: str) -> None:
     """One model, every runtime and precision: batches of 1 first."""
     pairs = list(itertools.product(scene.precisions[::-1], scene.runtimes))
-    timed(notes, scene, name, ((runtime, precision) for precision, runtime in pairs))
+    timed(notes, scene, name, [(runtime, precision) for precision, runtime in pairs], scene.batches)
 
 
 def compiled(notes: Notes, scene: Scene, name: str) -> None:
-    """torch.compile, which takes its time."""
-    timed(notes, scene, name, [("compile", precision) for precision in scene.precisions[::-1]])
+    """torch.compile, one clip at a time: each shape takes its time."""
+    timed(notes, scene, name, [("compile", precision) for precision in scene.precisions[::-1]], scene.batches[:1])
 
 
 def onnx(notes: Notes, scene: Scene, name: str) -> None:
     """ONNX Runtime, in fp32 alone; refused where it has no provider for the device."""
-    timed(notes, scene, name, [("onnx", "fp32")])
+    timed(notes, scene, name, [("onnx", "fp32")], scene.batches)
 
 
-def timed(notes: Notes, scene: Scene, name: str, ways: Iterable[Sequence[str]]) -> None:
+def timed(notes: Notes, scene: Scene, name: str, ways: Iterable[tuple[str, str]], batches: Sequence[int]) -> None:
     """A row for each runtime, precision and batch; one that fails is a row too. Stops where its time is over."""
     device = torch.device(scene.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,11 +40,11 @@ def timed(notes: Notes, scene: Scene, name: str, ways: Iterable[Sequence[str]]) 
             asked: Row = {"model": name, "runtime": runtime, "precision": precision}
             try:
                 opened = open_variant(name, runtime, precision, device, Path(folder))
-                keyframe_ms = round(keyframe_seconds(opened) * 1e3, 2)
+                keyframe_ms = None if runtime == "compile" else round(keyframe_seconds(opened) * 1e3, 2)
             except RuntimeUnavailable as error:
                 notes.add(**asked, refused=str(error))
                 continue
-            for batch in scene.batches:
+            for batch in batches:
                 if not notes.left_s():
                     notes.add(**asked, batch=batch, refused="no time")
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -28,13 +28,13 @@ PLAIN = ("eager", "fp32")
 
 
 def parity(notes: Notes, scene: Scene, _: str) -> None:
-    """The cases in fp32, TF32 off, then their half precisions; then the bundled model's, or a small one's."""
-    ways = list(itertools.product(scene.runtimes, scene.precisions))
+    """Each case in fp32, TF32 off, then in half precision; then the bundled model, or a small one."""
+    ways = sorted(itertools.product(scene.runtimes, scene.precisions), key=lambda way: way[1] != "fp32")
     fill = filler()
-    for runtime, precision in sorted(ways, key=lambda way: way[1] != "fp32"):
-        for case in scene.cases:
-            if notes.left_s():
-                notes.add(case=case, **against_reference(fill, case, runtime, precision, scene))
+    for case in scene.cases:
+        if notes.left_s():
+            for row in against_reference(fill, case, ways, scene.device):
+                notes.add(case=case, **row)
     of_the_bundled_model(notes, scene, ways)
 
 
@@ -63,32 +63,38 @@ def run(model: Model, clip: Tensor, sizes: Tensor, runtime: str, precision: str,
     return opened.detect(clip.to(device), sizes.to(device))
 
 
-def against_reference(fill: ModuleType, case: str, runtime: str, precision: str, scene: Scene) -> Row:
-    """The worst difference of each kind of output, of that output's largest value."""
+def against_reference(fill: ModuleType, case: str, ways: Sequence[tuple[str, str]], device: str) -> Iterator[Row]:
+    """Of each way the worst difference of each kind of output, of that output's largest value."""
     name = case.split(".")[0]
     with np.load(TESTS / "reference" / f"{case}.npz") as file:
         expected = {key: torch.from_numpy(file[key]) for key in file.files}
     detector = skeleton(variant(name))
     published = {key: torch.as_tensor(value) for key, value in fill.state_dict(name, 0).items()}
     load_exactly(detector, from_published(published, detector.config))
+    model = Model(detector, ModelCard(detector.config, AVA_LABELS, trained=False))
     sizes = expected["sizes"].float()
     clip = reference_clip(fill, detector.config.clip.frames, [(int(w), int(h)) for w, h in sizes])
-    row: Row = {"runtime": runtime, "precision": precision}
-    try:
-        model = Model(detector, ModelCard(detector.config, AVA_LABELS, trained=False))
-        output = run(model, clip, sizes, runtime, precision, scene.device)
-    except RuntimeUnavailable as error:
-        return row | {"refused": str(error)}
+    for runtime, precision in ways:
+        row: Row = {"runtime": runtime, "precision": precision}
+        try:
+            off = worst(run(model, clip, sizes, runtime, precision, device), expected)
+        except RuntimeUnavailable as error:
+            yield row | {"refused": str(error)}
+            continue
+        yield row | {"worst": max(off.values())} | off
+
+
+def worst(output: DecoderOutput[Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of all stages, by kind of output."""
     found = {
         "human_logits": [stage.human_logits for stage in output.stages],
         "boxes": [stage.boxes_xyxy_px for stage in output.stages],
         "action_logits": [stage.action_logits for stage in output.stages],
     }
-    off = {
+    return {
         kind: max(deviation([x], [expected[f"stage{i}.{kind}"]]) for i, x in enumerate(stages))
         for kind, stages in found.items()
     }
-    return row | {"worst": max(off.values())} | {kind: float(f"{value:.2e}") for kind, value in off.items()}
 
 
 def reference_clip(fill: ModuleType, frames: int, sizes: list[tuple[int, int]]) -> Tensor:

@@ -109,8 +109,7 @@ def run(
         told = [one.name, str(folder), f"{soft_s:g}", *(["--rehearse"] if rehearse else [])]
         return [sys.executable, "-m", "bench.gpu_day", "step", *told]
 
-    def write(outcomes: Sequence[Outcome]) -> None:
-        last = outcomes[-1]
+    def write(outcomes: Sequence[Outcome], last: Outcome) -> None:
         typer.echo(f"{last.step}: {last.ended} after {last.seconds:g} s, {len(last.rows)} rows")
         told = [Outcome(**without_places(asdict(outcome))) for outcome in outcomes]
         result = {"date": begun, "rehearsal": rehearse, "steps": [asdict(outcome) for outcome in told]}

@@ -21,7 +21,7 @@ PROGRAMS = {
 HEAD = "import json, os, subprocess, sys\ndef note(**row): print(json.dumps(row), file=open(sys.argv[1], 'a'))\n"
 
 
-def made(folder: Path, *names: str, seconds: float = 60.0, write=lambda _: None) -> Day:
+def made(folder: Path, *names: str, seconds: float = 60.0, write=lambda *_: None) -> Day:
     def command(step: Step, soft: float) -> list[str]:
         return [sys.executable, "-c", HEAD + PROGRAMS[step.name], str(folder / f"{step.name}.jsonl")]
 
@@ -37,9 +37,9 @@ def gone(pid: int) -> bool:
 
 
 def test_what_fails_or_hangs_costs_nobody_anything(tmp_path: Path) -> None:
-    written: list[int] = []
+    written: list[tuple[int, str]] = []
     names = ("finds", "raises", "dies", "hangs", "leaves", "last")
-    outcomes = made(tmp_path, *names, write=lambda so_far: written.append(len(so_far))).run(600)
+    outcomes = made(tmp_path, *names, write=lambda so_far, last: written.append((len(so_far), last.step))).run(600)
     assert [(o.step, o.ended) for o in outcomes] == [
         ("finds", "done"), ("raises", "failed"), ("dies", "failed"), ("hangs", "killed"), ("leaves", "done"),
         ("last", "done"),
@@ -48,7 +48,7 @@ def test_what_fails_or_hangs_costs_nobody_anything(tmp_path: Path) -> None:
     assert outcomes[0].rows == [{"n": 1}, {"n": 2}]
     assert "RuntimeError: no such thing" in outcomes[1].said
     assert outcomes[5].said == ""
-    assert written == [1, 2, 3, 4, 5, 6], "results stand there after each step"
+    assert written == [(n, name) for n, name in enumerate(names, 1)], "results stand there after each step"
     assert all(gone(row["child"]) for o in outcomes for row in o.rows if "child" in row), "what it started runs on"
 
 

@@ -52,7 +52,8 @@ class Outcome:
 class Day:
     """``folder`` has a step's rows (NAME.jsonl), its words (NAME.log), and ``outcomes.json``.
 
-    ``command``: a step and its soft limit, in seconds -> what runs it. ``write``: told of all outcomes after each step.
+    ``command``: a step and its soft limit, in seconds -> what runs it. ``write``: told of all outcomes after each step,
+    and of that step's.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Day:
         folder: Path,
         steps: Sequence[Step],
         command: Callable[[Step, float], Sequence[str]],
-        write: Callable[[Sequence[Outcome]], None] = lambda _: None,
+        write: Callable[[Sequence[Outcome], Outcome], None] = lambda *_: None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder, self._steps, self._command, self._write = folder, steps, command, write
@@ -80,7 +81,7 @@ class Day:
             found[step.name] = Outcome(step.name, "no time", 0.0, [], "") if limit < LEAST_S else self._run(step, limit)
             in_order = [found[one.name] for one in self._steps if one.name in found]
             self._kept.write_text(json.dumps([asdict(outcome) for outcome in in_order], indent=1))
-            self._write(in_order)
+            self._write(in_order, found[step.name])
         return [found[step.name] for step in self._steps]
 
     def outcomes(self) -> dict[str, Outcome]:

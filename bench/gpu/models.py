@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +25,10 @@ def models(notes: Notes, scene: Scene, name: str) -> None:
 
 def compiled(notes: Notes, scene: Scene, name: str) -> None:
     """torch.compile, one clip at a time: each shape takes its time."""
-    timed(notes, scene, name, [("compile", precision) for precision in scene.precisions[::-1]], scene.batches[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        # its own: a compiler that was killed leaves half a library, which the next one would load
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        timed(notes, scene, name, [("compile", precision) for precision in scene.precisions[::-1]], scene.batches[:1])
 
 
 def onnx(notes: Notes, scene: Scene, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -17,8 +18,16 @@ def measured_on() -> dict[str, object]:
         "hardware": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[1], 1),
-        "versions": {"python": platform.python_version(), "onnxruntime-gpu": metadata.version("onnxruntime-gpu")},
+        "versions": {"python": platform.python_version(), "onnxruntime": onnx_runtime()},
     }
+
+
+def onnx_runtime() -> str | None:
+    """ONNX Runtime's version, whichever of its packages is installed; None without one."""
+    for package in ("onnxruntime-gpu", "onnxruntime"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
 
 
 def processor() -> str:

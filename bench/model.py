@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +27,8 @@ import torch
 import typer
 from torch import Tensor
 
-from bench.hardware import processor
-from stmixer.model.checkpoint import untrained
+from bench.hardware import onnx_runtime, processor
+from stmixer.model.checkpoint import open_model
 from stmixer.model.config import DetectorConfig
 from stmixer.model.cost import multiply_adds
 from stmixer.model.export import export
@@ -70,12 +69,12 @@ def mixing_products(config: DetectorConfig) -> float:
 
 
 def open_variant(name: str, runtime: str, precision: str, device: torch.device, folder: Path) -> Runtime:
-    """The variant with initial weights; for ONNX Runtime exported first."""
+    """The variant with initial weights, or bundled ones; for ONNX Runtime exported first."""
     if runtime != "onnx":
-        return torch_runtime(untrained(name), device, runtime=runtime, precision=precision)
+        return torch_runtime(open_model(name, None), device, runtime=runtime, precision=precision)
     path = folder / f"{name}.onnx"
     if not path.exists():
-        export(untrained(name), path)
+        export(open_model(name, None), path)
     return open_runtime(None, path, device, precision=precision, tensors=True)
 
 
@@ -111,6 +110,15 @@ def row(name: str, runtime: str, precision: str, batch: int, size: int, folder: 
     except RuntimeUnavailable as error:
         print(json.dumps({"model": name, "runtime": runtime, "precision": precision, "refused": str(error)}))
         return
+    print(json.dumps(measured(opened, name, precision, batch, size, device)))
+
+
+def measured(
+    opened: Runtime, name: str, precision: str, batch: int, size: int, device: torch.device
+) -> dict[str, object]:
+    """The figures of one runtime on square clips; ``precision`` as it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     config = opened.card.config
     clip = torch.randn(batch, 3, config.clip.frames, size, size, device=device)
     sizes = torch.full((batch, 2), float(size), device=device)
@@ -127,17 +135,22 @@ def row(name: str, runtime: str, precision: str, batch: int, size: int, folder: 
         "runtime": opened.name,
         "precision": opened.precision,
         "batch": batch,
-        "ms": round(whole_ms, 1),
+        "ms": _milliseconds(whole_ms),
         "multiply_adds_e9": round(sum(counted.values()), 2),
         "share_of_rate": round(sum(counted.values()) / whole_ms * 1e3 / rate, 3),
         "rate_e9_per_s": round(rate, 1),
         "peak_mb": round(peak_bytes(device) / 2**20),
-    } | {k: round(v, 1) for k, v in timed.items()}
+    } | {k: _milliseconds(v) for k, v in timed.items()}
     decoder_ms = timed.get("decoder_ms", timed.get("clip_ms"))
     if decoder_ms is not None:
         result["decoder_multiply_adds_e9"] = round(decoder, 2)
         result["decoder_share_of_rate"] = round(decoder / decoder_ms * 1e3 / rate, 3)
-    print(json.dumps(result))
+    return result
+
+
+def _milliseconds(value: float) -> float:
+    """To a tenth, or of a few to a hundredth."""
+    return round(value, 1 if value >= 10 else 2)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -176,7 +189,7 @@ def run(
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "onnxruntime": metadata.version("onnxruntime-gpu"),
+        "onnxruntime": onnx_runtime(),
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -26,7 +26,8 @@ def make_clip_on(
         return torch.from_numpy(clip), torch.from_numpy(sizes_wh)
     canvas_wh = common_padded_size(windows, config)
     # a copy of what torch cannot view: read-only frames (a ring's slots) and flipped ones
-    pixels = [torch.from_numpy(np.require(w, requirements=("C", "W"))).to(device, non_blocking=True) for w in windows]
+    # and it is read before this returns: memory that is not pinned may change or be gone by the time of a later copy
+    pixels = [torch.from_numpy(np.require(w, requirements=("C", "W"))).to(device) for w in windows]
     sizes = [window.shape[2:0:-1] for window in windows]
     return normalise_and_pad(pixels, canvas_wh, config), torch.tensor(sizes, dtype=torch.float32, device=device)
 

@@ -29,6 +29,9 @@ NOT_RUN = {
     "of their own",
     ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
     "tests/service/test_pulled_streams.py has one of its own",
+    ("docs/gpu.md", "python -m bench.gpu.wheels"): "wants a package registry; tests/test_gpu_steps.py looks at what is "
+    "fetched",
+    ("docs/gpu.md", "tar -xzf day.tgz"): "wants a GPU; tests/test_gpu_rehearsal.py rehearses it",
     ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
     ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
     "tests/journeys/test_operator.py does it in a folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from stmixer.model.runtimes.processor import counted
 from stmixer.model.runtimes.runtime import RuntimeUnavailable
 
 NO_CUDA = "no CUDA device is usable here (none, no driver, or a PyTorch without CUDA)"
@@ -12,11 +13,6 @@ NO_CUDA = "no CUDA device is usable here (none, no driver, or a PyTorch without 
 def cuda_devices() -> int:
     """How many are usable."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def counted(devices: int) -> str:
-    """So many CUDA devices, as a clause."""
-    return "there is 1 CUDA device" if devices == 1 else f"there are {devices} CUDA devices"
 
 
 def named_device(name: str | None) -> torch.device:

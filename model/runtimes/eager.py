@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stmixer.model.checkpoint import Model
 from stmixer.model.decoder import DecoderOutput, StageOutput
-from stmixer.model.runtimes.precision import DTYPES
+from stmixer.model.runtimes.precision import DTYPES, full_float32
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.model.runtimes.tensors import TensorArrays
 
@@ -23,9 +23,8 @@ class EagerRuntime:
     all_stages = True
 
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
-        if device.type == "cuda" and precision == "fp32":
-            # cuDNN's own default is TF32, 10 bits: fp32 is to mean fp32
-            torch.backends.cudnn.allow_tf32 = False
+        if device.type == "cuda":
+            full_float32()  # also beside half precisions: what stays in float32 there does for its bits' sake
         self.name, self.precision, self.card, self.device = "eager", precision, model.card, device
         self.arrays = TensorArrays(device)
         self.detector = prepared(model.detector.to(device), precision)

@@ -43,6 +43,15 @@ def has_precision(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_amx_fp16_supported()
 
 
+def full_float32() -> None:
+    """Have float32 on GPUs mean float32 in all of this process: no TF32, whose products have 10 bits.
+
+    cuDNN's own default is TF32, and an environment (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which vendors' containers set)
+    may ask for it in matrix products.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 class WideProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, products of bf16 or fp16 matrices are computed in fp32 and rounded, as hardware with such arithmetic
     does, and not by the CPU's own emulation, which is a hundred times slower.

@@ -45,6 +45,11 @@ def driver_devices() -> int:
     return count.value
 
 
+def counted(devices: int) -> str:
+    """So many CUDA devices, as a clause."""
+    return "there is 1 CUDA device" if devices == 1 else f"there are {devices} CUDA devices"
+
+
 @functools.cache
 def processor() -> tuple[str, frozenset[str]]:
     """The CPU's name, and its flags as Linux writes them; empty where it does not say."""

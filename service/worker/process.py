@@ -46,6 +46,8 @@ from stmixer.service.worker.runner import NO_STREAM, BankEntries, FrameWindow, J
 
 MORE_EXPENDABLE = 300
 """What is added to our parent's ``oom_score_adj``: half of a decoder's (``decoder.cell``)."""
+_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
+_OF_CUDA = ("CUDA", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "cuFFT", "CUFFT", "NVRTC")
 WARM_UP_S = 1.0
 """A larger batch is tried in the warm-up while it should not take longer than this."""
 
@@ -53,11 +55,18 @@ WARM_UP_S = 1.0
 def warm_up(runner: Runner, max_batch: int) -> dict[int, float]:
     """Run batches of nothing at 16:9, of 1, 2, 4 … keyframes; seconds of each size the second time.
 
-    Where that would take long, on a CPU for one, the larger sizes are left out.
+    Where that would take long, on a CPU for one, the larger sizes are left out; where there is not the memory for one,
+    the runner is told to run no more than half of it at once.
     """
     seconds, size = dict[int, float](), 1
     while size <= max_batch and 2 * seconds.get(size // 2, 0.0) <= WARM_UP_S:
-        seconds[size] = min(_run_nothing(runner, size) for _ in range(2))
+        try:
+            seconds[size] = min(_run_nothing(runner, size) for _ in range(2))
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or reason_of(error) != "oom":
+                raise
+            runner.most_at_once = size // 2
+            break
         size *= 2
     return seconds
 
@@ -80,11 +89,12 @@ def _run_nothing(runner: Runner, size: int, *, forget: bool = True) -> float:
         keys = tuple(FrameKey(NO_STREAM, i * config.clip.frames + j) for j in range(config.clip.frames))
         jobs.append(Job(frames, width, height, 1.0, 1, 0.0, FrameWindow(keys, keys)))
     started = time.perf_counter()
-    runner.run(jobs)
-    seconds = time.perf_counter() - started
-    if forget:
-        runner.forget(NO_STREAM)
-    return seconds
+    try:
+        runner.run(jobs)
+        return time.perf_counter() - started
+    finally:
+        if forget:
+            runner.forget(NO_STREAM)
 
 
 def split_banks(runner: Runner, payload: bytes, count: int) -> list[BankEntries | None]:
@@ -136,10 +146,18 @@ def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: R
 
 
 def reason_of(error: Exception) -> Literal["oom", "cuda", "error"]:
-    """``oom`` and ``cuda``: this process cannot go on; ``error``: the next batch may do better."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+    """``oom`` and ``cuda``: this process cannot go on; ``error``: the next batch may do better.
+
+    CUDA's libraries name themselves in what they say. What came first counts too: a capture that ran out of memory ends
+    with another error.
+    """
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    said = " ".join(map(str, chain))
+    if any(isinstance(one, MemoryError) for one in chain) or any(words in said for words in _NO_MEMORY):
         return "oom"
-    return "cuda" if "CUDA" in str(error) else "error"
+    return "cuda" if any(name in said for name in _OF_CUDA) else "error"
 
 
 def serve(channel: Channel, runner: Runner) -> None:
@@ -178,6 +196,9 @@ def open_runner(options: WorkerOptions, tell: Callable[[str], None] = lambda _: 
             how = won.how
         runner = Runner(start_runtime(options.model, weights, device, *how, threads=options.threads))
         warmup_s = warm_up(runner, options.max_batch)
+        if (most := runner.most_at_once) is not None:
+            of_memory = f"{options.device} has the memory for {most} keyframes at once: larger batches run in parts"
+            warning = of_memory if warning is None else f"{warning}; {of_memory}"
         saved = saved_by_features(runner, warmup_s[1])
     except (RuntimeError, MemoryError) as error:
         if reason_of(error) != "oom":

@@ -19,7 +19,7 @@ from stmixer.model.outputs import DecoderOutput, StageOutput
 from stmixer.model.postprocess import ClipDetections, PostProcess
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
 from stmixer.model.runtimes.choose import NO_TORCH, has_torch, open_runtime
-from stmixer.model.runtimes.processor import CPU, Device, device_of, driver_devices
+from stmixer.model.runtimes.processor import CPU, Device, counted, device_of, driver_devices
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.messages import Action, Actor
@@ -105,6 +105,8 @@ def pick_device(name: str) -> tuple[Device, str | None]:
         raise StartError("cuda_unavailable", f"--device {name}, but CUDA does not work here; use --device cpu or auto")
     if device is None:
         raise StartError("bad_device", f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N")
+    if (device.index or 0) >= driver_devices():
+        raise StartError("cuda_unavailable", f"--device {name}: {counted(driver_devices())}, numbered from 0")
     return device, None
 
 
@@ -137,10 +139,14 @@ NO_STREAM = 0
 
 
 class Runner:
-    """A model as a runtime, and what it keeps of its streams' frames where the model sees them one by one."""
+    """A model as a runtime, and what it keeps of its streams' frames where the model sees them one by one.
+
+    ``most_at_once``: keyframes that the device has the memory for; more run in parts. None where nothing is known.
+    """
 
     def __init__(self, runtime: Runtime[Any], *, keep_features: bool = True) -> None:
         self.runtime = runtime
+        self.most_at_once: int | None = None
         config = self.card.config
         self._long_term = config.long_term
         if self._long_term is not None and self._long_term.kind == "offline":
@@ -225,19 +231,23 @@ class Runner:
         return self._arrays.given(queries), self._arrays.given(mask)
 
     def _run_whole(self, jobs: Sequence[Job]) -> tuple[DecoderOutput[Any], Any, float]:
-        started = time.perf_counter()
-        clip = self._arrays.clip([job.frames for job in jobs], self.card.config.preprocess)
-        sizes_wh = self._sizes_wh(jobs)
-        self._arrays.synchronise()
-        preprocess_s = time.perf_counter() - started
-        return self.runtime.detect(clip, sizes_wh, *self._banks(jobs)), sizes_wh, preprocess_s
+        sizes_wh, preprocess_s, outputs = self._sizes_wh(jobs), 0.0, list[DecoderOutput[Any]]()
+        at_once = self.most_at_once or len(jobs)
+        for first in range(0, len(jobs), at_once):
+            part = slice(first, first + at_once)
+            started = time.perf_counter()
+            clip = self._arrays.clip([job.frames for job in jobs[part]], self.card.config.preprocess)
+            self._arrays.synchronise()
+            preprocess_s += time.perf_counter() - started
+            outputs.append(self.runtime.detect(clip, sizes_wh[part], *self._banks(jobs[part])))
+        return joined(outputs, self._arrays), sizes_wh, preprocess_s
 
     def _run_by_frame(
         self, features: FeatureRing[Any], jobs: Sequence[Job], windows: Sequence[FrameWindow]
     ) -> tuple[DecoderOutput[Any], Any, float]:
         """The frame stage on frames that are new, the clip stage on the windows; as many at once as the arrays say."""
         sizes_wh, preprocess_s, outputs = self._sizes_wh(jobs), 0.0, list[DecoderOutput[Any]]()
-        at_once = self._arrays.windows_at_once or len(jobs)
+        at_once = min(self._arrays.windows_at_once or len(jobs), self.most_at_once or len(jobs))
         for first in range(0, len(jobs), at_once):
             part = slice(first, first + at_once)
             preprocess_s += self._run_frames(features, jobs[part], windows[part])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from stmixer.model.classifiers import Head
 from stmixer.model.mixing import AdaptiveMixing
+from stmixer.model.runtimes import eager
 from stmixer.model.runtimes.precision import WideProducts
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.model.sampling import PointGenerator
@@ -59,3 +61,21 @@ def test_heads_points_and_attention_stay_in_float32(filled) -> None:
         if wide or isinstance(module, AdaptiveMixing):
             expected = torch.float32 if wide else torch.bfloat16
             assert {m.weight.dtype for m in module.modules() if isinstance(m, nn.Linear)} == {expected}
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """What cuDNN does by itself, and matrix products where the environment asks for it."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_float32_on_a_gpu_is_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "prepared", lambda detector, precision: detector)
+    detector = SimpleNamespace(to=lambda device: None)
+    eager.EagerRuntime(SimpleNamespace(detector=detector, card=None), torch.device("cuda"), precision)  # type: ignore[arg-type]
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (False, False)

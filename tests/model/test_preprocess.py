@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.device_preprocess import make_clip_on, normalise_and_pad
@@ -99,3 +100,20 @@ def test_published_numbers(reference, fill, size: str) -> None:
     assert sizes.tolist() == [[w, h]]
     sampled = clip[0, :, 0, :h, :w].flatten()[index]
     assert np.abs(sampled - value).max() <= 0.018
+
+
+class NothingReadLater(TorchDispatchMode):
+    """Fails where a copy from memory that is not pinned may be made after the call that asks for it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if (kwargs or {}).get("non_blocking") and isinstance(args[0], torch.Tensor) and args[0].device.type == "cpu":
+            assert args[0].is_pinned(), f"{func} reads pageable memory, later"
+        return func(*args, **(kwargs or {}))
+
+
+def test_frames_are_read_before_the_clip_is_handed_over() -> None:
+    """Whoever gave them may then write to them, or let them go."""
+    with NothingReadLater():
+        clip, sizes = make_clip_on(torch.device("meta"), [frames(2, 40, 60), frames(2, 50, 64)], CONFIG)
+    assert clip.shape == (2, 3, 2, 64, 64)
+    assert sizes.shape == (2, 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stmixer.model.runtimes.device import NO_CUDA, counted, cuda_devices
+from stmixer.model.runtimes.device import NO_CUDA, cuda_devices
+from stmixer.model.runtimes.processor import counted
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.errors import TrainError
 

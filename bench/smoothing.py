@@ -87,7 +87,7 @@ def figures(
     score = evaluate_frames(truth, found, labels, protocol)
     counts, there = action_outcomes(truth, found, protocol)
     true_share = reliability(found.score[counts], there[counts]).ece
-    changed = _changes(videos, scores, ids, [columns[label] for label in labels])
+    changed = changes_a_second(videos, scores, ids, [columns[label] for label in labels])
     return {
         "map": round(100 * score.mean_ap, 1),
         "flicker": round(changed, 2),
@@ -96,9 +96,10 @@ def figures(
     }
 
 
-def _changes(
+def changes_a_second(
     videos: list[TrackedVideo], scores: list[list[Floats]], ids: list[list[list[int]]], columns: list[int]
 ) -> float:
+    """How often the scores of people go over ``SAID_FROM`` or under it, each second that somebody is followed."""
     changes, seconds = 0, 0.0
     for video, told, numbers in zip(videos, scores, ids, strict=True):
         last: dict[int, tuple[float, Floats]] = {}

@@ -86,7 +86,7 @@ def figures(videos: list[TrackedVideo], tracker: Tracker, hz: int) -> dict[str, 
         metrics = [HOTA(), Identity({"PRINT_CONFIG": False}), CLEAR({"PRINT_CONFIG": False})]
         scores: list[dict[str, Any]] = [{} for _ in metrics]
         for number, video in enumerate(videos):
-            data = _as_trackeval(video, tracker(video, hz))
+            data = as_trackeval(video, tracker(video, hz))
             for metric, each in zip(metrics, scores, strict=True):
                 each[str(number)] = metric.eval_sequence(data)
         hota, identity, clear = [m.combine_sequences(each) for m, each in zip(metrics, scores, strict=True)]
@@ -97,7 +97,7 @@ def figures(videos: list[TrackedVideo], tracker: Tracker, hz: int) -> dict[str, 
     }
 
 
-def _as_trackeval(video: TrackedVideo, told: list[Told]) -> dict[str, Any]:
+def as_trackeval(video: TrackedVideo, told: list[Told]) -> dict[str, Any]:
     """One sequence as its metrics take it: numbers from 0 without gaps, the keyframes that are judged."""
     judged = [(k, t) for k, t in zip(video.keyframes, told, strict=True) if k.annotated]
     true, named = dict[int, int](), dict[int, int]()

@@ -42,6 +42,9 @@ FARTHEST = 3.5
 STRANGERS = 10.0
 """What it is worth that a person is no stranger, against twice the log likelihood of place and size, in sizes: rather
 one likely pair and a stranger than two unlikely ones."""
+KNOWN, KNOWN_TIMES = 4.0, 8
+"""What it is worth, in the same measure, that a track has been seen before: so much for each e-fold of how often, up to
+so many times. A second box around somebody, as detectors give now and then, then takes nobody's place."""
 AXES = 3
 
 
@@ -66,6 +69,8 @@ class Tracks:
         self._at_s = 0.0
         self._ids = np.zeros(0, np.int64)
         self._seen_s = np.zeros(0)
+        self._times = np.zeros(0)
+        """How often each was seen."""
         self._place = np.zeros((0, AXES))
         self._velocity = np.zeros((0, AXES))
         # of each axis the covariance of place and velocity: three numbers
@@ -124,12 +129,13 @@ class Tracks:
         )
 
     def _gains(self, people: Floats) -> Floats:
-        """(tracks, people) twice the log likelihoods above strangers'; 0 where the two cannot be one."""
+        """(tracks, people) twice the log likelihoods above strangers', more for who is known; 0 where it cannot be."""
         spread = self._variance[:, None, :, 0] + _noise(people)
         distance = ((people - self._place[:, None]) ** 2 / spread).sum(-1)
         # in sizes of the person: a likelihood of px would favour whoever is small
         volume = np.log(spread / np.maximum(people[:, 2:], _LEAST) ** 2).sum(-1)
-        return np.where(distance < FARTHEST**2, (STRANGERS - distance - volume).clip(min=_LEAST), 0.0)
+        known = KNOWN * np.log(np.minimum(self._times, KNOWN_TIMES))[:, None]
+        return np.where(distance < FARTHEST**2, (STRANGERS + known - distance - volume).clip(min=_LEAST), 0.0)
 
     def _correct(self, rows: NDArray[np.int64], people: Floats, at_s: float) -> None:
         place, both, speed = np.moveaxis(self._variance[rows], 2, 0)
@@ -140,6 +146,7 @@ class Tracks:
         self._velocity[rows] += to_velocity * error
         self._variance[rows] = np.stack((place * (1 - to_place), both * (1 - to_place), speed - to_velocity * both), 2)
         self._seen_s[rows] = at_s
+        self._times[rows] += 1
 
     def _begin(self, people: Floats, at_s: float) -> NDArray[np.int64]:
         ids = np.arange(self._last_id + 1, self._last_id + 1 + len(people))
@@ -149,6 +156,7 @@ class Tracks:
         variance = np.stack((_noise(people), np.zeros_like(people), speed), 2)
         self._ids = np.concatenate((self._ids, ids))
         self._seen_s = np.concatenate((self._seen_s, np.full(len(people), at_s)))
+        self._times = np.concatenate((self._times, np.ones(len(people))))
         self._place = np.concatenate((self._place, people))
         self._velocity = np.concatenate((self._velocity, np.zeros_like(people)))
         self._variance = np.concatenate((self._variance, variance))
@@ -167,7 +175,7 @@ class Tracks:
     def _keep(self, kept: NDArray[np.bool_]) -> tuple[int, ...]:
         ended = tuple(self._ids[~kept].tolist())
         if ended:
-            self._ids, self._seen_s = self._ids[kept], self._seen_s[kept]
+            self._ids, self._seen_s, self._times = self._ids[kept], self._seen_s[kept], self._times[kept]
             self._place, self._velocity, self._variance = (
                 self._place[kept], self._velocity[kept], self._variance[kept]
             )  # fmt: skip

@@ -84,7 +84,9 @@ def detect(
     output: Annotated[
         list[Path] | None,
         typer.Option(
-            "-o", "--output", help="NAME.json, .jsonl, .csv, .mp4 (a picture: .jpg) or a folder; may be repeated"
+            "-o",
+            "--output",
+            help="NAME.json, .jsonl, .csv, .ava.csv, .mot.txt, .mp4 (a picture: .jpg) or a folder; may be repeated",
         ),
     ] = None,
     model: Annotated[

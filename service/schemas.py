@@ -115,7 +115,10 @@ class Result(Wire):
                 "box_px": [round(v, 1) for v in actor.box_px],
                 "box": [round(v, 4) for v in actor.box],
                 "person_score": round(actor.person_score, 4),
-                "actions": [{"id": a.id, "name": a.name, "score": round(a.score, 4)} for a in actor.actions],
+                "actions": [
+                    {"id": a.id, "name": a.name, "score": round(a.score, 4), "smoothed": _rounded(a.smoothed)}
+                    for a in actor.actions
+                ],
                 "track_id": actor.track_id,
             }
             for actor in self.actors
@@ -131,8 +134,10 @@ class Result(Wire):
         for place, actor in enumerate(self.actors):
             box = (round(v, 1) for v in actor.box_px)
             who = (self.seq, round(self.pts_us / 1e6, 6), place, round(actor.person_score, 4), *box)
-            actions: list[tuple[Any, ...]] = [(a.id, a.name, round(a.score, 4)) for a in actor.actions]
-            table += [(*who, *action, actor.track_id) for action in actions or [(None, None, None)]]
+            actions: list[tuple[Any, ...]] = [
+                (a.id, a.name, round(a.score, 4), actor.track_id, _rounded(a.smoothed)) for a in actor.actions
+            ]
+            table += [(*who, *action) for action in actions or [(None, None, None, actor.track_id, None)]]
         return table
 
     def to_supervision(self) -> Any:
@@ -159,16 +164,21 @@ class Result(Wire):
             data={
                 "class_name": np.array(["person" if action is None else action.name for action in best]),
                 "action_score": np.array([0.0 if action is None else action.score for action in best], np.float32),
+                "action_smoothed": np.array([(action and action.smoothed) or 0.0 for action in best], np.float32),
             },
         )
 
 
 COLUMNS = (
     "seq", "time_s", "person", "person_score", "x1", "y1", "x2", "y2", "action_id", "action", "action_score",
-    "track_id",
+    "track_id", "action_smoothed",
 )  # fmt: skip
 """Of a result's ``rows``. ``person`` counts within the keyframe, ``track_id`` is who it is in the video; boxes are
-px as displayed."""
+px as displayed; ``action_score`` is the keyframe's own, ``action_smoothed`` the track's."""
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def data_frame_of(results: Iterable[Result]) -> Any:

@@ -89,7 +89,23 @@ class ErrorMessage(Wire):
     retryable: bool = Field(description="whether the same may succeed later")
 
 
+class FollowedStatus(Wire):
+    """To who follows: how it is with the source, where the state or the error is another."""
+
+    type: Literal["status"] = "status"
+    state: Literal["connecting", "live", "stalled", "reconnecting", "ended", "failed"]
+    error: str | None = Field(description="what was wrong last, in words")
+
+
+class FollowedSummary(Wire):
+    """To who follows: the last word of a stream."""
+
+    type: Literal["summary"] = "summary"
+    summary: Summary = Field(description="all counts")
+    warnings: list[str]
+
+
 TOLD = (Ready, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
 """All to who sends media."""
-TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, ErrorMessage)
+TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, FollowedStatus, FollowedSummary, ErrorMessage)
 """All to who follows a stream that is pulled."""

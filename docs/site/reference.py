@@ -88,7 +88,8 @@ def websocket() -> str:
         "",
         f"`GET /v1/streams/ws`, subprotocol `{protocol.SUBPROTOCOL}`. Made of the messages' own types;",
     ]
-    lines += [f"what they mean: [the protocol]({DOCS}/protocol.md#websocket).", "", "## From the client", ""]
+    lines += [f"what they mean: [the protocol]({DOCS}/protocol.md#websocket). For programs: `/asyncapi.json`.", ""]
+    lines += ["## From the client", ""]
     for message in (protocol.Start, protocol.Update, protocol.Flush, protocol.Stop):
         lines += _message(message.model_fields["type"].annotation.__args__[0], message)  # type: ignore[union-attr]
     lines += ["## From the service", ""]

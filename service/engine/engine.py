@@ -16,6 +16,7 @@ from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import second_of
 from stmixer.service.engine.admission import fits, weight
 from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.payload import left_of
 from stmixer.service.engine.scheduler import Scheduler
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Pending, Policy, Stream
@@ -317,21 +318,27 @@ class Engine:
                 pending.stream.copied(pending)
 
     def finish(self, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
-        """A batch is back: keep what it leaves for banks, settle its keyframes. Raises MessageError if parts miss."""
+        """A batch is back: keep what it leaves for banks and filters, settle its keyframes.
+
+        Raises MessageError if parts miss.
+        """
         ran = [(p, found) for p, found in zip(batch.keyframes, done.actors, strict=False) if found is not None]
         missing = {place for place, found in enumerate(done.actors) if found is None}
         if len(done.actors) != len(batch.keyframes) or missing != batch.stale:
             raise MessageError(f"{len(done.actors)} results, {len(missing)} of them none, do not fit its batch")
-        if payload or (ran and ran[0][0].stream.bank is not None):
-            _remember([pending for pending, _ in ran], payload)
+        keyframes, people = [pending for pending, _ in ran], [len(actors) for _, actors in ran]
+        entries, scores = left_of(keyframes, people, tuple([label.id for label in self.model.labels]), payload)
+        for pending, entry in zip(keyframes, entries, strict=True):
+            if entry:
+                pending.stream.remember(pending, entry)
         worker.batch, now = None, time.monotonic()
         self._learn(batch, done, now, compiled=worker.compiles(batch.shapes))
         if not batch.stale:  # else it ran in other shapes
             worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
-        for pending, actors in ran:
+        for (pending, actors), said in zip(ran, scores, strict=True):
             pending.done_at = now
-            pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess))
+            pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess), said)
 
     def _learn(self, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
         """What keyframes cost, from a batch that ran whole without compiling; while much is to do capacity follows."""
@@ -363,17 +370,6 @@ def log_failure(round_: asyncio.Task[None]) -> None:
     """The rounds never end by themselves: without them nothing runs, and ``ready`` says so."""
     if not round_.cancelled() and (error := round_.exception()) is not None:
         log.critical("the engine's round has failed: restart the service", exc_info=error)
-
-
-def _remember(ran: list[Pending], payload: bytes) -> None:
-    """Hand each stream's query bank its keyframe's entry. Raises MessageError, before any, for a wrong length."""
-    banks = [(pending, bank) for pending in ran if (bank := pending.stream.bank) is not None]
-    if len(payload) != sum([bank.entry_bytes for _, bank in banks]):
-        raise MessageError(f"{len(payload)} bytes for the query banks of {len(banks)} keyframes")
-    start = 0
-    for pending, bank in banks:
-        pending.stream.remember(pending, payload[start : start + bank.entry_bytes])
-        start += bank.entry_bytes
 
 
 def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:

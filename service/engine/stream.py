@@ -21,9 +21,10 @@ import numpy as np
 
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
+from stmixer.model.smoothing import ActionScores, SmoothedActions
 from stmixer.model.tracks import Tracks
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.ipc.messages import JobOrder, PictureSize
+from stmixer.service.ipc.messages import Action, JobOrder, PictureSize
 from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary, TrackChange
 
@@ -69,7 +70,8 @@ class Pending:
     one is decoded; ``done_at``: its result is there. ``reclaimed``: its slots were given to newer frames while it ran,
     so it cannot run again. ``tracks``: who has come with it, and who had gone by then. ``skipped_before``: keyframes
     right before it that a gap jumped over; they are in the summary as superseded, and nobody is told of them but by
-    this number. ``slot``: its own picture, ``width``, ``height`` that one's px as shown, once it runs.
+    this number. ``slot``: its own picture, ``width``, ``height`` that one's px as shown, once it runs. ``scores``: of
+    its people and all actions.
     """
 
     keyframe: Keyframe
@@ -89,6 +91,7 @@ class Pending:
     height: int = 0
     outcome: Outcome | None = None
     result: Result | None = None
+    scores: ActionScores | None = None
     tracks: list[TrackChange] = field(default_factory=list)
 
 
@@ -98,7 +101,8 @@ class Stream:
 
     ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
     clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
-    model has seen of the stream, ``tracks`` who its people are. They live here, so that no worker's end ends them.
+    model has seen of the stream, ``tracks`` who its people are, ``smoothed`` what each of them does. They live here, so
+    that no worker's end ends them.
     ``newest``: the newest sampled frame; ``found``: the newest keyframe with a result;
     ``newest_pts_us``: the newest frame's timestamp, sampled or not, -1 before the first.
     """
@@ -112,6 +116,7 @@ class Stream:
     deliver: Callable[[Pending], None]
     bank: OnlineBank | None = None
     tracks: Tracks = field(default_factory=Tracks)
+    smoothed: SmoothedActions = field(default_factory=SmoothedActions)
     ring: RingMemory | None = None
     clip_size: tuple[int, int] = (0, 0)
     frame_width: int = 0
@@ -279,11 +284,16 @@ class Stream:
             queries = np.frombuffer(entry, np.float16).reshape(self.bank.shape[1:])
             self.bank.add(second_of(pending.keyframe.pts_us), queries)
 
-    def settle(self, pending: Pending, outcome: Outcome, result: Result | None = None) -> None:
-        """A keyframe's end, whichever it is; delivers all settled ones at the head of the line."""
+    def settle(
+        self, pending: Pending, outcome: Outcome, result: Result | None = None, scores: ActionScores | None = None
+    ) -> None:
+        """A keyframe's end, whichever it is; delivers all settled ones at the head of the line.
+
+        ``scores``: of the result's actors and all actions; left out where the actors have none.
+        """
         if pending.state == "settled":
             return
-        pending.state, pending.outcome, pending.result = "settled", outcome, result
+        pending.state, pending.outcome, pending.result, pending.scores = "settled", outcome, result, scores
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
         while self._in_order and self._in_order[0].state == "settled":
             first = self._in_order.popleft()
@@ -295,17 +305,28 @@ class Stream:
         self._forget()
 
     def _track(self, pending: Pending, result: Result) -> None:
-        """Say who the people of the next keyframe in order are."""
+        """Say who the people of the next keyframe in order are, and what each has been doing."""
         boxes = np.array([actor.box_px for actor in result.actors]).reshape(-1, 4)
-        longest_s = max(self.options.track_max_gap_s, 1.5 * self.schedule.period_us / 1e6)
-        changes = self.tracks.update(result.pts_us / 1e6, boxes, result.frame.height, longest_s)
+        at_s, period_s = result.pts_us / 1e6, self.schedule.period_us / 1e6
+        longest_s = max(self.options.track_max_gap_s, 1.5 * period_s)
+        changes = self.tracks.update(at_s, boxes, result.frame.height, longest_s)
+        scores = pending.scores or ActionScores.nothing(len(boxes))
+        smoothed = self.smoothed.update(at_s, changes, scores, period_s=period_s, warming=result.warming).tolist()
         pending.tracks = [
             TrackChange.model_construct(track_id=number, state=state, seq=result.seq, pts_us=result.pts_us)
             for state, numbers in (("end", changes.ended), ("start", changes.started))
             for number in numbers
         ]
+        place = {label: column for column, label in enumerate(scores.labels)}
         result.actors = tuple(
-            [replace(a, track_id=n) for a, n in zip(result.actors, changes.ids.tolist(), strict=True)]
+            [
+                replace(
+                    actor,
+                    track_id=number,
+                    actions=tuple([Action(a.id, a.name, a.score, doing[place[a.id]]) for a in actor.actions]),
+                )
+                for actor, number, doing in zip(result.actors, changes.ids.tolist(), smoothed, strict=True)
+            ]
         )
 
     def expire(self, now: float) -> float | None:

@@ -48,13 +48,17 @@ class MessageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action of one actor; ``id`` is the label's number in its data set, ``score`` 0..1."""
+    """One action of one actor; ``id`` is the label's number in its data set, ``score`` 0..1 the keyframe's own.
+
+    ``smoothed`` 0..1: the track's (docs/protocol.md, Results); None until the stream has said whose it is.
+    """
 
     __pydantic_config__ = _STRICT
 
     id: int
     name: str
     score: float
+    smoothed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,7 +521,11 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """Actors per job, None for stale ones. Payload: what each job that ran leaves for its stream's query bank."""
+    """Actors per job, None for stale ones.
+
+    Payload: what each job that ran leaves for its stream's query bank, then of each that ran the scores of all actions
+    of its actors, (actors, labels) float32, whatever ``top_k`` and ``action_threshold`` let into ``actors``.
+    """
 
     id: Count
     actors: Annotated[tuple[tuple[Actor, ...] | None, ...], Field(max_length=MAX_BATCH)]

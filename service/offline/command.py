@@ -22,7 +22,18 @@ from stmixer.service.errors import InputError, StmixerError
 from stmixer.service.offline.engine import DetectedKeyframe
 from stmixer.service.offline.file import FileResults
 from stmixer.service.offline.inputs import Input
-from stmixer.service.offline.outputs import DRAWN, OF_ALL, Table, is_folder, place_in, unwritable, write_json
+from stmixer.service.offline.outputs import (
+    DRAWN,
+    MOT,
+    OF_ALL,
+    Table,
+    form_of,
+    is_folder,
+    place_in,
+    unwritable,
+    write_json,
+    write_mot,
+)
 from stmixer.service.offline.stream import FrameStream
 from stmixer.service.schemas import DetectOptions, DetectResponse
 from stmixer.service.worker.runner import Runner
@@ -60,7 +71,7 @@ class DetectCommand:
         self._runner, self._options, self._batch_size = runner, options, batch_size
         self._explain, self._bar, self._on_response = explain, bar, on_response
         self._folders = [path for path in outputs if is_folder(path)]
-        self._tables = [path for path in outputs if path.suffix in OF_ALL and not path.is_dir()]
+        self._tables = [path for path in outputs if form_of(path) in OF_ALL and not path.is_dir()]
         self._files = [path for path in outputs if path not in self._folders + self._tables]
 
     def run(self, inputs: Sequence[Input]) -> list[tuple[Input, StmixerError | MediaError]]:
@@ -104,6 +115,8 @@ class DetectCommand:
             for target in self._files + [place_in(folder, item, inputs) for folder in self._folders]:
                 if target.suffix in DRAWN:
                     self._draw(path, target, response)
+                elif form_of(target) == MOT:
+                    write_mot(target, response)
                 else:
                     write_json(target, response)
                 people = sum(len(result.actors) for result in response.keyframes)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stmixer.media.limits import Limits
 from stmixer.model.clip import window
 from stmixer.model.query_bank import new_bank, second_of
+from stmixer.model.smoothing import ActionScores
 from stmixer.service.decoder.sampling import Sampling, Told
 from stmixer.service.engine.engine import result_of
 from stmixer.service.engine.keyframes import KeyframeSchedule
@@ -74,6 +75,7 @@ class InProcessEngine:
         config = runner.card.config
         self._runner, self._on_detected = runner, on_detected
         self._window, bank = window(config.clip), new_bank(config)
+        self._labels = tuple([label.id for label in runner.card.labels])
         self._batch_size = batch_size if bank is None else 1
         self._settled: deque[Pending] = deque()
         self._skipped = 0
@@ -213,7 +215,7 @@ class InProcessEngine:
         for position, pending in enumerate(batch):
             pending.done_at = now
             result = result_of(pending, tuple(done.actors[position]), now, done.postprocess_s)
-            stream.settle(pending, "ok", result)
+            stream.settle(pending, "ok", result, ActionScores(self._labels, done.kept[position].action_scores))
             if self._on_detected is not None and (picture := pictures[position]) is not None:
                 self._on_detected(DetectedKeyframe(result, done, position, picture))
 

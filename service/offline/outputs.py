@@ -6,18 +6,24 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.offline.inputs import Input
-from stmixer.service.schemas import COLUMNS, DetectResponse
+from stmixer.service.schemas import COLUMNS, DetectResponse, Result
 
-OF_ONE = (".json", ".mp4", ".jpg", ".png")
-OF_ALL = (".jsonl", ".csv")
+AVA, MOT = ".ava.csv", ".mot.txt"
+OF_ONE = (".json", ".mp4", ".jpg", ".png", MOT)
+OF_ALL = (".jsonl", ".csv", AVA)
 DRAWN = (".mp4", ".jpg", ".png")
+
+
+def form_of(path: Path) -> str:
+    """The end of its name that says what is written: the longest of ours that it has, else its suffix."""
+    return next((form for form in (AVA, MOT) if path.name.endswith(form)), path.suffix)
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Input]) -> None:
@@ -25,13 +31,14 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Input]) -> None:
     for path in outputs:
         if is_folder(path):
             continue
-        if path.suffix not in OF_ONE + OF_ALL:
+        if form_of(path) not in OF_ONE + OF_ALL:
             raise InputError(
-                "bad_option", f"-o {path}: the name must end in .json or .mp4, in .jsonl or .csv, or be a folder's"
+                "bad_option",
+                f"-o {path}: the name must end in .json, .mp4 or {MOT}, in .jsonl, .csv or {AVA}, or be a folder's",
             )
         if not path.parent.is_dir():
             raise InputError("unwritable", f"the folder of -o {path} does not exist")
-        if path.suffix in OF_ONE and len(inputs) > 1:
+        if form_of(path) in OF_ONE and len(inputs) > 1:
             raise InputError(
                 "bad_option",
                 f"-o {path} holds the results of one, and there are {len(inputs)}: take .jsonl, .csv or a folder",
@@ -64,11 +71,30 @@ def place_in(folder: Path, item: Input, inputs: Sequence[Input]) -> Path:
 
 def write_json(path: Path, response: DetectResponse) -> None:
     """Complete or not at all. Raises StartError."""
+    _write_text(path, json.dumps(response.model_dump(), indent=1) + "\n")
+
+
+def write_mot(path: Path, response: DetectResponse) -> None:
+    """Who is who as MOTChallenge has it. Complete or not at all. Raises StartError.
+
+    A line for each person: frame, track, left, top, width, height in px, person score, and -1 for what is not known.
+    Frames are keyframes, counted from 1.
+    """
+    lines = []
+    for result in response.keyframes:
+        for actor in result.actors:
+            left, top, right, bottom = actor.box_px
+            place = f"{left:.1f},{top:.1f},{right - left:.1f},{bottom - top:.1f}"
+            lines.append(f"{result.seq + 1},{actor.track_id},{place},{actor.person_score:.4f},-1,-1,-1\n")
+    _write_text(path, "".join(lines))
+
+
+def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_text(json.dumps(response.model_dump(), indent=1) + "\n")
+            partial.write_text(text)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -82,14 +108,17 @@ def unwritable(path: Path, error: OSError) -> StartError:
 
 
 class Table:
-    """A ``.jsonl`` or ``.csv`` file of all results, written one input after the other. Raises StartError."""
+    """A ``.jsonl``, ``.csv`` or ``.ava.csv`` file of all results, written one input after the other. Raises StartError.
+
+    AVA's has no head: video (the file's name without its end), seconds, corners as shares, number of the action, score.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._form = path, form_of(path)
         try:
             self._file: TextIO = path.open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._file) if path.suffix == ".csv" else None
-            if self._rows is not None:
+            if self._form == ".csv" and self._rows is not None:
                 self._rows.writerow(("source", *COLUMNS))
         except OSError as error:
             raise unwritable(path, error) from None
@@ -100,6 +129,8 @@ class Table:
             for result in response.keyframes:
                 if self._rows is None:
                     self._file.write(json.dumps({"source": name} | result.model_dump()) + "\n")
+                elif self._form == AVA:
+                    self._rows.writerows(_ava_rows(Path(name).stem, result))
                 else:
                     self._rows.writerows((name, *row) for row in result.rows())
             self._file.flush()
@@ -112,3 +143,13 @@ class Table:
             self._file.close()
         except OSError as error:
             raise unwritable(self.path, error) from None
+
+
+def _ava_rows(video: str, result: Result) -> Iterator[tuple[str | int, ...]]:
+    """A row for each action of each person. Whole seconds as AVA writes them, 0902; others with their thousandths."""
+    seconds, millis = divmod(round(result.pts_us / 1000), 1000)
+    at = f"{seconds:04}.{millis:03}" if millis else f"{seconds:04}"
+    for actor in result.actors:
+        corners = [f"{share:.4f}" for share in actor.box]
+        for action in actor.actions:
+            yield (video, at, *corners, action.id, f"{action.score:.4f}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 
@@ -16,6 +15,7 @@ from stmixer.service.sessions.session import Session
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PulledSource, PullTerms
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.stream_messages import FollowedStatus, FollowedSummary, WarningMessage
 
 log = logging.getLogger("stmixer.pulled")
 
@@ -104,8 +104,8 @@ class PulledStream:
         if self._end_told:
             return
         self._end_told = True
-        summary = {"summary": self.session.summary().model_dump(), "warnings": self.session.warnings}
-        self.backlog.add("summary", _compact({"type": "summary", **summary}))
+        said = FollowedSummary(summary=self.session.summary(), warnings=self.session.warnings)
+        self.backlog.add("summary", said.model_dump_json())
 
     def _tell_tracks(self, changes: list[TrackChange]) -> None:
         for change in changes:
@@ -115,13 +115,13 @@ class PulledStream:
         notices = self.session.context.notices
         while notices:
             code, message = notices.popleft()
-            self.backlog.add("warning", _compact({"type": "warning", "code": code, "message": message}))
+            self.backlog.add("warning", WarningMessage(code=code, message=message).model_dump_json())
 
     def _tell_state(self) -> None:
         source, trouble = self._source, self._source.trouble
         error = None if trouble is None or source.state == "live" else str(trouble)
         self._tell_notices()
-        self.backlog.add("status", _compact({"type": "status", "state": source.state, "error": error}))
+        self.backlog.add("status", FollowedStatus(state=source.state, error=error).model_dump_json())
 
 
 class PulledStreams:
@@ -165,7 +165,3 @@ class PulledStreams:
         for error in ends:
             if isinstance(error, Exception):
                 log.error("the end of a pulled stream", exc_info=error)
-
-
-def _compact(value: dict[str, object]) -> str:
-    return json.dumps(value, separators=(",", ":"))

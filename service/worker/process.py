@@ -124,7 +124,7 @@ def read_job(runner: Runner, ring: Ring | None, wanted: JobOrder, bank: BankEntr
 
 
 def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: RunBatch, payload: bytes) -> None:
-    """Copy the windows, say so, run, answer. What the answer's jobs leave for their streams' banks is its payload."""
+    """Copy the windows, say so, run, answer. What jobs leave for their streams' banks and filters is its payload."""
     started = time.perf_counter()
     banks = split_banks(runner, payload, len(batch.jobs)) if payload else [None] * len(batch.jobs)
     read = [
@@ -133,16 +133,17 @@ def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: R
     channel.send(WindowsCopied(batch.id, tuple([place for place, job in enumerate(read) if job is None])))
     copied_s = time.perf_counter() - started
     results: list[tuple[Actor, ...] | None] = [None] * len(read)
-    seconds, entries = StageSeconds(copied_s, 0.0, 0.0), b""
+    seconds, left = StageSeconds(copied_s, 0.0, 0.0), b""
     places = [place for place, job in enumerate(read) if job is not None]
     if places:
         done = runner.run([job for job in read if job is not None])
         for place, actors in zip(places, done.actors, strict=True):
             results[place] = tuple(actors)
         entries = b"" if done.entries is None else done.entries.tobytes()
+        left = b"".join([entries, *[kept.action_scores.astype(np.float32).tobytes() for kept in done.kept]])
         seconds = StageSeconds(copied_s + done.preprocess_s, done.inference_s, done.postprocess_s)
     memory = runner.runtime.arrays.reserved_bytes()
-    channel.send(BatchDone(batch.id, tuple(results), seconds, memory), entries)
+    channel.send(BatchDone(batch.id, tuple(results), seconds, memory), left)
 
 
 def reason_of(error: Exception) -> Literal["oom", "cuda", "error"]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from test_stream import Camera
 
@@ -23,6 +25,8 @@ from stmixer.service.engine.worker import Worker
 from stmixer.service.ipc.channel import ChannelError, Received
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import (
+    Action,
+    Actor,
     AttachRing,
     BatchDone,
     BatchFailed,
@@ -363,6 +367,40 @@ def test_what_is_left_for_banks_has_their_length(bytes_each: int, whole: bool) -
             assert [stream.summary.ok for stream in streams] == [0, 0]
             assert scene.worker.batch is not None, "its keyframes run again once it has died"
             assert not bank.window(1)[1].any()
+
+    acted(act)
+
+
+SCORED = Actor((100.0, 50.0, 140.0, 150.0), (0.2, 0.1, 0.3, 0.3), 0.9, (Action(80, "watch (a person)", 0.75),))
+
+
+@pytest.mark.parametrize(
+    ("people", "scores", "taken"),
+    [
+        ((1, 2), [0.75] * 240, True), ((1, 2), [0.75] * 239, False), ((1, 2), [0.75] * 241, False),
+        ((1, 2), [], False), ((0, 0), [0.75], False), ((0, 1), [0.75] * 79 + [1.5], False),
+        ((0, 1), [0.75] * 79 + [-0.1], False), ((0, 1), [math.nan] + [0.75] * 79, False),
+    ],
+)  # fmt: skip
+def test_the_scores_of_all_actions_are_as_many_as_people_and_labels(
+    people: tuple[int, int], scores: list[float], taken: bool
+) -> None:
+    async def act(scene: Scene) -> None:
+        streams = await batched(scene)
+        batch = scene.given()
+        scene.says(WindowsCopied(batch.id, ()))
+        answer = BatchDone(batch.id, ((SCORED,) * people[0], (SCORED,) * people[1]), NO_SECONDS, 0)
+        payload = np.array(scores, np.float32).tobytes()
+        if not taken:
+            with pytest.raises(MessageError, match="scores"):
+                scene.says(answer, payload)
+            assert [stream.summary.ok for stream in streams] == [0, 0]
+            return
+        scene.says(answer, payload)
+        for stream, n in zip(streams, people, strict=True):
+            assert stream.found is not None
+            actions = [actor.actions for actor in stream.found.result.actors]
+            assert [[(a.score, a.smoothed) for a in each] for each in actions] == [[(0.75, pytest.approx(0.75))]] * n
 
     acted(act)
 

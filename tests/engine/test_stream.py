@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from stmixer.media.grid import FrameSampler
 from stmixer.model.clip import window
 from stmixer.model.query_bank import OnlineBank
+from stmixer.model.smoothing import ActionScores
 from stmixer.model.zoo import variant
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import MAX_UNDELIVERED, Pending, Policy, Stream
 from stmixer.service.ipc.ring import RingMemory, RingShape
-from stmixer.service.schemas import Actor, DetectOptions, FrameSize, Result, Timings
+from stmixer.service.schemas import Action, Actor, DetectOptions, FrameSize, Result, Timings
 
 WINDOW = window(variant("tiny").clip)
 CAPACITY = WINDOW.span + 32
@@ -368,6 +370,36 @@ def test_people_are_numbered_in_the_order_of_keyframes_whatever_order_they_are_d
     ]  # fmt: skip
     changes = [[(c.track_id, c.state, c.seq, c.pts_us) for c in pending.tracks] for pending in camera.delivered]
     assert changes == [[(1, "start", 0, 0), (2, "start", 0, 0)], [], [], [], [(3, "start", 4, 1_000_000)], []]
+
+
+def test_what_people_do_is_smoothed_over_all_scores_in_the_order_of_keyframes() -> None:
+    """Of three actions results show one (``top_k``), each time another; whose worker died, and which was done first,
+    changes nothing."""
+    labels, order = (4, 8, 15), (0, 2, 1, 3)
+    scores = [(0.9, 0.1, 0.2), (0.1, 0.8, 0.3), (0.2, 0.7, 0.6), (0.9, 0.1, 0.1)]
+
+    def smoothed(order: tuple[int, ...]) -> list[float | None]:
+        camera = Camera("all", hz=4)
+        list(camera.run(2.0))
+        ready = camera.stream.ready()[: len(scores)]
+        for pending in ready:
+            camera.stream.take(pending, camera.now)
+        camera.stream.release(ready[2])
+        camera.stream.take(ready[2], camera.now)
+        for k in order:
+            result, best = found(ready[k], 100), int(np.argmax(scores[k]))
+            shown = (Action(labels[best], "best", scores[k][best]),)
+            result.actors = (replace(result.actors[0], actions=shown),)
+            camera.stream.settle(ready[k], "ok", result, ActionScores(labels, np.array([scores[k]])))
+        return [p.result.actors[0].actions[0].smoothed for p in camera.delivered if p.result]
+
+    seen = smoothed(order)
+    assert seen == smoothed((0, 1, 2, 3))
+    assert seen[0] == pytest.approx(0.9)
+    assert seen[1] is not None
+    assert seen[2] is not None
+    assert 0.1 < seen[1] < 0.8, "it was 0.1 before, which nobody was shown"
+    assert seen[1] < seen[2] < 0.7
 
 
 def test_the_longest_absence_is_the_streams_own() -> None:

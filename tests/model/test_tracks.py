@@ -158,3 +158,16 @@ def both(one: Callable[[float], Box], other: Callable[[float], Box], hz: int) ->
 @pytest.mark.parametrize("hz", [2, 8])
 def test_one_passes_behind_another_who_stands(hz: int) -> None:
     assert both(lambda t: standing(300), lambda t: standing(150 + 60 * t, feet=285, height=110), hz) == 0
+
+
+@pytest.mark.parametrize("hz", [2, 4, 8])
+def test_a_second_box_around_somebody_takes_nobodys_place(hz: int) -> None:
+    """A detector gives it once, to the side; from then on there is one box again, which swings by a few pixels."""
+    tracks, seen = Tracks(), []
+    for k in range(6 * hz):
+        swing = 10 * (-1) ** k
+        boxes = [standing(200 + swing)]
+        if k == 3 * hz:
+            boxes = [standing(200 - 4 * swing), standing(200 + 2 * swing)]
+        seen.append(numbers(tracks, k / hz, boxes))
+    assert [ids for ids in seen if len(ids) == 1] == [[1]] * (6 * hz - 1)

@@ -21,8 +21,9 @@ from stmixer.media.errors import MediaError
 from stmixer.service.errors import InputError
 from stmixer.service.offline.command import DetectCommand
 from stmixer.service.offline.inputs import Input, inputs_of
+from stmixer.service.offline.outputs import Table, check_outputs, form_of, write_mot
 from stmixer.service.offline.told import in_words
-from stmixer.service.schemas import Action, Actor, DetectOptions, DetectResponse, FrameSize, Result, Timings
+from stmixer.service.schemas import Action, Actor, DetectOptions, DetectResponse, FrameSize, Result, Summary, Timings
 
 OPTIONS = DetectOptions(keyframe_hz=2, score_threshold=0.0, top_k=2)
 
@@ -95,10 +96,47 @@ def test_a_bad_file_among_many_stops_nothing(runner: Any, folder: Path, tmp_path
         **{key: str(round(v, 1)) for key, v in zip(("x1", "y1", "x2", "y2"), first["box_px"], strict=True)},
         "action_id": str(first["actions"][0]["id"]), "action": first["actions"][0]["name"],
         "action_score": str(round(first["actions"][0]["score"], 4)),
-        "track_id": str(first["track_id"]),
+        "track_id": str(first["track_id"]), "action_smoothed": str(round(first["actions"][0]["smoothed"], 4)),
     }  # fmt: skip
     people = sum(len(k["actors"]) for k in written["keyframes"])
     assert sum(row["source"].endswith("long.mp4") for row in rows) == 2 * people, "a row an action, top_k of them"
+
+
+def test_tables_of_other_peoples_forms(tmp_path: Path) -> None:
+    keyframes = [result(0, WALK), result(1, (0.7, {}), WALK), result(2)]
+    response = DetectResponse(
+        model="m", trained=True, frame=FrameSize(width=100, height=100), keyframes=keyframes, summary=Summary(),
+        warnings=[],
+    )  # fmt: skip
+    assert [form_of(Path(name)) for name in ("a.ava.csv", "a.csv", "a.b.csv", "a.mot.txt", "a.txt", "a")] == [
+        ".ava.csv", ".csv", ".csv", ".mot.txt", ".txt", "",
+    ]  # fmt: skip
+    table = Table(tmp_path / "all.ava.csv")
+    table.add("clips/one.mp4", response)
+    table.close()
+    corners = "0.1235,0.2000,0.3000,0.6000"
+    assert (tmp_path / "all.ava.csv").read_text().splitlines() == [
+        f"one,0000,{corners},0,0.8000", f"one,0000,{corners},1,0.1000",
+        f"one,0000.500,{corners},0,0.8000", f"one,0000.500,{corners},1,0.1000",
+    ]  # fmt: skip
+    write_mot(tmp_path / "one.mot.txt", response)
+    place = "10.0,20.1,20.0,39.9"
+    assert (tmp_path / "one.mot.txt").read_text().splitlines() == [
+        f"1,1,{place},0.9000,-1,-1,-1", f"2,1,{place},0.7000,-1,-1,-1", f"2,2,{place},0.9000,-1,-1,-1",
+    ]  # fmt: skip
+
+
+def test_what_is_written_goes_by_the_names_end(runner: Any, folder: Path, tmp_path: Path) -> None:
+    run = Run(runner, [folder / "long.mp4"], tmp_path / "x.ava.csv", tmp_path / "x.mot.txt")
+    (response,) = run.responses.values()
+    people = sum(len(result.actors) for result in response.keyframes)
+    assert people
+    assert len((tmp_path / "x.mot.txt").read_text().splitlines()) == people
+    assert len((tmp_path / "x.ava.csv").read_text().splitlines()) == 2 * people, "two actions each"
+    with pytest.raises(InputError, match=r"\.mot\.txt"):
+        check_outputs([tmp_path / "x.txt"], inputs_of([str(folder / "long.mp4")]))
+    with pytest.raises(InputError, match="holds the results of one"):
+        check_outputs([tmp_path / "x.mot.txt"], inputs_of([str(folder)]))
 
 
 def test_a_second_run_does_what_the_first_did_not(runner: Any, folder: Path, tmp_path: Path) -> None:
@@ -191,7 +229,7 @@ def result(seq: int, *actors: tuple[float, dict[str, float]]) -> Result:
     people = tuple(
         Actor(
             (10.04, 20.06, 30.0, 60.0), (0.12345678, 0.2, 0.3, 0.6), score,
-            tuple(Action(n, name, value) for n, (name, value) in enumerate(actions.items())), number,
+            tuple(Action(n, name, value, value / 2) for n, (name, value) in enumerate(actions.items())), number,
         )
         for number, (score, actions) in enumerate(actors, start=1)
     )  # fmt: skip
@@ -232,7 +270,7 @@ def test_results_as_plain_values() -> None:
     assert plain["actors"] == [
         {
             "box_px": [10.0, 20.1, 30.0, 60.0], "box": [0.1235, 0.2, 0.3, 0.6], "person_score": 0.1235,
-            "actions": [{"id": 0, "name": "walk", "score": 0.6543}], "track_id": 1,
+            "actions": [{"id": 0, "name": "walk", "score": 0.6543, "smoothed": 0.3272}], "track_id": 1,
         }
     ]  # fmt: skip
     assert set(plain) == set(Result.model_fields) - {"capture_at_us"}, "no camera has told its clock"
@@ -241,9 +279,9 @@ def test_results_as_plain_values() -> None:
 
 def test_results_as_rows() -> None:
     assert result(1, WALK, (0.6, {})).rows() == [
-        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 0, "walk", 0.8, 1),
-        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 1, "fall", 0.1, 1),
-        (1, 0.5, 1, 0.6, 10.0, 20.1, 30.0, 60.0, None, None, None, 2),
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 0, "walk", 0.8, 1, 0.4),
+        (1, 0.5, 0, 0.9, 10.0, 20.1, 30.0, 60.0, 1, "fall", 0.1, 1, 0.05),
+        (1, 0.5, 1, 0.6, 10.0, 20.1, 30.0, 60.0, None, None, None, 2, None),
     ]
 
 
@@ -267,12 +305,12 @@ def test_results_for_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(given["class_id"]) == [0, -1]
     assert list(given["tracker_id"]) == [1, 2]
     assert list(given["data"]["class_name"]) == ["walk", "person"]
+    assert given["data"]["action_smoothed"] == pytest.approx([0.4, 0.0])
 
 
 @pytest.mark.parametrize(("module", "call"), [("supervision", "to_supervision"), ("pandas", "to_df")])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str, call: str) -> None:
     from stmixer.service.errors import StartError
-    from stmixer.service.schemas import Summary
 
     monkeypatch.setitem(__import__("sys").modules, module, None)
     response = DetectResponse(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -127,6 +128,10 @@ def slow_server(online: Path) -> Iterator[Server]:
         yield server
 
 
+def smoothed(keyframe: dict[str, Any]) -> list[float]:
+    return [action["smoothed"] for actor in keyframe["actors"] for action in actor["actions"]]
+
+
 @pytest.mark.slow
 def test_served_as_from_a_file_and_across_a_workers_death(slow_server: Server, online: Path) -> None:
     """Four keyframes a second, an entry a second; a worker killed in the middle changes no number."""
@@ -151,4 +156,5 @@ def test_served_as_from_a_file_and_across_a_workers_death(slow_server: Server, o
     for ours, theirs, from_file in zip(found[:-1], calm[:-1], expected, strict=True):
         same_actors(ours["actors"], theirs["actors"])
         same_actors(ours["actors"], json.loads(json.dumps(from_file)))
+        assert smoothed(ours) == pytest.approx(smoothed(theirs), abs=1e-4), "what they have been doing is the stream's"
     assert found[-1]["summary"]["worker_lost"] == 0

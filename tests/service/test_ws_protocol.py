@@ -85,7 +85,8 @@ def test_a_conversation_from_start_to_summary(server: Server) -> None:
             assert set(actor) == {"track_id", "box_px", "box", "person_score", "actions"}
             assert actor["track_id"] >= 1
             assert actor["box_px"] == pytest.approx([v * s for v, s in zip(actor["box"], (320, 240) * 2, strict=True)])
-            assert all(set(action) == {"id", "name", "score"} for action in actor["actions"])
+            assert all(set(action) == {"id", "name", "score", "smoothed"} for action in actor["actions"])
+            assert all(0 < action["smoothed"] < 1 for action in actor["actions"])
             scores = [action["score"] for action in actor["actions"]]
             assert len(scores) == 3
             assert scores == sorted(scores, reverse=True)

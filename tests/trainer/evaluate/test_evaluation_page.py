@@ -19,7 +19,9 @@ from stmixer.trainer.evaluators.frames import FRAMES_ALL, evaluate_frames
 from stmixer.trainer.evaluators.tables import keys
 from stmixer.trainer.evaluators.tube_scores import COCO_THRESHOLDS, evaluate_tubes
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "evaluation.md").read_text()
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs" / "evaluation.md").read_text()
+RESULTS = ROOT / "bench" / "results"
 MAP = "PascalBoxes_Precision/mAP@0.5IOU"
 
 
@@ -134,3 +136,17 @@ def test_public_and_ours_on_tubes(tube_reference: Any) -> None:
     for start, value in ours.items():
         public = r.expected[start.replace(" at ", "@").replace(" ", "_")]
         assert row(start) == [f"{public:.3f}", f"{100 * value:.3f}"]
+
+
+def test_what_is_measured_of_tracks_is_what_the_page_says() -> None:
+    for each in json.loads((RESULTS / "tracks.json").read_text())["rows"]:
+        pairs = [f"{each['ours'][name]} | {each['bytetrack'][name]}" for name in ("idf1", "hota", "switches")]
+        assert f"| {each['set']} | {each['hz']} | {' | '.join(pairs)} |" in PAGE
+
+
+def test_what_is_measured_of_smoothed_actions_is_what_the_page_says() -> None:
+    measured = json.loads((RESULTS / "smoothing.json").read_text())
+    for each in measured["rows"]:
+        pairs = [f"{each['single'][name]} | {each['smoothed'][name]}" for name in ("map", "flicker", "ece", "brier")]
+        assert f"| {each['set']} | {each['hz']} | {' | '.join(pairs)} |" in PAGE
+    assert f"cost {measured['cost']['cpu_ms']} ms of a CPU" in PAGE

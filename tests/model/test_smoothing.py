@@ -1,0 +1,126 @@
+"""What somebody does over a stretch of time: right at any rate, of whom it is, for as long as they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from stmixer.model.smoothing import SUREST, TIME_CONSTANT_S, WARMING, ActionScores, SmoothedActions
+from stmixer.model.tracks import MAX_TRACKS, TrackChanges, Tracks
+
+LABELS = (3, 7)
+
+
+def changes(ids: Sequence[int], ended: Sequence[int] = ()) -> TrackChanges:
+    return TrackChanges(np.array(ids, np.int64), (), tuple(ended))
+
+
+def log_odds(score: float) -> float:
+    return float(np.log(score / (1 - score)))
+
+
+def told(
+    filters: SmoothedActions, at_s: float, people: dict[int, tuple[float, float]], ended: Sequence[int] = (), *,
+    period_s: float = 0.25, warming: bool = False, labels: tuple[int, ...] = LABELS,
+) -> dict[int, list[float]]:  # fmt: skip
+    """A keyframe's people and their two scores -> what is smoothed of each."""
+    values = np.array(list(people.values()), np.float32).reshape(len(people), len(labels))
+    found = filters.update(
+        at_s, changes(list(people), ended), ActionScores(labels, values), period_s=period_s, warming=warming
+    )
+    return dict(zip(people, found.tolist(), strict=True))
+
+
+def expected(before: float, since: float, seconds_before: float, seconds_since: float) -> float:
+    """A score that was ``before`` for a time and has been ``since`` for another, by the module's own words."""
+    new = 1 - np.exp(-seconds_since / TIME_CONSTANT_S)
+    old = np.exp(-seconds_since / TIME_CONSTANT_S) * (1 - np.exp(-seconds_before / TIME_CONSTANT_S))
+    return float(1 / (1 + np.exp(-(new * log_odds(since) + old * log_odds(before)) / (new + old))))
+
+
+@pytest.mark.parametrize("hz", [1, 2, 4, 8])
+def test_a_change_comes_through_in_the_same_time_at_any_rate(hz: int) -> None:
+    filters, at = SmoothedActions(), 0.0
+    for k in range(6 * hz):
+        at = (k + 1) / hz
+        score = 0.9 if at <= 4 else 0.2
+        found = told(filters, at, {1: (score, 1 - score)}, period_s=1 / hz)[1]
+        if at.is_integer():
+            wanted = expected(0.9, 0.2, 4, at - 4) if at > 4 else 0.9
+            assert found == pytest.approx([wanted, 1 - wanted], abs=1e-6)
+    assert at == 6
+
+
+def test_keyframes_at_any_moments_weigh_by_the_time_that_they_stand_for() -> None:
+    """Some were skipped, some came close together: nothing but how long each score was true counts."""
+    moments = np.concatenate((np.sort(np.random.default_rng(1).uniform(0.1, 3, 20)), [3.0]))
+    filters = SmoothedActions()
+    told(filters, 0.0, {1: (0.9, 0.5)}, period_s=1.0)
+    found = [told(filters, at, {1: (0.3, 0.5)})[1] for at in moments.tolist()][-1]
+    assert found == pytest.approx([expected(0.9, 0.3, 1.0, 3.0), 0.5], abs=1e-6)
+
+
+def test_the_first_keyframe_says_what_it_says() -> None:
+    for warming in (True, False):
+        found = told(SmoothedActions(), 5.0, {4: (0.8, 0.01)}, warming=warming)
+        assert found[4] == pytest.approx([0.8, 0.01], abs=1e-6)
+
+
+def test_a_keyframe_whose_clip_is_not_whole_counts_for_less() -> None:
+    filters = SmoothedActions()
+    told(filters, 0.0, {1: (0.9, 0.5)}, warming=True)
+    found = told(filters, 0.25, {1: (0.2, 0.5)})[1]
+    fades = np.exp(-0.25 / TIME_CONSTANT_S)
+    both = (WARMING * fades * log_odds(0.9) + log_odds(0.2)) / (WARMING * fades + 1)
+    assert found == pytest.approx([1 / (1 + np.exp(-both)), 0.5], abs=1e-6)
+
+
+def test_what_was_before_a_gap_counts_by_how_long_it_is_ago() -> None:
+    filters = SmoothedActions()
+    for k in range(9):
+        told(filters, 0.25 * k, {1: (0.9, 0.5)})
+    found = told(filters, 4.0, {1: (0.2, 0.5)})[1]
+    assert found == pytest.approx([expected(0.9, 0.2, 2.25, 2.0), 0.5], abs=1e-6)
+
+
+def test_people_are_kept_apart_in_whatever_order_they_come() -> None:
+    both, alone = SmoothedActions(), SmoothedActions()
+    rng = np.random.default_rng(2)
+    for k in range(6):
+        scores = {n: (float(a), float(b)) for n, (a, b) in enumerate(rng.uniform(0.1, 0.9, (3, 2)), start=1)}
+        order = rng.permutation([1, 2, 3]).tolist()
+        found = told(both, k / 4, {n: scores[n] for n in order})
+        assert told(alone, k / 4, {2: scores[2]})[2] == found[2]
+
+
+def test_who_has_gone_is_forgotten_and_no_more_than_live_are_remembered() -> None:
+    filters, tracks = SmoothedActions(), Tracks()
+    told(filters, 0.0, {1: (0.9, 0.9), 2: (0.1, 0.1)})
+    told(filters, 0.25, {2: (0.1, 0.1)}, ended=[1])
+    assert len(filters) == 1
+    everybody = np.array([(100 * n, 0, 100 * n + 40, 100) for n in range(MAX_TRACKS + 50)], np.float64)
+    filters = SmoothedActions()
+    for at in (0.0, 1.0):
+        found = tracks.update(at, everybody[:: -1 if at else 1], 360.0, 2.0)
+        scores = ActionScores(LABELS, np.full((len(everybody), 2), 0.7, np.float32))
+        smoothed = filters.update(at, found, scores, period_s=1.0, warming=False)
+        assert smoothed == pytest.approx(np.full((len(everybody), 2), 0.7), abs=1e-6)
+    assert len(filters) == MAX_TRACKS
+
+
+def test_another_model_begins_anew() -> None:
+    filters = SmoothedActions()
+    told(filters, 0.0, {1: (0.9, 0.9)})
+    assert told(filters, 0.25, {1: (0.2, 0.4)}, labels=(7, 3))[1] == pytest.approx([0.2, 0.4], abs=1e-6)
+
+
+def test_scores_at_the_ends_are_finite_and_nobody_costs_nothing() -> None:
+    filters = SmoothedActions()
+    with np.errstate(all="raise", under="ignore"):
+        assert told(filters, 0.0, {}) == {}
+        told(filters, 1.0, {1: (0.0, 1.0)})
+        assert told(filters, 2.0, {1: (1.0, 1.0)})[1][1] == pytest.approx(1 - SUREST)
+        assert told(filters, 3.0, {1: (1.0, 0.0)})[1][0] < 1 - SUREST
+        assert told(filters, 1e6, {1: (0.5, 0.5)})[1] == pytest.approx([0.5, 0.5])

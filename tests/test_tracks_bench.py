@@ -1,0 +1,46 @@
+"""`bench.tracks` and `bench.smoothing`: a scene is the same at every rate, and flicker is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.made_up_scenes import BASE_HZ, scene
+from bench.smoothing import changes_a_second
+from bench.tracked_sets import Keyframe, TrackedVideo
+from bench.tracks import Told, as_trackeval, ours
+
+
+def keyframe(at_s: float, ids: tuple[int, ...], *, annotated: bool = True) -> Keyframe:
+    boxes = np.array([(100 * n, 0, 100 * n + 40, 100) for n in ids], np.float64).reshape(-1, 4)
+    return Keyframe(at_s, 0, 360, annotated, False, ids, boxes, boxes, np.ones(len(ids)), np.zeros((len(ids), 1)))
+
+
+@pytest.mark.parametrize("hz", [1, 2, 4])
+def test_a_scene_is_the_same_at_every_rate(hz: int) -> None:
+    whole, some = scene(3, BASE_HZ).keyframes, scene(3, hz).keyframes
+    assert len(some) == 24 * hz
+    for one, other in zip(some, whole[:: BASE_HZ // hz], strict=True):
+        assert (one.at_s, one.true_ids) == (other.at_s, other.true_ids)
+        assert np.array_equal(one.true_boxes, other.true_boxes)
+        assert np.array_equal(one.boxes, other.boxes)
+    found = sum(len(k.boxes) for k in whole)
+    assert 0.4 < found / sum(len(k.true_ids) for k in whole) < 0.95, "some are hidden or missed"
+
+
+def test_what_nobody_annotated_is_tracked_and_not_judged() -> None:
+    video = TrackedVideo("v", (640, 360), (keyframe(0, (4, 9)), keyframe(1, (4,), annotated=False), keyframe(2, (9,))))
+    data = as_trackeval(video, ours(video, 1))
+    assert data["num_timesteps"] == 2
+    assert [ids.tolist() for ids in data["gt_ids"]] == [[0, 1], [1]]
+    assert [ids.tolist() for ids in data["tracker_ids"]] == [[0, 1], [1]]
+    assert np.array_equal(data["similarity_scores"][0], np.eye(2))
+    nobody = as_trackeval(video, [Told(np.zeros(0, np.int64), np.zeros((0, 4)))] * 3)
+    assert (nobody["num_tracker_ids"], nobody["num_gt_dets"]) == (0, 3)
+
+
+def test_flicker_counts_changes_of_each_person_over_the_time_that_they_are_followed() -> None:
+    video = TrackedVideo("v", (640, 360), tuple(keyframe(k / 2, (1, 2)) for k in range(5)))
+    first, second = (0.4, 0.6, 0.4, 0.6, 0.6), (0.9, 0.9, 0.9, 0.9, 0.2)
+    scores = [np.array([[a], [b]]) for a, b in zip(first, second, strict=True)]
+    assert changes_a_second([video], [scores], [[[1, 2]] * 5], [0]) == (3 + 1) / (2 + 2)

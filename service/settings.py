@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
+    rules: Path | None = Field(None, description="YAML file of rules for all streams, of which events come")
+    events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 

@@ -124,7 +124,9 @@ class Machine(RuleBasedStateMachine):
             self.stream.see(result(self.at_s - self.life_s, *people, warming=warming, since_us=since_us))
             watched_s, self.first = 0.0 if self.first else min(step_s, 2.0), False
             if self.ruled:
-                steps = [place.step(how == DOWN, warming, watched_s) for place, how in zip(self.places, who, strict=True)]
+                steps = [
+                    place.step(how == DOWN, warming, watched_s) for place, how in zip(self.places, who, strict=True)
+                ]
                 self.came(list(enumerate(steps)))
             else:
                 self.came([])

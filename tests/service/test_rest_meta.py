@@ -27,11 +27,13 @@ COUNTERS = {
     "frames_received": {"source"}, "frames_dropped": {"source", "reason"}, "keyframes": {"source", "outcome"},
     "actors": set[str](), "inferences": {"worker"}, "batches": {"worker"}, "results_dropped": {"transport"},
     "stream_reconnects": {"reason"}, "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
-    "decoders_lost": {"reason"},
+    "decoders_lost": {"reason"}, "events": {"state"}, "event_deliveries": {"to", "outcome"},
+    "event_store_errors": set[str](),
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
     "keyframe_load": set[str](), "uploads_waiting": set[str](), "pulled_streams": {"state"},
+    "events_open": set[str](), "events_waiting": {"to"}, "event_age_seconds": {"to"},
     "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}

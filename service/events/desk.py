@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from stmixer.service.errors import InputError, StartError
-from stmixer.service.event_schemas import Event, Rule
+from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events.keeper import ClipKeeper
 from stmixer.service.events.ledger import Ledger
 from stmixer.service.events.rules import check_rules, read_rules
@@ -53,6 +53,7 @@ class EventDesk:
         self._newest_tracks: dict[StreamName, int] = {}
         self._quiet_us: dict[StreamName, dict[str, int]] = {}
         self._queue: deque[tuple[WatchedStream | None, Change]] = deque()
+        self._wishes: dict[str, ClipWish] = {}
         self._flushes: list[asyncio.Future[None]] = []
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,9 +217,17 @@ class EventDesk:
         if stream is None:
             return
         stream.tell(event)
+        if self._keeper is not None and event.state != "update":
+            self._have_kept(self._keeper, stream, event)
+
+    def _have_kept(self, keeper: ClipKeeper, stream: WatchedStream, event: Event) -> None:
+        """As its rule wanted when it began, whatever that says now."""
         rule = stream.rule(event.rule)
-        if self._keeper is not None and event.state != "update" and rule is not None and rule.clip is not None:
-            self._keeper.keep(event, stream.number, rule.clip.pre_s, rule.clip.post_s)
+        wish = self._wishes.pop(event.event_id, None if rule is None else rule.clip)
+        if wish is not None:
+            keeper.keep(event, stream.number, wish.pre_s, wish.post_s)
+            if event.state == "start":
+                self._wishes[event.event_id] = wish
 
     # -- what the process before has left
 

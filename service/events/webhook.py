@@ -28,8 +28,8 @@ CONNECT_S, ANSWER_S, TRY_S = 5.0, 10.0, 15.0
 """How long connecting, an answer's next bytes, and a whole try may take."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 GIVE_UP_S = 86_400.0
-DISK_WAIT_S = 5.0
-"""Until the spool is looked at again where the disk failed."""
+BROKEN_WAIT_S = 5.0
+"""Until the spool is looked at again where the disk, or we, failed."""
 for _name in ("httpx", "httpcore"):  # they would tell the whole address, which is a secret of its own
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -69,7 +69,10 @@ class Webhook:
                     again_at = await self.round(client, time.monotonic())
                 except sqlite3.Error as error:
                     log.error("what waits for the webhook cannot be read: %s", error)
-                    again_at = time.monotonic() + DISK_WAIT_S
+                    again_at = time.monotonic() + BROKEN_WAIT_S
+                except Exception:  # whatever it was, what waits is tried again
+                    log.exception("an event may not have been posted")
+                    again_at = time.monotonic() + BROKEN_WAIT_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(again_at):  # the loop's clock is this one
                         await self._woken.wait()

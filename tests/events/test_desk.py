@@ -164,7 +164,8 @@ def test_what_a_killed_process_left_open_is_lost_but_of_a_stream_that_may_return
         async with desk(tmp_path / "e") as it:
             for number, name in ((1, "hall"), (2, None), (3, "7"), (4, "hall")):
                 stream, _ = await begin(it, number, HERE, name=name)
-                stream.see(result(0, person(1)))
+                stream.see(result(0))
+                stream.see(result(1, person(1)))
             await kill(it)
         async with desk(tmp_path / "e") as it:
             assert await listed(it) == [
@@ -233,8 +234,11 @@ def test_a_cool_down_goes_on_over_a_restart(tmp_path: Path) -> None:
             await kill(it)
         async with desk(tmp_path / "e") as it:
             stream, told = await begin(it, 1, rule, name="hall")
-            for at in range(0, 40, 2):  # 60 s after the end
+            for at in range(0, 30, 2):  # the first 60 s after the end
                 stream.see(result(at, person(5000), since_us=LATER_US))
+            await it.flush()
+            assert told == []
+            stream.see(result(30, person(5000), since_us=LATER_US))
             await it.flush()
             (start,) = told
             assert start.started_at_us == LATER_US
@@ -252,8 +256,11 @@ def test_who_keeps_clips_is_asked_at_start_and_end() -> None:
             stream.see(result(0, fell(1, 0.5)))
             stream.see(result(1, fell(1, 0.9)))
             stream.see(result(2))
+            stream.see(result(3, fell(1)))
             await it.flush()
-        assert kept.asked == [("start", 9, 3, 4), ("end", 9, 3, 4)]
+            await it.set_rules(stream, ())  # ends what is open
+            await it.flush()
+        assert kept.asked == [("start", 9, 3, 4), ("end", 9, 3, 4)] * 2
 
     run(body())
 

@@ -175,7 +175,7 @@ def test_the_openapi_document(server: Server) -> None:
         "/v1/detect", "/v1/draw", "/v1/drawings/{request_id}", "/v1/models", "/v1/labels", "/v1/status", "/v1/streams",
         "/v1/streams/{stream_id}", "/v1/streams/{stream_id}/events", "/v1/streams/{stream_id}/ws",
         "/v1/streams/{stream_id}/snapshot.jpg", "/v1/streams/{stream_id}/preview.mjpg", "/v1/tokens", "/v1/streams/ws",
-        "/healthz", "/readyz", "/metrics",
+        "/v1/streams/{stream_id}/rules", "/v1/events", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     for reference in references_in(document):
         node: Any = document

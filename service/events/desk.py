@@ -113,7 +113,8 @@ class EventDesk:
         stream = WatchedStream(
             number, known, period_s,
             returns=returns, common=self._common, newest_track=self._newest_tracks.get(known, 0) if returns else 0,
-            left=self._left.pop(known, []), quiet_us=self._quiet_us.pop(known, {}), put=self._put,
+            left=self._left.pop(known, []) if returns else [],
+            quiet_us=self._quiet_us.pop(known, {}) if returns else {}, put=self._put,
         )  # fmt: skip
         self._streams[known.name] = stream
         return stream
@@ -130,11 +131,12 @@ class EventDesk:
         if self._streams.get(stream.name.name) is not stream:
             return
         del self._streams[stream.name.name]
-        stream.close(leaving=self.leaving)
+        comes_back = self.leaving and stream.returns and self._settings.events_file is not None
+        stream.close(comes_back=comes_back)
         left = stream.take_left()
         with contextlib.suppress(TimeoutError):  # a disk that hangs keeps no stream from its end
             async with asyncio.timeout(TOLD_WITHIN_S):
-                if not (self.leaving and stream.returns):
+                if not comes_back:
                     await self._lose(stream.name, left, "lost")
                 await self.flush()
 

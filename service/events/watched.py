@@ -99,12 +99,12 @@ class WatchedStream:
         if events or opened or newest_track is not None:
             self._put(self, Change(self.name, tuple(events), tuple(opened), newest_track))
 
-    def close(self, *, leaving: bool) -> None:
-        """No more results come. ``leaving``: nor from the service, so that what returns may go on after it."""
+    def close(self, *, comes_back: bool) -> None:
+        """No more results come. ``comes_back``: after a restart of the service, and then goes on with what is open."""
         watch, self._watch = self._watch, None
         if watch is None:
             return
-        if leaving and self.returns:
+        if comes_back:
             self._put(self, Change(self.name, opened=tuple(watch.opened)))
         elif events := watch.end("stream_ended"):
             self._put(self, Change(self.name, tuple(events)))

@@ -159,6 +159,36 @@ def test_the_end_of_a_stream_is_the_end_of_its_events() -> None:
     run(body())
 
 
+def test_what_cannot_go_on_after_the_service_ends_with_it(tmp_path: Path) -> None:
+    async def ends(path: Path | None, name: str | None) -> list[str]:
+        async with desk(path) as it:
+            stream, told = await begin(it, 1, HERE, name=name)
+            stream.see(result(0, person(1)))
+        return [event.state for event in told]
+
+    async def body() -> None:
+        assert await ends(None, "hall") == ["start", "end"]  # nothing is kept
+        assert await ends(tmp_path / "a", None) == ["start", "end"]
+        assert await ends(tmp_path / "b", "hall") == ["start"]
+
+    run(body())
+
+
+def test_a_number_of_before_is_another_stream(tmp_path: Path) -> None:
+    rule = HERE.model_copy(update={"cooldown_s": 900.0})
+
+    async def body() -> None:
+        for _ in range(2):
+            async with desk(tmp_path / "e") as it:
+                stream, told = await begin(it, 1, rule)
+                stream.see(result(0, person(1)))
+                stream.see(result(1))
+                await it.flush()
+                assert [event.state for event in told] == ["start", "end"]
+
+    run(body())
+
+
 def test_what_a_killed_process_left_open_is_lost_but_of_a_stream_that_may_return(tmp_path: Path) -> None:
     async def body() -> None:
         async with desk(tmp_path / "e") as it:

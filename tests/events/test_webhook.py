@@ -285,11 +285,13 @@ def test_a_killed_process_loses_none(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", KILLED, str(path), str(tests)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "saved\n"
-        with pytest.raises(StartError, match="another process uses it"):
-            Store(path)
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "saved\n"
+            with pytest.raises(StartError, match="another process uses it"):
+                Store(path)
+        finally:
+            process.send_signal(signal.SIGKILL)
 
     async def body() -> None:
         async with scene(path) as it:

@@ -34,6 +34,8 @@ PULL_REASONS = (
 """Why an attempt of a stream that is pulled ended; what is wrong with its media is "media"."""
 MEDIA_REASON = "media"
 PULL_STATES = ("connecting", "live", "stalled", "reconnecting", "ended", "failed")
+DELIVERY_OUTCOMES = ("delivered", "retried", "dead")
+EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 OTHER_REASON = "other"
 
@@ -76,6 +78,13 @@ class Metrics:
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
         self.decoders_lost = counter("decoders_lost_total", "Decoders that ended before their source did.", "reason")
 
+        self.events = counter("events_total", "Events that were told, by what was told of them.", "state")
+        self.events_open = gauge("events_open", "Events that have begun and not ended.")
+        self.deliveries = counter("event_deliveries_total", "Tries to hand an event on.", "to", "outcome")
+        self.events_waiting = gauge("events_waiting", "Events that their receiver has not taken yet.", "to")
+        self.event_age = gauge("event_age_seconds", "Since the oldest of those.", "to")
+        self.event_store_errors = counter("event_store_errors_total", "Times that events could not be written down.")
+
         self.pulled_streams = gauge("pulled_streams", "Streams that are pulled, by their state.", "state")
         self.streams_active = gauge("streams_active", "Streams now.", "source")
         self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
@@ -113,6 +122,12 @@ class Metrics:
             self.pulled_streams.labels(state)
         for reason in (*RECONNECT_REASONS, *PULL_REASONS, MEDIA_REASON):
             self.stream_reconnects.labels(reason)
+        for event_state in EVENT_STATES:
+            self.events.labels(event_state)
+        for handed_on in DELIVERY_OUTCOMES:
+            self.deliveries.labels("webhook", handed_on)
+        self.events_waiting.labels("webhook")
+        self.event_age.labels("webhook")
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
 

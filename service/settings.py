@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,6 +76,12 @@ class Settings(BaseSettings):
     streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
+    rules: Path | None = Field(None, description="YAML file of rules for all streams, of which events come")
+    events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
+
+    webhook: str | None = Field(None, description="http or https address to which events are posted")
+    webhook_secret_file: Path | None = Field(None, description="file whose content signs what is posted")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 
@@ -97,6 +104,21 @@ class Settings(BaseSettings):
             )
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("--ssl-keyfile needs --ssl-certfile")
+        return self
+
+    @model_validator(mode="after")
+    def _events_can_be_handed_on(self) -> Settings:
+        if self.webhook is None:
+            if self.webhook_secret_file is not None:
+                raise ValueError("--webhook-secret-file needs --webhook")
+            return self
+        if self.events_file is None:
+            raise ValueError("--webhook needs --events-file: what is not delivered yet waits there")
+        url = urlsplit(self.webhook)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("--webhook takes an address like https://host/path")
+        if url.username is not None or url.password is not None:
+            raise ValueError("--webhook takes no user and password; --webhook-secret-file signs what is posted")
         return self
 
     @classmethod

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from stmixer.service.schemas import Pulled, Summary, Wire
+from stmixer.service.event_schemas import Event
+from stmixer.service.schemas import Pulled, Summary
+from stmixer.service.wire import Wire
 
 
 class ReadyLabel(Wire):
@@ -49,6 +51,13 @@ class MissingMessage(Wire):
 
     type: Literal["missing"] = "missing"
     count: int
+
+
+class EventMessage(Wire):
+    """A rule of the stream has begun to hold, has changed much, or holds no more."""
+
+    type: Literal["event"] = "event"
+    event: Event
 
 
 class StatusMessage(Wire):
@@ -105,7 +114,7 @@ class FollowedSummary(Wire):
     warnings: list[str]
 
 
-TOLD = (Ready, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
+TOLD = (Ready, EventMessage, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
 """All to who sends media."""
 TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, FollowedStatus, FollowedSummary, ErrorMessage)
 """All to who follows a stream that is pulled."""

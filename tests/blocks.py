@@ -32,6 +32,10 @@ NOT_RUN = {
     ("docs/gpu.md", "python -m bench.gpu.wheels"): "wants a package registry; tests/test_gpu_steps.py looks at what is "
     "fetched",
     ("docs/gpu.md", "tar -xzf day.tgz"): "wants a GPU; tests/test_gpu_rehearsal.py rehearses it",
+    (
+        "docs/events.md",
+        "openssl rand -hex 32",
+    ): "wants a camera on the network and Home Assistant; tests/events/ has a clip and a receiver of its own",
     ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
     ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
     "tests/journeys/test_operator.py does it in a folder",
@@ -59,6 +63,8 @@ RUN_BY = {
     ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/cameras.md", "yaml"): "tests/service/test_streams_file.py",
     ("docs/evaluation.md", "sh"): "tests/trainer/evaluate/test_evaluation_page.py",
+    ("docs/events.md", "python"): "tests/events/test_events_page.py",
+    ("docs/events.md", "yaml"): "tests/events/test_events_page.py",
     ("docs/operate.md", "json"): "tests/test_blocks.py",
     ("docs/operate.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/paper.md", "yaml"): "tests/trainer/test_paper_page.py",

@@ -18,7 +18,18 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import bearer
-from stmixer.service.api import asyncapi, detect, draw, following, meta, previews, problems, pulled, stream_ws
+from stmixer.service.api import (
+    asyncapi,
+    detect,
+    draw,
+    events,
+    following,
+    meta,
+    previews,
+    problems,
+    pulled,
+    stream_ws,
+)
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
@@ -71,7 +82,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, detect, draw, stream_ws, pulled, following, previews, asyncapi):
+    for part in (meta, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
         app.include_router(part.router)
     return app
 

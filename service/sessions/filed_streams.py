@@ -25,7 +25,9 @@ AGAIN_S = 10.0
 
 
 class FiledStreams:
-    """``check`` raises InputError for an order that can never be carried out, ``begin`` carries one out."""
+    """``check`` raises InputError for an order that can never be carried out, ``begin`` carries one out, ``change``
+    gives a stream the rules of its order.
+    """
 
     def __init__(
         self,
@@ -33,8 +35,9 @@ class FiledStreams:
         pulled: PulledStreams,
         check: Callable[[PullOrder], object],
         begin: Callable[[PullOrder], Awaitable[PulledStream]],
+        change: Callable[[PulledStream, PullOrder], Awaitable[None]],
     ) -> None:
-        self._path, self._pulled, self._check, self._begin = path, pulled, check, begin
+        self._path, self._pulled, self._check, self._begin, self._change = path, pulled, check, begin, change
         self._running: dict[str, tuple[PullOrder, PulledStream]] = {}
         self._waiting: dict[str, PullOrder] = {}
         self._asked = asyncio.Event()
@@ -43,12 +46,16 @@ class FiledStreams:
     def read(self) -> dict[str, PullOrder]:
         """What the file says now. Raises StartError for one that cannot be used, which changes nothing."""
         orders = read_streams(self._path)
+        self.check(orders)
+        return orders
+
+    def check(self, orders: dict[str, PullOrder]) -> None:
+        """Raises StartError for some that can never be carried out."""
         for name, order in orders.items():
             try:
                 self._check(order)
             except InputError as error:
                 raise StartError("bad_streams", f"--streams {self._path}: {name}: {error}") from None
-        return orders
 
     def start(self, orders: dict[str, PullOrder]) -> None:
         """Begin with what was read, and see to it from now on."""
@@ -91,12 +98,19 @@ class FiledStreams:
                 log.exception("%s cannot be read; the streams of before stay", self._path)
 
     async def _follow(self, orders: dict[str, PullOrder]) -> None:
-        """End what the file has no more, or otherwise, and begin what it has besides."""
+        """End what the file has no more, or otherwise, and begin what it has besides; other rules end nothing."""
         there = set(self._pulled.all())
-        kept = {n: (o, s) for n, (o, s) in self._running.items() if s in there and orders.get(n) == o}
+        kept = {
+            name: (orders[name], stream)
+            for name, (order, stream) in self._running.items()
+            if stream in there and name in orders and _but_for_rules(orders[name]) == _but_for_rules(order)
+        }
+        changed = [(stream, order) for name, (order, stream) in kept.items() if self._running[name][0] != order]
         over = [stream for name, (_, stream) in self._running.items() if name not in kept and stream in there]
         self._running, self._waiting = dict(kept), {}
         await asyncio.gather(*(self._pulled.remove(stream) for stream in over))
+        for stream, order in changed:
+            await self._change(stream, order)
         new = {name: order for name, order in orders.items() if name not in kept}
         await self._begin_all(new)
         begun = len(new) - len(self._waiting)
@@ -111,3 +125,7 @@ class FiledStreams:
                 if name not in self._waiting:
                     log.error("stream %r of %s cannot begin yet: %s", name, self._path, error)
                 self._waiting[name] = order
+
+
+def _but_for_rules(order: PullOrder) -> PullOrder:
+    return order.model_copy(update={"rules": ()})

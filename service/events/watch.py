@@ -111,5 +111,4 @@ def _score(rule: Rule, actor: Actor) -> float:
 
 
 def _of(action: Action) -> float:
-    smoothed: float | None = getattr(action, "smoothed", None)
-    return action.score if smoothed is None else smoothed
+    return action.score if action.smoothed is None else action.smoothed

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from stmixer.service.errors import StartError
+from stmixer.service.event_schemas import MOST_RULES, Rule
 from stmixer.service.ipc.messages import Action as Action
 from stmixer.service.ipc.messages import Actor as Actor
+from stmixer.service.wire import Wire
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,12 +21,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["ok", "superseded", "deadline", "error", "worker_lost", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
-
-
-class Wire(BaseModel):
-    """Strict base: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class FrameSize(Wire):
@@ -332,6 +328,7 @@ class PullOrder(DetectOptions):
     transport: Literal["tcp"] = "tcp"
     deadline_ms: float | None = Field(None, gt=0, le=600_000)
     loop: bool = False
+    rules: tuple[Rule, ...] = Field((), max_length=MOST_RULES)
 
     def options(self) -> DetectOptions:
         """What concerns detection."""

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from stmixer.service.schemas import Pulled, Summary, Wire
+from stmixer.service.event_schemas import Event
+from stmixer.service.schemas import Pulled, Summary
+from stmixer.service.wire import Wire
 
 
 class ReadyLabel(Wire):
@@ -51,6 +53,13 @@ class MissingMessage(Wire):
     count: int
 
 
+class EventMessage(Wire):
+    """A rule of the stream has begun to hold, has changed much, or holds no more."""
+
+    type: Literal["event"] = "event"
+    event: Event
+
+
 class StatusMessage(Wire):
     """Every 5 s, and after ``flush``."""
 
@@ -89,7 +98,7 @@ class ErrorMessage(Wire):
     retryable: bool = Field(description="whether the same may succeed later")
 
 
-TOLD = (Ready, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
+TOLD = (Ready, EventMessage, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
 """All to who sends media."""
-TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, ErrorMessage)
+TOLD_TO_FOLLOWERS = (FollowerReady, EventMessage, MissingMessage, ErrorMessage)
 """All to who follows a stream that is pulled."""

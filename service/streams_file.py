@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from stmixer.service.errors import StartError
-from stmixer.service.schemas import PullOrder, Wire
+from stmixer.service.schemas import PullOrder
+from stmixer.service.wire import Wire
 
 
 class StreamsFile(Wire):

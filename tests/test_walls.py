@@ -33,7 +33,7 @@ package's own file, which holds the runtimes' names; ``model.backbone_config`` a
 
 _BELOW = {
     "service.errors", "service.schemas", "service.settings", "service.metrics", "service.logs",
-    "service.stream_messages",
+    "service.stream_messages", "service.event_schemas", "service.wire",
 }  # fmt: skip
 _SESSIONS = {"service.sessions", "service.sources", "service.engine", "service.events", "service.ipc"}
 
@@ -60,14 +60,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": set(),
     "service.errors": set(),
     "service.settings": set(),
-    "service.schemas": {"service.ipc.messages", "service.errors", "service.plotting"},
+    "service.wire": set(),
+    "service.event_schemas": {"service.wire"},
+    "service.schemas": {
+        "service.ipc.messages", "service.errors", "service.plotting", "service.event_schemas", "service.wire",
+    },
     "service.plotting": {"media", "service.errors"},
     "service.metrics": {"service.ipc.messages", "service.schemas"},
     "service.logs": {"service.settings"},
     "service.key_file": {"service.errors"},
     "service.access": {"service.errors", "service.key_file"},
-    "service.streams_file": {"service.errors", "service.schemas"},
-    "service.stream_messages": {"service.schemas"},
+    "service.streams_file": {"service.errors", "service.schemas", "service.wire"},
+    "service.stream_messages": {"service.schemas", "service.event_schemas", "service.wire"},
     "service.client": {"service.schemas", "service.stream_messages"},
     "service.keys_cli": {"service.key_file", "service.errors"},
     "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},

@@ -14,8 +14,8 @@ from stmixer.service.api import protocol
 from stmixer.service.api.protocol import ProtocolError
 from stmixer.service.api.request_log import note_refusal
 from stmixer.service.errors import AccessError, CapacityError
-from stmixer.service.schemas import Wire
 from stmixer.service.stream_messages import ErrorMessage
+from stmixer.service.wire import Wire
 
 
 class JsonSocket:

@@ -8,10 +8,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.schemas import DetectOptions, Wire
+from stmixer.service.event_schemas import MOST_RULES, Rule
+from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
 from stmixer.service.stream_messages import Ready, ReadyLabel
+from stmixer.service.wire import Wire
 
 T = TypeVar("T")
 
@@ -45,6 +47,7 @@ class Start(DetectOptions):
     policy: Literal["latest", "all"] = "latest"
     deadline_ms: float | None = Field(None, gt=0, le=600_000)
     timestamps: Literal["arrival", "prefix"] = "arrival"
+    rules: tuple[Rule, ...] = Field((), max_length=MOST_RULES)
     resume_token: str | None = None
     api_key: str | None = None
 

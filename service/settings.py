@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
+    event_clips: Path | None = Field(None, description="folder for clips of events, of rules that ask for them")
+    event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
+    event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 

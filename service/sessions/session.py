@@ -112,6 +112,8 @@ class Session:
             if self.source is not None:
                 await self.source.close()
         finally:  # cancelled here, at a shutdown for one, it still frees all
+            if self.context.clips is not None:
+                self.context.clips.close()
             self._engine.remove(self.stream)
             self._place.release()
             self.context.counts.cut("cancelled")
@@ -155,6 +157,8 @@ class Session:
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
+        if self.context.clips is not None and pending.result is not None:
+            self.context.clips.note(pending.result.received_at_us, pending.result.pts_us)
         self._results.add(self.stream, pending)
         if pending.outcome == "ok":
             try:

@@ -121,13 +121,22 @@ class ClipDesk:
         seen_us, pts_us = min(self._seen, key=lambda seen: abs(seen[0] - at_us))
         return pts_us + at_us - seen_us
 
-    async def cut(self, from_us: int, to_us: int) -> CutClip:
-        """What was shown between two moments, µs of the stream, once the later has come. Raises ClipLost."""
+    def want(self, from_us: int, to_us: int) -> WantedClip:
+        """Ask for what was shown between two moments, µs of the stream, once the later has come. Raises ClipLost."""
         if self._closed or len(self.waiting) >= MOST_WAITING:
             raise ClipLost("ended" if self._closed else "busy")
         wanted = WantedClip(max(0, from_us), max(0, to_us), asyncio.get_running_loop().create_future())
         self.waiting.append(wanted)
         self.look()
+        return wanted
+
+    def end_at(self, wanted: WantedClip, to_us: int) -> None:
+        """It is to end sooner than was said, where it is not cut yet."""
+        wanted.to_us = max(0, min(wanted.to_us, to_us))
+        self.look()
+
+    async def cut(self, wanted: WantedClip) -> CutClip:
+        """What was asked for, waited for. Raises ClipLost."""
         try:
             return await wanted.cut
         except asyncio.CancelledError:

@@ -53,6 +53,11 @@ async def container(running: Running) -> AsyncIterator[tuple[ContainerSource, Cl
         yield source, desk, session
 
 
+async def cut(desk: ClipDesk, from_us: int, to_us: int) -> CutClip:
+    """Asked for, and waited for."""
+    return await desk.cut(desk.want(from_us, to_us))
+
+
 def taken(clip: CutClip) -> bytes:
     """Its bytes, once; its memory is freed."""
     assert os.fstat(clip.fd).st_size == clip.size
@@ -81,7 +86,7 @@ def test_a_clip_comes_while_its_stream_goes_on(codec: str, name: str, tmp_path: 
 
     async def work(running: Running) -> CutClip:
         async with container(running) as (source, desk, session):
-            wanted = asyncio.create_task(desk.cut(round(3.3 * SECOND), round(5.5 * SECOND)))
+            wanted = asyncio.create_task(cut(desk, round(3.3 * SECOND), round(5.5 * SECOND)))
             await source.take(data[: len(data) // 2])
             await becomes(lambda: session.stream.newest_pts_us > SECOND)
             assert not wanted.done(), "its end has not come"
@@ -103,7 +108,7 @@ def test_a_clip_comes_while_its_stream_goes_on(codec: str, name: str, tmp_path: 
 def test_a_stream_that_ends_before_gives_what_there_is(tmp_path: Path) -> None:
     async def work(running: Running) -> CutClip:
         async with container(running) as (source, desk, session):
-            wanted = asyncio.create_task(desk.cut(round(3.3 * SECOND), 60 * SECOND))
+            wanted = asyncio.create_task(cut(desk, round(3.3 * SECOND), 60 * SECOND))
             await source.take(piece(0, 130))
             await source.ended()
             await becomes(lambda: session.stream.ended)
@@ -120,7 +125,7 @@ def test_one_that_is_cut_off_in_the_middle_gives_what_there_is() -> None:
 
     async def work(running: Running) -> CutClip:
         async with container(running) as (source, desk, session):
-            wanted = asyncio.create_task(desk.cut(SECOND, 60 * SECOND))
+            wanted = asyncio.create_task(cut(desk, SECOND, 60 * SECOND))
             await source.take(piece(0, 130))
             await becomes(lambda: session.stream.newest_pts_us > 4 * SECOND)
         return await wanted
@@ -139,7 +144,7 @@ def test_pictures_are_muxed_as_they_came() -> None:
         async with running.session("latest", DetectOptions(keyframe_hz=1)) as session:
             source, desk = PictureSource(session.context, stamped=True), with_desk(session)
             await session.open(source)
-            wanted = asyncio.create_task(desk.cut(times[10] + 1, times[30]))
+            wanted = asyncio.create_task(cut(desk, times[10] + 1, times[30]))
             for number, at in enumerate(times):
                 await hand_over(source, prefixed(at, jpeg(number)))
             return await wanted
@@ -164,8 +169,8 @@ def test_one_that_is_larger_than_it_may_be_is_said_and_the_stream_goes_on(monkey
             for number in range(5):
                 await hand_over(source, prefixed(number * SECOND, noise(320, 240, number)))
             with pytest.raises(ClipLost, match="too_large"):
-                await desk.cut(0, 4 * SECOND)
-            clip = await desk.cut(4 * SECOND, 4 * SECOND)
+                await cut(desk, 0, 4 * SECOND)
+            clip = await cut(desk, 4 * SECOND, 4 * SECOND)
             assert 50_000 < clip.size < 100_000
             clip.close()
 
@@ -175,7 +180,7 @@ def test_one_that_is_larger_than_it_may_be_is_said_and_the_stream_goes_on(monkey
 def test_a_decoder_that_dies_takes_its_packets_with_it() -> None:
     async def work(running: Running) -> None:
         async with container(running) as (source, desk, session):
-            wanted = asyncio.create_task(desk.cut(0, 60 * SECOND))
+            wanted = asyncio.create_task(cut(desk, 0, 60 * SECOND))
             await source.take(piece(0, 60))
             await becomes(lambda: session.stream.newest_pts_us > SECOND)
             assert source._link is not None
@@ -191,7 +196,7 @@ def test_one_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
     async def work(running: Running) -> None:
         async with container(running) as (source, desk, session):
-            wanted = asyncio.create_task(desk.cut(0, 60 * SECOND))
+            wanted = asyncio.create_task(cut(desk, 0, 60 * SECOND))
             await source.take(piece(0, 60))
             await becomes(lambda: session.stream.newest_pts_us > SECOND)
             assert source._link is not None
@@ -210,11 +215,11 @@ def test_nothing_is_kept_unless_it_is_wanted_and_that_may_change() -> None:
             for number in range(5):
                 await hand_over(source, prefixed(number * SECOND, jpeg(number)))
             with pytest.raises(ClipLost, match="off"):
-                await desk.cut(0, SECOND)
+                await cut(desk, 0, SECOND)
             desk.keep(60.0)
             for number in range(5, 10):
                 await hand_over(source, prefixed(number * SECOND, jpeg(number)))
-            clip = await desk.cut(6 * SECOND, 8 * SECOND)
+            clip = await cut(desk, 6 * SECOND, 8 * SECOND)
             assert (clip.from_us, clip.to_us) == (6 * SECOND, 8 * SECOND)
             clip.close()
 
@@ -224,10 +229,10 @@ def test_nothing_is_kept_unless_it_is_wanted_and_that_may_change() -> None:
 def test_clips_are_bounded_and_whoever_no_longer_waits_holds_nothing() -> None:
     async def work(running: Running) -> None:
         async with container(running) as (source, desk, session):
-            waiting = [asyncio.create_task(desk.cut(0, 60 * SECOND)) for _ in range(MOST_WAITING)]
+            waiting = [asyncio.create_task(cut(desk, 0, 60 * SECOND)) for _ in range(MOST_WAITING)]
             await asyncio.sleep(0)
             with pytest.raises(ClipLost, match="busy"):
-                await desk.cut(0, SECOND)
+                await cut(desk, 0, SECOND)
             for one in waiting[1:]:
                 one.cancel()
             await source.take(piece(0, 60))
@@ -237,7 +242,7 @@ def test_clips_are_bounded_and_whoever_no_longer_waits_holds_nothing() -> None:
         (await waiting[0]).close()
         desk.close()
         with pytest.raises(ClipLost, match="ended"):
-            await desk.cut(0, SECOND)
+            await cut(desk, 0, SECOND)
 
     run(work)
     assert not [fd for fd in Path("/proc/self/fd").iterdir() if "stmixer-clip" in os.path.realpath(fd)]
@@ -252,8 +257,8 @@ def test_a_camera_over_rtsp(codec: str, tmp_path: Path) -> None:
         with running_camera(film, codec) as camera:
             async with pulled(running, camera.url()) as stream:
                 desk = with_desk(stream.session)
-                whole = asyncio.create_task(desk.cut(round(1.5 * SECOND), 3 * SECOND))
-                cut_off = asyncio.create_task(desk.cut(round(2.5 * SECOND), 60 * SECOND))
+                whole = asyncio.create_task(cut(desk, round(1.5 * SECOND), 3 * SECOND))
+                cut_off = asyncio.create_task(cut(desk, round(2.5 * SECOND), 60 * SECOND))
                 await says(stream, "status", state="reconnecting")
                 return await whole, await cut_off
 

@@ -61,8 +61,9 @@ class TrackChanges:
 class Tracks:
     """The people of one stream, ``MAX_TRACKS`` at most."""
 
-    def __init__(self) -> None:
-        self._last_id = 0
+    def __init__(self, last_id: int = 0) -> None:
+        """``last_id``: the highest number that is given already."""
+        self._last_id = last_id
         self._at_s = 0.0
         self._ids = np.zeros(0, np.int64)
         self._seen_s = np.zeros(0)

@@ -224,6 +224,8 @@ def serve(
     ] = None,
     allow_files: Annotated[Path | None, typer.Option(help="folder whose files may be played as streams")] = None,
     streams: Annotated[Path | None, typer.Option(help="YAML file of streams to pull; SIGHUP reads it anew")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file of rules for all streams, of which events come")] = None,
+    events_file: Annotated[Path | None, typer.Option(help="file that keeps events over a restart")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

@@ -40,6 +40,7 @@ CLIP_REASONS = (
     "internal",
 )  # fmt: skip
 """Why there is no clip of an event."""
+EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 OTHER_REASON = "other"
 
@@ -85,6 +86,9 @@ class Metrics:
         self.event_clips = counter("event_clips_total", "Clips of events that were kept, whole or in part.", "extent")
         self.event_clips_lost = counter("event_clips_lost_total", "Clips of events that there are none of.", "reason")
         self.event_clip_bytes = gauge("event_clip_bytes", "What clips and thumbnails of events take on disk.")
+        self.events = counter("events_total", "Events that were told, by what was told of them.", "state")
+        self.events_open = gauge("events_open", "Events that have begun and not ended.")
+        self.event_store_errors = counter("event_store_errors_total", "Times that events could not be written down.")
 
         self.pulled_streams = gauge("pulled_streams", "Streams that are pulled, by their state.", "state")
         self.streams_active = gauge("streams_active", "Streams now.", "source")
@@ -127,6 +131,8 @@ class Metrics:
             self.pulled_streams.labels(state)
         for reason in (*RECONNECT_REASONS, *PULL_REASONS, MEDIA_REASON):
             self.stream_reconnects.labels(reason)
+        for event_state in EVENT_STATES:
+            self.events.labels(event_state)
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
 

@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
+    rules: Path | None = Field(None, description="YAML file of rules for all streams, of which events come")
+    events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
     event_clips: Path | None = Field(None, description="folder for clips of events, of rules that ask for them")
     event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
     event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")

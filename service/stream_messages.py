@@ -100,5 +100,5 @@ class ErrorMessage(Wire):
 
 TOLD = (Ready, EventMessage, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
 """All to who sends media."""
-TOLD_TO_FOLLOWERS = (FollowerReady, EventMessage, MissingMessage, ErrorMessage)
+TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, ErrorMessage)
 """All to who follows a stream that is pulled."""

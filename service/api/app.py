@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.access import bearer
-from stmixer.service.api import detect, draw, following, meta, previews, problems, pulled, stream_ws
+from stmixer.service.api import detect, draw, events, following, meta, previews, problems, pulled, stream_ws
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
@@ -35,7 +35,9 @@ HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
-TOKEN_PATH = re.compile(r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)")
+TOKEN_PATH = re.compile(
+    r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
+)
 """Where a token may stand in the address for a key: what a page has fetched by an element."""
 _PORTS = {"http": "80", "https": "443"}
 
@@ -71,7 +73,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, detect, draw, stream_ws, pulled, following, previews):
+    for part in (meta, detect, draw, stream_ws, pulled, following, previews, events):
         app.include_router(part.router)
     return app
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
@@ -20,11 +20,15 @@ from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import AccessError, CapacityError, InputError, StartError
+from stmixer.service.event_schemas import Rule
+from stmixer.service.events.clips import DAY_S, ClipStore
+from stmixer.service.events.desk import EventDesk
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.sessions.event_clips import EventClips
 from stmixer.service.sessions.filed_streams import FiledStreams
 from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
 from stmixer.service.sessions.resume import ResumableStreams
@@ -76,6 +80,12 @@ class Service:
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self.pulled, self._easel = PulledStreams(), Easel(self.pool)
         self._addresses = AddressPolicy(parse_networks(settings.allow_networks))
+        self.clips: EventClips | None = None
+        if settings.event_clips is not None:
+            most = settings.event_clips_mb * 2**20, settings.event_clips_days * DAY_S
+            store = ClipStore(settings.event_clips, *most)
+            self.clips = EventClips(store, self.pool, self._easel, settings, self.metrics, self._numbered)
+        self.events = EventDesk(settings, self.metrics, self.clips)
         self.filed: FiledStreams | None = None
         if settings.streams is not None:
             self.filed = FiledStreams(settings.streams, self.pulled, self._pull_terms, self._pull_filed)
@@ -91,8 +101,14 @@ class Service:
     async def start(self) -> None:
         """Start decoders and worker. Raises StartError."""
         filed = {} if self.filed is None else self.filed.read()
+        self.events.read()
         try:
+            if self.clips is not None:
+                await self.clips.start()
             await self.engine.start()
+            await self.events.start([label.name for label in self.engine.model.labels])
+            if self.filed is not None:
+                self.filed.check(filed)  # again, now that the model's labels are known
             check_memory(self.engine.model, available_bytes())
             await self.pool.start()
             if missing := self.missing_walls:
@@ -124,7 +140,7 @@ class Service:
 
     def begin_drain(self) -> None:
         """Admit nothing more; from here on the time runs."""
-        self.engine.draining = True
+        self.engine.draining = self.events.leaving = True
         self._drained_by = time.monotonic() + self.settings.shutdown_timeout
 
     async def drain(self) -> None:
@@ -149,12 +165,16 @@ class Service:
 
     async def stop(self) -> None:
         """End every child."""
+        self.events.leaving = True
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self.filed is not None:
             await self.filed.close()
         await self.pulled.close()
+        await self.events.stop()
+        if self.clips is not None:
+            await self.clips.close()
         await self._easel.close()
         self._addresses.close()
         await self.engine.stop()
@@ -168,6 +188,14 @@ class Service:
         seen = [s for s in sessions if caller.sees_all or s.caller.is_same(caller)]
         pulled = {stream.id: stream for stream in self.pulled.all()}
         return [pulled.get(session.stream.id, session).running() for session in seen]
+
+    def live(self, number: int, caller: Caller) -> Session | None:
+        """A stream that can have rules, if this caller may see it."""
+        found = [s for s in self._running() if s.stream.id == number and s.watched is not None]
+        return next((s for s in found if caller.sees_all or s.caller.is_same(caller)), None)
+
+    def _numbered(self, number: int) -> Session | None:
+        return next((session for session in self._running() if session.stream.id == number), None)
 
     def _running(self) -> Iterator[Session]:
         return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
@@ -215,10 +243,13 @@ class Service:
         options: DetectOptions,
         deadline_ms: float | None = None,
         place: StreamPlace | None = None,
+        rules: Sequence[Rule] = (),
+        name: str | None = None,
     ) -> Session:
         """A new stream's session. Raises CapacityError, for the service or for the caller.
 
-        A live stream that nobody is connected to gives way to it.
+        A live stream that nobody is connected to gives way to it. ``rules``, besides those of all streams: checked;
+        ``name``: of the stream in its events.
         """
         if place is None:
             while not caller.may_open and (own := self.resumable.unattended(caller)):
@@ -229,7 +260,23 @@ class Service:
             source=source, policy=policy, options=options, deadline_ms=deadline_ms, place=place,
         )  # fmt: skip
         self._sessions.add(session)
+        if source != "upload":
+            owner = "" if caller.key is None else caller.key.sha256
+            watched = self.events.enter(session.stream.id, name, owner, session.stream.schedule.period_us / 1e6)
+            session.be_watched(watched, self.events.exit)
+            try:
+                await self.set_rules(session, rules)
+            except BaseException as error:
+                await session.close(error)
+                raise
         return session
+
+    async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
+        """Other rules of a live stream's own, checked."""
+        assert session.watched is not None
+        await self.events.set_rules(session.watched, rules)
+        if self.clips is not None:
+            self.clips.watch(session, session.watched.rules)
 
     async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
         """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
@@ -240,6 +287,7 @@ class Service:
 
     def _pull_terms(self, order: PullOrder) -> PullTerms:
         """What is fetched, and how. Raises InputError for what may never be."""
+        self.events.check(order.rules)
         settings, url = self.settings, parse_url(order.url)
         if url.scheme == FILE:
             if settings.allow_files is None:
@@ -255,7 +303,9 @@ class Service:
         return await self._begin_pull(self.access.nobody, order, self._pull_terms(order))
 
     async def _begin_pull(self, caller: Caller, order: PullOrder, terms: PullTerms) -> PulledStream:
-        session = await self.session(caller, "pull", "latest", order.options(), order.deadline_ms)
+        session = await self.session(
+            caller, "pull", "latest", order.options(), order.deadline_ms, rules=order.rules, name=order.name
+        )
         stream = PulledStream(session, terms, order.name, self._easel)
         await self.pulled.add(stream)
         return stream

@@ -33,7 +33,7 @@ from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.mailbox import Closed
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.source import FlushMark, LiveSource
-from stmixer.service.stream_messages import GoawayMessage, StatusMessage, SummaryMessage, WarningMessage
+from stmixer.service.stream_messages import EventMessage, GoawayMessage, StatusMessage, SummaryMessage, WarningMessage
 
 router = APIRouter()
 log = logging.getLogger("stmixer.ws")
@@ -109,7 +109,10 @@ class Connection:
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
-            session = await self._service.session(caller, "ws", start.policy, start.options(), start.deadline_ms)
+            self._service.events.check(start.rules)
+            session = await self._service.session(
+                caller, "ws", start.policy, start.options(), start.deadline_ms, rules=start.rules
+            )
             kept = self._service.resumable.add(session, start.terms())
         keep = False
         ended_by: BaseException | None = None
@@ -148,6 +151,8 @@ class Connection:
         if not await self._service.resumable.take(kept):
             return None
         kept.session.update(start.options())
+        if kept.session.watched is not None and "rules" in start.model_fields_set:
+            await self._service.set_rules(kept.session, start.rules)
         return kept
 
     async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
@@ -165,11 +170,13 @@ class Connection:
         try:
             await until(
                 self._write(session), self._read(session, source, media), self._answer_flushes(session),
-                self._watch(session, source, media), _evicted(kept), _lapsed(session),
+                self._tell_events(session), self._watch(session, source, media), _evicted(kept), _lapsed(session),
             )  # fmt: skip
         except (WebSocketDisconnect, Evicted):
             source.interrupt()
             raise
+        await session.end_watch()
+        await self._tell_waiting_events(session)
         await self._tell_notices(session)
         await self.out.send(SummaryMessage(**session.summary().model_dump(), warnings=session.warnings))
 
@@ -252,6 +259,15 @@ class Connection:
     async def _tell_tracks(self, changes: Sequence[TrackChange]) -> None:
         for change in changes:
             await self.out.send_text('{"type":"track",' + change.model_dump_json()[1:])
+
+    async def _tell_events(self, session: Session) -> None:
+        while True:
+            await self._tell_waiting_events(session)
+            await session.event_came()
+
+    async def _tell_waiting_events(self, session: Session) -> None:
+        for event in session.take_events():
+            await self.out.send(EventMessage(event=event))
 
     async def _answer_flushes(self, session: Session) -> None:
         while True:

@@ -38,6 +38,7 @@ TOLD_AFTER_S = 10.0
 MOST_AT_A_TIME = 64
 CLOSE_S = 5.0
 """How long what is on its way may take at a shutdown."""
+TRIM_S = 3600.0
 LATE_US = 500_000
 """A clip that begins so much later than it was to, or ends so much earlier, is a part of one."""
 
@@ -78,18 +79,30 @@ class EventClips:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _trimming: asyncio.Task[None] | None = None
     _full: bool = False
 
     async def start(self) -> None:
-        """Look at the folder. Raises StartError."""
+        """Look at the folder, and again each hour for what has become too old. Raises StartError."""
         await asyncio.to_thread(self.store.open)
         self.metrics.event_clip_bytes.set(self.store.bytes)
+        self._trimming = asyncio.create_task(self._trim())
+
+    async def _trim(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_S)
+            try:
+                async with self._writing:
+                    await asyncio.to_thread(self.store.trim)
+                self.metrics.event_clip_bytes.set(self.store.bytes)
+            except OSError as error:
+                self._refused(error)
 
     async def close(self) -> None:
         """What can be kept at once still is."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
-        await cancelled(*self._tasks)
+        await cancelled(*self._tasks, self._trimming)
 
     # -- what is to be kept
 

@@ -43,12 +43,16 @@ class FiledStreams:
     def read(self) -> dict[str, PullOrder]:
         """What the file says now. Raises StartError for one that cannot be used, which changes nothing."""
         orders = read_streams(self._path)
+        self.check(orders)
+        return orders
+
+    def check(self, orders: dict[str, PullOrder]) -> None:
+        """Raises StartError for some that can never be carried out."""
         for name, order in orders.items():
             try:
                 self._check(order)
             except InputError as error:
                 raise StartError("bad_streams", f"--streams {self._path}: {name}: {error}") from None
-        return orders
 
     def start(self, orders: dict[str, PullOrder]) -> None:
         """Begin with what was read, and see to it from now on."""

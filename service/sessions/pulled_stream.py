@@ -9,6 +9,7 @@ import time
 
 from stmixer.service.access import Caller
 from stmixer.service.errors import StmixerError
+from stmixer.service.event_schemas import Event
 from stmixer.service.schemas import FrameSize, Pulled, RunningStream, TrackChange
 from stmixer.service.sessions.backlog import Backlog
 from stmixer.service.sessions.preview import Preview
@@ -16,6 +17,7 @@ from stmixer.service.sessions.session import Session
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PulledSource, PullTerms
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.stream_messages import EventMessage
 
 log = logging.getLogger("stmixer.pulled")
 
@@ -40,6 +42,8 @@ class PulledStream:
 
     async def open(self) -> None:
         """Begin; how that goes is its state."""
+        if self.session.watched is not None:
+            self.session.watched.tell = self._tell_event
         self._telling = asyncio.create_task(self._tell())
         await self.session.open(self._source)
 
@@ -97,6 +101,7 @@ class PulledStream:
         if session.error is not None:  # cut from above: over its key's limits, for one
             self._source.fail(Trouble.of(session.error))
         await self._source.end()  # nothing is on its way any more where counts are made to add up
+        await self.session.end_watch()
         self._tell_end()
 
     def _tell_end(self) -> None:
@@ -110,6 +115,9 @@ class PulledStream:
     def _tell_tracks(self, changes: list[TrackChange]) -> None:
         for change in changes:
             self.backlog.add("track", '{"type":"track",' + change.model_dump_json()[1:])
+
+    def _tell_event(self, event: Event) -> None:
+        self.backlog.add("event", EventMessage(event=event).model_dump_json())
 
     def _tell_notices(self) -> None:
         notices = self.session.context.notices

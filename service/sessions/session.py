@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from stmixer.model.query_bank import new_bank
+from stmixer.model.tracks import Tracks
 from stmixer.service.access import Caller, StreamPlace
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
 from stmixer.service.errors import CapacityError, StmixerError
+from stmixer.service.event_schemas import Event
+from stmixer.service.events.watched import WatchedStream
 from stmixer.service.logs import fields
 from stmixer.service.schemas import DetectOptions, Result, RunningStream, Summary, TrackChange
 from stmixer.service.sessions.results import Results
@@ -27,6 +31,8 @@ from stmixer.service.sources.source import FrameSource
 log = logging.getLogger("stmixer.session")
 
 MIN_DEADLINE_S = 1.0
+MOST_EVENTS = 1024
+"""Events that wait for a live stream's subscriber; the oldest give way."""
 
 
 def schedule_of(engine: Engine, options: DetectOptions) -> KeyframeSchedule:
@@ -79,6 +85,11 @@ class Session:
         self.error: StmixerError | None = None
         """What ended the source, if it did not end well."""
         self.source: FrameSource | None = None
+        self.watched: WatchedStream | None = None
+        """Its rules at work, where there can be some."""
+        self._on_watch_end: Callable[[WatchedStream], Awaitable[None]] | None = None
+        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self._event_came = asyncio.Event()
         self._interruptible: asyncio.Task[Any] | None = None
         self._results = Results(engine.metrics)
         self._started = time.monotonic()
@@ -118,6 +129,7 @@ class Session:
             self._place.release()
             self.context.counts.cut("cancelled")
             self._log_end(error)
+            await self.end_watch()
 
     def update(self, options: DetectOptions) -> None:
         """Change options of a running stream. ``keyframe_hz`` and look-ahead cannot change: keyframes are numbered."""
@@ -155,10 +167,41 @@ class Session:
             for number in stream.tracks.end()
         ]
 
+    # -- events
+
+    def be_watched(self, watched: WatchedStream, on_end: Callable[[WatchedStream], Awaitable[None]]) -> None:
+        """Have its results looked at; ``on_end`` is told once no more come. Before its first frame."""
+        self.watched, self._on_watch_end = watched, on_end
+        self.stream.tracks = Tracks(watched.first_track)
+        watched.tell = self._take_event
+
+    async def end_watch(self) -> None:
+        """No more results come: what is open of its events ends, and that is told when this returns."""
+        on_end, self._on_watch_end = self._on_watch_end, None
+        if on_end is not None and self.watched is not None:
+            await on_end(self.watched)
+
+    def _take_event(self, event: Event) -> None:
+        self._events.append(event)
+        self._event_came.set()
+
+    def take_events(self) -> list[Event]:
+        """Those that have come and nobody has taken."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    async def event_came(self) -> None:
+        """Until one may have."""
+        await self._event_came.wait()
+        self._event_came.clear()
+
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
         if self.context.clips is not None and pending.result is not None:
             self.context.clips.note(pending.result.received_at_us, pending.result.pts_us)
+        if self.watched is not None and pending.result is not None:
+            self.watched.see(pending.result)
         self._results.add(self.stream, pending)
         if pending.outcome == "ok":
             try:

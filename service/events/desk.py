@@ -1,0 +1,232 @@
+"""Where the events of all streams come together: written down first, then told to who follows the stream, to who keeps
+clips, and to receivers. Without a rule and a file nothing of it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from stmixer.service.errors import InputError, StartError
+from stmixer.service.event_schemas import Event, Rule
+from stmixer.service.events.keeper import ClipKeeper
+from stmixer.service.events.ledger import Ledger
+from stmixer.service.events.rules import check_rules, read_rules
+from stmixer.service.events.runs import Occurrence, Reason
+from stmixer.service.events.store import Change, Page, Store, StreamName, Wanted
+from stmixer.service.events.watched import WatchedStream
+from stmixer.service.metrics import Metrics
+from stmixer.service.settings import Settings
+
+log = logging.getLogger("stmixer.events")
+
+RETURN_S = 60.0
+"""After a start: how long what was open waits for its stream to begin."""
+TOLD_WITHIN_S = 1.0
+"""How long the end of a stream waits for its last events to be told."""
+MOST_QUEUED = 10_000
+"""Changes that wait to be written down; beyond that only events do."""
+
+
+class EventDesk:
+    """``enter`` for each live stream, from ``start`` to ``stop``. ``keeper``: who keeps clips, None where nobody does.
+
+    ``leaving``: the service ends; streams that return go on with their events after it.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, keeper: ClipKeeper | None = None) -> None:
+        self._settings, self._metrics, self._keeper = settings, metrics, keeper
+        self.leaving = False
+        self._labels: frozenset[str] | None = None
+        self._common: tuple[Rule, ...] = ()
+        self._ledger: Ledger | None = None
+        self._streams: dict[str, WatchedStream] = {}
+        self._left: dict[StreamName, list[Occurrence]] = {}
+        self._newest_tracks: dict[StreamName, int] = {}
+        self._quiet_us: dict[StreamName, dict[str, int]] = {}
+        self._queue: deque[tuple[WatchedStream | None, Change]] = deque()
+        self._flushes: list[asyncio.Future[None]] = []
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def read(self) -> None:
+        """The file of rules for all streams. Raises StartError."""
+        if self._settings.rules is not None:
+            self._common = read_rules(self._settings.rules)
+
+    async def start(self, labels: Collection[str]) -> None:
+        """``labels``: those of the model. Raises StartError."""
+        self._labels = frozenset(labels)
+        try:
+            self.check(self._common)
+        except InputError as error:
+            raise StartError("bad_rules", f"--rules {self._settings.rules}: {error}") from None
+        if self._settings.events_file is None:
+            return
+        self._ledger = ledger = Ledger(await asyncio.to_thread(Store, self._settings.events_file))
+        self._left = await ledger.do(ledger.store.opened)
+        self._newest_tracks = await ledger.do(ledger.store.newest_tracks)
+        for (stream, rule), ended_us in (await ledger.do(ledger.store.last_ends)).items():
+            self._quiet_us.setdefault(stream, {})[rule] = ended_us
+        self._begin()
+        for name in [name for name in self._left if not _may_return(name.name)]:
+            await self._lose(name, self._left.pop(name), "lost")
+        if self._left:
+            self._tasks.append(asyncio.create_task(self._lose_later()))
+
+    async def stop(self) -> None:
+        """Write down what is left."""
+        self.leaving = True
+        for stream in list(self._streams.values()):
+            await self.exit(stream)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            await ledger.close()
+
+    # -- streams
+
+    def check(self, rules: Sequence[Rule]) -> None:
+        """Raises InputError (``bad_rule``) for some that cannot be."""
+        check_rules(rules, self._labels)
+
+    def enter(self, number: int, name: str | None, owner: str, period_s: float) -> WatchedStream:
+        """A live stream begins. One without a name, or with one that another has, is known by its number."""
+        returns = name is not None and _may_return(name) and name not in self._streams
+        known = StreamName(owner, name if returns and name is not None else str(number))
+        stream = WatchedStream(
+            number, known, period_s,
+            returns=returns, common=self._common, newest_track=self._newest_tracks.get(known, 0) if returns else 0,
+            left=self._left.pop(known, []), quiet_us=self._quiet_us.pop(known, {}), put=self._put,
+        )  # fmt: skip
+        self._streams[known.name] = stream
+        return stream
+
+    async def set_rules(self, stream: WatchedStream, rules: Sequence[Rule]) -> None:
+        """Other rules of its own, checked. What no rule goes on with ends."""
+        orphans = stream.set_rules(rules)
+        if stream.rules:
+            self._need_ledger()
+        await self._lose(stream.name, orphans, "rule_changed")
+
+    async def exit(self, stream: WatchedStream) -> None:
+        """It has ended. What comes of that is told when this returns."""
+        if self._streams.get(stream.name.name) is not stream:
+            return
+        del self._streams[stream.name.name]
+        stream.close(leaving=self.leaving)
+        left = stream.take_left()
+        with contextlib.suppress(TimeoutError):  # a disk that hangs keeps no stream from its end
+            async with asyncio.timeout(TOLD_WITHIN_S):
+                if not (self.leaving and stream.returns):
+                    await self._lose(stream.name, left, "lost")
+                await self.flush()
+
+    # -- what has been
+
+    async def page(self, wanted: Wanted) -> Page:
+        """Events of now and before."""
+        ledger = self._ledger
+        return Page((), None) if ledger is None else await ledger.do(ledger.store.page, wanted)
+
+    async def event(self, event_id: str) -> tuple[str, Event] | None:
+        """One as it is now, and the owner of its stream (``StreamName``)."""
+        ledger = self._ledger
+        return None if ledger is None else await ledger.do(ledger.store.event, event_id)
+
+    # -- writing down, then telling
+
+    def _put(self, stream: WatchedStream | None, change: Change) -> None:
+        if change.events or len(self._queue) < MOST_QUEUED:
+            self._queue.append((stream, change))
+            self._changed.set()
+
+    async def flush(self) -> None:
+        """Until all that has come is written down and told."""
+        if self._ledger is None or not self._tasks:
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._flushes.append(done)
+        self._changed.set()
+        await done
+
+    def _need_ledger(self) -> None:
+        """In memory, where no file was named."""
+        if self._ledger is None:
+            log.warning("events are kept in memory alone; --events-file keeps them over a restart")
+            self._ledger = Ledger(Store(None))
+            self._begin()
+
+    def _begin(self) -> None:
+        self._tasks.append(asyncio.create_task(self._keep_telling()))
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            flushes, self._flushes = self._flushes, []
+            batch = list(self._queue)
+            self._queue.clear()
+            try:
+                await self._write_and_tell(batch)
+            except Exception:  # whatever it was, the next one is told
+                log.exception("an event may not have been told")
+            for done in flushes:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _write_and_tell(self, batch: list[tuple[WatchedStream | None, Change]]) -> None:
+        ledger = self._ledger
+        if ledger is None or not batch:
+            return
+        try:
+            await ledger.do(ledger.store.save, [change for _, change in batch], False, time.time_ns() // 1000)
+        except sqlite3.Error as error:
+            self._metrics.event_store_errors.inc()
+            log.error("events cannot be written down (%s): they are told, and forgotten with the process", error)
+        self._metrics.events_open.set(sum(stream.open_count for stream in self._streams.values()))
+        for stream, change in batch:
+            for event in change.events:
+                self._tell(stream, event)
+
+    def _tell(self, stream: WatchedStream | None, event: Event) -> None:
+        self._metrics.events.labels(event.state).inc()
+        log.info("event %s of rule %s in stream %s: %s", event.event_id, event.rule, event.stream, event.state)
+        if stream is None:
+            return
+        stream.tell(event)
+        rule = stream.rule(event.rule)
+        if self._keeper is not None and event.state != "update" and rule is not None and rule.clip is not None:
+            self._keeper.keep(event, stream.number, rule.clip.pre_s, rule.clip.post_s)
+
+    # -- what the process before has left
+
+    async def _lose_later(self) -> None:
+        await asyncio.sleep(RETURN_S)
+        left, self._left = self._left, {}
+        for name, occurrences in left.items():
+            await self._lose(name, occurrences, "lost")
+
+    async def _lose(self, name: StreamName, occurrences: Sequence[Occurrence], reason: Reason) -> None:
+        """They end where they were seen last."""
+        for one in occurrences:
+            found = await self.event(one.event_id)
+            if found is not None:
+                end = {"state": "end", "ended_at_us": one.seen_at_us, "reason": reason, "track_id": one.track_id,
+                       "score_max": round(one.score_max, 4), "box": one.box}  # fmt: skip
+                self._put(None, Change(name, (found[1].model_copy(update=end),)))
+        if occurrences:
+            await self.flush()
+
+
+def _may_return(name: str) -> bool:
+    """Whether a stream may be known by this: a number is some stream's own."""
+    return not name.isdecimal()

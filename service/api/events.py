@@ -65,13 +65,17 @@ async def set_rules(request: Request, stream_id: int, wanted: Rules) -> Rules:
     return Rules(rules=session.watched.own)
 
 
-@router.get(EVENT + "/clip.mp4", response_model=None, responses=media("video/mp4") | NOT_THERE | problems.problems_of(422))
+@router.get(
+    EVENT + "/clip.mp4", response_model=None, responses=media("video/mp4") | NOT_THERE | problems.problems_of(422)
+)
 async def clip(request: Request, event_id: EventId) -> Response:
     """What its stream showed from before its start on, where its rule asked for that; ranges work."""
     return await _kept(request, event_id, "mp4", "video/mp4")
 
 
-@router.get(EVENT + "/thumbnail.jpg", response_model=None, responses=media(JPEG) | NOT_THERE | problems.problems_of(422))
+@router.get(
+    EVENT + "/thumbnail.jpg", response_model=None, responses=media(JPEG) | NOT_THERE | problems.problems_of(422)
+)
 async def thumbnail(request: Request, event_id: EventId) -> Response:
     """How it began, with people drawn upon it."""
     return await _kept(request, event_id, "jpg", JPEG)

@@ -136,6 +136,7 @@ export class Rules {
 
   #take(corners) {
     this.#corners = corners;
+    byId("rules-why").textContent = "";
     this.#draw();
   }
 

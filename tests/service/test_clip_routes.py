@@ -17,6 +17,8 @@ from ws_client import metric, poll
 from stmixer.media.jpeg import jpeg_size
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 
+pytestmark = pytest.mark.slow
+
 RULE = {
     "id": "there", "person": True, "min_score": 0, "for_s": 0, "clear_s": 0.5, "clip": {"pre_s": 1, "post_s": 1},
 }  # fmt: skip

@@ -226,6 +226,8 @@ def serve(
     streams: Annotated[Path | None, typer.Option(help="YAML file of streams to pull; SIGHUP reads it anew")] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file of rules for all streams, of which events come")] = None,
     events_file: Annotated[Path | None, typer.Option(help="file that keeps events over a restart")] = None,
+    webhook: Annotated[str | None, typer.Option(help="http or https address to which events are posted")] = None,
+    webhook_secret_file: Annotated[Path | None, typer.Option(help="file whose content signs what is posted")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

@@ -17,6 +17,7 @@ import email.utils
 import json
 import ssl
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
+from stmixer.service.event_schemas import Event
 from stmixer.service.schemas import DetectResponse, Preset, Problem, Result, Summary, TrackChange
 from stmixer.service.stream_messages import Ready
 
@@ -38,6 +40,8 @@ SUBPROTOCOL = "stmixer.v1"
 NDJSON, MP4 = "application/x-ndjson", "video/mp4"
 WARNINGS = "X-Stmixer-Warnings"
 Clip = str | Path | bytes
+MOST_EVENTS = 1000
+"""That a stream's ``events`` holds."""
 
 
 class Options(TypedDict, total=False):
@@ -59,6 +63,7 @@ class StreamOptions(Options, total=False):
     policy: Literal["latest", "all"]
     deadline_ms: float | None
     timestamps: Literal["arrival", "prefix"]
+    rules: list[dict[str, Any]]
     resume_token: str | None
 
 
@@ -74,12 +79,16 @@ class ServiceError(Exception):
 
 
 class _Answers:
-    """What the two kinds of stream make of the service's messages. ``tracks``: who is there now, by ``track_id``."""
+    """What the two kinds of stream make of the service's messages.
+
+    ``tracks``: who is there now, by ``track_id``; ``events``: what has come of rules, as told, the last of it.
+    """
 
     def __init__(self) -> None:
         self.ready: Ready
         self.summary: Summary | None = None
         self.tracks: dict[int, TrackChange] = {}
+        self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self.warnings: list[str] = []
         self.going_away_in_ms: float | None = None
         self._error: tuple[str, str, bool] | None = None
@@ -105,6 +114,8 @@ class _Answers:
                     self.tracks[change.track_id] = change
                 else:
                     self.tracks.pop(change.track_id, None)
+            case "event":
+                self.events.append(Event.model_validate(message["event"], extra="ignore"))
             case "goaway":
                 self.going_away_in_ms = message["time_left_ms"]
             case "error":

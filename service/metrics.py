@@ -40,6 +40,7 @@ CLIP_REASONS = (
     "internal",
 )  # fmt: skip
 """Why there is no clip of an event."""
+DELIVERY_OUTCOMES = ("delivered", "retried", "dead")
 EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 OTHER_REASON = "other"
@@ -88,6 +89,9 @@ class Metrics:
         self.event_clip_bytes = gauge("event_clip_bytes", "What clips and thumbnails of events take on disk.")
         self.events = counter("events_total", "Events that were told, by what was told of them.", "state")
         self.events_open = gauge("events_open", "Events that have begun and not ended.")
+        self.deliveries = counter("event_deliveries_total", "Tries to hand an event on.", "to", "outcome")
+        self.events_waiting = gauge("events_waiting", "Events that their receiver has not taken yet.", "to")
+        self.event_age = gauge("event_age_seconds", "Since the oldest of those.", "to")
         self.event_store_errors = counter("event_store_errors_total", "Times that events could not be written down.")
 
         self.pulled_streams = gauge("pulled_streams", "Streams that are pulled, by their state.", "state")
@@ -133,6 +137,10 @@ class Metrics:
             self.stream_reconnects.labels(reason)
         for event_state in EVENT_STATES:
             self.events.labels(event_state)
+        for handed_on in DELIVERY_OUTCOMES:
+            self.deliveries.labels("webhook", handed_on)
+        self.events_waiting.labels("webhook")
+        self.event_age.labels("webhook")
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
 

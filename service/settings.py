@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
 
     rules: Path | None = Field(None, description="YAML file of rules for all streams, of which events come")
     events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
+    webhook: str | None = Field(None, description="http or https address to which events are posted")
+    webhook_secret_file: Path | None = Field(None, description="file whose content signs what is posted")
     event_clips: Path | None = Field(None, description="folder for clips of events, of rules that ask for them")
     event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
     event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")
@@ -103,6 +106,21 @@ class Settings(BaseSettings):
             )
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("--ssl-keyfile needs --ssl-certfile")
+        return self
+
+    @model_validator(mode="after")
+    def _events_can_be_handed_on(self) -> Settings:
+        if self.webhook is None:
+            if self.webhook_secret_file is not None:
+                raise ValueError("--webhook-secret-file needs --webhook")
+            return self
+        if self.events_file is None:
+            raise ValueError("--webhook needs --events-file: what is not delivered yet waits there")
+        url = urlsplit(self.webhook)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("--webhook takes an address like https://host/path")
+        if url.username is not None or url.password is not None:
+            raise ValueError("--webhook takes no user and password; --webhook-secret-file signs what is posted")
         return self
 
     @classmethod

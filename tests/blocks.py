@@ -29,6 +29,10 @@ NOT_RUN = {
     "of their own",
     ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
     "tests/service/test_pulled_streams.py has one of its own",
+    (
+        "docs/events.md",
+        "openssl rand -hex 32",
+    ): "wants a camera on the network and Home Assistant; tests/events/ has a clip and a receiver of its own",
     ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
     ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
     "tests/journeys/test_operator.py does it in a folder",
@@ -55,6 +59,8 @@ RUN_BY = {
     ("docs/api.md", "python"): "tests/service/test_api_docs.py",
     ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/cameras.md", "yaml"): "tests/service/test_streams_file.py",
+    ("docs/events.md", "python"): "tests/events/test_events_page.py",
+    ("docs/events.md", "yaml"): "tests/events/test_events_page.py",
     ("docs/operate.md", "json"): "tests/test_blocks.py",
     ("docs/operate.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/paper.md", "yaml"): "tests/trainer/test_paper_page.py",

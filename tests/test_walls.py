@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.access": {"service.errors", "service.key_file"},
     "service.streams_file": {"service.errors", "service.schemas", "service.wire"},
     "service.stream_messages": {"service.schemas", "service.event_schemas", "service.wire"},
-    "service.client": {"service.schemas", "service.stream_messages"},
+    "service.client": {"service.schemas", "service.stream_messages", "service.event_schemas"},
     "service.keys_cli": {"service.key_file", "service.errors"},
     "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},
     "service.bench.faulty_service": {

@@ -88,7 +88,9 @@ class Service:
         self.events = EventDesk(settings, self.metrics, self.clips)
         self.filed: FiledStreams | None = None
         if settings.streams is not None:
-            self.filed = FiledStreams(settings.streams, self.pulled, self._pull_terms, self._pull_filed)
+            self.filed = FiledStreams(
+                settings.streams, self.pulled, self._pull_terms, self._pull_filed, self._change_filed
+            )
         self._sessions: WeakSet[Session] = WeakSet()
         self.uploads = WaitingUploads(
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
@@ -301,6 +303,9 @@ class Service:
     async def _pull_filed(self, order: PullOrder) -> PulledStream:
         """One of the file's: of no key. A file that is missing is told of as its state: it may come back."""
         return await self._begin_pull(self.access.nobody, order, self._pull_terms(order))
+
+    async def _change_filed(self, stream: PulledStream, order: PullOrder) -> None:
+        await self.set_rules(stream.session, order.rules)
 
     async def _begin_pull(self, caller: Caller, order: PullOrder, terms: PullTerms) -> PulledStream:
         session = await self.session(

@@ -106,10 +106,10 @@ class Connection:
         self.may_be_joined = start.codec != "jpeg"
         caller = self._caller(secret if start.api_key is None else start.api_key)
         self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)()
+        self._service.events.check(start.rules)
         kept = await self._resumed(start, caller)
         resumed = kept is not None
         if kept is None:
-            self._service.events.check(start.rules)
             session = await self._service.session(
                 caller, "ws", start.policy, start.options(), start.deadline_ms, rules=start.rules
             )
@@ -148,11 +148,11 @@ class Connection:
             raise ProtocolError(
                 "bad_message", f"a resumed stream keeps its {names}; without resume_token it is a new one"
             )
+        if kept.session.watched is not None and "rules" in start.model_fields_set:
+            await self._service.set_rules(kept.session, start.rules)
         if not await self._service.resumable.take(kept):
             return None
         kept.session.update(start.options())
-        if kept.session.watched is not None and "rules" in start.model_fields_set:
-            await self._service.set_rules(kept.session, start.rules)
         return kept
 
     async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
@@ -266,8 +266,9 @@ class Connection:
             await session.event_came()
 
     async def _tell_waiting_events(self, session: Session) -> None:
-        for event in session.take_events():
+        while (event := session.next_event) is not None:
             await self.out.send(EventMessage(event=event))
+            session.event_told(event)
 
     async def _answer_flushes(self, session: Session) -> None:
         while True:

@@ -11,15 +11,17 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from stmixer.service.errors import InputError, StartError
-from stmixer.service.event_schemas import Event, Rule
+from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events.keeper import ClipKeeper
 from stmixer.service.events.ledger import Ledger
 from stmixer.service.events.rules import check_rules, read_rules
 from stmixer.service.events.runs import Occurrence, Reason
 from stmixer.service.events.store import Change, Page, Store, StreamName, Wanted
 from stmixer.service.events.watched import WatchedStream
+from stmixer.service.events.webhook import Webhook
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -45,11 +47,13 @@ class EventDesk:
         self._labels: frozenset[str] | None = None
         self._common: tuple[Rule, ...] = ()
         self._ledger: Ledger | None = None
+        self._webhook: Webhook | None = None
         self._streams: dict[str, WatchedStream] = {}
         self._left: dict[StreamName, list[Occurrence]] = {}
         self._newest_tracks: dict[StreamName, int] = {}
         self._quiet_us: dict[StreamName, dict[str, int]] = {}
         self._queue: deque[tuple[WatchedStream | None, Change]] = deque()
+        self._wishes: dict[str, ClipWish] = {}
         self._flushes: list[asyncio.Future[None]] = []
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,12 +72,16 @@ class EventDesk:
             raise StartError("bad_rules", f"--rules {self._settings.rules}: {error}") from None
         if self._settings.events_file is None:
             return
+        secret = _secret(self._settings.webhook_secret_file)
         self._ledger = ledger = Ledger(await asyncio.to_thread(Store, self._settings.events_file))
         self._left = await ledger.do(ledger.store.opened)
         self._newest_tracks = await ledger.do(ledger.store.newest_tracks)
         for (stream, rule), ended_us in (await ledger.do(ledger.store.last_ends)).items():
             self._quiet_us.setdefault(stream, {})[rule] = ended_us
         self._begin()
+        if self._settings.webhook is not None:
+            self._webhook = Webhook(self._settings.webhook, secret, ledger, self._metrics)
+            self._tasks.append(asyncio.create_task(self._webhook.run()))
         for name in [name for name in self._left if not _may_return(name.name)]:
             await self._lose(name, self._left.pop(name), "lost")
         if self._left:
@@ -187,12 +195,18 @@ class EventDesk:
         ledger = self._ledger
         if ledger is None or not batch:
             return
+        changes, spooled = [change for _, change in batch], self._webhook is not None
         try:
-            await ledger.do(ledger.store.save, [change for _, change in batch], False, time.time_ns() // 1000)
+            given_up = await ledger.do(ledger.store.save, changes, spooled, time.time_ns() // 1000)
+            if given_up:
+                self._metrics.deliveries.labels("webhook", "dead").inc(given_up)
+                log.error("%d events never reached the webhook: too many wait", given_up)
         except sqlite3.Error as error:
             self._metrics.event_store_errors.inc()
             log.error("events cannot be written down (%s): they are told, and forgotten with the process", error)
         self._metrics.events_open.set(sum(stream.open_count for stream in self._streams.values()))
+        if self._webhook is not None:
+            self._webhook.wake()
         for stream, change in batch:
             for event in change.events:
                 self._tell(stream, event)
@@ -203,9 +217,17 @@ class EventDesk:
         if stream is None:
             return
         stream.tell(event)
+        if self._keeper is not None and event.state != "update":
+            self._have_kept(self._keeper, stream, event)
+
+    def _have_kept(self, keeper: ClipKeeper, stream: WatchedStream, event: Event) -> None:
+        """As its rule wanted when it began, whatever that says now."""
         rule = stream.rule(event.rule)
-        if self._keeper is not None and event.state != "update" and rule is not None and rule.clip is not None:
-            self._keeper.keep(event, stream.number, rule.clip.pre_s, rule.clip.post_s)
+        wish = self._wishes.pop(event.event_id, None if rule is None else rule.clip)
+        if wish is not None:
+            keeper.keep(event, stream.number, wish.pre_s, wish.post_s)
+            if event.state == "start":
+                self._wishes[event.event_id] = wish
 
     # -- what the process before has left
 
@@ -225,6 +247,19 @@ class EventDesk:
                 self._put(None, Change(name, (found[1].model_copy(update=end),)))
         if occurrences:
             await self.flush()
+
+
+def _secret(path: Path | None) -> bytes | None:
+    """What stands in the file, without the line's end. Raises StartError."""
+    if path is None:
+        return None
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise StartError("bad_secret", f"--webhook-secret-file {path}: {error.strerror}") from None
+    if not secret:
+        raise StartError("bad_secret", f"--webhook-secret-file {path}: it is empty; openssl rand -hex 32 makes one")
+    return secret
 
 
 def _may_return(name: str) -> bool:

@@ -20,6 +20,8 @@ from stmixer.service.events.runs import Occurrence
 VERSION = 1
 MOST_EVENTS = 10_000
 """Past events that are kept; the oldest give way."""
+MOST_STREAMS = 10_000
+"""Whose people's highest number is kept."""
 MOST_SPOOLED = 10_000
 """Messages that wait for their receiver; the oldest give way, and are dead letters."""
 
@@ -164,6 +166,7 @@ class Store:
         self._db.execute(
             "DELETE FROM events WHERE NOT open AND number <= (SELECT max(number) FROM events) - ?", (MOST_EVENTS,)
         )
+        self._db.execute("DELETE FROM streams WHERE rowid <= (SELECT max(rowid) FROM streams) - ?", (MOST_STREAMS,))
         spare = "SELECT number FROM spool ORDER BY number DESC LIMIT -1 OFFSET ?"
         return self._db.execute(f"DELETE FROM spool WHERE number IN ({spare})", (MOST_SPOOLED,)).rowcount
 

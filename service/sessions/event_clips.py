@@ -111,7 +111,14 @@ class EventClips:
         seconds, context, stream = kept_s(rules), session.context, session.stream
         if context.clips is None:  # though no rule wants any yet: a decoder asks for nothing that comes later
             context.clips = ClipDesk(lambda: stream.newest_pts_us)
-        context.clips.keep(seconds)
+        desk = context.clips
+        desk.wished = seconds
+        if seconds > desk.seconds or not self._is_wanted(desk):
+            desk.keep(seconds)
+
+    def _is_wanted(self, desk: ClipDesk) -> bool:
+        """Whether clips are to come from what it keeps: of a rule that is gone, too."""
+        return any(coming.desk is desk for coming in self._coming.values())
 
     def keep(self, event: Event, stream: int, pre_s: float, post_s: float) -> None:
         """An event has begun, or is over."""
@@ -164,6 +171,8 @@ class EventClips:
             self._lost(event, "internal")
         finally:
             self._coming.pop(event.event_id, None)
+            if not self._is_wanted(coming.desk):
+                coming.desk.keep(coming.desk.wished)
 
     def _lost(self, event: Event, reason: str) -> None:
         self.metrics.clip_lost(reason)

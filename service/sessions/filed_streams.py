@@ -25,7 +25,9 @@ AGAIN_S = 10.0
 
 
 class FiledStreams:
-    """``check`` raises InputError for an order that can never be carried out, ``begin`` carries one out."""
+    """``check`` raises InputError for an order that can never be carried out, ``begin`` carries one out, ``change``
+    gives a stream the rules of its order.
+    """
 
     def __init__(
         self,
@@ -33,8 +35,9 @@ class FiledStreams:
         pulled: PulledStreams,
         check: Callable[[PullOrder], object],
         begin: Callable[[PullOrder], Awaitable[PulledStream]],
+        change: Callable[[PulledStream, PullOrder], Awaitable[None]],
     ) -> None:
-        self._path, self._pulled, self._check, self._begin = path, pulled, check, begin
+        self._path, self._pulled, self._check, self._begin, self._change = path, pulled, check, begin, change
         self._running: dict[str, tuple[PullOrder, PulledStream]] = {}
         self._waiting: dict[str, PullOrder] = {}
         self._asked = asyncio.Event()
@@ -95,12 +98,19 @@ class FiledStreams:
                 log.exception("%s cannot be read; the streams of before stay", self._path)
 
     async def _follow(self, orders: dict[str, PullOrder]) -> None:
-        """End what the file has no more, or otherwise, and begin what it has besides."""
+        """End what the file has no more, or otherwise, and begin what it has besides; other rules end nothing."""
         there = set(self._pulled.all())
-        kept = {n: (o, s) for n, (o, s) in self._running.items() if s in there and orders.get(n) == o}
+        kept = {
+            name: (orders[name], stream)
+            for name, (order, stream) in self._running.items()
+            if stream in there and name in orders and _but_for_rules(orders[name]) == _but_for_rules(order)
+        }
+        changed = [(stream, order) for name, (order, stream) in kept.items() if self._running[name][0] != order]
         over = [stream for name, (_, stream) in self._running.items() if name not in kept and stream in there]
         self._running, self._waiting = dict(kept), {}
         await asyncio.gather(*(self._pulled.remove(stream) for stream in over))
+        for stream, order in changed:
+            await self._change(stream, order)
         new = {name: order for name, order in orders.items() if name not in kept}
         await self._begin_all(new)
         begun = len(new) - len(self._waiting)
@@ -115,3 +125,7 @@ class FiledStreams:
                 if name not in self._waiting:
                     log.error("stream %r of %s cannot begin yet: %s", name, self._path, error)
                 self._waiting[name] = order
+
+
+def _but_for_rules(order: PullOrder) -> PullOrder:
+    return order.model_copy(update={"rules": ()})

@@ -185,11 +185,15 @@ class Session:
         self._events.append(event)
         self._event_came.set()
 
-    def take_events(self) -> list[Event]:
-        """Those that have come and nobody has taken."""
-        events = list(self._events)
-        self._events.clear()
-        return events
+    @property
+    def next_event(self) -> Event | None:
+        """The first that waits for its subscriber."""
+        return self._events[0] if self._events else None
+
+    def event_told(self, event: Event) -> None:
+        """That one is with its subscriber."""
+        if self.next_event is event:  # it may have given way meanwhile
+            self._events.popleft()
 
     async def event_came(self) -> None:
         """Until one may have."""
@@ -201,7 +205,10 @@ class Session:
         if self.context.clips is not None and pending.result is not None:
             self.context.clips.note(pending.result.received_at_us, pending.result.pts_us)
         if self.watched is not None and pending.result is not None:
-            self.watched.see(pending.result)
+            try:
+                self.watched.see(pending.result)
+            except Exception:  # whatever it was, it is no reason to end the engine's round
+                log.exception("the rules of stream %d have missed a result", self.stream.id)
         self._results.add(self.stream, pending)
         if pending.outcome == "ok":
             try:

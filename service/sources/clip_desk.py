@@ -90,11 +90,12 @@ class WantedClip:
 
 @dataclass(eq=False)
 class ClipDesk:
-    """Of one stream. ``seconds``: what is kept of its packets, 0 for nothing. ``moved``: there is something to ask a
-    decoder for, or ``seconds`` is another."""
+    """Of one stream. ``seconds``: what is kept of its packets, 0 for nothing; ``wished``: what would do for its rules.
+    ``moved``: there is something to ask a decoder for, or ``seconds`` is another."""
 
     newest_us: Callable[[], int]
     seconds: float = 0.0
+    wished: float = 0.0
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: list[WantedClip] = field(default_factory=list)
     _seen: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_NOTED))

@@ -54,7 +54,7 @@ def test_corners_make_an_area_or_it_is_said_why_not(zone: tuple[tuple[float, flo
     [
         (
             [Rule(id="a", label="fal")],
-            "rule 'a': the model knows no label 'fal'; did you mean 'fall'? it knows fall, l",
+            "rule 'a': the model knows no label 'fal'; did you mean 'fall'? it knows",
         ),
         ([Rule(id="a", label="dance")], "rule 'a': the model knows no label 'dance'; it knows fall, lie, stand"),
         ([Rule(id="a", person=True)] * 2, "rule 'a': two rules have this id: give each its own"),

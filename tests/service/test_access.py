@@ -24,7 +24,7 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import detect, draw, following, meta, previews, pulled, stream_ws
+from stmixer.service.api import detect, draw, events, following, meta, previews, pulled, stream_ws
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -37,7 +37,7 @@ HTTP = [
     ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/v1/streams", None),
     ("GET", "/openapi.json", None), ("GET", "/v1/status", "admin"),
     ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
-    ("POST", "/v1/draw", "detect"), ("GET", "/v1/drawings/{request_id}", None),
+    ("GET", "/v1/events", "stream"), ("POST", "/v1/draw", "detect"), ("GET", "/v1/drawings/{request_id}", None),
 ]  # fmt: skip
 ELSE = {"/nowhere": 404, "/v1/drawings/{request_id}": 404, "/v1/draw": 400}
 """What is answered to who may ask, where that is not 200: a video alone cannot be drawn, and nothing is being drawn."""
@@ -130,11 +130,11 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routers = (meta, detect, draw, stream_ws, pulled, following, previews)
+    routers = (meta, detect, draw, stream_ws, pulled, following, previews, events)
     routes = [*web.routes, *(route for part in routers for route in part.router.routes)]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
     # test_whose_a_pulled_stream_is, and test_looking.py
-    looks = {pulled.ONE + what for what in ("", "/events", "/ws", "/snapshot.jpg", "/preview.mjpg")}
+    looks = {pulled.ONE + what for what in ("", "/events", "/rules", "/ws", "/snapshot.jpg", "/preview.mjpg")}
     ours = looks | {"/v1/tokens"}
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours
     assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {

@@ -156,6 +156,27 @@ def test_pictures_become_a_film_that_browsers_play(tmp_path: Path) -> None:
     assert seen == [((number - first) * 100_000, number) for number in range(first, seen[-1][1] + 1)]
 
 
+def test_a_rule_that_is_taken_away_leaves_the_clip_that_it_wanted(tmp_path: Path) -> None:
+    """And nothing is kept any more after that."""
+
+    async def work(running: Running) -> None:
+        async with watched(running, tmp_path) as it:
+            source, desk = ContainerSource(it.session.context), it.session.context.clips
+            await it.session.open(source)
+            await source.take(piece(0, 90))
+            await becomes(lambda: len(it.results) > 2)
+            it.keep(it.event("one", 1))
+            it.clips.watch(it.session, [])
+            it.keep(it.event("one", 1, 2))
+            await source.take(piece(90, 30))
+            await becomes(lambda: it.metric("event_clips_total", extent="whole"))
+            assert desk is not None
+            await becomes(lambda: desk.seconds == 0)
+
+    run(work)
+    assert (tmp_path / "one.mp4").exists()
+
+
 def test_of_a_stream_that_ends_first_there_is_a_part(tmp_path: Path) -> None:
     async def work(running: Running) -> None:
         async with watched(running, tmp_path) as it:

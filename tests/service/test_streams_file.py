@@ -96,7 +96,10 @@ def test_what_finds_no_room_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
                 begun.set()
             return cast(PulledStream, object())
 
-        filed = FiledStreams(path, PulledStreams(), lambda order: None, begin)
+        async def change(stream: PulledStream, order: PullOrder) -> None:
+            raise AssertionError
+
+        filed = FiledStreams(path, PulledStreams(), lambda order: None, begin, change)
         filed.start(filed.read())
         async with asyncio.timeout(20):
             await begun.wait()
@@ -104,6 +107,42 @@ def test_what_finds_no_room_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
     asyncio.run(run())
     assert tried == ["door", "yard", "door", "door"]
+
+
+def test_other_rules_in_the_file_are_other_rules_of_the_stream_that_runs(tmp_path: Path) -> None:
+    there: list[PulledStream] = []
+
+    class There(PulledStreams):
+        def all(self) -> list[PulledStream]:
+            return list(there)
+
+    async def run() -> list[tuple[bool, tuple[str, ...]]]:
+        begun, changed, changes = asyncio.Event(), asyncio.Event(), []
+
+        async def begin(order: PullOrder) -> PulledStream:
+            there.append(cast(PulledStream, object()))
+            begun.set()
+            return there[-1]
+
+        async def change(stream: PulledStream, order: PullOrder) -> None:
+            changes.append((stream is there[0], tuple(rule.id for rule in order.rules)))
+            changed.set()
+
+        path = write(tmp_path / "streams.yaml", {"name": "door", "url": DOOR})
+        filed = FiledStreams(path, There(), lambda order: None, begin, change)
+        filed.start(filed.read())
+        async with asyncio.timeout(20):
+            await begun.wait()
+            for name in ("here", "there"):
+                write(path, {"name": "door", "url": DOOR, "rules": [{"id": name, "person": True}]})
+                filed.read_again()
+                await changed.wait()
+                changed.clear()
+        await filed.close()
+        return changes
+
+    assert asyncio.run(run()) == [(True, ("here",)), (True, ("there",))]
+    assert len(there) == 1
 
 
 def named(server: Server, **headers: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,322 @@
+"""Events on their way to a receiver that is down, hangs, answers 500, twice, or with another address: each arrives at
+least once, in order within its rule, signed, from a spool that is bounded and outlives a killed process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from scenes import PLACES, T0_US
+
+from stmixer.service.errors import StartError
+from stmixer.service.event_schemas import Event
+from stmixer.service.events import store as store_module
+from stmixer.service.events import webhook as webhook_module
+from stmixer.service.events.ledger import Ledger
+from stmixer.service.events.store import Change, Store, StreamName
+from stmixer.service.events.webhook import Webhook
+from stmixer.service.metrics import Metrics
+from stmixer.service.settings import Settings
+
+SECRET = b"hunter2"
+HALL = StreamName("", "hall")
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+FAILED = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
+ELSEWHERE = b"HTTP/1.1 307 There\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+
+
+def event(name: str, rule: str = "fall") -> Event:
+    return Event(
+        event_id=name, rule=rule, stream="hall", state="start", track_id=1, started_at_us=T0_US, ended_at_us=None,
+        score_max=0.9, box=PLACES[0], zone=None,
+    )  # fmt: skip
+
+
+@dataclass
+class Receiver:
+    """``answer`` says what a message is answered with, None for nothing at all; ``got``: head and body of each."""
+
+    answer: Callable[[dict[str, Any]], bytes | None] = lambda message: OK
+    got: list[tuple[str, bytes]] = field(default_factory=list)
+    server: asyncio.Server | None = None
+    port: int = 0
+
+    async def open(self) -> None:
+        self.server = await asyncio.start_server(self._take, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(int(line.split(":")[1]) for line in head.lower().split("\r\n") if "content-length" in line)
+            body = await reader.readexactly(length)
+            self.got.append((head, body))
+            answer = self.answer(json.loads(body))
+            if answer is None:
+                await reader.read()  # until the other side has had enough
+            else:
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    @property
+    def names(self) -> list[str]:
+        return [json.loads(body)["event_id"] for _, body in self.got]
+
+
+@dataclass
+class Scene:
+    """A receiver, and a webhook whose clock is ``now``."""
+
+    receiver: Receiver
+    ledger: Ledger
+    webhook: Webhook
+    client: httpx.AsyncClient
+    metrics: Metrics
+    day: list[float]
+
+    def save(self, *events: Event) -> int:
+        return self.ledger.store.save([Change(HALL, events)], True, T0_US)
+
+    async def round(self, now: float) -> float | None:
+        return await self.webhook.round(self.client, now)
+
+    def count(self, outcome: str) -> float:
+        found = self.metrics.registry.get_sample_value(
+            "stmixer_event_deliveries_total", {"to": "webhook", "outcome": outcome}
+        )
+        assert found is not None
+        return found
+
+    @property
+    def waiting(self) -> int:
+        return self.ledger.store.waiting()[0]
+
+
+@asynccontextmanager
+async def scene(path: Path | None = None, secret: bytes | None = SECRET) -> AsyncIterator[Scene]:
+    receiver, ledger, metrics, day = Receiver(), Ledger(Store(path)), Metrics(), [T0_US / 1e6]
+    await receiver.open()
+    webhook = Webhook(f"http://127.0.0.1:{receiver.port}/hook", secret, ledger, metrics, lambda: day[0])
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield Scene(receiver, ledger, webhook, client, metrics, day)
+    await receiver.close()
+    await ledger.close()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def test_what_arrives_is_the_event_and_its_signature_verifies() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.save(event("a"))
+            assert await it.round(0) is None
+            ((head, sent),) = it.receiver.got
+            assert Event.model_validate_json(sent) == event("a")
+            assert head.startswith("POST /hook HTTP/1.1\r\n")
+            (given,) = [line.split(": ")[1] for line in head.split("\r\n") if line.startswith("X-Stmixer-Signature")]
+            at, digest = (part.split("=")[1] for part in given.split(","))
+            assert at == str(T0_US // 10**6)
+            assert digest == hmac.new(SECRET, at.encode() + b"." + sent, hashlib.sha256).hexdigest()
+            assert (it.waiting, it.count("delivered"), it.count("retried")) == (0, 1, 0)
+
+    run(body())
+
+
+def test_without_a_secret_it_is_not_signed() -> None:
+    async def body() -> None:
+        async with scene(secret=None) as it:
+            it.save(event("a"))
+            await it.round(0)
+            assert "X-Stmixer-Signature" not in it.receiver.got[0][0]
+
+    run(body())
+
+
+def test_a_receiver_that_is_down_for_two_minutes_gets_all_of_it_in_order() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            await it.receiver.close()
+            it.save(*(event(name) for name in "abc"))
+            tries, now = [], 0.0
+            while now < 120:
+                again = await it.round(now)
+                assert again is not None
+                tries.append(now)
+                now = again
+            assert tries == [0, 1, 3, 7, 15, 31, 63]
+            assert now == 127
+            assert it.count("retried") == 7
+            it.day[0] += 127
+            await it.receiver.open()
+            assert await it.round(now - 0.5) == now
+            assert it.receiver.got == []
+            assert await it.round(now) is None
+            assert it.receiver.names == ["a", "b", "c"]
+            assert (it.waiting, it.count("delivered"), it.count("dead")) == (0, 3, 0)
+
+    run(body())
+
+
+def test_one_rule_waits_and_the_others_go_on() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            broken = [True]
+            it.receiver.answer = lambda message: FAILED if message["rule"] == "fall" and broken[0] else OK
+            it.save(event("a"), event("b", "other"), event("c"), event("d", "other"))
+            assert await it.round(0) is not None
+            assert [name for name in it.receiver.names if name != "a"] == ["b", "d"]
+            assert "c" not in it.receiver.names
+            broken[0] = False
+            assert await it.round(1000) is None
+            assert it.receiver.names[-2:] == ["a", "c"]
+
+    run(body())
+
+
+def test_one_that_hangs_is_left_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_module, "TRY_S", 0.2)
+
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: None
+            it.save(event("a"))
+            assert await it.round(0) == 1
+            it.receiver.answer = lambda message: OK
+            assert await it.round(1) is None
+            assert it.receiver.names == ["a", "a"]
+
+    run(body())
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", FAILED, ELSEWHERE])
+def test_what_is_no_yes_is_a_no(answer: bytes) -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: answer
+            it.save(event("a"))
+            assert await it.round(0) == 1
+            assert [head.split(" ")[1] for head, _ in it.receiver.got] == ["/hook"]
+            assert (it.waiting, it.count("retried")) == (1, 1)
+
+    run(body())
+
+
+def test_one_that_answers_twice_has_it_once() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: OK + OK
+            it.save(event("a"), event("b"))
+            assert await it.round(0) is None
+            assert it.receiver.names == ["a", "b"]
+
+    run(body())
+
+
+def test_after_a_day_it_is_a_dead_letter_and_the_next_has_its_turn() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: FAILED if message["event_id"] == "a" else OK
+            it.save(event("a"), event("b"))
+            assert await it.round(0) == 1
+            assert it.metrics.registry.get_sample_value("stmixer_events_waiting", {"to": "webhook"}) == 2
+            it.day[0] += 86_400
+            assert it.metrics.registry.get_sample_value("stmixer_event_age_seconds", {"to": "webhook"}) == 86_400
+            assert await it.round(1) is None
+            assert it.receiver.names == ["a", "a", "b"]
+            assert (it.waiting, it.count("dead"), it.count("delivered")) == (0, 1, 1)
+            assert it.metrics.registry.get_sample_value("stmixer_event_age_seconds", {"to": "webhook"}) == 0
+
+    run(body())
+
+
+def test_the_spool_is_bounded_and_says_how_many_gave_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MOST_SPOOLED", 3)
+
+    async def body() -> None:
+        async with scene() as it:
+            assert it.save(*(event(name) for name in "abcde")) == 2
+            assert it.waiting == 3
+            assert it.save(event("f")) == 1
+            await it.round(0)
+            assert it.receiver.names == ["d", "e", "f"]
+
+    run(body())
+
+
+KILLED = """
+import signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_webhook import HALL, event
+from stmixer.service.events.store import Change, Store
+store = Store(Path(sys.argv[1]))
+store.save([Change(HALL, (event("a"), event("b")))], True, 1)
+store.save([Change(HALL, (event("c"),))], True, 1)
+print("saved", flush=True)
+signal.pause()
+"""
+
+
+def test_a_killed_process_loses_none(tmp_path: Path) -> None:
+    path, tests = tmp_path / "events.db", Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED, str(path), str(tests)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saved\n"
+        with pytest.raises(StartError, match="another process uses it"):
+            Store(path)
+        process.send_signal(signal.SIGKILL)
+
+    async def body() -> None:
+        async with scene(path) as it:
+            assert await it.round(0) is None
+            assert it.receiver.names == ["a", "b", "c"]
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"webhook": "https://x/y"}, "--webhook needs --events-file"),
+        ({"webhook": "ftp://x/y", "events_file": "e"}, "--webhook takes an address like https://host/path"),
+        ({"webhook": "http:///y", "events_file": "e"}, "--webhook takes an address like https://host/path"),
+        ({"webhook": "http://me:you@x/y", "events_file": "e"}, "--webhook takes no user and password"),
+        ({"webhook_secret_file": "s"}, "--webhook-secret-file needs --webhook"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Settings(**settings)
+
+
+def test_a_file_that_is_no_store_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "events.db").write_text("something else, of some length: " * 100)
+    with pytest.raises(StartError, match="this is no SQLite file"):
+        Store(tmp_path / "events.db")
+    with pytest.raises(StartError, match="is its folder there"):
+        Store(tmp_path / "none" / "events.db")

@@ -35,6 +35,8 @@ LONGEST_S = 30.0
 """Of an event itself, that a clip shows."""
 TOLD_AFTER_S = 10.0
 """How long after a moment its keyframe's result may come, and with it the word of an event."""
+GIVEN_UP_S = 60.0
+"""How much longer than it lasts a clip may be waited for."""
 MOST_AT_A_TIME = 64
 CLOSE_S = 5.0
 """How long what is on its way may take at a shutdown."""
@@ -153,7 +155,7 @@ class EventClips:
     async def _take(self, event: Event, session: Session, coming: _Coming) -> None:
         try:
             await self._take_thumbnail(event, session)
-            clip = await coming.desk.cut(coming.wanted)
+            clip = await self._cut(coming)
             try:
                 await self._store(event, clip)
             finally:
@@ -173,6 +175,14 @@ class EventClips:
             self._coming.pop(event.event_id, None)
             if not self._is_wanted(coming.desk):
                 coming.desk.keep(coming.desk.wished)
+
+    async def _cut(self, coming: _Coming) -> CutClip:
+        """Raises ClipLost, also where the stream does not get on: a place here is not held for ever."""
+        try:
+            async with asyncio.timeout(LONGEST_S + coming.post_us / 1e6 + GIVEN_UP_S):
+                return await coming.desk.cut(coming.wanted)
+        except TimeoutError:
+            raise ClipLost("ended") from None
 
     def _lost(self, event: Event, reason: str) -> None:
         self.metrics.clip_lost(reason)

@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _PicturesOfOne:
     """All of one event; ``at``: epoch s at which the newest of its files was written."""
 
     event_id: str
@@ -128,16 +128,19 @@ class ClipStore:
         self.bytes = total
         return gone
 
-    def _kept(self) -> list[_Kept]:
-        found: dict[str, _Kept] = {}
+    def _kept(self) -> list[_PicturesOfOne]:
+        found: dict[str, _PicturesOfOne] = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 ours = _OURS.fullmatch(entry.name)
                 if ours is None or not entry.is_file(follow_symlinks=False):
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    said, before = entry.stat(follow_symlinks=False), found.get(ours[1], _Kept(ours[1], 0, 0.0, ()))
-                    found[ours[1]] = _Kept(
+                    said, before = (
+                        entry.stat(follow_symlinks=False),
+                        found.get(ours[1], _PicturesOfOne(ours[1], 0, 0.0, ())),
+                    )
+                    found[ours[1]] = _PicturesOfOne(
                         ours[1], before.size + said.st_size, max(before.at, said.st_mtime), (*before.names, entry.name)
                     )
         return list(found.values())

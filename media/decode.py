@@ -25,6 +25,7 @@ from stmixer.media.display import Display
 from stmixer.media.errors import MediaError
 from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
+from stmixer.media.packet_ring import PacketRing
 from stmixer.media.probe import (
     DECODERS,
     choose_stream,
@@ -111,6 +112,7 @@ class VideoReader:
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
             that cannot be decoded), ``takeover`` (another video of a live MPEG-TS stream, which is read from there on).
             ``warnings`` sums up.
+        ring: gets every packet, and when its picture is shown.
 
     Attributes:
         info: see :class:`VideoInfo`.
@@ -133,11 +135,13 @@ class VideoReader:
         low_latency: bool = False,
         fragmented_mp4: bool = False,
         on_warning: Callable[[str, str], None] | None = None,
+        ring: PacketRing | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.dropped: dict[str, int] = {}
         self._limits = limits
         self._on_warning, self._told = on_warning, set[str]()
+        self._ring = PacketRing() if ring is None else ring
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
         self._delivered, self._takeovers = False, 0
@@ -217,6 +221,7 @@ class VideoReader:
             self._source.follow(stream.id if container.format.name == "mpegts" else None)
         self._check_claims(stream)
         self._configure(stream, self._threads, self._low_latency)
+        self._ring.clear()
         self._stream = stream
         return container, stream
 
@@ -281,6 +286,7 @@ class VideoReader:
         self._size, self._delivered = size, True
         self._damaged += picture.is_corrupt
         self.capture.place(picture, placed.pts_us)
+        self._ring.placed(picture.pts if picture.pts is not None else picture.dts, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
     def _tell(self, warning: str, code: str = "timestamps") -> None:
@@ -350,6 +356,7 @@ class VideoReader:
                     break
                 if isinstance(self._source, CameraFeed):
                     self.capture.read(packet)
+                self._ring.put(packet)
                 yield packet
         except av.error.FFmpegError as error:
             if isinstance(self._source, CameraFeed):

@@ -34,6 +34,12 @@ PULL_REASONS = (
 """Why an attempt of a stream that is pulled ended; what is wrong with its media is "media"."""
 MEDIA_REASON = "media"
 PULL_STATES = ("connecting", "live", "stalled", "reconnecting", "ended", "failed")
+CLIP_EXTENTS = ("whole", "part")
+CLIP_REASONS = (
+    "decoder", "ended", "busy", "off", "codec", "no_keyframe", "gone", "too_large", "unmuxable", "encoding", "disk",
+    "internal",
+)  # fmt: skip
+"""Why there is no clip of an event."""
 DELIVERY_OUTCOMES = ("delivered", "retried", "dead")
 EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
@@ -78,6 +84,9 @@ class Metrics:
         self.worker_restarts = counter("worker_restarts_total", "Workers replaced.", "worker", "reason")
         self.decoders_lost = counter("decoders_lost_total", "Decoders that ended before their source did.", "reason")
 
+        self.event_clips = counter("event_clips_total", "Clips of events that were kept, whole or in part.", "extent")
+        self.event_clips_lost = counter("event_clips_lost_total", "Clips of events that there are none of.", "reason")
+        self.event_clip_bytes = gauge("event_clip_bytes", "What clips and thumbnails of events take on disk.")
         self.events = counter("events_total", "Events that were told, by what was told of them.", "state")
         self.events_open = gauge("events_open", "Events that have begun and not ended.")
         self.deliveries = counter("event_deliveries_total", "Tries to hand an event on.", "to", "outcome")
@@ -118,6 +127,10 @@ class Metrics:
             self.decoders_lost.labels(reason)
         for reason in REJECT_REASONS:
             self.streams_rejected.labels(reason)
+        for extent in CLIP_EXTENTS:
+            self.event_clips.labels(extent)
+        for reason in (*CLIP_REASONS, OTHER_REASON):
+            self.event_clips_lost.labels(reason)
         for state in PULL_STATES:
             self.pulled_streams.labels(state)
         for reason in (*RECONNECT_REASONS, *PULL_REASONS, MEDIA_REASON):
@@ -134,6 +147,10 @@ class Metrics:
     def pull_ended(self, reason: str) -> None:
         """An attempt of a pulled stream, after which there is another."""
         self.stream_reconnects.labels(reason if reason in PULL_REASONS else MEDIA_REASON).inc()
+
+    def clip_lost(self, reason: str) -> None:
+        """There is none of an event. A reason may come from a decoder: one we do not know is "other"."""
+        self.event_clips_lost.labels(reason if reason in CLIP_REASONS else OTHER_REASON).inc()
 
     def dropped(self, source: str, reason: str, count: int) -> None:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""

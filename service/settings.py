@@ -78,9 +78,11 @@ class Settings(BaseSettings):
 
     rules: Path | None = Field(None, description="YAML file of rules for all streams, of which events come")
     events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
-
     webhook: str | None = Field(None, description="http or https address to which events are posted")
     webhook_secret_file: Path | None = Field(None, description="file whose content signs what is posted")
+    event_clips: Path | None = Field(None, description="folder for clips of events, of rules that ask for them")
+    event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
+    event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from conftest import TESTS
 from in_process import Running
+from ws_client import numbered
 
 from stmixer.service.schemas import DetectOptions, Pulled
 from stmixer.service.sessions.backlog import Said
@@ -60,6 +64,41 @@ class Camera:
     def go_on(self) -> None:
         """After ``fall_silent``."""
         self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a film is made: the encoder, its pixels and options; and FFmpeg's name of the codec."""
+
+    encoder: str
+    pixels: str
+    options: dict[str, str]
+    name: str
+
+
+ENCODINGS = {
+    "h264": Encoding("libx264", "yuv420p", {"bf": "2", "g": "30"}, "h264"),
+    "h265": Encoding(
+        "libx265", "yuv420p", {"x265-params": "bframes=2:keyint=30:open-gop=0:pools=1:log-level=none"}, "hevc"
+    ),
+    "mjpeg": Encoding("mjpeg", "yuvj420p", {}, "mjpeg"),
+}
+
+
+def make_film(folder: Path, codec: str, frames: int = 150) -> Path:
+    """Some seconds of numbered pictures, with B-frames where there are such, a keyframe a second."""
+    encoding, target = ENCODINGS[codec], io.BytesIO()
+    with av.open(target, "w", format="mov") as output:
+        track = output.add_stream(encoding.encoder, rate=30)
+        track.width, track.height, track.pix_fmt, track.options = 320, 240, encoding.pixels, encoding.options
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    path = folder / f"{codec}.mov"
+    path.write_bytes(target.getvalue())
+    return path
 
 
 @contextmanager

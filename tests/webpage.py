@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,6 +19,7 @@ PATIENCE_MS = 120_000
 
 expect.set_options(timeout=PATIENCE_MS)
 
+SERIOUS = ("serious", "critical")
 OUT = Path(__file__).parents[1] / "out" / "browser"
 ARGUMENTS = [
     "--no-sandbox",  # containers run as root
@@ -106,3 +109,16 @@ def write_video(path: Path, codec: str, *, seconds: int = 3, fps: int = 30) -> P
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core calls serious or worse, with where."""
+    page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    found: dict[str, Any] = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 10
+    return [
+        f"{fault['id']}: {node['target']}: {node['failureSummary']}"
+        for fault in found["violations"]
+        if fault["impact"] in SERIOUS
+        for node in fault["nodes"]
+    ]

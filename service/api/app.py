@@ -46,7 +46,9 @@ HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
-TOKEN_PATH = re.compile(r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)")
+TOKEN_PATH = re.compile(
+    r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
+)
 """Where a token may stand in the address for a key: what a page has fetched by an element."""
 _PORTS = {"http": "80", "https": "443"}
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import FileResponse, Response
 
 from stmixer.service.access import Caller
 from stmixer.service.api import problems
+from stmixer.service.api.previews import JPEG, media
 from stmixer.service.api.pulled import NOT_THERE, ONE
 from stmixer.service.api.service import Service
 from stmixer.service.errors import InputError
 from stmixer.service.event_schemas import Events, Rules
+from stmixer.service.events.clips import Kind
 from stmixer.service.events.store import Wanted
 from stmixer.service.sessions.session import Session
 
@@ -19,6 +23,8 @@ router = APIRouter()
 
 Moment = Annotated[int | None, Query(ge=0, lt=2**63, description="epoch µs: those that began then or later")]
 Place = Annotated[int | None, Query(ge=0, lt=2**63, description="`next` of the answer before")]
+EVENT = "/v1/events/{event_id}"
+EventId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Name = Annotated[str | None, Query(max_length=100)]
 
 
@@ -55,8 +61,36 @@ async def set_rules(request: Request, stream_id: int, wanted: Rules) -> Rules:
     assert session.watched is not None
     service: Service = request.app.state.service
     service.events.check(wanted.rules)
-    await service.events.set_rules(session.watched, wanted.rules)
+    await service.set_rules(session, wanted.rules)
     return Rules(rules=session.watched.own)
+
+
+@router.get(
+    EVENT + "/clip.mp4", response_model=None, responses=media("video/mp4") | NOT_THERE | problems.problems_of(422)
+)
+async def clip(request: Request, event_id: EventId) -> Response:
+    """What its stream showed from before its start on, where its rule asked for that; ranges work."""
+    return await _kept(request, event_id, "mp4", "video/mp4")
+
+
+@router.get(
+    EVENT + "/thumbnail.jpg", response_model=None, responses=media(JPEG) | NOT_THERE | problems.problems_of(422)
+)
+async def thumbnail(request: Request, event_id: EventId) -> Response:
+    """How it began, with people drawn upon it."""
+    return await _kept(request, event_id, "jpg", JPEG)
+
+
+async def _kept(request: Request, event_id: str, kind: Kind, media_type: str) -> Response:
+    """Raises InputError (404), of somebody else's as of none."""
+    caller: Caller = request.state.caller
+    caller.allow("stream")
+    service: Service = request.app.state.service
+    known, owner = await service.events.event(event_id), owner_seen(caller)
+    found = None if service.clips is None else await asyncio.to_thread(service.clips.store.find, event_id, kind)
+    if found is None or known is None or owner not in (None, known[0]):
+        raise InputError("not_found", "there is no such event, it has no clip (yet), or it is not yours", 404)
+    return FileResponse(found, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 
 def owner_seen(caller: Caller) -> str | None:

@@ -20,11 +20,12 @@ MJPEG = "multipart/x-mixed-replace; boundary=picture"
 _NOT_THERE = problems.problems_of(401, 403, 404, 429, 503)
 
 
-def _media(kind: str) -> dict[int | str, dict[str, Any]]:
+def media(kind: str) -> dict[int | str, dict[str, Any]]:
+    """An answer of this kind, for the description."""
     return {200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-@router.get(ONE + "/snapshot.jpg", response_model=None, responses=_media(JPEG) | _NOT_THERE)
+@router.get(ONE + "/snapshot.jpg", response_model=None, responses=media(JPEG) | _NOT_THERE)
 async def snapshot(request: Request, stream_id: int) -> Response:
     """The newest result, drawn upon the picture in which it was found."""
     request.state.caller.allow("stream")
@@ -32,7 +33,7 @@ async def snapshot(request: Request, stream_id: int) -> Response:
     return Response(picture, media_type=JPEG, headers={"Cache-Control": "no-store"})
 
 
-@router.get(ONE + "/preview.mjpg", response_model=None, responses=_media(MJPEG.partition(";")[0]) | _NOT_THERE)
+@router.get(ONE + "/preview.mjpg", response_model=None, responses=media(MJPEG.partition(";")[0]) | _NOT_THERE)
 async def preview(request: Request, stream_id: int) -> Response:
     """Such pictures as they are made, five a second at most; browsers show them as one that moves."""
     request.state.caller.allow("stream")

@@ -21,12 +21,14 @@ from stmixer.service.engine.stream import Policy, SourceKind
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import AccessError, CapacityError, InputError, StartError
 from stmixer.service.event_schemas import Rule
+from stmixer.service.events.clips import DAY_S, ClipStore
 from stmixer.service.events.desk import EventDesk
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.sessions.event_clips import EventClips
 from stmixer.service.sessions.filed_streams import FiledStreams
 from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
 from stmixer.service.sessions.resume import ResumableStreams
@@ -78,7 +80,12 @@ class Service:
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self.pulled, self._easel = PulledStreams(), Easel(self.pool)
         self._addresses = AddressPolicy(parse_networks(settings.allow_networks))
-        self.events = EventDesk(settings, self.metrics)
+        self.clips: EventClips | None = None
+        if settings.event_clips is not None:
+            most = settings.event_clips_mb * 2**20, settings.event_clips_days * DAY_S
+            store = ClipStore(settings.event_clips, *most)
+            self.clips = EventClips(store, self.pool, self._easel, settings, self.metrics, self._numbered)
+        self.events = EventDesk(settings, self.metrics, self.clips)
         self.filed: FiledStreams | None = None
         if settings.streams is not None:
             self.filed = FiledStreams(
@@ -98,6 +105,8 @@ class Service:
         filed = {} if self.filed is None else self.filed.read()
         self.events.read()
         try:
+            if self.clips is not None:
+                await self.clips.start()
             await self.engine.start()
             await self.events.start([label.name for label in self.engine.model.labels])
             if self.filed is not None:
@@ -166,6 +175,8 @@ class Service:
             await self.filed.close()
         await self.pulled.close()
         await self.events.stop()
+        if self.clips is not None:
+            await self.clips.close()
         await self._easel.close()
         self._addresses.close()
         await self.engine.stop()
@@ -184,6 +195,9 @@ class Service:
         """A stream that can have rules, if this caller may see it."""
         found = [s for s in self._running() if s.stream.id == number and s.watched is not None]
         return next((s for s in found if caller.sees_all or s.caller.is_same(caller)), None)
+
+    def _numbered(self, number: int) -> Session | None:
+        return next((session for session in self._running() if session.stream.id == number), None)
 
     def _running(self) -> Iterator[Session]:
         return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
@@ -253,11 +267,18 @@ class Service:
             watched = self.events.enter(session.stream.id, name, owner, session.stream.schedule.period_us / 1e6)
             session.be_watched(watched, self.events.exit)
             try:
-                await self.events.set_rules(watched, rules)
+                await self.set_rules(session, rules)
             except BaseException as error:
                 await session.close(error)
                 raise
         return session
+
+    async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
+        """Other rules of a live stream's own, checked."""
+        assert session.watched is not None
+        await self.events.set_rules(session.watched, rules)
+        if self.clips is not None:
+            self.clips.watch(session, session.watched.rules)
 
     async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
         """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
@@ -284,9 +305,7 @@ class Service:
         return await self._begin_pull(self.access.nobody, order, self._pull_terms(order))
 
     async def _change_filed(self, stream: PulledStream, order: PullOrder) -> None:
-        watched = stream.session.watched
-        assert watched is not None
-        await self.events.set_rules(watched, order.rules)
+        await self.set_rules(stream.session, order.rules)
 
     async def _begin_pull(self, caller: Caller, order: PullOrder, terms: PullTerms) -> PulledStream:
         session = await self.session(

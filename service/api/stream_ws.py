@@ -149,7 +149,7 @@ class Connection:
                 "bad_message", f"a resumed stream keeps its {names}; without resume_token it is a new one"
             )
         if kept.session.watched is not None and "rules" in start.model_fields_set:
-            await self._service.events.set_rules(kept.session.watched, start.rules)
+            await self._service.set_rules(kept.session, start.rules)
         if not await self._service.resumable.take(kept):
             return None
         kept.session.update(start.options())

@@ -23,6 +23,7 @@ from stmixer.media.loaded import load_all
 from stmixer.media.rtsp import RtspCamera
 from stmixer.media.sniff import sniff
 from stmixer.service.decoder import cell
+from stmixer.service.decoder.cutting import Cutting
 from stmixer.service.decoder.easel import draw_pictures
 from stmixer.service.decoder.jpeg import CompressedPicture
 from stmixer.service.decoder.sampling import Sampling
@@ -33,6 +34,7 @@ from stmixer.service.ipc.messages import (
     FROM_DECODER,
     TO_DECODER,
     CaptureOrigin,
+    CutPackets,
     DecoderReady,
     DrawnTo,
     DrawPicture,
@@ -41,6 +43,7 @@ from stmixer.service.ipc.messages import (
     FlushSource,
     FramesDropped,
     JpegPicture,
+    KeepPackets,
     NotStored,
     OpenCamera,
     OpenContainer,
@@ -67,13 +70,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """Why a disk does not take what is written."""
 
 
-def decode_file(channel: Channel, fd: int, order: OpenUpload | OpenContainer) -> None:
+def decode_file(channel: Channel, fd: int, order: OpenUpload | OpenContainer, cutting: Cutting) -> None:
     """An upload or a live container, until its end. Takes over ``fd``."""
     with os.fdopen(fd, "rb", buffering=0) as source:
-        decode_video(channel, source, order)
+        decode_video(channel, source, order, cutting)
 
 
-def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) -> None:
+def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order, cutting: Cutting) -> None:
     """A video until its end."""
     writer, live, progress = Writer(channel), not isinstance(order, OpenUpload), order.progress
     paced = isinstance(order, OpenContainer) and order.paced
@@ -86,8 +89,9 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
     prompt = live and not paced  # a file lies there: it can be looked at before its first picture
     mp4 = isinstance(order, OpenContainer) and order.fragmented_mp4
     with VideoReader(
-        source, limits=limits, low_latency=prompt, fragmented_mp4=mp4, threads=threads, on_warning=warn
-    ) as reader:
+        source, limits=limits, low_latency=prompt, fragmented_mp4=mp4, threads=threads, on_warning=warn,
+        ring=cutting.ring,
+    ) as reader:  # fmt: skip
         shift_us: int | None = 0
         told: dict[str, int] = {}
         if progress is None:
@@ -105,7 +109,7 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
                 # when its bytes were there: now, less the work since the frame before it
                 at = time.monotonic() - (time.thread_time() - started)
                 if shift_us is None and progress is not None:
-                    shift_us = _goes_on_at(progress, at) - frame.pts_us
+                    cutting.shift_us = shift_us = _goes_on_at(progress, at) - frame.pts_us
                 if (origin_us := reader.capture.origin_us) is not None:
                     origin_us -= shift_us or 0
                     if captured_us is None or abs(origin_us - captured_us) > _CAPTURE_STEP_US:
@@ -114,8 +118,11 @@ def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order) 
                 sampling.frame(frame.pts_us + (shift_us or 0), frame, at)
                 _tell_dropped(writer, reader.dropped, told)
                 while (received := writer.waiting()) is not None:
-                    if isinstance(received.message, FlushSource):
-                        _flush(channel, sampling)
+                    match received.message:
+                        case FlushSource():
+                            _flush(channel, sampling)
+                        case KeepPackets() | CutPackets():
+                            cutting.carry_out(received)
                 started = time.thread_time()
         finally:  # a failure on the way too leaves every frame before it told of, and written
             sampling.commit()
@@ -143,7 +150,7 @@ def _flush(channel: Channel, sampling: Sampling) -> None:
     channel.send(Flushed())
 
 
-def decode_pictures(channel: Channel, order: OpenPictures) -> None:
+def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> None:
     """Pictures one by one as messages, each answered with ``PictureWanted``."""
     writer = Writer(channel)
     sampling = Sampling(order.sampling, writer, prompt=True)
@@ -155,6 +162,9 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
         received = writer.next()
         if isinstance(received.message, FlushSource):
             _flush(channel, sampling)
+            continue
+        if isinstance(received.message, KeepPackets | CutPackets):
+            cutting.carry_out(received)
             continue
         if isinstance(received.message, EndOfPictures):
             sampling.commit()
@@ -172,6 +182,7 @@ def decode_pictures(channel: Channel, order: OpenPictures) -> None:
                 sampling.open(width, height, None)
                 opened = True
             newest_us = arrived.pts_us
+            cutting.ring.put_picture(arrived.pts_us, picture.data)
             sampling.frame(arrived.pts_us, picture, arrived.at)
         except MediaError as error:
             if error.code in _ENDS_A_STREAM or (not opened and sniff(picture.data) is not None):
@@ -213,35 +224,41 @@ def render(channel: Channel, received: Received, clock: Callable[[], float] = ti
 
 def serve(channel: Channel) -> None:
     """One source, then nothing until the parent closes."""
-    received = channel.receive()
+    cutting, received = Cutting(channel), channel.receive()
+    while received is not None and isinstance(received.message, KeepPackets):
+        cutting.carry_out(received)
+        received = channel.receive()
     if received is None:
         return
     try:
-        carry_out(channel, received)
+        carry_out(channel, received, cutting)
     except MediaError as error:
         channel.send(SourceFailed(error.code, str(error)))
     except MemoryError:
         channel.send(SourceFailed("too_large", "decoding it needs more memory than allowed"))
     while (late := channel.receive()) is not None:  # it crossed with the end of the source
+        if isinstance(late.message, CutPackets):
+            cutting.carry_out(late)
+            continue
         for fd in late.fds:
             os.close(fd)
 
 
-def carry_out(channel: Channel, received: Received) -> None:
+def carry_out(channel: Channel, received: Received, cutting: Cutting) -> None:
     """The one order of this process. Raises MediaError, MemoryError."""
     match received.message:
         case OpenUpload() | OpenContainer() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
-            decode_file(channel, received.fds[0], order)
+            decode_file(channel, received.fds[0], order, cutting)
         case OpenCamera() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
-            decode_video(channel, RtspCamera(order.url, order.silent_s), order)
+            decode_video(channel, RtspCamera(order.url, order.silent_s), order, cutting)
         case OpenPictures() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
-            decode_pictures(channel, order)
+            decode_pictures(channel, order, cutting)
         case Render() as order:
             _limit_cpu(order.cpu_s)
             render(channel, received)

@@ -31,6 +31,10 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 MAX_FRAMES_TOLD = 1024
 MAX_PICTURE = 4 * 2**20
 """Bytes of a picture that is drawn to be looked at."""
+MAX_CLIP = 64 * 2**20
+"""Bytes of packets that a decoder keeps, and of a clip that is made of them."""
+LONGEST_KEPT_S = 600
+"""How far back they go, at most."""
 MAX_BATCH = 64
 MAX_BYTES = 64 * 2**20
 """Of a message, and of a payload, of those we trust to be large."""
@@ -220,6 +224,29 @@ class EndOfPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepPackets:
+    """Keep the newest packets of the source from now on, so many seconds and bytes of them; 0 seconds: none any more.
+
+    Sent before the opening order it holds from the first packet on.
+    """
+
+    seconds: Annotated[float, Field(ge=0, le=LONGEST_KEPT_S)]
+    max_bytes: Annotated[int, Field(gt=0, le=MAX_CLIP)]
+
+
+@dataclass(frozen=True, slots=True)
+class CutPackets:
+    """Write the packets from the keyframe at or before ``from_us`` to ``to_us`` as a file [fd, of ``most`` bytes].
+
+    Answered with ``PacketsCut`` or ``NothingCut``, also behind the end of the source.
+    """
+
+    from_us: Microseconds
+    to_us: Microseconds
+    most: Annotated[int, Field(gt=0, le=MAX_CLIP)]
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnFrame:
     """Pixels of the picture in which somebody was found."""
 
@@ -403,6 +430,28 @@ class PictureDrawn:
 @dataclass(frozen=True, slots=True)
 class PictureGone:
     """A ``DrawPicture`` is not carried out: the slot holds another frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketsCut:
+    """A ``CutPackets`` is carried out: so many bytes are written, which are a video of what was shown between these.
+
+    ``codec``: FFmpeg's name; ``plays``: it is an mp4 that browsers show, and not to be encoded anew for that.
+    """
+
+    size: Annotated[int, Field(gt=0, le=MAX_CLIP)]
+    from_us: Microseconds
+    to_us: Microseconds
+    codec: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+    plays: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NothingCut:
+    """A ``CutPackets`` is not carried out; why, as ``media.packet_ring.NothingKept`` has it, or ``too_large``,
+    ``unmuxable``."""
+
+    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 
 
 # -- API process → worker
@@ -638,12 +687,13 @@ FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
     OpenUpload, OpenContainer, OpenCamera, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures,
-    Render, DrawPicture,
+    KeepPackets, CutPackets, Render, DrawPicture,
 )  # fmt: skip
 FROM_DECODER = Corridor(
     "from the decoder",
     DecoderReady, Opened, Frames, SampleWritten, RingFull, FramesDropped, PictureWanted, Flushed, SourceWarns,
-    CaptureOrigin, SourceEnded, SourceFailed, DrawnTo, Rendered, NotStored, PictureDrawn, PictureGone,
+    CaptureOrigin, SourceEnded, SourceFailed, PacketsCut, NothingCut, DrawnTo, Rendered, NotStored, PictureDrawn,
+    PictureGone,
     max_bytes=MAX_DECODER_BYTES, max_payload=0,
 )  # fmt: skip
 TO_WORKER = Corridor("to the worker", AttachRing, DetachRing, RunBatch)

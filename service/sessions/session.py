@@ -123,6 +123,8 @@ class Session:
             if self.source is not None:
                 await self.source.close()
         finally:  # cancelled here, at a shutdown for one, it still frees all
+            if self.context.clips is not None:
+                self.context.clips.close()
             self._engine.remove(self.stream)
             self._place.release()
             self.context.counts.cut("cancelled")
@@ -200,6 +202,8 @@ class Session:
 
     def _deliver(self, pending: Pending) -> None:
         """A keyframe is settled."""
+        if self.context.clips is not None and pending.result is not None:
+            self.context.clips.note(pending.result.received_at_us, pending.result.pts_us)
         if self.watched is not None and pending.result is not None:
             try:
                 self.watched.see(pending.result)

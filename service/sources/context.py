@@ -15,6 +15,7 @@ from stmixer.service.engine.stream import Stream
 from stmixer.service.errors import StmixerError
 from stmixer.service.ipc.messages import Instants, SamplingOrder
 from stmixer.service.settings import Settings
+from stmixer.service.sources.clip_desk import ClipDesk
 from stmixer.service.sources.decoder_pool import DecoderPool
 
 ENDLESS_S = 1e9
@@ -38,6 +39,8 @@ class SourceContext:
     ``room`` is set where a keyframe was settled: there may be room in the ring. ``origin``: monotonic seconds of t = 0
     by the source's own clock, where it has one; ``capture_origin_us``: epoch µs of it by the camera's.
 
+    ``clips``: where clips of its packets are asked for; None where none ever are.
+
     ``warnings``: what was odd, in words, for the end; ``notices``: what a live client is to know at once.
     """
 
@@ -55,6 +58,7 @@ class SourceContext:
     origin: float | None = None
     capture_origin_us: int | None = None
     codec: str = ""
+    clips: ClipDesk | None = None
 
     def notice(self, code: str, message: str) -> None:
         """Let a live client know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Hashable, Sequence
 
 from stmixer.service.ipc.channel import ChannelError, GarbledError, Received
@@ -16,11 +17,13 @@ from stmixer.service.ipc.messages import (
     Frames,
     FramesDropped,
     MessageError,
+    NothingCut,
     OpenCamera,
     OpenContainer,
     Opened,
     OpenPictures,
     OpenUpload,
+    PacketsCut,
     PictureWanted,
     RaiseLimit,
     RingFull,
@@ -30,12 +33,15 @@ from stmixer.service.ipc.messages import (
     SourceWarns,
     UseRing,
 )
+from stmixer.service.sources.clip_desk import WantedClip
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 LAST_WORDS_S = 1.0
 """How long a process whose channel has ended may take to end as well."""
 FLUSH_S = 2.0
+LAST_CLIPS_S = 1.0
+"""How long a decoder that is given back may take for the clips that are wanted of it yet."""
 
 
 class DecoderDied(Exception):
@@ -67,9 +73,12 @@ class DecoderLink:
         self._picture_wanted, self._flushed = picture_wanted, asyncio.Event()
         self._granted = 0
         self._full_at: int | None = None
-        self._ended = self._sending = self._listening = False
+        self._ended = self._listening = False
+        self._sending = 0
         self._heard = 0
         self._given_up: str | None = None
+        self._kept_s = 0.0
+        self._asked: deque[WantedClip] = deque()
 
     @classmethod
     async def start(
@@ -88,6 +97,8 @@ class DecoderLink:
         decoder = await context.pool.acquire(connection)
         link = cls(decoder, context, picture_wanted, owed)
         try:
+            if context.clips is not None:  # first, so that it holds from the first packet on
+                await link._keep_packets()
             await decoder.channel.send(order, fds=fds)
             if context.stream.ring is not None:
                 await link._give_ring()
@@ -102,12 +113,12 @@ class DecoderLink:
         """Its process id."""
         return self._decoder.pid
 
-    async def send(self, message: object, payload: bytes = b"") -> None:
+    async def send(self, message: object, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send an order; where the decoder has died ``work`` says so."""
-        self._sending = True  # until it is sent in full: in the middle of one the process is of no use to others
+        self._sending += 1  # until it is sent in full: in the middle of one the process is of no use to others
         with contextlib.suppress(ChannelError):
-            await self._decoder.channel.send(message, payload)
-        self._sending = False
+            await self._decoder.channel.send(message, payload, fds)
+        self._sending -= 1
 
     async def flush(self) -> None:
         """Have everything written that has come so far."""
@@ -119,9 +130,12 @@ class DecoderLink:
 
     async def release(self) -> None:
         """Give the process back to the pool, or end it where it is not done."""
-        await self._context.pool.release(
-            self._decoder, clean=self._ended and not self._sending, stream=self._context.stream.id
-        )
+        try:
+            await self._last_clips()
+        finally:
+            await self._context.pool.release(
+                self._decoder, clean=self._ended and not self._sending, stream=self._context.stream.id
+            )
 
     async def work(self) -> SourceEnded | SourceFailed:
         """Pass on what the decoder says, counts to the stream's and events to the engine, until its last word.
@@ -130,7 +144,7 @@ class DecoderLink:
         """
         context = self._context
         engine, stream, counts = context.engine, context.stream, context.counts
-        granting, looking = asyncio.create_task(self._grant()), asyncio.create_task(self._look_after())
+        tasks = [asyncio.create_task(task) for task in (self._grant(), self._look_after(), self._ask_for_clips())]
         try:
             while (received := await self._next()) is not None:
                 match received.message:
@@ -140,6 +154,10 @@ class DecoderLink:
                     case Frames() as message:
                         engine.frames(stream, message, time.monotonic())
                         counts.told(message)
+                        if context.clips is not None:
+                            context.clips.look()
+                    case PacketsCut() | NothingCut() as message:
+                        self._cut(message)
                     case PictureWanted():
                         self._picture_wanted.set()
                     case Opened() as message:
@@ -168,8 +186,8 @@ class DecoderLink:
         except ChannelError:
             pass
         finally:
-            granting.cancel()
-            looking.cancel()
+            for task in tasks:
+                task.cancel()
         self._picture_wanted.clear()
         try:
             how = describe_exit(await self._decoder.end(LAST_WORDS_S))
@@ -184,6 +202,58 @@ class DecoderLink:
         received = await self._decoder.channel.receive()
         self._listening, self._heard = False, self._heard + 1
         return received
+
+    # -- clips of its packets
+
+    async def _keep_packets(self) -> None:
+        """Say how much is to be kept of them, where that is something else than before."""
+        desk = self._context.clips
+        if desk is not None and desk.seconds != self._kept_s:
+            self._kept_s = desk.seconds
+            await self.send(desk.kept())
+
+    async def _ask_for_clips(self) -> None:
+        """Each once its last picture has come."""
+        if (desk := self._context.clips) is None:
+            return
+        while True:
+            await desk.moved.wait()
+            desk.moved.clear()
+            await self._keep_packets()
+            for wanted in desk.take_due():
+                await self._ask(wanted)
+
+    async def _ask(self, wanted: WantedClip) -> None:
+        self._asked.append(wanted)
+        order = wanted.order()
+        await self.send(order, fds=[wanted.paper])
+
+    def _cut(self, message: PacketsCut | NothingCut) -> None:
+        """Raises MessageError for an answer to nothing."""
+        if not self._asked:
+            raise MessageError(f"{type(message).__name__} from a decoder that was asked for no clip")
+        self._asked.popleft().answer(message)
+
+    async def _last_clips(self) -> None:
+        """What is wanted of its packets yet, as far as they go; they go with it. Nobody listens to it any more."""
+        desk = self._context.clips
+        if desk is None or not (self._asked or desk.waiting):
+            return
+        try:
+            if self._decoder.alive and not self._sending and self._given_up is None:
+                async with asyncio.timeout(LAST_CLIPS_S):
+                    for wanted in desk.take_due(all_of_them=True):
+                        await self._ask(wanted)
+                    while self._asked and (received := await self._decoder.channel.receive()) is not None:
+                        if isinstance(received.message, PacketsCut | NothingCut):
+                            self._cut(received.message)
+        except (ChannelError, TimeoutError):
+            pass
+        finally:
+            for wanted in self._asked:
+                wanted.lose("decoder")
+            self._asked.clear()
+            desk.lose("decoder")
 
     async def _look_after(self) -> None:
         """Until it has to be given up; then ``work`` ends."""

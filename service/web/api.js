@@ -94,12 +94,41 @@ export const removeStream = (id) => got(`v1/streams/${id}`, { method: "DELETE" }
 /** What one looks like now, boxes drawn, as a Blob. Raises Refused. */
 export const snapshot = (id) => taken(`v1/streams/${id}/snapshot.jpg`, (answer) => answer.blob());
 
-/** What an <img> shows as a picture that moves: it sends no header, so a token stands for the key. Raises Refused. */
-export async function previewAddress(id) {
-  const url = address(`v1/streams/${id}/preview.mjpg`);
+/** What an element may fetch by itself: it sends no header, so a token stands for the key. Raises Refused. */
+async function withToken(url) {
   if (hasKey()) url.searchParams.set("token", await taken("v1/tokens", async (answer) => (await answer.json()).token, { method: "POST" }));
   return url;
 }
+
+/** What an <img> shows as a picture that moves. Raises Refused. */
+export const previewAddress = (id) => withToken(address(`v1/streams/${id}/preview.mjpg`));
+
+/** The newest events, as GET /v1/events has them. Raises Refused. */
+export const pastEvents = (limit) => taken(`v1/events?limit=${limit}`, async (answer) => (await answer.json()).events);
+
+/** How one began, a Blob; null where there is no picture of it. Raises Refused. */
+export async function eventPicture(id) {
+  try {
+    return await taken(`v1/events/${id}/thumbnail.jpg`, (answer) => answer.blob());
+  } catch (error) {
+    if (error instanceof Refused && error.plain.missing) return null;
+    throw error;
+  }
+}
+
+/** What a <video> shows of one. Raises Refused. */
+export const clipAddress = (id) => withToken(address(`v1/events/${id}/clip.mp4`));
+
+/** A stream's own rules, [rule]. Raises Refused. */
+export const rulesOf = (id) => taken(`v1/streams/${id}/rules`, async (answer) => (await answer.json()).rules);
+
+/** Has it have these from now on; gives what it has then. Raises Refused. */
+export const setRules = (id, rules) =>
+  taken(`v1/streams/${id}/rules`, async (answer) => (await answer.json()).rules, {
+    method: "PUT",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ rules }),
+  });
 
 /** The sample clip, a File. Raises Refused. */
 export const sampleClip = () => taken("web/sample.mp4", async (answer) => new File([await answer.blob()], "sample.mp4", { type: "video/mp4" }));

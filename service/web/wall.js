@@ -1,6 +1,8 @@
 // The wall: all streams that the server fetches, each a tile; one of them large where somebody wants that.
 import { Refused, addStream, previewAddress, pulledStreams, setKey } from "./api.js";
 import { byId } from "./dom.js";
+import { EventList } from "./events.js";
+import { Rules } from "./rules.js";
 import { setMode } from "./stage.js";
 import { Tile, peopleLines } from "./tile.js";
 import { wallWords } from "./words.js";
@@ -24,6 +26,8 @@ export class Wall {
   #notRemoved = null; // the tile of which it is said why
   #leave;
   #withKey;
+  #events = new EventList();
+  #rules = new Rules();
 
   /** `leave()` goes back to the choices; `withKey()` is called when a key was given. */
   constructor({ leave, withKey }) {
@@ -35,6 +39,7 @@ export class Wall {
       location.hash = "";
     });
     byId("large-close").addEventListener("click", () => byId("large").close());
+    byId("large-rules").addEventListener("click", () => this.#large && this.#rules.open(this.#large));
     byId("large").addEventListener("close", () => this.#shut());
     byId("large-picture").addEventListener("error", () => this.#moveAgain());
   }
@@ -47,6 +52,7 @@ export class Wall {
     this.#say(null);
     this.#looking = setInterval(() => this.#look(), LOOK_MS);
     this.#list(this.#run);
+    this.#events.open();
   }
 
   close() {
@@ -55,7 +61,9 @@ export class Wall {
     clearInterval(this.#looking);
     clearTimeout(this.#listing);
     this.#looking = this.#listing = null;
+    byId("rules").close();
     byId("large").close();
+    this.#events.close();
     for (const tile of this.#tiles.values()) tile.close();
     this.#tiles.clear();
     this.#leave();

@@ -69,6 +69,8 @@ export function problemWords(status, problem = {}, retryAfterS = null, words = {
       return say("This server asks for a key", "Paste the API key that its owner gave you.", { key: true });
     case 403:
       return say("The server does not allow this", "Ask the server's owner for a key that may do it, and paste it here.", { key: true });
+    case 404:
+      return say("It is not there (any more)", "What is too old, or too much, is let go of; look again in a moment at what has just begun.", { missing: true });
     case 413:
       return say("This video is too large", "Cut it shorter or make it smaller, then try again.");
     case 415:
@@ -194,4 +196,18 @@ export function wallWords(states) {
   const live = states.filter((state) => state === "live").length;
   if (!states.length) return "";
   return live === states.length ? `${plural(live, "stream")}, ${live === 1 ? "live" : "all live"}` : `${plural(states.length, "stream")}, ${live} live`;
+}
+
+/** How an event went: "since 12:03:05", or "12:03:05, for 8 s", and how sure of it the model was at most. `event` of GET /v1/events. */
+export function eventWords({ state, started_at_us, ended_at_us, score_max }) {
+  const at = new Date(started_at_us / 1000).toLocaleString();
+  const lasted = state === "end" ? `${at}, for ${secondsWords((ended_at_us - started_at_us) / 1000)}` : `since ${at}`;
+  return [lasted, `score ${score_max.toFixed(2)}`];
+}
+
+/** What a rule waits for, in a sentence. */
+export function ruleWords({ label, for_s, min_score, zone, count }) {
+  const who = count ? `${plural(count.min, "person", "people")} or more` : "somebody";
+  const what = label ? `does “${label}”` : "is there";
+  return `${who} ${what}${zone ? " in the zone" : ""} for ${for_s} s, score ${min_score} or more`;
 }

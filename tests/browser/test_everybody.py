@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from serving import Server
-from webpage import PATIENCE_MS, wait_for
+from webpage import PATIENCE_MS, faults, wait_for
 
 pytestmark = pytest.mark.browser
 
 SCREENS = {"desk, light": ("light", 1440, 900), "desk, dark": ("dark", 1440, 900), "phone, dark": ("dark", 390, 844)}
-SERIOUS = ("serious", "critical")
 
 FOCUSED = """() => {
   const at = document.activeElement;
@@ -27,19 +25,6 @@ FOCUSED = """() => {
   };
 }"""
 """What has the focus, whether it is to be seen, and whether it is marked."""
-
-
-def faults(page: Page) -> list[str]:
-    """What axe-core calls serious or worse, with where."""
-    page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text())
-    found: dict[str, Any] = page.evaluate("axe.run()")
-    assert len(found["passes"]) > 10
-    return [
-        f"{fault['id']}: {node['target']}: {node['failureSummary']}"
-        for fault in found["violations"]
-        if fault["impact"] in SERIOUS
-        for node in fault["nodes"]
-    ]
 
 
 @pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="axe-playwright-python is not installed")

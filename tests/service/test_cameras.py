@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import pytest
-from cameras import pulled, running_camera, says, told
+from cameras import ENCODINGS, make_film, pulled, running_camera, says, told
 from in_process import Running, running_engine
 from posting import conserved
 from wire import Wire
-from ws_client import numbered
 
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
@@ -28,41 +23,6 @@ from stmixer.service.sources.upload import UploadSource
 HZ, FRAMES = 1.0, 300
 SECRET = "hunter2:@/"
 IN_A_URL = "us%20er:hunter2%3A%40%2F"
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a film is made: the encoder, its pixels and options; and FFmpeg's name of the codec."""
-
-    encoder: str
-    pixels: str
-    options: dict[str, str]
-    name: str
-
-
-ENCODINGS = {
-    "h264": Encoding("libx264", "yuv420p", {"bf": "2", "g": "30"}, "h264"),
-    "h265": Encoding(
-        "libx265", "yuv420p", {"x265-params": "bframes=2:keyint=30:open-gop=0:pools=1:log-level=none"}, "hevc"
-    ),
-    "mjpeg": Encoding("mjpeg", "yuvj420p", {}, "mjpeg"),
-}
-
-
-def make_film(folder: Path, codec: str, frames: int = 150) -> Path:
-    """Some seconds of numbered pictures, with B-frames where there are such, a keyframe a second."""
-    encoding, target = ENCODINGS[codec], io.BytesIO()
-    with av.open(target, "w", format="mov") as output:
-        track = output.add_stream(encoding.encoder, rate=30)
-        track.width, track.height, track.pix_fmt, track.options = 320, 240, encoding.pixels, encoding.options
-        for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 30)
-            output.mux(track.encode(frame))
-        output.mux(track.encode(None))
-    path = folder / f"{codec}.mov"
-    path.write_bytes(target.getvalue())
-    return path
 
 
 @pytest.fixture(scope="module")

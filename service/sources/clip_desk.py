@@ -1,0 +1,170 @@
+"""Clips of a live stream's own packets: asked for here, cut by whichever decoder reads the stream.
+
+A clip is asked for once its last picture has come, or when its decoder is given back: then it is what there is. A
+decoder that has died, or does not answer, takes its packets with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stmixer.service.ipc.messages import MAX_CLIP, CutPackets, KeepPackets, NothingCut, PacketsCut
+
+MOST_WAITING = 16
+"""Clips of one stream that are asked for at a time."""
+
+MOST_NOTED = 4096
+"""Keyframes whose arrival is known: minutes at the highest rate."""
+
+
+class ClipLost(Exception):
+    """There is no clip; ``reason``: as a decoder has it (``ipc.messages.NothingCut``), ``decoder`` where it is gone,
+    ``ended`` where the stream is, ``busy`` where too many are wanted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class CutClip:
+    """A video in nameless memory of its own. ``from_us``, ``to_us``: its first and last picture by the stream's time;
+    ``plays``: it is an mp4 that browsers show. Whoever has it closes it."""
+
+    fd: int
+    size: int
+    from_us: int
+    to_us: int
+    codec: str
+    plays: bool
+
+    def close(self) -> None:
+        """Free the memory."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(eq=False, slots=True)
+class WantedClip:
+    """``paper``: what it is written to, once it is asked for."""
+
+    from_us: int
+    to_us: int
+    cut: asyncio.Future[CutClip]
+    paper: int = -1
+
+    def order(self) -> CutPackets:
+        """What a decoder is asked, with ``paper``."""
+        self.paper = os.memfd_create("stmixer-clip", os.MFD_CLOEXEC)
+        os.ftruncate(self.paper, MAX_CLIP)
+        return CutPackets(self.from_us, self.to_us, MAX_CLIP)
+
+    def answer(self, message: PacketsCut | NothingCut) -> None:
+        """What the decoder says to that."""
+        if isinstance(message, NothingCut):
+            self.lose(message.reason)
+            return
+        if self.cut.done():
+            self._drop_paper()
+            return
+        os.ftruncate(self.paper, message.size)
+        paper, self.paper = self.paper, -1
+        self.cut.set_result(CutClip(paper, message.size, message.from_us, message.to_us, message.codec, message.plays))
+
+    def lose(self, reason: str) -> None:
+        """It does not come any more."""
+        self._drop_paper()
+        if not self.cut.done():
+            self.cut.set_exception(ClipLost(reason))
+
+    def _drop_paper(self) -> None:
+        if self.paper >= 0:
+            os.close(self.paper)
+            self.paper = -1
+
+
+@dataclass(eq=False)
+class ClipDesk:
+    """Of one stream. ``seconds``: what is kept of its packets, 0 for nothing; ``wished``: what would do for its rules.
+    ``moved``: there is something to ask a decoder for, or ``seconds`` is another."""
+
+    newest_us: Callable[[], int]
+    seconds: float = 0.0
+    wished: float = 0.0
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: list[WantedClip] = field(default_factory=list)
+    _seen: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_NOTED))
+    _closed: bool = False
+
+    def keep(self, seconds: float) -> None:
+        """Have so much be kept from now on."""
+        if seconds != self.seconds:
+            self.seconds = seconds
+            self.moved.set()
+
+    def kept(self) -> KeepPackets:
+        """What a decoder is told of that."""
+        return KeepPackets(self.seconds, MAX_CLIP)
+
+    def note(self, at_us: int, pts_us: int) -> None:
+        """A keyframe of ``pts_us`` was received at ``at_us``, epoch µs."""
+        self._seen.append((at_us, pts_us))
+
+    def moment_of(self, at_us: int) -> int | None:
+        """What the stream's time was at a moment by our clock, by the keyframe nearest to it; None before the first."""
+        if not self._seen:
+            return None
+        seen_us, pts_us = min(self._seen, key=lambda seen: abs(seen[0] - at_us))
+        return pts_us + at_us - seen_us
+
+    def want(self, from_us: int, to_us: int) -> WantedClip:
+        """Ask for what was shown between two moments, µs of the stream, once the later has come. Raises ClipLost."""
+        if self._closed or len(self.waiting) >= MOST_WAITING:
+            raise ClipLost("ended" if self._closed else "busy")
+        wanted = WantedClip(max(0, from_us), max(0, to_us), asyncio.get_running_loop().create_future())
+        self.waiting.append(wanted)
+        self.look()
+        return wanted
+
+    def end_at(self, wanted: WantedClip, to_us: int) -> None:
+        """It is to end sooner than was said, where it is not cut yet."""
+        wanted.to_us = max(0, min(wanted.to_us, to_us))
+        self.look()
+
+    async def cut(self, wanted: WantedClip) -> CutClip:
+        """What was asked for, waited for. Raises ClipLost."""
+        try:
+            return await wanted.cut
+        except asyncio.CancelledError:
+            if wanted in self.waiting:
+                self.waiting.remove(wanted)
+            if wanted.cut.done() and not wanted.cut.cancelled() and wanted.cut.exception() is None:
+                wanted.cut.result().close()
+            raise
+
+    def look(self) -> None:
+        """Pictures have come: maybe the last of a clip."""
+        if self.waiting and any(wanted.to_us <= self.newest_us() for wanted in self.waiting):
+            self.moved.set()
+
+    def take_due(self, *, all_of_them: bool = False) -> list[WantedClip]:
+        """Those whose last picture has come, to be asked for now."""
+        newest_us = self.newest_us()
+        due = [wanted for wanted in self.waiting if all_of_them or wanted.to_us <= newest_us]
+        self.waiting = [wanted for wanted in self.waiting if wanted not in due]
+        return due
+
+    def lose(self, reason: str) -> None:
+        """What was to be cut is gone."""
+        for wanted in self.take_due(all_of_them=True):
+            wanted.lose(reason)
+
+    def close(self) -> None:
+        """The stream has ended."""
+        self._closed = True
+        self.lose("ended")

@@ -1,0 +1,126 @@
+"""Events on the page: an area drawn on a camera's picture becomes a rule, what comes of it is seen, its clip played."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import OWN_CLIPS
+from playwright.sync_api import Browser, Page, expect
+from serving import Server, running_server
+from webpage import OUT, PATIENCE_MS, faults, opened, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def service(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    films, clips = tmp_path_factory.mktemp("films"), tmp_path_factory.mktemp("clips")
+    shutil.copy(OWN_CLIPS / "walk.mp4", films)
+    with running_server(weights=tiny_weights, allow_files=films, event_clips=clips) as server:
+        yield server
+
+
+def begin(service: Server) -> str:
+    """A stream in which the test's weights see people everywhere; its number."""
+    order = {"url": "file:walk.mp4", "loop": True, "name": "hall", "score_threshold": 0, "keyframe_hz": 2}
+    return httpx.post(service.url + "/v1/streams", json=order).raise_for_status().json()["id"]
+
+
+def rules(service: Server, stream: str) -> list[dict[str, Any]]:
+    return httpx.get(f"{service.url}/v1/streams/{stream}/rules").raise_for_status().json()["rules"]
+
+
+def looked_at(page: Page, name: str) -> None:
+    """Nothing serious for axe, nothing beside the screen, and a picture for people: both schemes, two sizes."""
+    for scheme, width, height in (("light", 1280, 800), ("dark", 390, 844)):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": width, "height": height})
+        wait_for(page, f"innerWidth === {width}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if find_spec("axe_playwright_python") is not None:
+            assert faults(page) == [], name
+        OUT.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=OUT / f"events-{name}-{width}.png")
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_a_zone_is_drawn_an_event_seen_and_its_clip_played(
+    chromium: Browser, service: Server, request: pytest.FixtureRequest
+) -> None:
+    stream = begin(service)
+    with opened(chromium, service.url + "/#wall", request.node.name) as page:
+        page.get_by_role("button", name="Open hall large").press("Enter")
+        wait_for(page, "document.getElementById('large-picture').naturalWidth > 0")
+        page.get_by_role("dialog").get_by_role("button", name="Rules").press("Enter")
+        dialog = page.get_by_role("dialog", name="Rules of hall")
+        expect(dialog).to_contain_text("No rule of its own yet.", timeout=PATIENCE_MS)
+        wait_for(page, "document.getElementById('zone-picture').naturalWidth > 0")
+
+        zone = dialog.get_by_role("application", name="Area in the picture")
+        place = zone.bounding_box()
+        assert place is not None
+        for x, y in ((0.02, 0.04), (0.98, 0.04)):
+            zone.click(position={"x": x * place["width"], "y": y * place["height"]})
+        dialog.get_by_label("Name").fill("in-hall")
+        dialog.get_by_role("button", name="Save rule").press("Enter")
+        expect(dialog.locator("#rules-why")).to_contain_text("three corners")
+        expect(zone).to_be_focused()
+        for _ in range(50):
+            zone.press("ArrowDown")
+        zone.press("Enter")
+        for _ in range(50):
+            zone.press("ArrowLeft")
+        zone.press("Enter")
+        zone.press("Enter")
+        zone.press("Backspace")
+        expect(dialog.locator("#zone-said")).to_contain_text("4 corners; the cross is at 0 % across, 100 % down")
+        looked_at(page, "zone")
+
+        dialog.get_by_label("What").select_option(label="somebody is there")
+        dialog.get_by_label("For seconds").fill("0")
+        dialog.get_by_label("Score at least").fill("0")
+        dialog.get_by_role("button", name="Save rule").press("Enter")
+        expect(dialog.locator("#rules-list")).to_contain_text("in-hall somebody is there in the zone for 0 s")
+        (rule,) = rules(service, stream)
+        assert rule["zone"] == [
+            pytest.approx(corner, abs=0.01) for corner in ([0.02, 0.04], [0.98, 0.04], [0.98, 1], [0, 1])
+        ]
+        assert (rule["id"], rule["person"], rule["for_s"], rule["min_score"]) == ("in-hall", True, 0, 0)
+        assert rule["clip"] is not None
+        dialog.get_by_role("button", name="Close").press("Enter")
+        page.keyboard.press("Escape")
+
+        play = page.locator("#events").get_by_role("button", name="Play the clip of in-hall in hall")
+        expect(play.first).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#events .event").first).to_contain_text("score ")
+        looked_at(page, "list")
+
+        page.get_by_role("button", name="Open hall large").press("Enter")
+        page.get_by_role("dialog").get_by_role("button", name="Rules").press("Enter")
+        dialog.get_by_role("button", name="Remove the rule in-hall").press("Enter")
+        expect(dialog).to_contain_text("No rule of its own yet.")
+        assert rules(service, stream) == []
+        dialog.get_by_role("button", name="Close").press("Enter")
+        page.keyboard.press("Escape")
+
+        def kept() -> list[str]:
+            events = httpx.get(f"{service.url}/v1/events?limit=24").json()["events"]
+            ids = [event["event_id"] for event in events]
+            return [id for id in ids if httpx.head(f"{service.url}/v1/events/{id}/clip.mp4").status_code == 200]
+
+        while not (there := kept()):
+            page.wait_for_timeout(500)
+        page.locator(f'#events button[data-key="{there[0]}"]').press("Enter")
+        wait_for(page, "document.getElementById('event-clip').readyState >= 2")
+        wait_for(page, "document.getElementById('event-clip').currentTime > 0")
+        assert page.evaluate("document.getElementById('event-clip').duration") > 0.5
+        looked_at(page, "clip")
+        page.keyboard.press("Escape")
+        expect(page.locator("#event")).to_be_hidden()
+    httpx.delete(f"{service.url}/v1/streams/{stream}")

@@ -5,7 +5,7 @@ import { eventWords } from "./words.js";
 
 const LIST_MS = 5000;
 const MOST = 24;
-const LOOKS = 3; // for a picture of an event: it may just be on its way
+const LOOKS = 3; // for a picture of an event, as it begins and again when it is over: it may just be on its way
 
 export class EventList {
   #timer = null;
@@ -59,9 +59,9 @@ export class EventList {
 
   /** Pictures that there are none of yet, one after the other: a key has a limit of requests a minute. */
   async #fetch(events, run) {
-    for (const { event_id: id } of events) {
+    for (const { event_id: id, state } of events) {
       const looks = this.#looks.get(id) ?? 0;
-      if (this.#pictures.get(id) || looks >= LOOKS) continue;
+      if (this.#pictures.get(id) || looks >= (state === "end" ? 2 * LOOKS : LOOKS)) continue;
       this.#looks.set(id, looks + 1);
       const picture = await eventPicture(id);
       if (run !== this.#run) return;

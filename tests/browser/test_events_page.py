@@ -1,4 +1,4 @@
-"""Events on the page: an area drawn on a camera's picture becomes a rule, what comes of it is seen, its clip played."""
+"""Events on the page: an area drawn on a camera's picture becomes a rule, what comes of it is seen, its clip kept."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def looked_at(page: Page, name: str) -> None:
     page.set_viewport_size({"width": 1280, "height": 800})
 
 
-def test_a_zone_is_drawn_an_event_seen_and_its_clip_played(
+def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
     chromium: Browser, service: Server, request: pytest.FixtureRequest
 ) -> None:
     stream = begin(service)
@@ -114,13 +114,6 @@ def test_a_zone_is_drawn_an_event_seen_and_its_clip_played(
             ids = [event["event_id"] for event in events]
             return [id for id in ids if httpx.head(f"{service.url}/v1/events/{id}/clip.mp4").status_code == 200]
 
-        while not (there := kept()):
+        while not kept():
             page.wait_for_timeout(500)
-        page.locator(f'#events button[data-key="{there[0]}"]').press("Enter")
-        wait_for(page, "document.getElementById('event-clip').readyState >= 2")
-        wait_for(page, "document.getElementById('event-clip').currentTime > 0")
-        assert page.evaluate("document.getElementById('event-clip').duration") > 0.5
-        looked_at(page, "clip")
-        page.keyboard.press("Escape")
-        expect(page.locator("#event")).to_be_hidden()
     httpx.delete(f"{service.url}/v1/streams/{stream}")

@@ -136,6 +136,7 @@ def test_the_table_knows_every_route() -> None:
     # test_whose_a_pulled_stream_is, and test_looking.py
     looks = {pulled.ONE + what for what in ("", "/events", "/rules", "/ws", "/snapshot.jpg", "/preview.mjpg")}
     ours = looks | {"/v1/tokens"}
+    ours |= {f"/v1/events/{{event_id}}/{what}" for what in ("clip.mp4", "thumbnail.jpg")}  # test_clip_routes.py
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours
     assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {
         "/v1/streams/ws", pulled.ONE + "/ws"

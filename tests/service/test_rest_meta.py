@@ -28,12 +28,13 @@ COUNTERS = {
     "actors": set[str](), "inferences": {"worker"}, "batches": {"worker"}, "results_dropped": {"transport"},
     "stream_reconnects": {"reason"}, "streams_rejected": {"reason"}, "worker_restarts": {"worker", "reason"},
     "decoders_lost": {"reason"}, "events": {"state"}, "event_deliveries": {"to", "outcome"},
-    "event_store_errors": set[str](),
+    "event_store_errors": set[str](), "event_clips": {"extent"}, "event_clips_lost": {"reason"},
 }  # fmt: skip
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
     "keyframe_load": set[str](), "uploads_waiting": set[str](), "pulled_streams": {"state"},
     "events_open": set[str](), "events_waiting": {"to"}, "event_age_seconds": {"to"},
+    "event_clip_bytes": set[str](),
     "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip
 WITHOUT_SOURCE = {"frames_dropped"}
@@ -175,7 +176,8 @@ def test_the_openapi_document(server: Server) -> None:
         "/v1/detect", "/v1/draw", "/v1/drawings/{request_id}", "/v1/models", "/v1/labels", "/v1/status", "/v1/streams",
         "/v1/streams/{stream_id}", "/v1/streams/{stream_id}/events", "/v1/streams/{stream_id}/ws",
         "/v1/streams/{stream_id}/snapshot.jpg", "/v1/streams/{stream_id}/preview.mjpg", "/v1/tokens", "/v1/streams/ws",
-        "/v1/streams/{stream_id}/rules", "/v1/events", "/healthz", "/readyz", "/metrics", "/asyncapi.json",
+        "/v1/streams/{stream_id}/rules", "/v1/events", "/v1/events/{event_id}/clip.mp4",
+        "/v1/events/{event_id}/thumbnail.jpg", "/healthz", "/readyz", "/metrics", "/asyncapi.json",
     }  # fmt: skip
     for reference in references_in(document):
         node: Any = document

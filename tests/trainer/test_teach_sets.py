@@ -99,6 +99,21 @@ def test_who_is_not_sure_counts_only_where_somebody_must_be(
     assert len(found.tracks) == people
 
 
+def test_somebody_seen_for_a_third_of_a_second_counts(tmp_path: Path) -> None:
+    """The clip has 15 frames a second: two pictures that are looked at."""
+
+    class Passing(Standing):
+        looks = 0
+
+        def find(self, rgb: np.ndarray) -> People:
+            self.looks += 1
+            return super().find(rgb) if self.looks in (2, 3) else People(np.zeros((0, 4)), np.zeros(0))
+
+    drafts = Drafts(tmp_path / "drafts", Passing, "a")
+    (found,), _ = drafts.draft([clip(tmp_path, "some/one.mp4", "fall")], lambda done, total: None)
+    assert [each.steps for each in found.tracks] == [[1, 2], [1, 2]]
+
+
 def test_the_sets_say_who_does_what(tmp_path: Path) -> None:
     """The actor's label on every frame that is learned from, nothing of the other; nobody of `none` does any of it."""
     taught = [

@@ -25,6 +25,9 @@ from stmixer.trainer.teach.clips import LabelledClip, SkippedClip
 EVERY = 5
 """Every how manieth frame is looked at; boxes between lie on the line."""
 
+MIN_LENGTH_S = 0.25
+"""Shorter tracks are dropped. Somebody who sits down or jumps may be lost and found again in between."""
+
 SURE = 0.5
 """Whose best score is less is nobody, but in a clip with a label in which nobody is surer: somebody must be there."""
 
@@ -87,7 +90,9 @@ class Drafts:
         if not file.exists():
             if self._finder is None:
                 self._finder = self._make()
-            looked = draft_video(clip.name, clip.path, self._finder, LabelOptions(every=EVERY))
+            looked = draft_video(
+                clip.name, clip.path, self._finder, LabelOptions(every=EVERY, min_length_s=MIN_LENGTH_S)
+            )
             found = replace(looked, tracks=_sure(looked.tracks, clip))
             _write(picture, cv2.imencode(".jpg", _strip(found, clip)[:, :, ::-1])[1].tobytes())
             _write(file, json.dumps(_as_dict(found)).encode())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -50,10 +50,11 @@ def main() -> None:
     try:
         app()
     except (MediaError, StmixerError) as error:
-        _fail(f"{error} ({error.code})")
+        fail(f"{error} ({error.code})")
 
 
-def _fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
+    """One line on stderr, and exit code 2."""
     print(f"stmixer: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(EXIT_USAGE)
 
@@ -154,7 +155,7 @@ def detect(
         batch_size=batch_size, explain=explain, bar=_progress, on_response=_teller(inputs, outputs),
     )  # fmt: skip
     if failed := command.run(inputs):
-        _fail(f"{len(failed)} of {len(inputs)} could not be used, the first of them {failed[0][0].name}")
+        fail(f"{len(failed)} of {len(inputs)} could not be used, the first of them {failed[0][0].name}")
 
 
 def _is_onnx(weights: Path | None) -> bool:

@@ -44,7 +44,11 @@ NOT_RUN = {
         "stmixer bench streams",
     ): "measures for minutes; tests/service/test_bench_streams.py is shorter",
     ("docs/proxy.md", "stmixer serve --keys"): "the addresses are made up; tests/service/test_proxies.py has its own",
-    ("docs/train.md", "stmixer-train calibrate"): "wants weights that find people; "
+    (
+        "docs/train.md",
+        "stmixer teach my_actions",
+    ): "learns for minutes; tests/trainer/test_teach.py does it at toy length",
+    ("docs/train.md", "stmixer-train calibrate"): "wants more than the toy run's few videos to fit on; "
     "tests/trainer/test_calibration.py has such",
     (
         "weights/README.md",

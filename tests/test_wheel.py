@@ -17,6 +17,7 @@ from packaged import ROOMS, ROOT, build, copied
 
 NEEDED = {
     "stmixer/__init__.py",
+    "stmixer/cli.py",
     "stmixer/py.typed",
     "stmixer/model/detector.py",
     "stmixer/media/decode.py",
@@ -26,6 +27,7 @@ NEEDED = {
     "stmixer/service/web/style.css",
     "stmixer/trainer/cli.py",
     "stmixer/trainer/presets/custom.yaml",
+    "stmixer/trainer/presets/teach.yaml",
     "stmixer/weights/stmixer-rt.safetensors",
     "stmixer/weights/stmixer-rt.onnx",
     "stmixer/weights/stmixer-rt.frame.onnx",
@@ -118,7 +120,7 @@ def test_it_is_the_installed_one_that_runs_and_it_is_light(installed: Path, tmp_
     assert ran.stdout.strip() == str(installed / "stmixer" / "__init__.py")
 
 
-@pytest.mark.parametrize("module", ["stmixer.service.cli", "stmixer.model.cli", "stmixer.trainer.cli"])
+@pytest.mark.parametrize("module", ["stmixer.cli", "stmixer.service.cli", "stmixer.model.cli", "stmixer.trainer.cli"])
 def test_its_commands_start(installed: Path, tmp_path: Path, module: str) -> None:
     ran = run(installed, tmp_path, "-m", module, "--help")
     assert ran.returncode == 0, ran.stderr

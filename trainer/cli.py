@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from stmixer.trainer.config.file import load_config, load_phases, parse_config, presets
+from stmixer.trainer.config.file import load_config, load_phases, parse_config, presets, settings_of
 from stmixer.trainer.config.run import CustomSet, RunConfig
 from stmixer.trainer.errors import DivergedError, TrainError
 
@@ -328,23 +327,10 @@ def _device(name: str | None) -> torch.device:
 
 
 def _overrides(settings: list[str] | None, data_root: Path | None) -> dict[str, Any]:
-    """``a.b=value`` pairs as nested keys; values are YAML. ``data_root`` is relative to the folder that the command
-    runs in, not to the YAML's. Raises TrainError.
+    """``--set`` and ``--data-root``. The latter is relative to the folder that the command runs in, not to the YAML's.
+    Raises TrainError.
     """
-    merged: dict[str, Any] = {}
-    for setting in settings or []:
-        key, separator, text = setting.partition("=")
-        if not separator or not key:
-            raise TrainError(f"--set wants KEY=VALUE, got {setting!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise TrainError(f"--set {key}: {text!r} is not YAML") from None
-        *path, last = key.split(".")
-        place = merged
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
+    merged = settings_of(settings or [])
     if data_root is not None:
         if "data_root" in merged:
             raise TrainError("give --data-root or --set data_root, not both")

@@ -9,6 +9,7 @@ import torch
 import yaml
 from training import custom_set, run_config
 
+from stmixer.model.bundled import bundled
 from stmixer.model.card import ModelCard, read_header
 from stmixer.model.checkpoint import read_tensors, save
 from stmixer.model.detector import build
@@ -98,6 +99,39 @@ def test_the_mean_of_two_files(tmp_path: Path) -> None:
         initial_detector(config, read_header(one)[0].labels)
     with pytest.raises(TrainError, match="average_with wants weights"):
         run_config(root, init={"average_with": str(two)})
+
+
+def test_labels_that_the_file_has_keep_what_it_knows(tmp_path: Path) -> None:
+    """Whatever their order; the others start as those of a new network do."""
+    one = saved(tmp_path / "one.safetensors", 1, "walk", "fall", "sit")
+    root = custom_set(tmp_path / "custom", BOXES, SPLITS)
+    labels = (Label(1, "fall"), Label(2, "wave"), Label(3, "walk"))
+    init = {"weights": str(one), "classifier": "matching", "seed": 5}
+    config = run_config(root, init=init, labels=[label.name for label in labels])
+    started, theirs = initial_detector(config, labels).state_dict(), read_tensors(one)
+    fresh = build(variant("tiny", classes=3), seed=5).state_dict()
+    heads = [name for name in started if ".action_head.3." in name]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(started[name], torch.stack([theirs[name][1], fresh[name][1], theirs[name][0]]))
+    rest = [name for name in started if name not in heads]
+    assert all(torch.equal(started[name], theirs[name]) for name in rest)
+
+
+def test_a_set_of_ones_own_starts_from_the_bundled_weights(tmp_path: Path) -> None:
+    """From nothing only who asks for it, and another model does not start from them in silence."""
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: custom\nrun_dir: run\n")
+    config = load_config(path)
+    assert (config.model, config.init.classifier) == ("rt_nano", "matching")
+    assert config.init.weights == bundled()["stmixer-rt"].file
+    assert load_config(path, {"init": {"weights": None}}).init.weights is None
+    other = load_config(path, {"model": "tiny", "labels": ["walk", "fall"]})
+    with pytest.raises(
+        TrainError,
+        match=r"init.weights: stmixer-rt.safetensors is of another variant than model tiny; .* init: {weights: null}",
+    ):
+        initial_detector(other, (Label(1, "walk"), Label(2, "fall")))
 
 
 def test_a_backbone_half_way_back_to_where_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

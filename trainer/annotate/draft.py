@@ -14,7 +14,7 @@ from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import DrawnActor, draw_actors
 from stmixer.media.errors import MediaError
 from stmixer.model.clip import MAX_ASPECT, input_size
-from stmixer.trainer.annotate.person_detector import PersonDetector, Pixels
+from stmixer.trainer.annotate.person_detector import PersonFinder, Pixels
 from stmixer.trainer.annotate.tracks import Track, Tracker
 from stmixer.trainer.data.check import frame_times
 
@@ -64,7 +64,7 @@ class Draft:
 def draft_video(
     name: str,
     path: Path,
-    detector: PersonDetector,
+    detector: PersonFinder,
     options: LabelOptions,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Draft:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -43,6 +44,14 @@ class People:
 
     boxes_xyxy: Boxes
     scores: NDArray[np.float64]
+
+
+class PersonFinder(Protocol):
+    """Whatever finds people on a picture."""
+
+    def find(self, rgb: Pixels) -> People:
+        """People on an (H, W, 3) uint8 RGB picture; boxes are cut off at its edges."""
+        ...
 
 
 class PersonDetector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -105,6 +105,25 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise TrainError([f"{where}: {_fault(fault)}" for fault in error.errors(include_url=False)]) from None
+
+
+def settings_of(settings: Sequence[str]) -> dict[str, Any]:
+    """``a.b=value`` pairs as nested keys; values are YAML. Raises TrainError."""
+    merged: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key:
+            raise TrainError(f"--set wants KEY=VALUE, got {setting!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TrainError(f"--set {key}: {text!r} is not YAML") from None
+        *path, last = key.split(".")
+        place = merged
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return merged
 
 
 def presets() -> tuple[str, ...]:

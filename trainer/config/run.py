@@ -187,8 +187,9 @@ class InitSection(Section):
     average_with: Path | None = None
     """Another file of the same origin: training starts from the mean of both (Wortsman et al., Model soups, 2022). In
     phases, the name of an earlier one."""
-    classifier: Literal["keep", "new"] = "new"
-    """Whether the action heads' last layers come from the file too, which then must have the same labels."""
+    classifier: Literal["keep", "matching", "new"] = "new"
+    """Whether the action heads' last layers come from the file too. ``keep``: whole, and then the file must have the
+    same labels; ``matching``: the rows of labels that it has by the same name, the others are learned anew."""
     backbone: Path | None = None
     """A file (model.foreign.pretrained) that the backbone starts from: a classifier's, or for ``rt_nano`` a detector's,
     of which the dense person head comes too. Beside ``weights`` that once started from it, training starts half-way
@@ -321,6 +322,11 @@ class EvaluateSection(Section):
     score_threshold: Share = 0.6
     keep_top3: bool = True
     """The official evaluation's way with a clip in which nobody reaches the threshold."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights a run writes: the last, or those of the evaluation with the highest mAP, the mean over the sets; of
+    equal ones the later."""
+    patience: Count | None = None
+    """End training after so many evaluations, one after the other, of no higher mAP than the best before."""
     out_of_set_labels: tuple[str, ...] = ()
     """Of people whose set says which labels are absent, these are told by themselves too: how many have one of them."""
 
@@ -403,6 +409,9 @@ class RunConfig(Section):
             raise ValueError(f"stills: {self.model} wants whole clips; only realtime variants see frames one by one")
         if self.cached_features is not None:
             self._fit_for_cached_features()
+        looks = self.evaluate.keep == "best" or self.evaluate.patience is not None
+        if looks and self.optimiser.ema_decay is not None:
+            raise ValueError("evaluate: keep: best and patience look at weights as they are; leave out ema_decay")
         if not self.sets:
             raise ValueError("sets is empty: name at least one")
         if self.detector().decoder.cells == 0:

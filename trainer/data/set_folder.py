@@ -33,8 +33,8 @@ def make_writable(folder: Path) -> None:
 
 def write_tables(out: Path, videos: Sequence[Row], boxes: Sequence[Row]) -> None:
     """``boxes.csv`` and ``videos.csv``, rows as VIDEO_COLUMNS and BOX_COLUMNS say. Raises OSError."""
-    _write_csv(out / "boxes.csv", BOX_COLUMNS, boxes)
-    _write_csv(out / "videos.csv", VIDEO_COLUMNS, videos)
+    write_csv(out / "boxes.csv", BOX_COLUMNS, boxes)
+    write_csv(out / "videos.csv", VIDEO_COLUMNS, videos)
 
 
 def rate_text(fps: float) -> str:
@@ -42,7 +42,7 @@ def rate_text(fps: float) -> str:
     return f"{fps:.3f}".rstrip("0").rstrip(".")
 
 
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+def write_csv(path: Path, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
     unfinished = path.with_name(path.name + ".partial")
     try:
         with unfinished.open("w", newline="", encoding="utf-8") as file:

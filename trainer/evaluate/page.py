@@ -15,7 +15,7 @@ from stmixer.trainer.evaluators.people import PersonScore
 from stmixer.trainer.evaluators.person_cut import PRECISION_FROM
 from stmixer.trainer.evaluators.tables import HEIGHT_AT
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --warn: #8a3b00; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8e8e8; --paper: #16181b; --soft: #9a9a9a; --line: #34373b; --warn: #ffb070; }
@@ -89,7 +89,7 @@ def _document(title: str, body: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 

@@ -35,6 +35,7 @@ from stmixer.trainer.data.loader import one_thread
 from stmixer.trainer.data.segments import SegmentSet
 from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.training.named_files import by_contents, contents
+from stmixer.trainer.training.progress import Progress
 
 log = logging.getLogger("stmixer.train")
 
@@ -56,9 +57,14 @@ def feature_folder(root: Path, config: RunConfig, detector: Detector) -> Feature
 
 
 def make_features(
-    folder: FeatureFolder, config: RunConfig, sources: Sequence[ClipSource], detector: Detector, device: torch.device
+    folder: FeatureFolder,
+    config: RunConfig,
+    sources: Sequence[ClipSource],
+    detector: Detector,
+    device: torch.device,
+    progress: Progress | None = None,
 ) -> None:
-    """Make the segments that are not there yet; a run that was cut off goes on here.
+    """Make the segments that are not there yet; a run that was cut off goes on here. ``progress`` is told ``features``.
 
     Raises:
         TrainError: the folder holds maps of something else, or cannot be written.
@@ -72,7 +78,7 @@ def make_features(
         made.write_text(json.dumps(of, indent=1) + "\n", encoding="utf-8")
         missing = folder.missing()
         if missing:
-            _make(folder, missing, config, sources, detector, device)
+            _make(folder, missing, config, sources, detector, device, progress)
 
 
 def _what_made(path: Path) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def _make(
     sources: Sequence[ClipSource],
     detector: Detector,
     device: torch.device,
+    progress: Progress | None,
 ) -> None:
     assert config.cached_features is not None
     segments = SegmentSet(
@@ -127,6 +134,8 @@ def _make(
         folder.write(
             segment, _maps(backbone, segment.clip.frames, folder.canvas_wh, detector.config.preprocess, device)
         )
+        if progress is not None:
+            progress("features", folder.count - len(missing) + done, folder.count)
         if done % 100 == 0:
             log.info(f"{done} of {len(missing)} segments")
 

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
+from stmixer.model.card import read_header
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector
 from stmixer.model.heap import keep_freed_memory
@@ -32,11 +33,13 @@ from stmixer.trainer.data.records import Split
 from stmixer.trainer.data.sets import RunData, label_list, load_data
 from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.long_term.windows import Windows, clips_at_once, make_windows
+from stmixer.trainer.training.best_weights import BestWeights, finds_somebody
 from stmixer.trainer.training.cached_features import feature_folder, make_features, wait_for_features
 from stmixer.trainer.training.checkpoint_files import CheckpointFiles
 from stmixer.trainer.training.data_wait import DataWait
 from stmixer.trainer.training.devices import check_devices
 from stmixer.trainer.training.module import TrainingModule
+from stmixer.trainer.training.progress import Progress, StepProgress
 from stmixer.trainer.training.run_folder import RunFolder
 from stmixer.trainer.training.weights import initial_detector, write_weights
 
@@ -74,8 +77,11 @@ class ResumeCheckpoint(Callback):
             raise TrainError(f"{self._path} cannot be written: {failure}{stays}")
 
 
-def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
+def fit(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> TrainingModule:
     """Train. Everything that can be wrong with data or folder is said before the first step.
+
+    Args:
+        progress: is told how far it has come, in place of a bar on a terminal.
 
     Raises:
         TrainError: faults of data, configuration or folder.
@@ -92,9 +98,19 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     labels = label_list(data.labels)
     detector = initial_detector(config, labels)
     first = None if config.mixing == 1 else {k: v.clone() for k, v in detector.state_dict().items()}
-    cached = None if config.cached_features is None else _features(folder.root / "features", config, data, detector)
+    cached = None
+    if config.cached_features is not None:
+        cached = _features(folder.root / "features", config, data, detector, progress)
     sizes = tuple(len(source.split) for source in data.train) if cached is None else cached.sizes
-    trainer = build_trainer(config, folder, len(training_plan(config, data, sizes, 1, 0)))
+
+    def write(path: Path) -> None:
+        trained = finds_somebody(module.reports)
+        write_weights(path, module.detector, first, config, data, labels, trained=trained)
+
+    best = BestWeights(folder.best if config.evaluate.keep == "best" else None, write, config.evaluate.patience)
+    shown = [] if progress is None else [StepProgress(progress)]
+    steps = len(training_plan(config, data, sizes, 1, 0))
+    trainer = build_trainer(config, folder, steps, [best, *shown], bar=progress is None and sys.stderr.isatty())
     plan = training_plan(config, data, sizes, trainer.world_size, trainer.global_rank)
     windows = training_windows(config, data, detector.config)
     module = TrainingModule(detector, config, len(plan), data.val, labels, windows)
@@ -111,9 +127,23 @@ def fit(config: RunConfig, *, resume: bool = False) -> TrainingModule:
     with _faults_in_one_line(folder):
         trainer.fit(module, train, val, ckpt_path=str(folder.checkpoint) if resume else None, weights_only=False)
     if trainer.is_global_zero and trainer.state.finished:
-        write_weights(folder.weights, module.detector, first, config, data, labels)
-        log.info(f"wrote {folder.weights}")
+        _finish(folder, best, write)
     return module
+
+
+def _finish(folder: RunFolder, best: BestWeights, write: Callable[[Path], None]) -> None:
+    """The run's file: the best weights where they are kept, else the last. Raises TrainError."""
+    if best.path is not None and best.path.exists():
+        with writing(folder.weights):
+            best.path.replace(folder.weights)
+    elif best.path is None or not folder.weights.exists():  # a run that was done already keeps what was best
+        write(folder.weights)
+    log.info(f"wrote {folder.weights}")
+    if not read_header(folder.weights)[0].trained:
+        log.warning(
+            f"{folder.weights} finds nobody on the validation sets and says so of itself (trained: false): "
+            "train for longer, on more, or from weights that find people"
+        )
 
 
 @contextmanager
@@ -151,8 +181,9 @@ def _goes_on(folder: RunFolder) -> str:
     return "; go on with --resume" if folder.checkpoint.exists() else ""
 
 
-def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
-    """Train runs of which each starts from the one before. ``resume`` passes over those that are done.
+def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False, progress: Progress | None = None) -> None:
+    """Train runs of which each starts from the one before. ``resume`` passes over those that are done. ``progress`` as
+    for ``fit``.
 
     Raises:
         TrainError, DivergedError: as ``fit``.
@@ -161,7 +192,8 @@ def fit_phases(configs: Sequence[RunConfig], *, resume: bool = False) -> None:
         if resume and len(configs) > 1 and (config.run_dir / "weights.safetensors").exists():
             log.info(f"{config.run_dir} is done")
         else:
-            fit(config, resume=resume and (len(configs) == 1 or RunFolder(config.run_dir).checkpoint.exists()))
+            begun = resume and (len(configs) == 1 or RunFolder(config.run_dir).checkpoint.exists())
+            fit(config, resume=begun, progress=progress)
 
 
 def quieten_lightning() -> None:
@@ -185,11 +217,14 @@ def training_windows(
     return train, val
 
 
-def _features(root: Path, config: RunConfig, data: RunData, detector: Detector) -> FeatureClips:
+def _features(
+    root: Path, config: RunConfig, data: RunData, detector: Detector, progress: Progress | None
+) -> FeatureClips:
     """The first process makes them while others wait, or have not started yet."""
     maps = feature_folder(root, config, detector)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        make_features(maps, config, data.train, detector, torch.device("cuda" if _on_cuda(config) else "cpu"))
+        device = torch.device("cuda" if _on_cuda(config) else "cpu")
+        make_features(maps, config, data.train, detector, device, progress)
     wait_for_features(maps)
     return FeatureClips(maps, detector.config.clip, config.augment, len(data.train))
 
@@ -217,16 +252,18 @@ def _on_cuda(config: RunConfig) -> bool:
     return torch.cuda.is_available() and config.accelerator != "cpu"
 
 
-def build_trainer(config: RunConfig, folder: RunFolder, steps: int) -> L.Trainer:
-    """Lightning's loop as the configuration wants it; an epoch has ``steps``.
+def build_trainer(
+    config: RunConfig, folder: RunFolder, steps: int, more: Sequence[Callback] = (), *, bar: bool = False
+) -> L.Trainer:
+    """Lightning's loop as the configuration wants it; an epoch has ``steps``. ``more``: besides what every run has;
+    ``bar``: one on the terminal.
 
     Under torchrun the process takes its place from the environment.
     """
     files = CheckpointFiles()
-    callbacks: list[Callback] = [ResumeCheckpoint(folder.checkpoint, config.checkpoint_every, files), DataWait()]
+    callbacks: list[Callback] = [ResumeCheckpoint(folder.checkpoint, config.checkpoint_every, files), DataWait(), *more]
     if config.optimiser.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.optimiser.ema_decay))
-    bar = sys.stderr.isatty()
     if bar:
         callbacks.append(RichProgressBar())
     every = config.evaluate.every_epochs

@@ -2,7 +2,8 @@
 
 ``config.yaml`` (all keys), ``files.json`` (what was in the files that it names), ``versions.json`` (packages, git
 commit), ``metrics/start_<n>/metrics.csv`` (one folder per
-start), ``last.ckpt`` (to go on from), ``frozen.txt`` (parameters that are not trained), ``weights.safetensors``.
+start), ``last.ckpt`` (to go on from), ``best.safetensors`` (while a run that keeps the best is under way),
+``frozen.txt`` (parameters that are not trained), ``weights.safetensors``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class RunFolder:
         self.files = root / "files.json"
         self.checkpoint = root / "last.ckpt"
         self.weights = root / "weights.safetensors"
+        self.best = root / "best.safetensors"
 
     def open(self, config: RunConfig, *, resume: bool) -> None:
         """Make the folder, or find the run in it.

@@ -38,6 +38,12 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
             load_exactly(detector, detector.state_dict() | _pretrained(config, wanted))
             return detector
         card, _ = read_header(config.init.weights)
+        theirs, ours = ((c.backbone.kind, c.backbone.map_channels) for c in (card.config, wanted))
+        if theirs != ours:
+            raise TrainError(
+                f"init.weights: {config.init.weights.name} is of another variant than model {config.model}; name the "
+                "model that it is of, other weights, or train from nothing with init: {weights: null}"
+            )
         tensors = read_tensors(config.init.weights)
         if config.init.average_with is not None:
             tensors = _with_another(tensors, config.init.average_with, card)
@@ -49,14 +55,27 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
                         f"init.backbone: {config.init.weights} has no such {name}: it is of another variant"
                     )
             tensors |= _between(tensors, pretrained, 0.5)
-        if config.init.classifier == "new":
-            tensors |= {k: v for k, v in detector.state_dict().items() if ".action_head.3." in k}
+        if config.init.classifier != "keep":
+            names = [label.name for label in card.labels] if config.init.classifier == "matching" else []
+            tensors |= _classifiers(tensors, names, detector, [label.name for label in labels])
         elif [label.name for label in card.labels] != [label.name for label in labels]:
             raise TrainError(f"{config.init.weights} has other labels; with init.classifier: new they are learned anew")
         load_exactly(detector, tensors)
     except CheckpointError as error:
         raise TrainError(str(error).splitlines()) from None
     return detector
+
+
+def _classifiers(
+    tensors: Mapping[str, Tensor], theirs: Sequence[str], detector: Detector, ours: Sequence[str]
+) -> dict[str, Tensor]:
+    """The action heads' last layers: rows of a file's tensors for the labels that it has, else the detector's own."""
+    fresh = {name: x.clone() for name, x in detector.state_dict().items() if ".action_head.3." in name}
+    for name, x in fresh.items():
+        for row, label in enumerate(ours):
+            if label in theirs:
+                x[row] = tensors[name][theirs.index(label)].to(x)
+    return fresh
 
 
 def _pretrained(config: RunConfig, wanted: DetectorConfig) -> dict[str, Tensor]:
@@ -75,10 +94,13 @@ def write_weights(
     config: RunConfig,
     data: RunData,
     labels: Sequence[Label],
+    *,
+    trained: bool = True,
 ) -> None:
     """The trained detector as a self-describing file.
 
     Args:
+        trained: what the file says of itself; False for one that finds nobody.
         first: the tensors it started from, where only ``mixing`` of the way from them is to be written.
 
     Raises:
@@ -95,7 +117,7 @@ def write_weights(
     card = ModelCard(
         replace(detector.config),
         tuple(labels),
-        trained=True,
+        trained=trained,
         trained_on=names,
         licence=config.licence,
         source=f"stmixer-train fit, {config.epochs} epochs from {start}",

@@ -104,7 +104,7 @@ def test_from_a_folder_to_served_weights(moves: Path, tmp_path: Path) -> None:
 
     card, _ = read_header(output)
     assert [label.name for label in card.labels] == ["aller à pied", "stand"]
-    assert (card.name, card.trained, card.trained_on) == ("mine", True, "2 clips of mes gestes (stmixer teach)")
+    assert (card.name, card.trained, card.trained_on) == ("mine", True, "3 clips of mes gestes (stmixer teach)")
     assert card.licence == read_header(Path("stmixer-rt"))[0].licence
     assert is_whole(output)
     assert "aller à pied, stand" in output.with_suffix(".md").read_text()

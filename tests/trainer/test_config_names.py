@@ -110,7 +110,7 @@ def test_a_recipe_names_no_place_of_its_data(tmp_path: Path) -> None:
     assert "data_root" not in yaml.safe_load(path.read_text())
     phases = load_phases(path, {"data_root": str(tmp_path)})
     assert {phase.data_root for phase in phases} == {tmp_path}
-    assert [phase.run_dir.name for phase in phases][-1] == "clips"
+    assert [phase.run_dir.name for phase in phases][-1] == "more_clips"
     done = CliRunner().invoke(
         main, ["fit", "-c", str(path), "--data-root", str(tmp_path), "--set", f"run_dir={tmp_path}"]
     )

@@ -24,7 +24,7 @@ class Runner:
     """Stands where the model would be: notes the windows it is given."""
 
     def __init__(self, known: bool = False) -> None:
-        self.card = SimpleNamespace(config=variant("tiny"), trained=True)
+        self.card = SimpleNamespace(config=variant("tiny"), trained=True, labels=())
         self.batches: list[list[Any]] = []
         self.forgotten: list[int] = []
         self._known = known
@@ -34,7 +34,8 @@ class Runner:
 
     def run(self, jobs: list[Any]) -> Any:
         self.batches.append(list(jobs))
-        return SimpleNamespace(actors=[[] for _ in jobs], postprocess_s=0.0, entries=None)
+        kept = [SimpleNamespace(action_scores=np.zeros((0, 0))) for _ in jobs]
+        return SimpleNamespace(actors=[[] for _ in jobs], kept=kept, postprocess_s=0.0, entries=None)
 
     def forget(self, stream: int) -> None:
         self.forgotten.append(stream)

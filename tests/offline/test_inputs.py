@@ -107,7 +107,7 @@ def test_what_is_none(clips: Path, given: str, code: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "given", "said"),
     [
-        (["x.gif"], ["clips/a.mkv"], ".json or .mp4"),
+        (["x.gif"], ["clips/a.mkv"], ".json, .mp4 or .mot.txt"),
         (["nowhere/x.json"], ["clips/a.mkv"], "does not exist"),
         (["x.json"], ["clips"], "there are 4: take .jsonl, .csv or a folder"),
         (["x.mp4"], ["clips/still.JPG"], "drawn upon as .jpg"),

@@ -176,7 +176,7 @@ def test_results_do_not_depend_on_the_batch(in_process, tiny_weights: Path, tmp_
     [
         (["missing.mp4"], "does not exist"),
         ([str(OWN_CLIPS.parents[1] / "docker")], "is a folder without videos"),
-        ([str(OWN_CLIPS / "walk.mp4"), "-o", "x.gif"], ".json or .mp4"),
+        ([str(OWN_CLIPS / "walk.mp4"), "-o", "x.gif"], ".json, .mp4 or .mot.txt"),
         ([str(OWN_CLIPS / "walk.mp4"), "-o", "/nowhere/x.json"], "does not exist"),
         ([str(OWN_CLIPS / "walk.mp4"), "--keyframe-hz", "0"], "keyframe-hz"),
         pytest.param([str(OWN_CLIPS / "walk.mp4"), "--model", "resnet"], "known: slowonly_r50", marks=pytest.mark.slow),

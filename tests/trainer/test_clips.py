@@ -35,9 +35,12 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
     def run(jobs: list[Any]) -> Any:
         windows.extend(job.frames for job in jobs)
         actors: list[tuple[()]] = [() for _ in jobs]
-        return SimpleNamespace(preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, entries=None)
+        kept = [SimpleNamespace(action_scores=np.zeros((0, 0))) for _ in jobs]
+        return SimpleNamespace(
+            preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, kept=kept, entries=None
+        )
 
-    card = SimpleNamespace(config=config, trained=True)
+    card = SimpleNamespace(config=config, trained=True, labels=())
     runner = SimpleNamespace(card=card, run=run, forget=lambda stream: None, missing=tuple, bank_bytes=(0, 0))
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
     results = list(FileResults(runner, path, options))  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ MOST_RULES = 50
 """Of a stream, and of the file for all streams."""
 MOST_CORNERS = 50
 """Of a zone."""
+MOST_CORNERS_IN_ALL = 400
+"""Of a stream's zones together: what a keyframe with a crowd in it, and a check of rules, may take."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -88,7 +90,10 @@ class Rules(Wire):
 
 
 class Events(Wire):
-    """``GET /v1/events``: the newest first. ``next``: for ``before``, where there are more."""
+    """``GET /v1/events``: those told first last. ``next``: for ``before``, where there are more. ``latest``: for
+    ``after``, which then has what began or changed since, all of it, in the order of the changes.
+    """
 
     events: list[Event]
     next: int | None
+    latest: int

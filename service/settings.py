@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -116,8 +117,8 @@ class Settings(BaseSettings):
             return self
         if self.events_file is None:
             raise ValueError("--webhook needs --events-file: what is not delivered yet waits there")
-        url = urlsplit(self.webhook)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        url = _web_address(self.webhook)
+        if url is None:
             raise ValueError("--webhook takes an address like https://host/path")
         if url.username is not None or url.password is not None:
             raise ValueError("--webhook takes no user and password; --webhook-secret-file signs what is posted")
@@ -155,3 +156,17 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _web_address(url: str) -> SplitResult | None:
+    """None for what is no http or https address of a host that there can be."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if re.fullmatch(r"[\d.]+", host) or ":" in host:
+            ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    written = re.fullmatch(r"\w[\w-]*(\.[\w-]+)*\.?", host) or ":" in host
+    good = parts.scheme in ("http", "https") and written and port != 0 and not re.search(r"[\s\x00-\x1f\x7f]", url)
+    return parts if good else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stmixer.service.event_schemas import Event
 from stmixer.service.ipc.messages import Action, Actor
 from stmixer.service.schemas import FrameSize, Result, Timings
 
@@ -31,3 +32,11 @@ def result(at_s: float, *people: Actor, warming: bool = False, since_us: int = T
 def fell(track: int, score: float = 0.9, box: Box = PLACES[0]) -> Actor:
     """Somebody who falls with this score."""
     return person(track, box, 0.9, fall=score)
+
+
+def event(name: str, rule: str = "fall") -> Event:
+    """A start of somebody's in ``hall``."""
+    return Event(
+        event_id=name, rule=rule, stream="hall", state="start", track_id=1, started_at_us=T0_US, ended_at_us=None,
+        score_max=0.9, box=PLACES[0], zone=None,
+    )  # fmt: skip

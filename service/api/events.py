@@ -23,6 +23,7 @@ router = APIRouter()
 
 Moment = Annotated[int | None, Query(ge=0, lt=2**63, description="epoch µs: those that began then or later")]
 Place = Annotated[int | None, Query(ge=0, lt=2**63, description="`next` of the answer before")]
+Change = Annotated[int | None, Query(ge=0, lt=2**63, description="`latest` of an answer: what has changed since")]
 EVENT = "/v1/events/{event_id}"
 EventId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Name = Annotated[str | None, Query(max_length=100)]
@@ -35,15 +36,17 @@ async def events(
     rule: Name = None,
     since: Moment = None,
     before: Place = None,
+    after: Change = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Events:
-    """What has come of rules: each event as it is now, those that began last first; of one's own streams, and of
-    everybody's with scope admin."""
+    """What has come of rules: each event as it is now, those whose start was told last first; with `after` those that
+    have begun or changed since, the change that is longest ago first. Of one's own streams, and of everybody's with
+    scope admin."""
     caller: Caller = request.state.caller
     caller.allow("stream")
     service: Service = request.app.state.service
-    page = await service.events.page(Wanted(owner_seen(caller), stream, rule, since, before, limit))
-    return Events(events=list(page.events), next=page.next)
+    page = await service.events.page(Wanted(owner_seen(caller), stream, rule, since, before, after, limit))
+    return Events(events=list(page.events), next=page.next, latest=page.latest)
 
 
 @router.get(ONE + "/rules", responses=NOT_THERE)

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from stmixer.service.errors import InputError, StartError
@@ -32,7 +32,11 @@ RETURN_S = 60.0
 TOLD_WITHIN_S = 1.0
 """How long the end of a stream waits for its last events to be told."""
 MOST_QUEUED = 10_000
-"""Changes that wait to be written down; beyond that only events do."""
+"""Changes that wait to be written down; beyond that only events do, and of what a disk did not take the newest."""
+AGAIN_S = 5.0
+"""Until what a disk did not take is written again, if nothing comes before."""
+MOST_ENDS = 10_000
+"""Streams that may come back whose last ends are known, and of each the rules: a hundredth of that."""
 
 
 class EventDesk:
@@ -52,6 +56,7 @@ class EventDesk:
         self._left: dict[StreamName, list[Occurrence]] = {}
         self._newest_tracks: dict[StreamName, int] = {}
         self._quiet_us: dict[StreamName, dict[str, int]] = {}
+        self._unsaved: list[Change] = []
         self._queue: deque[tuple[WatchedStream | None, Change]] = deque()
         self._wishes: dict[str, ClipWish] = {}
         self._flushes: list[asyncio.Future[None]] = []
@@ -92,6 +97,8 @@ class EventDesk:
         self.leaving = True
         for stream in list(self._streams.values()):
             await self.exit(stream)
+        if self._unsaved:
+            await self._flush_soon()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -114,7 +121,7 @@ class EventDesk:
             number, known, period_s,
             returns=returns, common=self._common, newest_track=self._newest_tracks.get(known, 0) if returns else 0,
             left=self._left.pop(known, []) if returns else [],
-            quiet_us=self._quiet_us.pop(known, {}) if returns else {}, put=self._put,
+            quiet_us=self._quiet_us.get(known, {}) if returns else {}, put=self._put,
         )  # fmt: skip
         self._streams[known.name] = stream
         return stream
@@ -124,7 +131,7 @@ class EventDesk:
         orphans = stream.set_rules(rules)
         if stream.rules:
             self._need_ledger()
-        await self._lose(stream.name, orphans, "rule_changed")
+        await self._lose(stream.name, orphans, "rule_changed" if stream.rules else "lost")
 
     async def exit(self, stream: WatchedStream) -> None:
         """It has ended. What comes of that is told when this returns."""
@@ -133,19 +140,14 @@ class EventDesk:
         del self._streams[stream.name.name]
         comes_back = self.leaving and stream.returns and self._settings.events_file is not None
         stream.close(comes_back=comes_back)
-        left = stream.take_left()
-        with contextlib.suppress(TimeoutError):  # a disk that hangs keeps no stream from its end
-            async with asyncio.timeout(TOLD_WITHIN_S):
-                if not comes_back:
-                    await self._lose(stream.name, left, "lost")
-                await self.flush()
+        await self._flush_soon()
 
     # -- what has been
 
     async def page(self, wanted: Wanted) -> Page:
         """Events of now and before."""
         ledger = self._ledger
-        return Page((), None) if ledger is None else await ledger.do(ledger.store.page, wanted)
+        return Page((), None, wanted.after or 0) if ledger is None else await ledger.do(ledger.store.page, wanted)
 
     async def event(self, event_id: str) -> tuple[str, Event] | None:
         """One as it is now, and the owner of its stream (``StreamName``)."""
@@ -155,6 +157,8 @@ class EventDesk:
     # -- writing down, then telling
 
     def _put(self, stream: WatchedStream | None, change: Change) -> None:
+        if stream is not None and stream.returns:
+            self._note_ends(change)
         if change.events or len(self._queue) < MOST_QUEUED:
             self._queue.append((stream, change))
             self._changed.set()
@@ -168,6 +172,22 @@ class EventDesk:
         self._changed.set()
         await done
 
+    async def _flush_soon(self) -> None:
+        """A disk that hangs keeps nothing from its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_WITHIN_S):
+                await self.flush()
+
+    def _note_ends(self, change: Change) -> None:
+        """For cool-downs: the stream may end, and one of its name begin."""
+        ends = {event.rule: event.ended_at_us for event in change.events if event.ended_at_us is not None}
+        if not ends:
+            return
+        ends = self._quiet_us.pop(change.stream, {}) | ends
+        self._quiet_us[change.stream] = dict(list(ends.items())[-MOST_ENDS // 100 :])
+        if len(self._quiet_us) > MOST_ENDS:
+            del self._quiet_us[next(iter(self._quiet_us))]
+
     def _need_ledger(self) -> None:
         """In memory, where no file was named."""
         if self._ledger is None:
@@ -180,7 +200,9 @@ class EventDesk:
 
     async def _keep_telling(self) -> None:
         while True:
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S if self._unsaved else None):
+                    await self._changed.wait()
             self._changed.clear()
             flushes, self._flushes = self._flushes, []
             batch = list(self._queue)
@@ -195,9 +217,10 @@ class EventDesk:
 
     async def _write_and_tell(self, batch: list[tuple[WatchedStream | None, Change]]) -> None:
         ledger = self._ledger
-        if ledger is None or not batch:
+        if ledger is None or not (batch or self._unsaved):
             return
-        changes, spooled = [change for _, change in batch], self._webhook is not None
+        changes, spooled = [*self._unsaved, *(change for _, change in batch)], self._webhook is not None
+        self._unsaved = []
         try:
             given_up = await ledger.do(ledger.store.save, changes, spooled, time.time_ns() // 1000)
             if given_up:
@@ -205,13 +228,22 @@ class EventDesk:
                 log.error("%d events never reached the webhook: too many wait", given_up)
         except sqlite3.Error as error:
             self._metrics.event_store_errors.inc()
-            log.error("events cannot be written down (%s): they are told, and forgotten with the process", error)
+            self._keep_unsaved(changes if isinstance(error, sqlite3.OperationalError) else ())
+            log.error("events cannot be written down (%s): they are told, and %d wait", error, len(self._unsaved))
         self._metrics.events_open.set(sum(stream.open_count for stream in self._streams.values()))
         if self._webhook is not None:
             self._webhook.wake()
         for stream, change in batch:
             for event in change.events:
                 self._tell(stream, event)
+
+    def _keep_unsaved(self, changes: Iterable[Change]) -> None:
+        """Until the disk takes them; what is noted every so often anyway need not wait."""
+        waiting = [change for change in changes if change.events or change.newest_track is not None]
+        self._unsaved = waiting[-MOST_QUEUED:]
+        if self._webhook is not None:
+            gone = sum(len(change.events) for change in waiting[:-MOST_QUEUED])
+            self._metrics.deliveries.labels("webhook", "dead").inc(gone)
 
     def _tell(self, stream: WatchedStream | None, event: Event) -> None:
         self._metrics.events.labels(event.state).inc()

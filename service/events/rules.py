@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from stmixer.service.errors import InputError, StartError
-from stmixer.service.event_schemas import Rule, Rules
+from stmixer.service.event_schemas import MOST_CORNERS_IN_ALL, Rule, Rules
 from stmixer.service.events.zone import why_no_area
 
 MOST_NAMED = 100
@@ -20,6 +20,10 @@ MOST_NAMED = 100
 
 def check_rules(rules: Sequence[Rule], labels: Collection[str] | None = None) -> None:
     """Raises InputError (``bad_rule``) for the first that cannot be. ``labels``: the model's, where that is known."""
+    corners = sum(len(rule.zone or ()) for rule in rules)
+    if corners > MOST_CORNERS_IN_ALL:
+        many = f"the zones of all rules have {corners} corners together, at most {MOST_CORNERS_IN_ALL}"
+        raise InputError("bad_rule", f"{many}: draw them with fewer")
     seen: set[str] = set()
     for rule in rules:
         why = "two rules have this id: give each its own" if rule.id in seen else _why_not(rule, labels)

@@ -52,7 +52,9 @@ class Meeting:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """An event that is open, as it outlives the process. ``newest_track``: the highest number when it was seen last."""
+    """An event that is open, as it outlives the process. ``newest_track``: the highest number when it was seen last;
+    ``terms``: what its rule said.
+    """
 
     event_id: str
     rule: str
@@ -62,6 +64,7 @@ class Occurrence:
     score_max: float
     box: Box
     newest_track: int
+    terms: str
 
 
 @dataclass(eq=False, slots=True)
@@ -82,7 +85,7 @@ class RuleRuns:
     """``new_id`` gives an event its name."""
 
     def __init__(self, rule: Rule, stream: str, new_id: Callable[[], str]) -> None:
-        self.rule = rule
+        self.rule, self.terms = rule, rule.model_dump_json(exclude_defaults=True)
         self._stream, self._new_id = stream, new_id
         self._runs: dict[int | None, Run] = {}
         self._quiet_s = 0.0
@@ -167,7 +170,7 @@ class RuleRuns:
     def _begin(self, moment: Moment, person: Meeting) -> None:
         now = Occurrence(
             self._new_id(), self.rule.id, person.track_id, moment.at_us, moment.at_us, person.score, person.box,
-            moment.newest_track,
+            moment.newest_track, self.terms,
         )  # fmt: skip
         self._runs[person.track_id] = Run(now)
 

@@ -7,7 +7,9 @@ is killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,29 +21,33 @@ from stmixer.service.events.runs import Occurrence
 
 VERSION = 1
 MOST_EVENTS = 10_000
-"""Past events that are kept; the oldest give way."""
+"""Past events that are kept; beyond that the oldest of the owner who has most give way."""
 MOST_STREAMS = 10_000
-"""Whose people's highest number is kept."""
+"""Whose people's highest number is kept, likewise."""
 MOST_SPOOLED = 10_000
-"""Messages that wait for their receiver; the oldest give way, and are dead letters."""
+"""Messages that wait for their receiver, likewise; those that give way are dead letters."""
 
 _TABLES = """
 CREATE TABLE events (
     number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, stream TEXT NOT NULL,
-    rule TEXT NOT NULL, started_at_us INTEGER NOT NULL, open INTEGER NOT NULL, body TEXT NOT NULL
+    rule TEXT NOT NULL, started_at_us INTEGER NOT NULL, open INTEGER NOT NULL, changed INTEGER NOT NULL,
+    body TEXT NOT NULL
 );
-CREATE INDEX events_open ON events (open) WHERE open;
+CREATE INDEX events_past ON events (owner) WHERE NOT open;
+CREATE INDEX events_changed ON events (changed);
 CREATE TABLE occurrences (
     event_id TEXT PRIMARY KEY, owner TEXT NOT NULL, stream TEXT NOT NULL, rule TEXT NOT NULL, track_id INTEGER,
     started_at_us INTEGER NOT NULL, seen_at_us INTEGER NOT NULL, score_max REAL NOT NULL, box TEXT NOT NULL,
-    newest_track INTEGER NOT NULL
+    newest_track INTEGER NOT NULL, terms TEXT NOT NULL
 );
 CREATE TABLE streams (
     owner TEXT NOT NULL, stream TEXT NOT NULL, newest_track INTEGER NOT NULL, PRIMARY KEY (owner, stream)
 );
 CREATE TABLE spool (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL, body TEXT NOT NULL, at_us INTEGER NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, queue TEXT NOT NULL, body TEXT NOT NULL,
+    at_us INTEGER NOT NULL
 );
+CREATE INDEX spool_owner ON spool (owner, queue);
 """
 
 
@@ -65,32 +71,38 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message that is not delivered yet. ``at_us``: epoch µs of its event's change."""
+    """A message that is not delivered yet. ``queue``: of its owner's rule, in which messages keep their order;
+    ``at_us``: epoch µs of its event's change.
+    """
 
     number: int
-    rule: str
+    queue: str
     body: str
     at_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Of past events. ``owner`` None: of all; ``before``: a number of ``Page.next``."""
+    """Of past events. ``owner`` None: of all; ``before``: a number of ``Page.next``; ``after``: of ``Page.latest``."""
 
     owner: str | None = None
     stream: str | None = None
     rule: str | None = None
     since_us: int | None = None
     before: int | None = None
+    after: int | None = None
     limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The newest first. ``next``: where the following ones begin, None where there are none."""
+    """Those whose start was told last first; with ``Wanted.after`` in the order of their changes. ``next``: where the
+    following ones begin, None where there are none. ``latest``: what changes from now on comes after it, over restarts.
+    """
 
     events: tuple[Event, ...]
     next: int | None
+    latest: int
 
 
 class Store:
@@ -102,6 +114,9 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        if path is not None:
+            with contextlib.suppress(OSError):  # SQLite says what is wrong; files beside it get the same rights
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         try:
             self._open(":memory:" if path is None else str(path))
         except sqlite3.Error as error:
@@ -122,6 +137,7 @@ class Store:
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version={VERSION}")
+                (self._changed,) = self._db.execute("SELECT coalesce(max(changed), 0) FROM events").fetchone()
         except BaseException:
             self._db.close()
             raise
@@ -138,47 +154,80 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             for change in changes:
                 self._save(change, spooled, now_us)
-            return self._trim() if any(change.events for change in changes) else 0
+            return self._trim() if any(one.events or one.newest_track is not None for one in changes) else 0
 
     def _save(self, change: Change, spooled: bool, now_us: int) -> None:
         stream, execute = change.stream, self._db.execute
         for event in change.events:
             body, is_open = event.model_dump_json(), event.state != "end"
-            execute(
-                "INSERT INTO events (event_id, owner, stream, rule, started_at_us, open, body) VALUES (?,?,?,?,?,?,?) "
-                "ON CONFLICT (event_id) DO UPDATE SET open = excluded.open, body = excluded.body",
-                (event.event_id, stream.owner, stream.name, event.rule, event.started_at_us, is_open, body),
+            self._changed = changed = max(self._changed + 1, now_us)
+            told = execute(
+                "UPDATE events SET open = ?, changed = ?, body = ? WHERE event_id = ?",
+                (is_open, changed, body, event.event_id),
             )
+            if told.rowcount == 0:
+                execute(
+                    "INSERT INTO events (event_id, owner, stream, rule, started_at_us, open, changed, body) "
+                    "VALUES (?,?,?,?,?,?,?,?)",
+                    (
+                        event.event_id,
+                        stream.owner,
+                        stream.name,
+                        event.rule,
+                        event.started_at_us,
+                        is_open,
+                        changed,
+                        body,
+                    ),
+                )
             if not is_open:
                 execute("DELETE FROM occurrences WHERE event_id = ?", (event.event_id,))
             if spooled:
-                execute("INSERT INTO spool (rule, body, at_us) VALUES (?,?,?)", (event.rule, body, now_us))
+                queue = f"{stream.owner}/{event.rule}"
+                execute(
+                    "INSERT INTO spool (owner, queue, body, at_us) VALUES (?,?,?,?)",
+                    (stream.owner, queue, body, now_us),
+                )
         for one in change.opened:
             execute(
-                "INSERT OR REPLACE INTO occurrences VALUES (?,?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO occurrences VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (one.event_id, stream.owner, stream.name, one.rule, one.track_id, one.started_at_us, one.seen_at_us,
-                 one.score_max, json.dumps(one.box), one.newest_track),
+                 one.score_max, json.dumps(one.box), one.newest_track, one.terms),
             )  # fmt: skip
         if change.newest_track is not None:
             execute("INSERT OR REPLACE INTO streams VALUES (?,?,?)", (stream.owner, stream.name, change.newest_track))
 
     def _trim(self) -> int:
-        self._db.execute(
-            "DELETE FROM events WHERE NOT open AND number <= (SELECT max(number) FROM events) - ?", (MOST_EVENTS,)
-        )
-        self._db.execute("DELETE FROM streams WHERE rowid <= (SELECT max(rowid) FROM streams) - ?", (MOST_STREAMS,))
-        spare = "SELECT number FROM spool ORDER BY number DESC LIMIT -1 OFFSET ?"
-        return self._db.execute(f"DELETE FROM spool WHERE number IN ({spare})", (MOST_SPOOLED,)).rowcount
+        """Returns how many messages gave way."""
+        self._level("events WHERE NOT open", MOST_EVENTS)
+        self._level("streams WHERE 1", MOST_STREAMS)
+        return self._level("spool WHERE 1", MOST_SPOOLED)
+
+    def _level(self, which: str, most: int) -> int:
+        """Where there are more than so many, the oldest of those who have most give way. Returns how many."""
+        counts = dict(self._db.execute(f"SELECT owner, count(*) FROM {which} GROUP BY owner"))
+        table, room, gone = which.split()[0], most, 0
+        for at, (owner, count) in enumerate(sorted(counts.items(), key=lambda item: int(item[1]))):
+            kept = min(count, -(-room // (len(counts) - at)))
+            room -= kept
+            if kept < count:
+                spare = f"SELECT rowid FROM {which} AND owner = ? ORDER BY rowid LIMIT ?"
+                gone += self._db.execute(
+                    f"DELETE FROM {table} WHERE rowid IN ({spare})", (owner, count - kept)
+                ).rowcount
+        return gone
 
     def opened(self) -> dict[StreamName, list[Occurrence]]:
         """The events that are open, by their streams."""
         found: dict[StreamName, list[Occurrence]] = {}
-        for event_id, owner, stream, rule, track, started, seen, score, box, newest in self._db.execute(
-            "SELECT event_id, owner, stream, rule, track_id, started_at_us, seen_at_us, score_max, box, newest_track "
-            "FROM occurrences ORDER BY rowid"
+        for event_id, owner, stream, rule, track, started, seen, score, box, newest, terms in self._db.execute(
+            "SELECT event_id, owner, stream, rule, track_id, started_at_us, seen_at_us, score_max, box, newest_track, "
+            "terms FROM occurrences ORDER BY rowid"
         ):
             left, top, right, bottom = json.loads(box)
-            occurrence = Occurrence(event_id, rule, track, started, seen, score, (left, top, right, bottom), newest)
+            occurrence = Occurrence(
+                event_id, rule, track, started, seen, score, (left, top, right, bottom), newest, terms
+            )
             found.setdefault(StreamName(owner, stream), []).append(occurrence)
         return found
 
@@ -206,25 +255,30 @@ class Store:
         terms: list[tuple[str, object]] = [
             ("owner = ?", wanted.owner), ("stream = ?", wanted.stream), ("rule = ?", wanted.rule),
             ("started_at_us >= ?", wanted.since_us), ("number < ?", wanted.before),
+            ("changed > ?", wanted.after),
         ]  # fmt: skip
         given = [(term, value) for term, value in terms if value is not None]
         where = " AND ".join(["1", *(term for term, _ in given)])
+        order = "number DESC" if wanted.after is None else "changed"
         rows = self._db.execute(
-            f"SELECT number, body FROM events WHERE {where} ORDER BY number DESC LIMIT ?",
+            f"SELECT number, changed, body FROM events WHERE {where} ORDER BY {order} LIMIT ?",
             (*(value for _, value in given), wanted.limit + 1),
         ).fetchall()
-        events = tuple(Event.model_validate_json(body) for _, body in rows[: wanted.limit])
-        return Page(events, rows[wanted.limit - 1][0] if len(rows) > wanted.limit else None)
+        events = tuple(Event.model_validate_json(body) for _, _, body in rows[: wanted.limit])
+        number, changed, _ = rows[wanted.limit - 1] if len(rows) > wanted.limit else (None, None, None)
+        if wanted.after is None:
+            return Page(events, number, self._changed)
+        return Page(events, None, max(wanted.after, self._changed) if changed is None else changed)
 
     # -- what waits for its receiver
 
     def heads(self, besides: Iterable[str]) -> list[Waiting]:
-        """Of each rule the message whose turn it is, but of these rules; the oldest first."""
+        """Of each owner the oldest message that is in none of these queues; the oldest first."""
         left_out = list(besides)
         marks = ",".join("?" * len(left_out))
+        first = f"SELECT min(number) FROM spool WHERE queue NOT IN ({marks}) GROUP BY owner"
         rows = self._db.execute(
-            f"SELECT min(number), rule, body, at_us FROM spool WHERE rule NOT IN ({marks}) GROUP BY rule ORDER BY 1",
-            left_out,
+            f"SELECT number, queue, body, at_us FROM spool WHERE number IN ({first}) ORDER BY number", left_out
         )
         return [Waiting(*row) for row in rows]
 
@@ -234,8 +288,9 @@ class Store:
 
     def waiting(self) -> tuple[int, int | None]:
         """How many messages wait, and epoch µs of the oldest one's."""
-        count, oldest = self._db.execute("SELECT count(*), min(at_us) FROM spool").fetchone()
-        return count, oldest
+        (count,) = self._db.execute("SELECT count(*) FROM spool").fetchone()
+        oldest = self._db.execute("SELECT at_us FROM spool ORDER BY number LIMIT 1").fetchone()
+        return count, None if oldest is None else oldest[0]
 
 
 def _why(error: sqlite3.Error) -> str:

@@ -54,9 +54,9 @@ class Watch:
         return [occurrence for runs in self._runs.values() for occurrence in runs.opened]
 
     def restore(self, occurrence: Occurrence) -> bool:
-        """Go on with one of another process. False where its rule is not there any more."""
+        """Go on with one of another process. False where its rule is not there any more, or says something else."""
         runs = self._runs.get(occurrence.rule)
-        if runs is None or (runs.rule.count is None) != (occurrence.track_id is not None):
+        if runs is None or runs.terms != occurrence.terms:
             return False
         runs.restore(occurrence)
         return True

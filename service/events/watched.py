@@ -42,7 +42,7 @@ class WatchedStream:
         self.tell: Callable[[Event], None] = lambda event: None
         self._common, self._put, self._period_s = tuple(common), put, period_s
         self._watch: Watch | None = None
-        self._left, self._quiet_us = list(left), quiet_us
+        self._left, self._quiet_us = list(left), dict(quiet_us)
         self._noted_us, self._reserved = 0, newest_track
 
     @property
@@ -67,17 +67,11 @@ class WatchedStream:
             if events:
                 self._put(self, Change(self.name, tuple(events)))
             return []
-        if not self.rules:
-            return []
-        self._watch = Watch(self.name.name, self._period_s, self.rules, self.first_track)
-        orphans = [occurrence for occurrence in self._left if not self._watch.restore(occurrence)]
-        self._left.clear()
-        return orphans
-
-    def take_left(self) -> list[Occurrence]:
-        """What was left to it and it has had no rule for."""
         left, self._left = self._left, []
-        return left
+        if not self.rules:
+            return left
+        self._watch = Watch(self.name.name, self._period_s, self.rules, self.first_track)
+        return [occurrence for occurrence in left if not self._watch.restore(occurrence)]
 
     def see(self, result: Result) -> None:
         """The next result, in order."""
@@ -110,9 +104,8 @@ class WatchedStream:
             self._put(self, Change(self.name, tuple(events)))
 
     def _be_quiet(self, watch: Watch, at_us: int) -> None:
-        """What is left of cool-downs that began in another process."""
+        """What is left of cool-downs that began in another process, or before the stream of this name."""
         for rule in watch.rules if self._quiet_us else ():
-            ended_us = self._quiet_us.get(rule.id)
+            ended_us = self._quiet_us.pop(rule.id, None)
             if ended_us is not None and rule.cooldown_s is not None:
                 watch.be_quiet(rule.id, rule.cooldown_s - (at_us - ended_us) / 1e6)
-        self._quiet_us = {}

@@ -1,7 +1,7 @@
-"""Events posted to an address of the operator's: at least once, in order within each rule, from a spool on disk.
+"""Events posted to an address of the operator's: at least once, in order within an owner's rule, from a spool on disk.
 
 What fails is tried again after 1, 2, 4 … 300 s, for a day; what has failed by then is a dead letter. While a rule's
-message waits for its next try those behind it wait too, and other rules go on.
+message waits for its next try those behind it wait too, and other rules go on. Owners take turns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx
 
@@ -40,6 +41,24 @@ def signature(secret: bytes, at_s: int, body: str) -> str:
     return f"t={at_s},v1={digest}"
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message was not taken. ``reached``: not for want of a connection."""
+
+    why: str
+    reached: bool = True
+
+
+@dataclass(slots=True)
+class Failure:
+    """Of a queue's first message. ``at``, ``again_at``: monotonic seconds of its last try, and of the next."""
+
+    tries: int
+    at: float
+    again_at: float
+    reached: bool
+
+
 class Webhook:
     """``run`` it; ``wake`` it when something is in the spool. ``secret`` None: unsigned. ``calendar``: epoch s."""
 
@@ -49,8 +68,7 @@ class Webhook:
     ) -> None:  # fmt: skip
         self._url, self._secret, self._ledger, self._calendar = url, secret, ledger, calendar
         self._metrics = metrics
-        self._tries: dict[str, int] = {}
-        self._again_at: dict[str, float] = {}
+        self._failures: dict[str, Failure] = {}
         self._oldest_us: int | None = None
         self._woken = asyncio.Event()
         metrics.event_age.labels("webhook").set_function(self._age_s)
@@ -83,40 +101,50 @@ class Webhook:
         Raises sqlite3.Error where the disk fails it.
         """
         store = self._ledger.store
+        await self._look()
         while True:
-            later = [rule for rule, at in self._again_at.items() if at > now]
+            later = [queue for queue, failure in self._failures.items() if failure.again_at > now]
             heads = await self._ledger.do(store.heads, later)
             if not heads:
                 break
             for head in heads:
                 await self._send(client, head, now)
-        count, self._oldest_us = await self._ledger.do(store.waiting)
+                await self._look()
+        # one whose time has come has had its turn, or has nothing that waits any more
+        self._failures = {queue: failure for queue, failure in self._failures.items() if failure.again_at > now}
+        return min((failure.again_at for failure in self._failures.values()), default=None)
+
+    async def _look(self) -> None:
+        """At how much waits."""
+        count, self._oldest_us = await self._ledger.do(self._ledger.store.waiting)
         self._metrics.events_waiting.labels("webhook").set(count)
-        return min(self._again_at.values()) if count and self._again_at else None
 
     async def _send(self, client: httpx.AsyncClient, message: Waiting, now: float) -> None:
-        why = await self._post(client, message)
-        rule, outcome = message.rule, self._metrics.deliveries
-        if why is None:
+        refusal = await self._post(client, message)
+        queue, outcome = message.queue, self._metrics.deliveries
+        if refusal is None:
             await self._ledger.do(self._ledger.store.delivered, message.number)
             outcome.labels("webhook", "delivered").inc()
-            self._tries.pop(rule, None)
-            self._again_at.clear()  # it is there: so may others' messages be taken
+            self._failures.pop(queue, None)
+            for failure in self._failures.values():  # it is there again: those who found it gone need not wait
+                if not failure.reached and failure.at < now:
+                    failure.again_at = now
             return
+        rule = queue.rpartition("/")[2]
         if self._calendar() - message.at_us / 1e6 >= GIVE_UP_S:
             await self._ledger.do(self._ledger.store.delivered, message.number)
             outcome.labels("webhook", "dead").inc()
-            log.error("an event of rule %s is given up after a day: %s", rule, why)
-            self._tries.pop(rule, None)
-            self._again_at.pop(rule, None)
+            log.error("an event of rule %s is given up after a day: %s", rule, refusal.why)
+            self._failures.pop(queue, None)
             return
-        tries = self._tries[rule] = self._tries.get(rule, 0) + 1
+        before = self._failures.get(queue)
+        tries = 1 if before is None else before.tries + 1
         wait_s = min(FIRST_WAIT_S * 2 ** min(tries - 1, 20), LONGEST_WAIT_S)
-        self._again_at[rule] = now + wait_s
+        self._failures[queue] = Failure(tries, now, now + wait_s, refusal.reached)
         outcome.labels("webhook", "retried").inc()
-        log.warning("an event of rule %s was not taken by the webhook (%s); again in %g s", rule, why, wait_s)
+        log.warning("an event of rule %s was not taken by the webhook (%s); again in %g s", rule, refusal.why, wait_s)
 
-    async def _post(self, client: httpx.AsyncClient, message: Waiting) -> str | None:
+    async def _post(self, client: httpx.AsyncClient, message: Waiting) -> Refusal | None:
         """None where it was taken; else why not."""
         headers = {"Content-Type": "application/json"}
         if self._secret is not None:
@@ -126,11 +154,11 @@ class Webhook:
                 asyncio.timeout(TRY_S),
                 client.stream("POST", self._url, content=message.body, headers=headers) as answer,
             ):
-                return None if answer.is_success else f"it answers {answer.status_code}"
+                return None if answer.is_success else Refusal(f"it answers {answer.status_code}")
         except TimeoutError:
-            return f"no answer within {TRY_S:g} s"
+            return Refusal(f"no answer within {TRY_S:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return type(error).__name__
+            return Refusal(type(error).__name__, not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
 
     def _age_s(self) -> float:
         """Of the oldest message that waits."""

@@ -18,9 +18,11 @@ def holds(zone: Sequence[Point], point: Point) -> bool:
     """Whether a polygon has a point inside: every second crossing of a ray to the right leads out."""
     x, y = point
     inside = False
-    for (x1, y1), (x2, y2) in _edges(zone):
+    x1, y1 = zone[-1]
+    for x2, y2 in zone:
         if (y1 > y) != (y2 > y) and x < x1 + (x2 - x1) * (y - y1) / (y2 - y1):
             inside = not inside
+        x1, y1 = x2, y2
     return inside
 
 

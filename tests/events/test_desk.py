@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stmixer.service.errors import InputError, StartError
 from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events import desk as desk_module
 from stmixer.service.events.desk import EventDesk
-from stmixer.service.events.store import Wanted
+from stmixer.service.events.store import Change, Wanted
 from stmixer.service.events.watched import WatchedStream
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
@@ -145,6 +145,98 @@ def test_a_disk_that_fails_is_counted_and_what_came_is_told(monkeypatch: pytest.
     run(body())
 
 
+class Disk:
+    """Takes what is saved, or (``full``) nothing; ``tried`` once it was asked to."""
+
+    def __init__(self, it: EventDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert it._ledger is not None
+        self.full, self.took = True, asyncio.Event()
+        self._save, self._loop = it._ledger.store.save, asyncio.get_running_loop()
+        monkeypatch.setattr(it._ledger.store, "save", self.save)
+
+    def save(self, changes: Sequence[Change], spooled: bool, now_us: int) -> int:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        gave_way = self._save(changes, spooled, now_us)
+        self._loop.call_soon_threadsafe(self.took.set)
+        return gave_way
+
+
+def test_what_a_disk_did_not_take_it_gets_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that was told is over in the file, too, and the webhook's."""
+
+    async def body() -> None:
+        async with desk(tmp_path / "e", webhook="http://127.0.0.1:1/x") as it:
+            stream, told = await begin(it, 1, HERE, FALL, name="hall")
+            stream.see(result(0, person(1)))
+            await it.flush()
+            disk = Disk(it, monkeypatch)
+            stream.see(result(1))
+            await it.flush()
+            disk.full = False
+            stream.see(result(2, fell(7)))
+            await it.flush()
+            assert [event.state for event in told] == ["start", "end", "start", "start"]
+            assert [state for _, _, state in await listed(it)] == ["start", "start", "end"]
+            await kill(it)
+        async with desk(tmp_path / "e") as it:
+            assert it._ledger is not None
+            assert it._ledger.store.waiting()[0] == 4
+            hall, told = await begin(it, 1, HERE, FALL, name="hall")
+            hall.see(result(0, fell(hall.first_track + 1), since_us=LATER_US))
+            await it.flush()
+            assert len({event.event_id for event in told if event.state == "update"}) == 2
+
+    run(body())
+
+
+def test_it_gets_it_again_though_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "AGAIN_S", 0.01)
+
+    async def body() -> None:
+        async with desk() as it:
+            stream, told = await begin(it, 1, HERE)
+            disk = Disk(it, monkeypatch)
+            stream.see(result(0, person(1)))
+            await it.flush()
+            disk.full = False
+            await disk.took.wait()
+            assert (await listed(it), len(told)) == ([("1", "here", "start")], 1)
+
+    run(body())
+
+
+def test_it_gets_it_again_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        async with desk(tmp_path / "e") as it:
+            stream, _ = await begin(it, 1, HERE)
+            disk = Disk(it, monkeypatch)
+            stream.see(result(0, person(1)))
+            await it.exit(stream)
+            disk.full = False
+        async with desk(tmp_path / "e") as it:
+            assert await listed(it) == [("1", "here", "stream_ended")]
+
+    run(body())
+
+
+def test_what_waits_for_a_disk_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "MOST_QUEUED", 2)
+
+    async def body() -> None:
+        async with desk() as it:
+            stream, _ = await begin(it, 1, HERE)
+            disk = Disk(it, monkeypatch)
+            for at in range(6):
+                stream.see(result(at, *[person(1)] * (at % 2)))
+                await it.flush()
+            disk.full = False
+            await it.flush()
+            assert await listed(it) == [("1", "here", "start"), ("1", "here", "end")]
+
+    run(body())
+
+
 def test_the_end_of_a_stream_is_the_end_of_its_events() -> None:
     async def body() -> None:
         async with desk() as it:
@@ -237,6 +329,37 @@ def test_one_that_returns_without_the_rule_ends_it(tmp_path: Path) -> None:
     run(body())
 
 
+def test_one_that_returns_without_any_rule_has_lost_it(tmp_path: Path) -> None:
+    """Rules that were put while it ran were of that stream."""
+
+    async def body() -> None:
+        async with desk(tmp_path / "e") as it:
+            stream, _ = await begin(it, 1, HERE, name="hall")
+            stream.see(result(0, person(1)))
+            await kill(it)
+        async with desk(tmp_path / "e") as it:
+            await begin(it, 1, name="hall")
+            assert await listed(it) == [("hall", "here", "lost")]
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    "other", [{"label": "lie"}, {"min_score": 0.3}, {"zone": ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))}]
+)
+def test_a_rule_that_says_something_else_after_a_restart_is_another(tmp_path: Path, other: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with desk(tmp_path / "e") as it:
+            stream, _ = await begin(it, 1, FALL, name="hall")
+            stream.see(result(0, fell(1)))
+            await kill(it)
+        async with desk(tmp_path / "e") as it:
+            await begin(it, 1, FALL.model_copy(update=other), name="hall")
+            assert await listed(it) == [("hall", "fall", "rule_changed")]
+
+    run(body())
+
+
 def test_another_owners_stream_of_the_name_goes_on_with_nothing(tmp_path: Path) -> None:
     async def body() -> None:
         async with desk(tmp_path / "e") as it:
@@ -273,6 +396,28 @@ def test_a_cool_down_goes_on_over_a_restart(tmp_path: Path) -> None:
             (start,) = told
             assert start.started_at_us == LATER_US
             assert it._streams["hall"].open_count == 1
+
+    run(body())
+
+
+def test_a_cool_down_goes_on_when_a_stream_of_that_name_begins_again() -> None:
+    rule = HERE.model_copy(update={"cooldown_s": 90.0})
+
+    async def body() -> None:
+        async with desk() as it:
+            first, _ = await begin(it, 1, rule, name="hall")
+            first.see(result(0, person(1)))
+            await it.exit(first)
+            second, told = await begin(it, 2, FALL, name="hall")
+            second.see(result(0, person(1), since_us=LATER_US))
+            await it.set_rules(second, [rule])
+            for at in range(0, 30, 2):
+                second.see(result(at, person(1), since_us=LATER_US))
+            await it.flush()
+            assert told == []
+            second.see(result(30, person(1), since_us=LATER_US))
+            await it.flush()
+            assert [event.state for event in told] == ["start"]
 
     run(body())
 

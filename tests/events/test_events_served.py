@@ -55,8 +55,12 @@ def check_one_fall(server: Server, events: list[dict[str, Any]]) -> None:
     assert end["score_max"] >= start["score_max"] >= 0.36
     assert start["started_at_us"] <= end["ended_at_us"]
     assert start["box"][3] > 0.8  # on the floor
-    listed = httpx.get(server.url + "/v1/events", params={"stream": start["stream"]}).json()
+    address, mine = server.url + "/v1/events", {"stream": start["stream"]}
+    listed = httpx.get(address, params=mine).json()
+    latest = listed.pop("latest")
     assert listed == {"events": [end], "next": None}
+    assert httpx.get(address, params={**mine, "after": 0}).json()["events"] == [end]
+    assert httpx.get(address, params={**mine, "after": latest}).json()["events"] == []
 
 
 def send(client: Client, pictures: list[tuple[int, bytes]]) -> None:

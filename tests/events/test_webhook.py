@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from scenes import PLACES, T0_US
+from scenes import T0_US, event
 
 from stmixer.service.errors import StartError
 from stmixer.service.event_schemas import Event
@@ -38,13 +38,6 @@ HALL = StreamName("", "hall")
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 FAILED = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
 ELSEWHERE = b"HTTP/1.1 307 There\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
-
-
-def event(name: str, rule: str = "fall") -> Event:
-    return Event(
-        event_id=name, rule=rule, stream="hall", state="start", track_id=1, started_at_us=T0_US, ended_at_us=None,
-        score_max=0.9, box=PLACES[0], zone=None,
-    )  # fmt: skip
 
 
 @dataclass
@@ -126,6 +119,91 @@ async def scene(path: Path | None = None, secret: bytes | None = SECRET) -> Asyn
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
+
+
+def test_how_much_waits_is_known_while_the_receiver_is_slow() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            gauges: list[tuple[float | None, float | None]] = []
+
+            def look(_: dict[str, Any]) -> bytes:
+                read = it.metrics.registry.get_sample_value
+                gauges.append(
+                    (
+                        read("stmixer_events_waiting", {"to": "webhook"}),
+                        read("stmixer_event_age_seconds", {"to": "webhook"}),
+                    )
+                )
+                return OK
+
+            it.receiver.answer = look
+            it.day[0] += 700
+            it.save(event("a"), event("b"), event("c"))
+            await it.round(0)
+            assert gauges == [(3, 700), (2, 700), (1, 700)]
+
+    run(body())
+
+
+def test_a_rule_that_is_refused_waits_its_time_whatever_others_do() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: FAILED if message["rule"] == "fall" else OK
+            it.save(event("a"))
+            now = 0.0
+            for n in range(4):
+                again = await it.round(now)
+                assert again == now + 2**n
+                it.save(*(event(f"{n}{at}", "other") for at in range(3)))
+                assert await it.round(now + 2**n / 2) == again
+                now = again
+            assert it.receiver.names.count("a") == 4
+
+    run(body())
+
+
+def test_those_that_found_it_gone_go_on_when_one_finds_it_back() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            await it.receiver.close()
+            it.save(event("a"), event("b", "other"))
+            for now in (0, 1, 3):
+                await it.round(now)
+            await it.receiver.open()
+            it.save(event("c", "third"))
+            assert await it.round(4) is None
+            assert it.receiver.names == ["c", "a", "b"]
+
+    run(body())
+
+
+def test_owners_take_turns_and_do_not_wait_for_each_other() -> None:
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: FAILED if message["event_id"] == "a0" else OK
+            mine, theirs = StreamName("a", "hall"), StreamName("b", "hall")
+            it.ledger.store.save([Change(mine, tuple(event(f"a{n}") for n in range(3)))], True, T0_US)
+            it.ledger.store.save([Change(mine, (event("x", "x"), event("y", "y")))], True, T0_US)
+            it.ledger.store.save([Change(theirs, (event("b0"), event("b1")))], True, T0_US)
+            assert await it.round(0) == 1
+            assert it.receiver.names == ["a0", "b0", "x", "b1", "y"]
+
+    run(body())
+
+
+def test_a_failure_of_what_waits_no_more_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MOST_SPOOLED", 1)
+
+    async def body() -> None:
+        async with scene() as it:
+            it.receiver.answer = lambda message: FAILED
+            it.save(event("a"))
+            assert await it.round(0) == 1
+            it.save(event("b", "other"))  # in whose favour the first is gone
+            assert await it.round(0.5) == 1
+            assert await it.round(1) == 1.5
+
+    run(body())
 
 
 def test_what_arrives_is_the_event_and_its_signature_verifies() -> None:
@@ -306,7 +384,21 @@ def test_a_killed_process_loses_none(tmp_path: Path) -> None:
     [
         ({"webhook": "https://x/y"}, "--webhook needs --events-file"),
         ({"webhook": "ftp://x/y", "events_file": "e"}, "--webhook takes an address like https://host/path"),
-        ({"webhook": "http:///y", "events_file": "e"}, "--webhook takes an address like https://host/path"),
+        *(
+            ({"webhook": no_address, "events_file": "e"}, "--webhook takes an address like https://host/path")
+            for no_address in (
+                "http:///y",
+                "http://host:99999/x",
+                "http://host:0/x",
+                "http://host:port/x",
+                "http://exa mple/x",
+                "http://exa%20mple/x",
+                "http://host/a b",
+                "http://host\n/x",
+                "http://999.1.1.1/x",
+                "http://[::1/x",
+            )
+        ),
         ({"webhook": "http://me:you@x/y", "events_file": "e"}, "--webhook takes no user and password"),
         ({"webhook_secret_file": "s"}, "--webhook-secret-file needs --webhook"),
     ],
@@ -316,9 +408,8 @@ def test_settings_that_cannot_be(settings: dict[str, Any], says: str) -> None:
         Settings(**settings)
 
 
-def test_a_file_that_is_no_store_is_told_of(tmp_path: Path) -> None:
-    (tmp_path / "events.db").write_text("something else, of some length: " * 100)
-    with pytest.raises(StartError, match="this is no SQLite file"):
-        Store(tmp_path / "events.db")
-    with pytest.raises(StartError, match="is its folder there"):
-        Store(tmp_path / "none" / "events.db")
+@pytest.mark.parametrize(
+    "url", ["http://host", "https://ha.local:8123/a?b=c", "http://a_b/x", "http://[::1]:80/x", "http://10.0.0.1/x"]
+)
+def test_addresses_that_can_be(url: str) -> None:
+    assert Settings(webhook=url, events_file=Path("e")).webhook == url

@@ -98,7 +98,8 @@ def test_an_element_asks_with_a_token(kept: Kept) -> None:
         token = answer.raise_for_status().json()["token"]
         for file in ("clip.mp4", "thumbnail.jpg"):
             assert kept.get(f"{kept.event}/{file}?token={token}", None).status_code == status
-        assert kept.get(f"?token={token}", None).status_code in (401, 404), "nothing else opens with it"
+        listed = httpx.get(f"{kept.server.url}/v1/events?token={token}")
+        assert listed.status_code == 401, "nothing else opens with it"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ class Rules(Wire):
 
 
 class Events(Wire):
-    """``GET /v1/events``: the newest first. ``next``: for ``before``, where there are more."""
+    """``GET /v1/events``: the newest first. ``next``: for ``before``, where there are more; ``clips``: whether any are
+    kept here, of rules that ask for them."""
 
     events: list[Event]
     next: int | None
+    clips: bool

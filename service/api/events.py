@@ -43,7 +43,7 @@ async def events(
     caller.allow("stream")
     service: Service = request.app.state.service
     page = await service.events.page(Wanted(owner_seen(caller), stream, rule, since, before, limit))
-    return Events(events=list(page.events), next=page.next)
+    return Events(events=list(page.events), next=page.next, clips=service.clips is not None)
 
 
 @router.get(ONE + "/rules", responses=NOT_THERE)

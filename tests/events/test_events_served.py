@@ -56,7 +56,7 @@ def check_one_fall(server: Server, events: list[dict[str, Any]]) -> None:
     assert start["started_at_us"] <= end["ended_at_us"]
     assert start["box"][3] > 0.8  # on the floor
     listed = httpx.get(server.url + "/v1/events", params={"stream": start["stream"]}).json()
-    assert listed == {"events": [end], "next": None}
+    assert listed == {"events": [end], "next": None, "clips": False}
 
 
 def send(client: Client, pictures: list[tuple[int, bytes]]) -> None:

@@ -290,7 +290,7 @@ def test_what_is_cut_counts_until_it_is_let_go_and_no_more_is_cut_than_may_be() 
     """Nobody stores it meanwhile: as of cameras whose clips wait for their turn to be encoded."""
 
     async def work(running: Running) -> None:
-        async with container(running) as (source, desk, session):
+        async with container(running) as (source, desk, _session):
             wanted = [desk.want(0, SECOND) for _ in range(MOST_WAITING)]
             await source.take(piece(0, 60))
             sizes = {(await one.cut).size for one in wanted}

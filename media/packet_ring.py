@@ -11,6 +11,7 @@ import io
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 import av
 from av.packet import Packet
@@ -168,7 +169,7 @@ class PacketRing:
 
     def _is_old(self) -> bool:
         """Whether all that is asked for begins with the second keyframe, or later."""
-        after = self._keys[1].pts_us if len(self._keys) > 1 else None
+        after = next((at for kept in islice(self._keys, 1, None) if (at := self._time(kept)) is not None), None)
         return after is not None and after <= self._newest_us - self._keep_us
 
     def _drop_oldest(self) -> None:

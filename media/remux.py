@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol, cast
 
@@ -35,15 +37,27 @@ def plays(codec: str) -> bool:
     return codec in PLAYED
 
 
-def remux(kept: KeptPackets, target: ClipTarget) -> None:
-    """Write an mp4 (Matroska of a codec that mp4 does not take), whose first picture is shown at 0.
+def remux(kept: KeptPackets, target: ClipTarget) -> KeptPackets:
+    """Write an mp4 (Matroska of a codec that mp4 does not take), whose first picture is shown at 0; gives what is in
+    it: JPEGs begin with the first that says how large it is.
 
     Raises NothingKept: ``codec``, or ``unmuxable`` where the packets do not make a file or ``target`` does not take it.
     """
     try:
+        kept = _from_a_picture(kept) if kept.template is None else kept
         _write(kept, target)
+        return kept
     except (av.error.FFmpegError, OSError, ValueError):
         raise NothingKept("unmuxable") from None
+
+
+def _from_a_picture(kept: KeptPackets) -> KeptPackets:
+    """Raises NothingKept."""
+    for number, packet in enumerate(kept.packets):
+        with suppress(MediaError):
+            jpeg_size(packet.data)
+            return replace(kept, packets=kept.packets[number:])
+    raise NothingKept("no_keyframe")
 
 
 def _write(kept: KeptPackets, target: ClipTarget) -> None:

@@ -231,6 +231,9 @@ def serve(
     events_file: Annotated[Path | None, typer.Option(help="file that keeps events over a restart")] = None,
     webhook: Annotated[str | None, typer.Option(help="http or https address to which events are posted")] = None,
     webhook_secret_file: Annotated[Path | None, typer.Option(help="file whose content signs what is posted")] = None,
+    event_clips: Annotated[Path | None, typer.Option(help="folder for clips of events, of rules that ask")] = None,
+    event_clips_mb: Annotated[int | None, typer.Option(help="what those may take; the oldest give way (2048)")] = None,
+    event_clips_days: Annotated[float | None, typer.Option(help="how long they are kept (14)")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

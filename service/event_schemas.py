@@ -91,9 +91,11 @@ class Rules(Wire):
 
 class Events(Wire):
     """``GET /v1/events``: those told first last. ``next``: for ``before``, where there are more. ``latest``: for
-    ``after``, which then has what began or changed since, all of it, in the order of the changes.
+    ``after``, which then has what began or changed since, all of it, in the order of the changes. ``clips``: whether
+    any are kept here, of rules that ask for them.
     """
 
     events: list[Event]
     next: int | None
     latest: int
+    clips: bool

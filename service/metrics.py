@@ -37,7 +37,7 @@ PULL_STATES = ("connecting", "live", "stalled", "reconnecting", "ended", "failed
 CLIP_EXTENTS = ("whole", "part")
 CLIP_REASONS = (
     "decoder", "ended", "busy", "off", "codec", "no_keyframe", "gone", "too_large", "unmuxable", "encoding", "disk",
-    "internal",
+    "no_memory", "shutdown", "internal",
 )  # fmt: skip
 """Why there is no clip of an event."""
 DELIVERY_OUTCOMES = ("delivered", "retried", "dead")

@@ -111,6 +111,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _events_can_be_handed_on(self) -> Settings:
+        if self.event_clips is not None and self.events_file is None:
+            raise ValueError("--event-clips needs --events-file: after a restart nobody would know whose they are")
         if self.webhook is None:
             if self.webhook_secret_file is not None:
                 raise ValueError("--webhook-secret-file needs --webhook")

@@ -46,7 +46,8 @@ async def events(
     caller.allow("stream")
     service: Service = request.app.state.service
     page = await service.events.page(Wanted(owner_seen(caller), stream, rule, since, before, after, limit))
-    return Events(events=list(page.events), next=page.next, latest=page.latest)
+    kept = service.clips is not None
+    return Events(events=list(page.events), next=page.next, latest=page.latest, clips=kept)
 
 
 @router.get(ONE + "/rules", responses=NOT_THERE)

@@ -176,7 +176,7 @@ class Service:
         await self.pulled.close()
         await self.events.stop()
         if self.clips is not None:
-            await self.clips.close()
+            await self.clips.close(self.time_left_s)
         await self._easel.close()
         self._addresses.close()
         await self.engine.stop()

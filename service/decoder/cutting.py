@@ -35,11 +35,13 @@ class Cutting:
         """Takes over ``fd``."""
         try:
             paper = Paper(fd, order.most)
+        except OSError:  # no address space is left: it is one clip
+            return NothingCut("no_memory")
         finally:
             os.close(fd)
         try:
             kept = self.ring.between(order.from_us - self.shift_us, order.to_us - self.shift_us)
-            remux(kept, paper)
+            kept = remux(kept, paper)
         except NothingKept as error:
             return NothingCut("too_large" if paper.full else error.reason)
         finally:

@@ -23,7 +23,7 @@ from stmixer.service.metrics import Metrics
 from stmixer.service.sessions.preview import Preview
 from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
-from stmixer.service.sources.clip_desk import ClipDesk, ClipLost, CutClip, WantedClip
+from stmixer.service.sources.clip_desk import ClipDesk, ClipLost, CutBytes, CutClip, WantedClip
 from stmixer.service.sources.decoder_pool import DecoderPool
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.rendering import render
@@ -81,6 +81,7 @@ class EventClips:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _cut_bytes: CutBytes = field(default_factory=CutBytes)
     _trimming: asyncio.Task[None] | None = None
     _full: bool = False
 
@@ -100,10 +101,10 @@ class EventClips:
             except OSError as error:
                 self._refused(error)
 
-    async def close(self) -> None:
+    async def close(self, within_s: float = CLOSE_S) -> None:
         """What can be kept at once still is."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+            await asyncio.wait(self._tasks, timeout=min(within_s, CLOSE_S))
         await cancelled(*self._tasks, self._trimming)
 
     # -- what is to be kept
@@ -112,7 +113,7 @@ class EventClips:
         """Have its packets be kept as its rules want it."""
         seconds, context, stream = kept_s(rules), session.context, session.stream
         if context.clips is None:  # though no rule wants any yet: a decoder asks for nothing that comes later
-            context.clips = ClipDesk(lambda: stream.newest_pts_us)
+            context.clips = ClipDesk(lambda: stream.newest_pts_us, among=self._cut_bytes)
         desk = context.clips
         desk.wished = seconds
         if seconds > desk.seconds or not self._is_wanted(desk):
@@ -156,10 +157,7 @@ class EventClips:
         try:
             await self._take_thumbnail(event, session)
             clip = await self._cut(coming)
-            try:
-                await self._store(event, clip)
-            finally:
-                clip.close()
+            await self._store(event, clip)
             part = clip.from_us > coming.from_us + LATE_US or clip.to_us < coming.wanted.to_us - LATE_US
             self.metrics.event_clips.labels("part" if part else "whole").inc()
             log.info(
@@ -168,10 +166,14 @@ class EventClips:
             )  # fmt: skip
         except ClipLost as lost:
             self._lost(event, lost.reason)
+        except asyncio.CancelledError:
+            self._lost(event, "shutdown")
+            raise
         except Exception:  # it is one clip
             log.exception("clip of event %s", event.event_id)
             self._lost(event, "internal")
         finally:
+            coming.desk.let_go(coming.wanted)
             self._coming.pop(event.event_id, None)
             if not self._is_wanted(coming.desk):
                 coming.desk.keep(coming.desk.wished)
@@ -180,7 +182,7 @@ class EventClips:
         """Raises ClipLost, also where the stream does not get on: a place here is not held for ever."""
         try:
             async with asyncio.timeout(LONGEST_S + coming.post_us / 1e6 + GIVEN_UP_S):
-                return await coming.desk.cut(coming.wanted)
+                return await coming.wanted.cut
         except TimeoutError:
             raise ClipLost("ended") from None
 
@@ -199,6 +201,8 @@ class EventClips:
             await self._written(event, "jpg", lambda part: _write_all(part.fd, picture))
         except (CapacityError, ClipLost) as error:
             log.info("no thumbnail of event %s: %s", event.event_id, error)
+        except Exception:  # there may be a clip all the same
+            log.exception("thumbnail of event %s", event.event_id)
         finally:
             await preview.close()
 

@@ -112,7 +112,8 @@ class Preview:
 
     async def _drawn(self, sight: _Sight) -> bytes | None:
         ring, size = self._stream.ring, sight.slot.size
-        assert ring is not None
+        if ring is None:  # the stream has ended meanwhile
+            return None
         shape = ring.shape
         actors = () if sight.result is None else sight.result.actors
         order = DrawPicture(

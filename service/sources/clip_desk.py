@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from stmixer.service.ipc.messages import MAX_CLIP, CutPackets, KeepPackets, NothingCut, PacketsCut
 
 MOST_WAITING = 16
-"""Clips of one stream that are asked for at a time."""
+"""Clips of one stream at a time, from being asked for until they are stored."""
+
+MOST_CUT = 4 * MAX_CLIP
+"""Bytes of all that are cut and not stored yet."""
 
 MOST_NOTED = 4096
 """Keyframes whose arrival is known: minutes at the highest rate."""
@@ -31,9 +34,17 @@ class ClipLost(Exception):
 
 
 @dataclass(slots=True)
+class CutBytes:
+    """What clips of all streams hold that are cut and not closed yet. ``most``: over it the next one is lost."""
+
+    most: int = MOST_CUT
+    held: int = 0
+
+
+@dataclass(slots=True)
 class CutClip:
     """A video in nameless memory of its own. ``from_us``, ``to_us``: its first and last picture by the stream's time;
-    ``plays``: it is an mp4 that browsers show. Whoever has it closes it."""
+    ``plays``: it is an mp4 that browsers show; ``among``: where it counts. Whoever has it closes it."""
 
     fd: int
     size: int
@@ -41,25 +52,31 @@ class CutClip:
     to_us: int
     codec: str
     plays: bool
+    among: CutBytes
+
+    def __post_init__(self) -> None:
+        self.among.held += self.size
 
     def close(self) -> None:
         """Free the memory."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            self.among.held -= self.size
 
 
 @dataclass(eq=False, slots=True)
 class WantedClip:
-    """``paper``: what it is written to, once it is asked for."""
+    """``among``: where it will count; ``paper``: what it is written to, once it is asked for."""
 
     from_us: int
     to_us: int
     cut: asyncio.Future[CutClip]
+    among: CutBytes
     paper: int = -1
 
     def order(self) -> CutPackets:
-        """What a decoder is asked, with ``paper``."""
+        """What a decoder is asked, with ``paper``. Raises OSError where there is no memory or no descriptor for it."""
         self.paper = os.memfd_create("stmixer-clip", os.MFD_CLOEXEC)
         os.ftruncate(self.paper, MAX_CLIP)
         return CutPackets(self.from_us, self.to_us, MAX_CLIP)
@@ -72,9 +89,14 @@ class WantedClip:
         if self.cut.done():
             self._drop_paper()
             return
+        if self.among.held + message.size > self.among.most:
+            self.lose("busy")
+            return
         os.ftruncate(self.paper, message.size)
         paper, self.paper = self.paper, -1
-        self.cut.set_result(CutClip(paper, message.size, message.from_us, message.to_us, message.codec, message.plays))
+        self.cut.set_result(
+            CutClip(paper, message.size, message.from_us, message.to_us, message.codec, message.plays, self.among)
+        )
 
     def lose(self, reason: str) -> None:
         """It does not come any more."""
@@ -91,13 +113,16 @@ class WantedClip:
 @dataclass(eq=False)
 class ClipDesk:
     """Of one stream. ``seconds``: what is kept of its packets, 0 for nothing; ``wished``: what would do for its rules.
-    ``moved``: there is something to ask a decoder for, or ``seconds`` is another."""
+    ``moved``: there is something to ask a decoder for, or ``seconds`` is another. ``waiting``: clips that no decoder
+    has been asked for yet; ``wanted``: those, and all that ``let_go`` has not seen."""
 
     newest_us: Callable[[], int]
     seconds: float = 0.0
     wished: float = 0.0
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: list[WantedClip] = field(default_factory=list)
+    wanted: set[WantedClip] = field(default_factory=set)
+    among: CutBytes = field(default_factory=CutBytes)
     _seen: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_NOTED))
     _closed: bool = False
 
@@ -123,11 +148,13 @@ class ClipDesk:
         return pts_us + at_us - seen_us
 
     def want(self, from_us: int, to_us: int) -> WantedClip:
-        """Ask for what was shown between two moments, µs of the stream, once the later has come. Raises ClipLost."""
-        if self._closed or len(self.waiting) >= MOST_WAITING:
+        """Ask for what was shown between two moments, µs of the stream, once the later has come. ``let_go`` of it.
+        Raises ClipLost."""
+        if self._closed or len(self.wanted) >= MOST_WAITING:
             raise ClipLost("ended" if self._closed else "busy")
-        wanted = WantedClip(max(0, from_us), max(0, to_us), asyncio.get_running_loop().create_future())
+        wanted = WantedClip(max(0, from_us), max(0, to_us), asyncio.get_running_loop().create_future(), self.among)
         self.waiting.append(wanted)
+        self.wanted.add(wanted)
         self.look()
         return wanted
 
@@ -136,16 +163,13 @@ class ClipDesk:
         wanted.to_us = max(0, min(wanted.to_us, to_us))
         self.look()
 
-    async def cut(self, wanted: WantedClip) -> CutClip:
-        """What was asked for, waited for. Raises ClipLost."""
-        try:
-            return await wanted.cut
-        except asyncio.CancelledError:
-            if wanted in self.waiting:
-                self.waiting.remove(wanted)
-            if wanted.cut.done() and not wanted.cut.cancelled() and wanted.cut.exception() is None:
-                wanted.cut.result().close()
-            raise
+    def let_go(self, wanted: WantedClip) -> None:
+        """Nobody wants it any more; what was cut of it is closed."""
+        self.wanted.discard(wanted)
+        if wanted in self.waiting:
+            self.waiting.remove(wanted)
+        if not wanted.cut.cancel() and not wanted.cut.cancelled() and wanted.cut.exception() is None:
+            wanted.cut.result().close()
 
     def look(self) -> None:
         """Pictures have come: maybe the last of a clip."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -36,6 +37,8 @@ from stmixer.service.ipc.messages import (
 from stmixer.service.sources.clip_desk import WantedClip
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
+
+log = logging.getLogger("stmixer.clips")
 
 LAST_WORDS_S = 1.0
 """How long a process whose channel has ended may take to end as well."""
@@ -224,8 +227,13 @@ class DecoderLink:
                 await self._ask(wanted)
 
     async def _ask(self, wanted: WantedClip) -> None:
+        try:
+            order = wanted.order()
+        except OSError as error:
+            log.warning("a clip cannot be asked for: %s", error.strerror)
+            wanted.lose("no_memory")
+            return
         self._asked.append(wanted)
-        order = wanted.order()
         await self.send(order, fds=[wanted.paper])
 
     def _cut(self, message: PacketsCut | NothingCut) -> None:

@@ -103,21 +103,24 @@ async function withToken(url) {
 /** What an <img> shows as a picture that moves. Raises Refused. */
 export const previewAddress = (id) => withToken(address(`v1/streams/${id}/preview.mjpg`));
 
-/** The newest events, as GET /v1/events has them. Raises Refused. */
-export const pastEvents = (limit) => taken(`v1/events?limit=${limit}`, async (answer) => (await answer.json()).events);
+/** The newest events, and whether clips of such are kept: {events, clips} as GET /v1/events has them. Raises Refused. */
+export const pastEvents = (limit) => taken(`v1/events?limit=${limit}`, (answer) => answer.json());
 
-/** How one began, a Blob; null where there is no picture of it. Raises Refused. */
-export async function eventPicture(id) {
+/** A Blob; null where there is none. Raises Refused. */
+async function ofEvent(id, file, options) {
   try {
-    return await taken(`v1/events/${id}/thumbnail.jpg`, (answer) => answer.blob());
+    return await taken(`v1/events/${id}/${file}`, (answer) => answer.blob(), options);
   } catch (error) {
     if (error instanceof Refused && error.plain.missing) return null;
     throw error;
   }
 }
 
-/** What a <video> shows of one. Raises Refused. */
-export const clipAddress = (id) => withToken(address(`v1/events/${id}/clip.mp4`));
+/** How one began. A Blob; null where there is no picture of it. Raises Refused. */
+export const eventPicture = (id) => ofEvent(id, "thumbnail.jpg");
+
+/** Its clip, whole: a token in a <video>'s address would have lapsed when somebody seeks. A Blob, or null. Raises Refused, also once `signal` fired. */
+export const eventClip = (id, signal) => ofEvent(id, "clip.mp4", { signal });
 
 /** A stream's own rules, [rule]. Raises Refused. */
 export const rulesOf = (id) => taken(`v1/streams/${id}/rules`, async (answer) => (await answer.json()).rules);

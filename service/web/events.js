@@ -1,5 +1,5 @@
 // What has come of rules: the newest events with a picture each, and their clips.
-import { Refused, clipAddress, eventPicture, pastEvents } from "./api.js";
+import { Refused, eventClip, eventPicture, pastEvents } from "./api.js";
 import { byId, make, refill } from "./dom.js";
 import { eventWords } from "./words.js";
 
@@ -10,14 +10,15 @@ const LOOKS = 3; // for a picture of an event, as it begins and again when it is
 export class EventList {
   #timer = null;
   #run = 0;
-  #pictures = new Map(); // by event: its address, null while there is none
+  #pictures = new Map(); // by event: its address, where there is one
   #looks = new Map();
-  #shown = null;
+  #clip = null; // the address of the one that is shown
+  #looking = null; // aborted once nobody looks at it any more
 
   constructor() {
     byId("event-close").addEventListener("click", () => byId("event").close());
     byId("event").addEventListener("close", () => this.#shut());
-    byId("event-clip").addEventListener("error", () => this.#noClip());
+    byId("event-clip").addEventListener("error", () => this.#notPlayed());
   }
 
   /** Show it, until `close`. */
@@ -30,20 +31,16 @@ export class EventList {
     this.#run += 1;
     clearTimeout(this.#timer);
     byId("event").close();
-    for (const picture of this.#pictures.values()) if (picture) URL.revokeObjectURL(picture);
-    this.#pictures.clear();
-    this.#looks.clear();
-    byId("events").replaceChildren();
-    byId("happened").hidden = true;
+    this.#show([]);
   }
 
   async #list(run) {
     try {
-      const events = document.hidden ? null : await pastEvents(MOST);
+      const past = document.hidden ? null : await pastEvents(MOST);
       if (run !== this.#run) return;
-      if (events) {
-        this.#show(events);
-        await this.#fetch(events, run);
+      if (past) {
+        this.#show(past.events);
+        if (past.clips) await this.#fetch(past.events, run);
       }
     } catch (error) {
       if (!(error instanceof Refused)) throw error; // the list of streams says what is wrong
@@ -53,6 +50,12 @@ export class EventList {
   }
 
   #show(events) {
+    const there = new Set(events.map(({ event_id: id }) => id));
+    for (const id of [...this.#looks.keys()].filter((gone) => !there.has(gone))) {
+      if (this.#pictures.has(id)) URL.revokeObjectURL(this.#pictures.get(id));
+      this.#pictures.delete(id);
+      this.#looks.delete(id);
+    }
     byId("happened").hidden = !events.length;
     refill(byId("events"), ...events.map((event) => this.#item(event)));
   }
@@ -88,32 +91,46 @@ export class EventList {
   }
 
   async #play(event) {
-    this.#shown = event;
     byId("event-name").textContent = `${event.rule} in ${event.stream}`;
     byId("event-how").textContent = eventWords(event).join(" · ");
-    byId("event-why").textContent = "";
-    byId("event-clip").hidden = false;
+    byId("event-clip").hidden = true;
+    byId("event-why").textContent = "Its clip is on its way.";
     byId("event").showModal();
+    this.#looking = new AbortController();
+    const { signal } = this.#looking;
     try {
-      const clip = await clipAddress(event.event_id);
-      if (this.#shown !== event) return;
-      byId("event-clip").src = clip;
-      await byId("event-clip").play().catch(() => {}); // there is a button for it
+      const clip = await eventClip(event.event_id, signal);
+      if (signal.aborted) return;
+      byId("event-why").textContent = clip ? "" : this.#none(event);
+      if (clip) await this.#start(clip);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (this.#shown === event) byId("event-why").textContent = `${error.plain.title}. ${error.plain.detail}`;
+      if (!signal.aborted) byId("event-why").textContent = `${error.plain.title}. ${error.plain.detail}`;
     }
   }
 
-  #noClip() {
-    if (!this.#shown || !byId("event-clip").hasAttribute("src")) return;
+  async #start(clip) {
+    this.#clip = URL.createObjectURL(clip);
+    byId("event-clip").src = this.#clip;
+    byId("event-clip").hidden = false;
+    await byId("event-clip").play().catch(() => {}); // there is a button for it
+  }
+
+  #none({ state }) {
+    return state === "end" ? "There is no clip of it (yet)." : "There is no clip of it yet: it comes when the event is over.";
+  }
+
+  #notPlayed() {
+    if (!this.#clip) return;
     byId("event-clip").hidden = true;
-    byId("event-why").textContent =
-      this.#shown.state === "end" ? "There is no clip of it." : "There is no clip of it yet: it comes when the event is over.";
+    byId("event-why").textContent = "This browser does not play its clip.";
   }
 
   #shut() {
-    this.#shown = null;
+    this.#looking?.abort();
+    if (!this.#clip) return;
+    URL.revokeObjectURL(this.#clip);
+    this.#clip = null;
     byId("event-clip").removeAttribute("src");
     byId("event-clip").load();
   }

@@ -1,11 +1,12 @@
 // The rules of a stream: which there are, and a new one, with an area drawn upon the picture.
-import { Refused, currentLabels, rulesOf, setRules, snapshot } from "./api.js";
+import { Refused, currentLabels, pastEvents, rulesOf, setRules, snapshot } from "./api.js";
 import { byId, make } from "./dom.js";
 import { ruleWords } from "./words.js";
 
 const STEP = 0.02; // of the picture, that an arrow key moves the cross
 const CORNER = 0.008;
 const CROSS = 0.03;
+const SOMEBODY = "*"; // whatever they do
 const SVG = "http://www.w3.org/2000/svg";
 
 const clamp = (value) => Math.min(1, Math.max(0, value));
@@ -13,7 +14,8 @@ const rounded = (value) => Math.round(value * 10_000) / 10_000;
 
 export class Rules {
   #stream = null;
-  #rules = [];
+  #run = 0;
+  #changing = Promise.resolve();
   #corners = [];
   #at = [0.5, 0.5];
   #picture = null;
@@ -30,66 +32,95 @@ export class Rules {
     byId("zone-clear").addEventListener("click", () => this.#take([]));
   }
 
-  /** Of one stream, {id, name}. */
-  async open({ id, name }) {
+  /** Of one stream, {id, name}. There is nothing to save before it is known which rules there are; for the rest it does without what does not come. */
+  open({ id, name }) {
     this.#stream = id;
-    this.#rules = [];
+    this.#run += 1;
     this.#at = [0.5, 0.5];
     byId("rules-name").textContent = `Rules of ${name}`;
     byId("zone-picture").alt = `${name} as it is now`;
-    byId("rules-why").textContent = "";
     byId("rules-list").replaceChildren();
+    byId("rule-fields").disabled = true;
+    byId("rule-what").replaceChildren(make("option", { value: SOMEBODY, textContent: "somebody is there" }));
+    byId("rule-clip").checked = false;
+    byId("rule-clip").disabled = true;
+    for (const why of ["zone-why", "rule-what-why", "rule-clip-why"]) byId(why).textContent = "";
     this.#take([]);
     byId("rules").showModal();
+    this.#have(rulesOf(id), (rules) => this.#show(rules), "rules-why", "Its rules could not be had, so none can be set now");
+    this.#have(currentLabels(), (labels) => this.#offer(labels), "rule-what-why", "The actions could not be had");
+    this.#have(snapshot(id), (picture) => this.#look(picture), "zone-why", "There is no picture of it now to draw an area on");
+    this.#have(pastEvents(1), ({ clips }) => this.#tellOfClips(clips), "rule-clip-why", "It could not be had whether clips are kept");
+  }
+
+  /** `take` what comes of `answer`, or say what of it did not, and why. */
+  async #have(answer, take, where, what) {
+    const run = this.#run;
     try {
-      const [rules, labels, picture] = await Promise.all([rulesOf(id), currentLabels(), snapshot(id)]);
-      if (this.#stream !== id) return;
-      this.#picture = URL.createObjectURL(picture);
-      byId("zone-picture").src = this.#picture;
-      const somebody = make("option", { value: "", textContent: "somebody is there" });
-      byId("rule-what").replaceChildren(somebody, ...labels.map(({ name: label }) => make("option", { value: label, textContent: label })));
-      this.#show(rules);
+      const got = await answer;
+      if (run === this.#run) take(got);
     } catch (error) {
-      this.#failed(error, id);
+      if (!(error instanceof Refused)) throw error;
+      if (run === this.#run) byId(where).textContent = `${what}. ${error.plain.title}.`;
     }
   }
 
+  #offer(labels) {
+    byId("rule-what").append(...labels.map(({ name: label }) => make("option", { value: label, textContent: label })));
+  }
+
+  #look(picture) {
+    this.#picture = URL.createObjectURL(picture);
+    byId("zone-picture").src = this.#picture;
+  }
+
+  #tellOfClips(kept) {
+    byId("rule-clip").checked = kept;
+    byId("rule-clip").disabled = !kept;
+    if (!kept) byId("rule-clip-why").textContent = "This server keeps no clips: its owner has named no folder for them.";
+  }
+
   #shut() {
+    this.#run += 1;
     this.#stream = null;
     byId("zone-picture").removeAttribute("src");
     if (this.#picture) URL.revokeObjectURL(this.#picture);
     this.#picture = null;
   }
 
-  #failed(error, id) {
-    if (!(error instanceof Refused)) throw error;
-    if (this.#stream === id) byId("rules-why").textContent = `${error.plain.title}. ${error.plain.technical || error.plain.detail}`;
-  }
-
   // -- which there are
 
   #show(rules) {
-    this.#rules = rules;
+    byId("rule-fields").disabled = false;
     const items = rules.map((rule) => {
-      const remove = make("button", { type: "button", className: "quiet", textContent: "Remove", onclick: () => this.#set(rules.filter(({ id }) => id !== rule.id)) });
+      const remove = make("button", { type: "button", className: "quiet", textContent: "Remove", onclick: () => this.#change((now) => now.filter(({ id }) => id !== rule.id)) });
       remove.setAttribute("aria-label", `Remove the rule ${rule.id}`);
       return make("li", {}, make("span", {}, make("b", { textContent: rule.id }), ` ${ruleWords(rule)}`), remove);
     });
     byId("rules-list").replaceChildren(...(items.length ? items : [make("li", { className: "hint", textContent: "No rule of its own yet." })]));
   }
 
-  /** Whether they are so now. */
-  async #set(rules) {
-    const id = this.#stream;
+  /** Have them be what `edit` makes of those that there are by then, one change after the other; whether they are. */
+  #change(edit) {
+    const done = this.#changing.then(this.#changer(edit));
+    this.#changing = done.catch(() => {});
+    return done;
+  }
+
+  #changer(edit) {
+    const [id, run] = [this.#stream, this.#run];
     byId("rules-why").textContent = "";
-    try {
-      const now = await setRules(id, rules);
-      if (this.#stream === id) this.#show(now);
-      return true;
-    } catch (error) {
-      this.#failed(error, id);
-      return false;
-    }
+    return async () => {
+      try {
+        const now = await setRules(id, edit(await rulesOf(id))); // somebody else may have set some meanwhile
+        if (run === this.#run) this.#show(now);
+        return run === this.#run;
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        if (run === this.#run) byId("rules-why").textContent = `${error.plain.title}. ${error.plain.technical || error.plain.detail}`;
+        return false;
+      }
+    };
   }
 
   async #save(event) {
@@ -99,16 +130,21 @@ export class Rules {
       byId("zone").focus();
       return;
     }
-    const label = byId("rule-what").value;
+    const what = byId("rule-what").value;
+    if (!what) {
+      byId("rules-why").textContent = "Choose what it is to watch for.";
+      byId("rule-what").focus();
+      return;
+    }
     const rule = {
       id: byId("rule-id").value,
-      ...(label ? { label } : { person: true }),
+      ...(what === SOMEBODY ? { person: true } : { label: what }),
       for_s: Number(byId("rule-for").value),
       min_score: Number(byId("rule-score").value),
     };
     if (this.#corners.length) rule.zone = this.#corners.map(([x, y]) => [rounded(x), rounded(y)]);
     if (byId("rule-clip").checked) rule.clip = {};
-    if (!(await this.#set([...this.#rules.filter(({ id }) => id !== rule.id), rule]))) return;
+    if (!(await this.#change((now) => [...now.filter(({ id }) => id !== rule.id), rule]))) return;
     byId("rule-id").value = "";
     this.#take([]);
     byId("rule-id").focus();

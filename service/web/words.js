@@ -206,8 +206,8 @@ export function eventWords({ state, started_at_us, ended_at_us, score_max }) {
 }
 
 /** What a rule waits for, in a sentence. */
-export function ruleWords({ label, for_s, min_score, zone, count }) {
+export function ruleWords({ label, for_s, min_score, zone, count, clip }) {
   const who = count ? `${plural(count.min, "person", "people")} or more` : "somebody";
   const what = label ? `does “${label}”` : "is there";
-  return `${who} ${what}${zone ? " in the zone" : ""} for ${for_s} s, score ${min_score} or more`;
+  return `${who} ${what}${zone ? " in the zone" : ""} for ${for_s} s, score ${min_score} or more${clip ? ", with a clip" : ""}`;
 }

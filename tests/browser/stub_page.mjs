@@ -25,6 +25,12 @@ class Element extends EventTarget {
   }
   contains() {}
   focus() {}
+  load() {}
+  async play() {}
+  prepend(...children) {
+    this.children.unshift(...children);
+  }
+  querySelector() {}
   remove() {}
   reset() {}
   setAttribute() {}
@@ -100,15 +106,15 @@ export async function pass(ms) {
 
 // -- the server
 
-/** By "GET v1/streams", what answers: a function that gives a Response, or a promise of one. */
+/** By "GET v1/streams", what answers: a function of the body that was sent, which gives a Response, or a promise of one. */
 export const answers = {};
 /** What was asked for, in turn. */
 export const asked = [];
 
-globalThis.fetch = async (url, { method = "GET" } = {}) => {
+globalThis.fetch = async (url, { method = "GET", body } = {}) => {
   const what = `${method} ${new URL(url).pathname.slice(1)}`;
   asked.push(what);
-  return answers[what] ? answers[what]() : new Response(null, { status: 404 });
+  return answers[what] ? answers[what](body) : new Response(null, { status: 404 });
 };
 
 /** How often that was asked for. */

@@ -69,6 +69,39 @@ async function leftWhile(what, begun, status) {
   assert.deepEqual([asked.length, sockets.length], before);
 }
 
+const RULES = "v1/streams/7/rules";
+const EVENTS = "GET v1/events";
+const nap = { id: "nap", person: true, for_s: 1, min_score: 0.5 };
+const happened = (...ids) => ids.map((id) => ({ event_id: id, rule: "nap", stream: "door", state: "end", started_at_us: 0, ended_at_us: 1, score_max: 1 }));
+
+/** The rules of the stream, which the page reads and sets; `there` is what there is, before and after. */
+function withRules(...there) {
+  const rules = { there };
+  const now = () => new Response(JSON.stringify({ rules: rules.there }));
+  answers[`GET ${RULES}`] = now;
+  answers[`PUT ${RULES}`] = (body) => {
+    rules.there = JSON.parse(body).rules;
+    return now();
+  };
+  return rules;
+}
+
+async function rulesOpened() {
+  await opened();
+  button("look").onclick();
+  element("large-rules").dispatchEvent(new Event("click"));
+  await pass(0);
+}
+
+async function saved(id, what) {
+  Object.assign(element("rule-id"), { value: id });
+  Object.assign(element("rule-what"), { value: what });
+  Object.assign(element("rule-for"), { value: "2" });
+  Object.assign(element("rule-score"), { value: "0.5" });
+  submitted("rule-form");
+  await pass(0);
+}
+
 const UNREACHED = "The server cannot be reached. Is it still running? Check your connection, then try again.";
 
 const cases = {
@@ -189,6 +222,111 @@ const cases = {
     sockets[3].hears(ready("live"));
     await pass(0);
     assert.equal(picture.src, "");
+  },
+
+  "a rule is saved while neither picture nor actions come": async () => {
+    const rules = withRules(nap);
+    answers[PICTURE] = refused(503);
+    await rulesOpened();
+    assert.equal(element("rule-fields").disabled, false);
+    assert.equal(element("zone-why").textContent, "There is no picture of it now to draw an area on. The server is busy.");
+    assert.equal(element("rule-what-why").textContent, "The actions could not be had. It is not there (any more).");
+    await saved("new", "");
+    assert.equal(times(`PUT ${RULES}`), 0);
+    assert.equal(element("rules-why").textContent, "Choose what it is to watch for.");
+    await saved("new", element("rule-what").children[0].value);
+    assert.deepEqual(rules.there, [nap, { id: "new", person: true, for_s: 2, min_score: 0.5 }]);
+  },
+
+  "the rules do not come": async () => {
+    answers[`GET ${RULES}`] = refused(503);
+    await rulesOpened();
+    assert.equal(element("rule-fields").disabled, true);
+    assert.equal(element("rules-why").textContent, "Its rules could not be had, so none can be set now. The server is busy.");
+    await saved("new", "*");
+    assert.equal(times(`PUT ${RULES}`), 0);
+  },
+
+  "somebody else sets a rule, too": async () => {
+    const rules = withRules(nap);
+    await rulesOpened();
+    rules.there = [nap, { ...nap, id: "theirs" }];
+    await Promise.all([saved("new", "fall"), saved("newer", "fall")]);
+    const ours = (id) => ({ id, label: "fall", for_s: 2, min_score: 0.5 });
+    assert.deepEqual(rules.there, [nap, { ...nap, id: "theirs" }, ours("new"), ours("newer")]);
+    const removing = within(element("rules-list"), ({ textContent }) => textContent === "Remove");
+    removing.onclick();
+    await pass(0);
+    assert.deepEqual(rules.there.map(({ id }) => id), ["theirs", "new", "newer"]);
+  },
+
+  "clips are kept": async () => {
+    withRules();
+    answers[EVENTS] = () => new Response(JSON.stringify({ events: happened("one", "two"), clips: true }));
+    answers["GET v1/events/one/thumbnail.jpg"] = answers["GET v1/events/two/thumbnail.jpg"] = () => new Response("a picture");
+    await rulesOpened();
+    assert.deepEqual([element("rule-clip").checked, element("rule-clip").disabled], [true, false]);
+    element("rules").close();
+    element("large").close();
+    wall.close();
+    assert.equal(blobs.size, 0);
+  },
+
+  "events are let go of": async () => {
+    answers[PICTURE] = refused(503);
+    answers[EVENTS] = () => new Response(JSON.stringify({ events: happened("one", "two"), clips: true }));
+    answers["GET v1/events/one/thumbnail.jpg"] = answers["GET v1/events/two/thumbnail.jpg"] = () => new Response("a picture");
+    await opened();
+    assert.equal(blobs.size, 2);
+    answers[EVENTS] = () => new Response(JSON.stringify({ events: happened("two"), clips: true }));
+    await pass(5000);
+    assert.equal(blobs.size, 1);
+    wall.close();
+    assert.equal(blobs.size, 0);
+  },
+
+  "no clips are kept": async () => {
+    withRules();
+    answers[EVENTS] = () => new Response(JSON.stringify({ events: happened("one"), clips: false }));
+    await rulesOpened();
+    await pass(30_000);
+    assert.equal(times("GET v1/events/one/thumbnail.jpg"), 0);
+    assert.deepEqual([element("rule-clip").checked, element("rule-clip").disabled], [false, true]);
+    assert.equal(element("rule-clip-why").textContent, "This server keeps no clips: its owner has named no folder for them.");
+    await saved("new", "*");
+    assert.equal(times(`PUT ${RULES}`), 1);
+  },
+
+  "a clip is looked at and left": async () => {
+    answers[PICTURE] = refused(503);
+    sessionStorage.setItem("stmixer.key", "mine");
+    answers[EVENTS] = () => new Response(JSON.stringify({ events: happened("one"), clips: true }));
+    answers["GET v1/events/one/thumbnail.jpg"] = () => new Response("a picture");
+    const clip = element("event-clip");
+    await opened();
+    const play = () => within(element("events"), ({ className }) => className === "look").onclick();
+    play();
+    await pass(0);
+    assert.equal(element("event-why").textContent, "There is no clip of it (yet).");
+    element("event").close();
+    answers["GET v1/events/one/clip.mp4"] = () => new Response("a clip");
+    play();
+    await pass(0);
+    assert.equal(blobs.size, 2);
+    assert(blobs.has(clip.src), "it needs no token, however late somebody seeks");
+    assert.deepEqual([clip.hidden, element("event-why").textContent], [false, ""]);
+    element("event").close();
+    assert.equal(blobs.size, 1);
+    assert.equal(clip.src, "");
+    const [answer, come] = later(() => new Response("a clip"));
+    answers["GET v1/events/one/clip.mp4"] = () => answer;
+    play();
+    await pass(0);
+    element("event").close();
+    come();
+    await pass(0);
+    assert.equal(blobs.size, 1);
+    assert.equal(times("POST v1/tokens"), 0);
   },
 
   "no token can be had for moving pictures": async () => {

@@ -58,7 +58,7 @@ def check_one_fall(server: Server, events: list[dict[str, Any]]) -> None:
     address, mine = server.url + "/v1/events", {"stream": start["stream"]}
     listed = httpx.get(address, params=mine).json()
     latest = listed.pop("latest")
-    assert listed == {"events": [end], "next": None}
+    assert listed == {"events": [end], "next": None, "clips": False}
     assert httpx.get(address, params={**mine, "after": 0}).json()["events"] == [end]
     assert httpx.get(address, params={**mine, "after": latest}).json()["events"] == []
 

@@ -383,6 +383,7 @@ def test_a_killed_process_loses_none(tmp_path: Path) -> None:
     ("settings", "says"),
     [
         ({"webhook": "https://x/y"}, "--webhook needs --events-file"),
+        ({"event_clips": "c"}, "--event-clips needs --events-file"),
         ({"webhook": "ftp://x/y", "events_file": "e"}, "--webhook takes an address like https://host/path"),
         *(
             ({"webhook": no_address, "events_file": "e"}, "--webhook takes an address like https://host/path")

@@ -197,6 +197,35 @@ def test_seconds_are_bounded_to_a_keyframe_interval_more() -> None:
     assert kept.to_us == round(9.96 * SECOND)
 
 
+def test_seconds_are_bounded_though_a_keyframe_cannot_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fourth: nothing says when it is shown but how it lies to the others."""
+    ring, placed = PacketRing(), PacketRing.placed
+
+    def not_that_one(self, ticks, pts_us):
+        if pts_us != 3 * SECOND:
+            placed(self, ticks, pts_us)
+
+    monkeypatch.setattr(PacketRing, "placed", not_that_one)
+    ring.keep(2.5, MUCH)
+    read(film(*SOURCES["h264 mpegts"]), ring)
+    assert ring.between(0, 20 * SECOND).from_us == 7 * SECOND
+
+
+def test_a_broken_jpeg_at_the_beginning_is_left_out() -> None:
+    ring = PacketRing()
+    ring.keep(60, MUCH)
+    ring.put_picture(0, b"\xff\xd8 and no more")
+    for number in (1, 2):
+        ring.put_picture(number * 100_000, encode_jpeg(np.full((64, 96, 3), 40 + 20 * number, np.uint8)))
+    target = io.BytesIO()
+    assert remux(ring.between(0, SECOND), target).from_us == 100_000
+    pictures = shown(target.getvalue())
+    assert [at for at, _ in pictures] == [0, 100_000]
+    assert [light for _, light in pictures] == pytest.approx([60, 80], abs=3)
+    with pytest.raises(NothingKept, match="no_keyframe"):
+        remux(ring.between(0, 50_000), io.BytesIO())
+
+
 def test_nothing_is_kept_before_it_is_wanted_nor_after() -> None:
     ring, data = PacketRing(), film(*SOURCES["h264 mpegts"], frames=60)
     read(data, ring)

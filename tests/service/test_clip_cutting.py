@@ -4,6 +4,8 @@ becomes of one whose decoder or stream ends before it is whole."""
 from __future__ import annotations
 
 import asyncio
+import errno
+import mmap
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,7 +20,8 @@ from live_video import piece
 from ws_client import jpeg, noise, prefixed, read_number
 
 from stmixer.media.decode import Limits, VideoReader
-from stmixer.service.ipc.messages import MAX_CLIP, KeepPackets
+from stmixer.service.decoder.cutting import Cutting
+from stmixer.service.ipc.messages import MAX_CLIP, CutPackets, KeepPackets, NothingCut
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources import clip_desk, decoder_link
@@ -55,7 +58,12 @@ async def container(running: Running) -> AsyncIterator[tuple[ContainerSource, Cl
 
 async def cut(desk: ClipDesk, from_us: int, to_us: int) -> CutClip:
     """Asked for, and waited for."""
-    return await desk.cut(desk.want(from_us, to_us))
+    wanted = desk.want(from_us, to_us)
+    try:
+        return await wanted.cut
+    except BaseException:
+        desk.let_go(wanted)
+        raise
 
 
 def taken(clip: CutClip) -> bytes:
@@ -276,6 +284,67 @@ def test_a_camera_over_rtsp(codec: str, tmp_path: Path) -> None:
     for seen in numbers.values():
         assert seen == list(range(seen[0], seen[0] + len(seen))), "every picture, in order"
     assert whole.plays is (codec != "mjpeg")
+
+
+def test_what_is_cut_counts_until_it_is_let_go_and_no_more_is_cut_than_may_be() -> None:
+    """Nobody stores it meanwhile: as of cameras whose clips wait for their turn to be encoded."""
+
+    async def work(running: Running) -> None:
+        async with container(running) as (source, desk, _session):
+            wanted = [desk.want(0, SECOND) for _ in range(MOST_WAITING)]
+            await source.take(piece(0, 60))
+            sizes = {(await one.cut).size for one in wanted}
+            (size,) = sizes
+            assert (desk.waiting, desk.among.held) == ([], MOST_WAITING * size)
+            with pytest.raises(ClipLost, match="busy"):
+                desk.want(0, SECOND)
+            for one in wanted:
+                desk.let_go(one)
+            assert desk.among.held == 0
+            desk.among.most = round(1.5 * size)
+            first, second = desk.want(0, SECOND), desk.want(0, SECOND)
+            assert (await first.cut).size == size
+            with pytest.raises(ClipLost, match="busy"):
+                await second.cut
+            desk.let_go(first)
+            desk.let_go(second)
+
+    run(work)
+    assert not [fd for fd in Path("/proc/self/fd").iterdir() if "stmixer-clip" in os.path.realpath(fd)]
+
+
+def test_one_that_there_is_no_descriptor_for_is_lost_and_the_next_one_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, refused = os.memfd_create, [True]
+
+    def memfd_create(name: str, flags: int) -> int:
+        if name == "stmixer-clip" and refused and refused.pop():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return made(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+
+    async def work(running: Running) -> None:
+        async with container(running) as (source, desk, session):
+            await source.take(piece(0, 60))
+            await becomes(lambda: session.stream.newest_pts_us > SECOND)
+            with pytest.raises(ClipLost, match="no_memory"):
+                await cut(desk, 0, SECOND)
+            clip = await cut(desk, 0, SECOND)
+            assert clip.from_us == 0
+            clip.close()
+
+    run(work)
+
+
+def test_a_decoder_without_address_space_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(mmap, "mmap", no_room)
+    fd = os.memfd_create("stmixer-clip")
+    assert Cutting(None)._cut(CutPackets(0, SECOND, MAX_CLIP), fd) == NothingCut("no_memory")  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
 
 
 def test_what_a_moment_by_our_clock_was_for_the_stream() -> None:

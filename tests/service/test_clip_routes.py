@@ -42,7 +42,8 @@ def kept(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder, keys = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("keys") / "keys.json"
     scopes = {"mine": ("stream",), "theirs": ("stream",), "boss": ("stream", "admin"), "poster": ("detect",)}
     write_keys(keys, KeyFile(keys=tuple(Key(name=n, sha256=digest(n), scopes=s) for n, s in scopes.items())))
-    with running_server(weights=tiny_weights, allow_files=OWN_CLIPS, keys=keys, event_clips=folder) as server:
+    terms = {"allow_files": OWN_CLIPS, "event_clips": folder, "events_file": keys.with_name("events.db")}
+    with running_server(weights=tiny_weights, keys=keys, **terms) as server:
         server.admin_key = "boss"
         order = {"url": "file:walk.mp4", "name": "hall", "score_threshold": 0, "keyframe_hz": 2, "rules": [RULE]}
         mine = {"Authorization": "Bearer mine"}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import pytest
@@ -23,6 +24,7 @@ from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events.clips import DAY_S, ClipStore
 from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.sessions.event_clips import LONGEST_S, TOLD_AFTER_S, EventClips, kept_s
+from stmixer.service.sessions.preview import Preview, _Sight
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.easel import Easel
@@ -241,6 +243,55 @@ def test_a_disk_that_takes_nothing_is_said_once_and_counted_each_time(
     run(work)
     assert caplog.text.count("cannot be stored") == 1
     assert (tmp_path / "clips" / "three.mp4").exists()
+
+
+def test_a_thumbnail_that_fails_leaves_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(self: Preview) -> bytes:
+        raise RuntimeError("no such picture")
+
+    monkeypatch.setattr(Preview, "newest", fails)
+
+    async def work(running: Running) -> None:
+        async with watched(running, tmp_path) as it:
+            source = ContainerSource(it.session.context)
+            await it.session.open(source)
+            await source.take(piece(0, 120))
+            await becomes(lambda: len(it.results) > 3)
+            it.keep(it.event("one", 1))
+            it.keep(it.event("one", 1, 2))
+            await becomes(lambda: it.metric("event_clips_total", extent="whole"))
+            desk = it.session.context.clips
+            assert desk is not None
+            assert (desk.wanted, desk.among.held) == (set(), 0)
+
+    run(work)
+    assert {path.name for path in tmp_path.iterdir()} == {"one.mp4"}
+    assert "no such picture" in caplog.text
+
+
+def test_a_picture_of_a_stream_that_has_ended_meanwhile_is_none() -> None:
+    preview = Preview(Mock(ring=None), Mock(), trained=True)
+    assert asyncio.run(preview._drawn(_Sight(Mock(size=None), None))) is None
+
+
+def test_a_shutdown_waits_no_longer_than_it_may_and_says_which_clips_there_are_none_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(running: Running) -> None:
+        async with watched(running, tmp_path) as it:
+            source = ContainerSource(it.session.context)
+            await it.session.open(source)
+            await source.take(piece(0, 90))
+            await becomes(lambda: len(it.results) > 2)
+            it.keep(it.event("one", 1))
+            await becomes((tmp_path / "one.jpg").exists)
+            await it.clips.close(0)
+            assert it.metric("event_clips_lost_total", reason="shutdown") == 1
+
+    run(work)
+    assert "no clip of event one: shutdown" in caplog.text
 
 
 def test_an_event_of_a_stream_that_is_gone_or_keeps_nothing_has_none(tmp_path: Path) -> None:

@@ -63,14 +63,23 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
 
 
 def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    given = _read_yaml(path)
+    return _merged(_read_yaml(path), overrides or {}, str(path))
+
+
+def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values over those of their preset, and ``overrides`` over both. Raises TrainError."""
     try:
         # each by itself, so that one may go over the other whatever a key was called when it was written
-        given, over = current_keys(given), current_keys(overrides or {})
+        given, over = current_keys(given), current_keys(overrides)
     except ValueError as error:
-        raise TrainError(f"{path}: {error}") from None
+        raise TrainError(f"{where}: {error}") from None
     values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
     return _laid_over(values, over)
+
+
+def check_values(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> RunConfig:
+    """A run of plain values as a file would have them. Raises TrainError as ``load_config``."""
+    return parse_config(_merged(given, overrides, where), where)
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
@@ -122,6 +131,8 @@ def settings_of(settings: Sequence[str]) -> dict[str, Any]:
         place = merged
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise TrainError(f"--set {key}: {part} was given a value of its own before")
         place[last] = value
     return merged
 

@@ -8,6 +8,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from blocks import ROOT
 from training import CLIPS
 from typer.testing import CliRunner
 
-from stmixer.cli import app
+from stmixer.commands import app
 from stmixer.model.bundled import bundled
 from stmixer.model.card import read_header
 from stmixer.model.checkpoint import read_tensors, save, untrained
@@ -67,6 +70,23 @@ def test_the_command_is_stmixers() -> None:
     result = CliRunner().invoke(app, ["teach", "--help"])
     assert result.exit_code == 0
     assert "Teach it your own actions" in result.output
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+
+class Stops:
+    def find_spec(self, name, path=None, target=None):
+        if name == "stmixer.service.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Stops())
+from stmixer.cli import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "stmixer: stopped\n")
 
 
 def test_what_is_no_folder_of_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,11 +183,12 @@ def test_only_earlier_runs_of_the_lesson_are_deleted(tmp_path: Path) -> None:
 def test_what_no_lesson_made_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clips(tmp_path / "clips", "fall/a.mp4", "fall/b.mp4", "none/c.mp4")
     output = tmp_path / "mine.safetensors"
-    for name in ("mine.md", "mine.onnx", "mine.clip.onnx"):
-        (tmp_path / name).write_text("somebody's")
+    assert {path.suffix for path in beside(output)} == {".md", ".onnx"}
+    for path in beside(output):
+        path.write_text("somebody's")
         told = said(capsys, folder, output)
-        assert told.startswith(f"{tmp_path / name} exists and is not what `stmixer teach` made; name another weights")
-        (tmp_path / name).unlink()
+        assert told.startswith(f"{path} exists and is not what `stmixer teach` made; name another weights file with -o")
+        path.unlink()
     shutil.copy(bundled()["stmixer-rt"].file, output)
     assert said(capsys, folder, output).startswith(
         f"{output} exists and is not what `stmixer teach` made; name another"

@@ -74,7 +74,21 @@ def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) 
     except ValueError as error:
         raise TrainError(f"{where}: {error}") from None
     values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
-    return _laid_over(values, over)
+    values = _laid_over(values, over)
+    _start_from_backbone(values, _laid_over(given, over))
+    return values
+
+
+def _start_from_backbone(values: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Whoever names a backbone to start from, and no weights beside it, does not start from a preset's weights: only
+    who names both goes half-way between them. So in the first of ``phases``."""
+    phases, init = own.get("phases"), values.get("init")
+    sections = [own, *(phases[:1] if isinstance(phases, list) else [])]
+    inits = [section["init"] for section in sections if isinstance(section, dict) and "init" in section]
+    named = [each for each in inits if isinstance(each, dict)]
+    backbone = any(each.get("backbone") is not None for each in named)
+    if backbone and all(each.get("weights") is None for each in named) and isinstance(init, dict):
+        values["init"] = init | {"weights": None}
 
 
 def check_values(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> RunConfig:

@@ -18,6 +18,7 @@ from packaged import ROOMS, ROOT, build, copied
 NEEDED = {
     "stmixer/__init__.py",
     "stmixer/cli.py",
+    "stmixer/commands.py",
     "stmixer/py.typed",
     "stmixer/model/detector.py",
     "stmixer/media/decode.py",

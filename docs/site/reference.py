@@ -115,7 +115,7 @@ def _message(name: str, model: type[BaseModel]) -> list[str]:
 
 def cli() -> str:
     """Every command of the three programs with its arguments and options."""
-    from stmixer.cli import app as main
+    from stmixer.commands import app as main
     from stmixer.model.cli import main as weights
     from stmixer.trainer.cli import main as train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,6 +133,28 @@ def test_a_set_of_ones_own_starts_from_the_bundled_weights(tmp_path: Path) -> No
         match=r"init.weights: stmixer-rt.safetensors is of another variant than model tiny; .* init: {weights: null}",
     ):
         initial_detector(other, (Label(1, "walk"), Label(2, "fall")))
+
+
+@pytest.mark.parametrize(
+    ("init", "more", "weights", "backbone"),
+    [
+        ("{backbone: coco.onnx}", {}, None, "coco.onnx"),
+        ("{seed: 3}", {"init": {"backbone": "coco.onnx"}}, None, "coco.onnx"),
+        ("{seed: 3}", {"phases": [{"name": "one", "init": {"backbone": "coco.onnx"}}]}, None, "coco.onnx"),
+        ("{weights: own.safetensors, backbone: coco.onnx}", {}, "own.safetensors", "coco.onnx"),
+        ("{weights: own.safetensors}", {"init": {"backbone": "coco.onnx"}}, "own.safetensors", "coco.onnx"),
+        ("{backbone: null}", {}, "stmixer-rt.safetensors", None),
+    ],
+)
+def test_who_names_a_backbone_alone_starts_from_it_alone(
+    tmp_path: Path, init: str, more: dict[str, Any], weights: str | None, backbone: str | None
+) -> None:
+    """And not half-way from the preset's weights, of which the file does not speak."""
+    path = tmp_path / "run.yaml"
+    path.write_text(f"preset: custom\nrun_dir: run\ninit: {init}\n")
+    found = load_config(path, more).init
+    names = [None if file is None else file.name for file in (found.weights, found.backbone)]
+    assert names == [weights, backbone]
 
 
 def test_a_backbone_half_way_back_to_where_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,16 @@ import pytest
 from training import CLIPS
 
 from stmixer.trainer.errors import TrainError
-from stmixer.trainer.teach.clips import LabelledClip, SkippedClip, check_clips, find_clips, labels_of, look
+from stmixer.trainer.teach.clips import (
+    LabelledClip,
+    SkippedClip,
+    check_clips,
+    empty_folders,
+    find_clips,
+    is_handed,
+    labels_of,
+    look,
+)
 from stmixer.trainer.teach.split import split_clips
 
 
@@ -40,6 +49,7 @@ def test_labels_and_scenes(tmp_path: Path) -> None:
     found = clips(
         tmp_path, "wave/a.mp4", "wave/park__1.MOV", "wave/hall/b.mp4", "saut à pieds joints/hall/c 1.webm",
         "none/d.mkv", "wave/readme.txt", "wave/.hidden.mp4", "out.teach/taught/videos/wave/a.mp4",
+        "earlier.teach/taught/videos/wave/a.mp4", ".trash/wave/a.mp4",
     )  # fmt: skip
     assert [(clip.name, clip.label, clip.scene) for clip in found] == [
         ("none/d.mkv", None, "clip none/d.mkv"),
@@ -58,6 +68,8 @@ def test_labels_and_scenes(tmp_path: Path) -> None:
         (["wave/a.txt"], "holds no video; put short videos of each action into"),
         (["a.mp4", "wave/b.mp4"], "a.mp4 lies beside the labels; put every clip into the folder of its label"),
         (["a;b/a.mp4"], "a label may not have a semicolon in it; rename the folder"),
+        ([" wave/a.mp4"], "a label may not begin or end with a blank, nor break its line; rename '"),
+        (["wave\n/a.mp4"], "a label may not begin or end with a blank, nor break its line; rename '"),
         (["wave/a.mp4", "fall/a.mp4", "fall/b.mp4"], "wave has one clip; add another one to"),
         (["wave/a.mp4"], "wave has one clip; add another one to"),
         (["wave/a.mp4", "wave/b.mp4"], "wave alone cannot be told from anything; add the folder of another label, or"),
@@ -72,6 +84,41 @@ def test_too_little_is_said_in_one_line(tmp_path: Path, names: list[str], says: 
 
 def test_one_label_and_none_of_it_will_do(tmp_path: Path) -> None:
     check_clips(clips(tmp_path, "wave/a.mp4", "wave/b.mp4", "none/c.mp4"), ("wave",), tmp_path)
+
+
+def test_one_label_and_people_of_other_sets_will_do(tmp_path: Path) -> None:
+    check_clips(clips(tmp_path, "wave/a.mp4", "wave/b.mp4"), ("wave",), tmp_path, others=True)
+
+
+def test_none_however_it_is_written_and_folders_without_clips(tmp_path: Path) -> None:
+    found = clips(tmp_path, "wave/a.mp4", "None/b.mp4", "NONE/c.mp4", "fall/readme.txt", "old.teach/x", ".git/x")
+    assert [clip.label for clip in found] == [None, None, "wave"]
+    assert empty_folders(tmp_path, found) == [tmp_path / "fall"]
+
+
+def test_folders_may_be_links_and_loops_end(tmp_path: Path) -> None:
+    elsewhere = folder(tmp_path / "elsewhere", "a.mp4", "hall/b.mp4")
+    root = folder(tmp_path / "clips", "fall/a.mp4", "out.teach/taught/videos/c.mp4")
+    (root / "wave").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(root)
+    (root / "fall" / "up").symlink_to(root / "fall")
+    (root / "fall" / "work").symlink_to(root / "out.teach")
+    found = find_clips(root, root / "out.teach")
+    assert [(clip.name, clip.scene) for clip in found] == [
+        ("fall/a.mp4", "clip fall/a.mp4"), ("wave/a.mp4", "clip wave/a.mp4"), ("wave/hall/b.mp4", "scene hall")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "handed"),
+    [
+        ("turn left", True), ("turn_left", True), ("left_hand", True), ("LeftHand", True), ("turnRIGHT", True),
+        ("RIGHTHand", True), ("left2", True), ("left-handed", True), ("to_the_Right", True), ("bright light", False),
+        ("upright", False), ("cleft", False), ("wave", False), ("gleichrichten", False),
+    ],
+)  # fmt: skip
+def test_a_label_that_a_mirror_makes_wrong(label: str, handed: bool) -> None:
+    assert is_handed(label) == handed
 
 
 def test_a_label_is_not_dropped_in_silence(tmp_path: Path) -> None:

@@ -184,3 +184,30 @@ def test_another_set_is_checked_by_a_few_of_its_clips(tmp_path: Path) -> None:
     assert (sets.none, sets.none_parts) == (None, ("val",))
     kept = [row["video"] for row in rows(tmp_path / "work" / "none" / "videos.csv")]
     assert (len(kept), kept[0], kept[-1]) == (CHECKED_BY, "other/00.mp4", "other/39.mp4")
+
+
+def test_sets_of_one_name_do_not_collide(tmp_path: Path) -> None:
+    """Nor with the clips of none, whatever a set's folder is called; a set that is given twice is one."""
+    boxes = "video,frame,x1,y1,x2,y2,label,track,origin\na.mp4,0,0.1,0.2,0.3,0.9,,0,pseudo\n"
+    folders = [tmp_path / name for name in ("one/set", "two/set", "none")]
+    others = [custom_set(folder, boxes, {"a.mp4": "train"}) for folder in folders]
+    each = clip(tmp_path, "none/a.mp4", None)
+    drafts = [drafted(each, track(ACTOR, 9))]
+    sets = write_sets(tmp_path / "work", drafts, {"none/a.mp4": "train"}, LABELS, [*others, others[0]])
+    assert sets.none is not None
+    assert {
+        row["video"]: (sets.none / "videos" / row["video"]).resolve() for row in rows(sets.none / "videos.csv")
+    } == {
+        "none/a.mp4": each.path.resolve(),
+        "set/a.mp4": (others[0] / "videos" / "a.mp4").resolve(),
+        "set 2/a.mp4": (others[1] / "videos" / "a.mp4").resolve(),
+        "none 2/a.mp4": (others[2] / "videos" / "a.mp4").resolve(),
+    }
+
+
+def test_a_clip_that_vanishes_is_left_out(tmp_path: Path) -> None:
+    clips = [clip(tmp_path, f"fall/{name}.mp4", "fall") for name in ("gone", "here")]
+    clips[0].path.unlink()
+    found, skipped = Drafts(tmp_path / "drafts", Standing, "a").draft(clips, lambda done, total: None)
+    assert [draft.clip.name for draft in found] == ["fall/here.mp4"]
+    assert skipped == [SkippedClip(clips[0].path, "it cannot be read any more: No such file or directory")]

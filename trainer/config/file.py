@@ -63,14 +63,37 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
 
 
 def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    given = _read_yaml(path)
+    return _merged(_read_yaml(path), overrides or {}, str(path))
+
+
+def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values over those of their preset, and ``overrides`` over both. Raises TrainError."""
     try:
         # each by itself, so that one may go over the other whatever a key was called when it was written
-        given, over = current_keys(given), current_keys(overrides or {})
+        given, over = current_keys(given), current_keys(overrides)
     except ValueError as error:
-        raise TrainError(f"{path}: {error}") from None
+        raise TrainError(f"{where}: {error}") from None
     values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
-    return _laid_over(values, over)
+    values = _laid_over(values, over)
+    _start_from_backbone(values, _laid_over(given, over))
+    return values
+
+
+def _start_from_backbone(values: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Whoever names a backbone to start from, and no weights beside it, does not start from a preset's weights: only
+    who names both goes half-way between them. So in the first of ``phases``."""
+    phases, init = own.get("phases"), values.get("init")
+    sections = [own, *(phases[:1] if isinstance(phases, list) else [])]
+    inits = [section["init"] for section in sections if isinstance(section, dict) and "init" in section]
+    named = [each for each in inits if isinstance(each, dict)]
+    backbone = any(each.get("backbone") is not None for each in named)
+    if backbone and all(each.get("weights") is None for each in named) and isinstance(init, dict):
+        values["init"] = init | {"weights": None}
+
+
+def check_values(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> RunConfig:
+    """A run of plain values as a file would have them. Raises TrainError as ``load_config``."""
+    return parse_config(_merged(given, overrides, where), where)
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
@@ -122,6 +145,8 @@ def settings_of(settings: Sequence[str]) -> dict[str, Any]:
         place = merged
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise TrainError(f"--set {key}: {part} was given a value of its own before")
         place[last] = value
     return merged
 

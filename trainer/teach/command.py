@@ -36,7 +36,8 @@ def run(
         with _in_silence():
             # its imports take seconds, in which Ctrl-C may come too; torch's threads sleep while FFmpeg works
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-            from stmixer.trainer.teach.lesson import Lesson, teach
+            from stmixer.trainer.teach.asked import Lesson
+            from stmixer.trainer.teach.lesson import teach
 
             lesson = Lesson(folder, output, weights, tuple(negatives), detector, settings_of(settings))
             figures = teach(lesson, tell)

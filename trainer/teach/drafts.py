@@ -79,6 +79,10 @@ class Drafts:
                     done.append(self._one(clip))
                 except MediaError as error:
                     skipped.append(SkippedClip(clip.path, str(error)))
+                except OSError as error:
+                    if os.access(clip.path, os.R_OK):
+                        raise
+                    skipped.append(SkippedClip(clip.path, f"it cannot be read any more: {error.strerror}"))
                 progress(number, len(clips))
         return done, skipped
 

@@ -13,8 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,24 @@ import torch
 import yaml
 
 from stmixer.model.bundled import bundled_as
-from stmixer.model.card import CheckpointError, read_header
 from stmixer.trainer.annotate.person_detector import PersonDetector, PersonFinder
 from stmixer.trainer.calibrate.run import Calibrator
 from stmixer.trainer.config.file import load_config
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.errors import TrainError, writing
 from stmixer.trainer.evaluate.evaluation import Evaluation
-from stmixer.trainer.teach.clips import LabelledClip, SkippedClip, check_clips, find_clips, labels_of, look
+from stmixer.trainer.teach.asked import Base, Lesson, check_asked
+from stmixer.trainer.teach.clips import (
+    LabelledClip,
+    SkippedClip,
+    check_clips,
+    empty_folders,
+    find_clips,
+    is_handed,
+    labels_of,
+    look,
+)
+from stmixer.trainer.teach.done import Done
 from stmixer.trainer.teach.drafts import DraftedClip, Drafts
 from stmixer.trainer.teach.figures import Figures
 from stmixer.trainer.teach.model_people import ModelPeople
@@ -45,33 +54,8 @@ SEGMENT_BYTES = 10 << 20
 """What the maps of one segment take on disk, at most."""
 
 _MOST_WORKERS = 4
-_HANDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What is asked for.
-
-    Attributes:
-        folder: the clips.
-        output: the weights file to write.
-        weights: what to start from, and to find people by: a file, or the name of bundled weights.
-        negatives: further sets in which nobody does what is taught, but where they say so.
-        detector: a YOLOX file that finds people instead.
-        settings: keys of a run's configuration, over the preset's.
-    """
-
-    folder: Path
-    output: Path
-    weights: Path = Path("stmixer-rt")
-    negatives: tuple[Path, ...] = ()
-    detector: Path | None = None
-    settings: Mapping[str, Any] | None = None
-
-    @property
-    def work(self) -> Path:
-        """Where all lies but the outcome."""
-        return self.output.with_suffix(".teach")
+_OF_A_RUN = re.compile(r"[0-9a-f]{12}")
+"""The names of runs' folders, as _state gives them."""
 
 
 def teach(lesson: Lesson, tell: Teller) -> Figures:
@@ -82,15 +66,16 @@ def teach(lesson: Lesson, tell: Teller) -> Figures:
         DivergedError: training came to no numbers.
         KeyboardInterrupt: somebody stopped it.
     """
-    base = _digest(lesson.weights)
+    base = check_asked(lesson)
     clips, skipped = _looked(lesson, tell)
     drafts, more = _drafted(lesson, tell, clips, base)
     sets, parts = _written(lesson, tell, drafts, labels_of(clips), [*skipped, *more])
     config = _configured(lesson, sets, labels_of(clips), base)
-    done = config.run_dir / "done.json"
-    if done.exists() and is_whole(lesson.output) and _sha256(lesson.output) == json.loads(done.read_text())["sha256"]:
+    done = Done.read(config.run_dir)
+    if done is not None and is_whole(lesson.output) and _sha256(lesson.output) == done.sha256:
         tell.note(f"nothing has changed since {lesson.output} was made")
-        return Figures(**json.loads(done.read_text())["figures"])
+        return done.figures
+    _forget_others(lesson.work / "runs", config.run_dir.name)
     weights = _trained(config, tell)
     weights = _calibrated(config, weights, tell)
     with tell.doing("evaluate", "how good it is, on the clips that were kept to check by"):
@@ -101,7 +86,7 @@ def teach(lesson: Lesson, tell: Teller) -> Figures:
         learned = sum(part == "train" for part in parts.values())
         trained_on = f"{learned} clips of {lesson.folder.resolve().name} (stmixer teach)"
         write_outcome(weights, lesson.output, lesson.weights, trained_on, figures)
-        done.write_text(json.dumps({"sha256": _sha256(lesson.output), "figures": figures.as_dict()}), encoding="utf-8")
+        Done(_sha256(lesson.output), figures).write(config.run_dir)
         shutil.rmtree(config.run_dir / "features", ignore_errors=True)
         tell.done(f"{lesson.output}, with its card and ONNX graphs beside it")
     if not figures.recall:
@@ -110,13 +95,6 @@ def teach(lesson: Lesson, tell: Teller) -> Figures:
             f"trained; look at {lesson.work / 'draft.html'}, and at whether people can be seen in the clips"
         )
     return figures
-
-
-def _digest(weights: Path) -> str:
-    try:
-        return read_header(weights)[1]
-    except CheckpointError as error:
-        raise TrainError(str(error).splitlines()) from None
 
 
 def _looked(lesson: Lesson, tell: Teller) -> tuple[list[LabelledClip], list[SkippedClip]]:
@@ -129,12 +107,14 @@ def _looked(lesson: Lesson, tell: Teller) -> tuple[list[LabelledClip], list[Skip
         tell.done(f"{len(clips) - none} clips of {', '.join(labels) or 'no label'}{of_none}")
         for clip in skipped:
             tell.note(f"{clip.path} is left out: {clip.reason}")
-        check_clips(clips, labels_of(found), lesson.folder, skipped)
+        for empty in empty_folders(lesson.folder, found):
+            tell.note(f"{empty} holds no video")
+        check_clips(clips, labels_of(found), lesson.folder, skipped, others=bool(lesson.negatives))
     return clips, skipped
 
 
 def _drafted(
-    lesson: Lesson, tell: Teller, clips: Sequence[LabelledClip], base: str
+    lesson: Lesson, tell: Teller, clips: Sequence[LabelledClip], base: Base
 ) -> tuple[list[DraftedClip], list[SkippedClip]]:
     """All clips that can be decoded, with their people. Raises TrainError."""
     detector = lesson.detector
@@ -142,7 +122,7 @@ def _drafted(
     def finder() -> PersonFinder:
         return ModelPeople(lesson.weights) if detector is None else PersonDetector(detector)
 
-    of = base if detector is None else _sha256(detector) if detector.is_file() else str(detector)
+    of = base.digest if detector is None else _sha256(detector)
     with tell.doing("draft", "finding who is in the clips"):
         drafts, skipped = Drafts(lesson.work / "drafts", finder, of).draft(clips, tell.progress)
         for clip in skipped:
@@ -168,7 +148,7 @@ def _written(
     clips = [draft.clip for draft in used]
     page = lesson.work / "draft.html"
     try:
-        check_clips(clips, labels, lesson.folder, [*nobody, *skipped])
+        check_clips(clips, labels, lesson.folder, [*nobody, *skipped], others=bool(lesson.negatives))
         parts = split_clips(clips, lesson.folder)
     except TrainError:
         with writing(page):
@@ -178,10 +158,12 @@ def _written(
         page.write_text(draft_page(drafts, parts, skipped), encoding="utf-8")
     tell.note(f"{page} shows who was taken for the actor")
     sets = write_sets(lesson.work, used, parts, labels, lesson.negatives)
+    if len(labels) == 1 and sets.none is None:
+        check_clips(clips, labels, lesson.folder)
     return sets, parts
 
 
-def _configured(lesson: Lesson, sets: TaughtSets, labels: Sequence[str], base: str) -> RunConfig:
+def _configured(lesson: Lesson, sets: TaughtSets, labels: Sequence[str], base: Base) -> RunConfig:
     """``run.yaml``, which `stmixer-train` reads too, as a configuration. Its run lies in a folder that is named after
     all that it depends on. Raises TrainError."""
     chosen: list[dict[str, Any]] = [{"kind": "custom", "root": "taught", "on_grid": True, "weight": 0.7}]
@@ -197,13 +179,13 @@ def _configured(lesson: Lesson, sets: TaughtSets, labels: Sequence[str], base: s
         "sets": chosen,
         "init": {"weights": str(weights)},
         "workers": min(cores - 2, _MOST_WORKERS) if cores > 2 else 0,
-    }
-    if any(_HANDED.search(label) for label in labels):
+    } | base.values()
+    if any(is_handed(label) for label in labels):
         values["augment"] = {"flip": 0.0}  # in a mirror left is right
     file = lesson.work / "run.yaml"
     with writing(file):
         file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        run = Path("runs") / _state(load_config(file, lesson.settings), sets, base)
+        run = Path("runs") / _state(load_config(file, lesson.settings), sets, base.digest)
         values["run_dir"] = str(run)
         file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return load_config(file, lesson.settings)
@@ -219,12 +201,16 @@ def _state(config: RunConfig, sets: TaughtSets, base: str) -> str:
     return state.hexdigest()[:12]
 
 
+def _forget_others(runs: Path, name: str) -> None:
+    """Delete the runs of clips or settings that are no more, and nothing that no lesson made."""
+    for other in runs.glob("*") if runs.is_dir() else ():
+        if other.name != name and _OF_A_RUN.fullmatch(other.name) and not other.is_symlink():
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def _trained(config: RunConfig, tell: Teller) -> Path:
     """The run's weights; one that was cut off goes on, one that is done is passed over. Raises TrainError."""
     folder = config.run_dir
-    for other in folder.parent.glob("*") if folder.parent.is_dir() else ():
-        if other != folder:  # of clips or settings that are no more
-            shutil.rmtree(other, ignore_errors=True)
     weights = folder / "weights.safetensors"
     if weights.exists():
         return weights

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from stmixer.model.card import CheckpointError, read_header
 from stmixer.model.checkpoint import read_tensors, save
 from stmixer.model.export import export_beside
 from stmixer.model.onnx_files import graphs_beside, stage_path
-from stmixer.trainer.errors import TrainError, writing
+from stmixer.trainer.errors import TrainError
 from stmixer.trainer.teach.figures import Figures
+
+TAUGHT = "stmixer teach"
+"""What its weights say of where they come from begins with it."""
 
 
 def write_outcome(weights: Path, output: Path, base: Path, trained_on: str, figures: Figures) -> None:
@@ -32,17 +36,16 @@ def write_outcome(weights: Path, output: Path, base: Path, trained_on: str, figu
             trained=card.trained and figures.recall > 0,
             trained_on=trained_on,
             licence=theirs.licence,
-            source=f"stmixer teach, from {theirs.name}",
+            source=f"{TAUGHT}, from {theirs.name}",
             metrics={"taught, validation": {k: v for k, v in figures.as_dict().items() if _finite(v)}},
         )
-        # graphs of other weights would be refused with these
-        for graph in _graphs(output):
-            graph.unlink(missing_ok=True)
-        save(output, read_tensors(weights), card)
-        export_beside(output)
-        with writing(output.with_suffix(".md")):
+        # made aside, so that what an earlier lesson made stays whole until all is there
+        with TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as made:
+            whole = Path(made) / output.name
+            save(whole, read_tensors(weights), card)
+            export_beside(whole)
             labels = ", ".join(label.name for label in card.labels)
-            output.with_suffix(".md").write_text(
+            whole.with_suffix(".md").write_text(
                 f"# {output.stem}\n\n"
                 f"- **Knows**: {labels}.\n"
                 f"- **Learned from**: {trained_on}; from {theirs.name}.\n"
@@ -51,6 +54,8 @@ def write_outcome(weights: Path, output: Path, base: Path, trained_on: str, figu
                 f"- **Licence**: {card.licence or 'not stated'}\n",
                 encoding="utf-8",
             )
+            for path in (output, *beside(output)):
+                (Path(made) / path.name).replace(path)
     except (CheckpointError, OSError) as error:
         raise TrainError(str(error).splitlines()) from None
 
@@ -58,6 +63,19 @@ def write_outcome(weights: Path, output: Path, base: Path, trained_on: str, figu
 def is_whole(output: Path) -> bool:
     """Whether the weights and their graphs are there."""
     return output.is_file() and all(graph.is_file() for graph in _graphs(output))
+
+
+def beside(output: Path) -> list[Path]:
+    """All that a lesson writes beside its weights: graphs, and the card in words."""
+    return [*_graphs(output), output.with_suffix(".md")]
+
+
+def is_taught(output: Path) -> bool:
+    """Whether a file is what a lesson made, by what it says of itself."""
+    try:
+        return (read_header(output)[0].source or "").startswith(TAUGHT)
+    except CheckpointError:
+        return False
 
 
 def _graphs(output: Path) -> list[Path]:

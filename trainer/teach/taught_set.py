@@ -6,6 +6,7 @@ do nothing of what is taught: the people of the ``none`` clips, and those of oth
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections import defaultdict
@@ -74,8 +75,8 @@ def write_sets(
     taught, none = _SetTables(), _SetTables()
     for draft in drafts:
         _add(taught if draft.clip.label is not None else none, draft, parts[draft.clip.name])
-    for folder in negatives:
-        _add_set(none, folder, labels)
+    for folder, name in _named(negatives, {draft.clip.name.split("/")[0] for draft in drafts}):
+        _add_set(none, folder, name, labels)
     with writing(root):
         _write(root / "taught", taught, ())
         _write(root / "none", none, labels)
@@ -109,10 +110,24 @@ def _every_frame(track: Track) -> list[tuple[int, list[str]]]:
     return [(int(frame), [f"{v:.4f}" for v in box]) for frame, box in zip(frames, between, strict=True)]
 
 
-def _add_set(tables: _SetTables, folder: Path, labels: Sequence[str]) -> None:
-    """Another set's people, without what they do. Raises TrainError."""
-    listed = read_table(folder / "videos.csv", ("video", "split"))
-    boxes = read_table(folder / "boxes.csv", BOX_COLUMNS[:7])
+def check_set(folder: Path) -> tuple[list[Row], list[Row]]:
+    """Its rows of videos and of boxes. Raises TrainError for what is no custom set."""
+    return read_table(folder / "videos.csv", ("video", "split")), read_table(folder / "boxes.csv", BOX_COLUMNS[:7])
+
+
+def _named(folders: Sequence[Path], taken: set[str]) -> list[tuple[Path, str]]:
+    """Every set once, with a name for its videos that no other has and that is not ``taken``."""
+    named: list[tuple[Path, str]] = []
+    for folder in dict.fromkeys(path.resolve() for path in folders):
+        used = taken | {name for _, name in named}
+        numbers = (f"{folder.name} {number}" for number in itertools.count(2))
+        named.append((folder, next(name for name in itertools.chain([folder.name], numbers) if name not in used)))
+    return named
+
+
+def _add_set(tables: _SetTables, folder: Path, name: str, labels: Sequence[str]) -> None:
+    """Another set's people, without what they do; ``name`` stands before its videos'. Raises TrainError."""
+    listed, boxes = check_set(folder)
     looked = folder / "by_looking.csv"
     said = defaultdict(set)
     for row in [*boxes, *(read_table(looked, ("video", "track", "label")) if looked.exists() else [])]:
@@ -122,7 +137,6 @@ def _add_set(tables: _SetTables, folder: Path, labels: Sequence[str]) -> None:
     if not used:
         raise TrainError(f"{folder}: all of its videos show what is taught; leave it out")
     kept = _spread([row["video"] for row in used if row["split"] == "val"])
-    name = folder.resolve().name
     steps: dict[str, int] = {}
     for row in used:
         if row["split"] == "val" and row["video"] not in kept:

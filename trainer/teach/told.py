@@ -68,7 +68,7 @@ class Teller:
         if state == "done":
             self._line(says)
         else:
-            print(*(f"stmixer: {line}" for line in says.splitlines()), sep="\n", file=sys.stderr)
+            print(*(f"stmixer: {_sayable(line)}" for line in says.splitlines()), sep="\n", file=sys.stderr)
 
     def _start(self, phase: str, says: str) -> None:
         if self._console.is_terminal:
@@ -89,7 +89,12 @@ class Teller:
             self._bar = None
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(_sayable(text), markup=False)
+
+
+def _sayable(text: str) -> str:
+    """Without what no terminal takes: bytes of file names that are no UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 class JsonTeller(Teller):

@@ -127,5 +127,11 @@ def run(
         raise typer.Exit(1)
 
 
+def with_command(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the command that is meant where none is named."""
+    named = arguments and arguments[0] in (command.name for command in app.registered_commands)
+    return [*([] if named else ["run"]), *arguments]
+
+
 if __name__ == "__main__":
-    app()
+    app(with_command(sys.argv[1:]))

@@ -31,7 +31,6 @@ from bench.hardware import onnx_runtime, processor
 from stmixer.model.checkpoint import open_model
 from stmixer.model.config import DetectorConfig
 from stmixer.model.cost import multiply_adds
-from stmixer.model.export import export
 from stmixer.model.frame_maps import STRIDES
 from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.runtimes.choose import open_runtime, torch_runtime
@@ -74,6 +73,8 @@ def open_variant(name: str, runtime: str, precision: str, device: torch.device, 
         return torch_runtime(open_model(name, None), device, runtime=runtime, precision=precision)
     path = folder / f"{name}.onnx"
     if not path.exists():
+        from stmixer.model.export import export  # it wants packages that a rented GPU lacks
+
         export(open_model(name, None), path)
     return open_runtime(None, path, device, precision=precision, tensors=True)
 

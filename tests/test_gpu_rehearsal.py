@@ -19,7 +19,7 @@ from bench.gpu_day import RESULTS, ROOT, plan
 @pytest.mark.timeout(3600)
 def test_all_steps_run_and_say_what_they_found(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
-    command = [sys.executable, "-m", "bench.gpu_day", "run", "--rehearse", "--folder", str(tmp_path), "--minutes", "55"]
+    command = [sys.executable, "-m", "bench.gpu_day", "--rehearse", "--folder", str(tmp_path), "--minutes", "55"]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     result = json.loads((tmp_path / "rehearsal/gpu_day.json").read_text())
     ended = {step["step"]: (step["ended"], step["said"]) for step in result["steps"]}

@@ -5,14 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import sys
+import tomllib
+from collections.abc import Collection, Iterable
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from bench.gpu import checks, wheels
-from bench.gpu.cameras import judged, limit
+from bench.gpu.cameras import judged, limit, outcome
 from bench.gpu.checks import ORDER, collected, gpu_files, place
 from bench.gpu.day import Outcome
 from bench.gpu.decoding import brightness, decode, planes
@@ -23,9 +30,9 @@ from bench.gpu.notes import Notes, read_rows, without_places
 from bench.gpu.parity import filler, reference_clip
 from bench.gpu.scene import GPU, REHEARSAL
 from bench.gpu.search import Found, most_borne
-from bench.gpu.table import REHEARSED, cell, markdown, table
+from bench.gpu.table import REHEARSED, cell, goals, markdown, table
 from bench.gpu.watch import means
-from bench.gpu_day import MINUTES, plan, run_step
+from bench.gpu_day import MINUTES, plan, run_step, with_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +64,17 @@ def test_what_is_no_step_is_told(tmp_path: Path) -> None:
         run_step("dreams", Notes(tmp_path / "x", 1), REHEARSAL)
 
 
+def test_a_day_is_what_is_meant_where_nothing_is_named() -> None:
+    assert with_command([]) == ["run"]
+    assert with_command(["--rehearse"]) == ["run", "--rehearse"]
+    for named in (["run", "--rehearse"], ["step", "parity", "there", "1"]):
+        assert with_command(named) == named
+    asked = [sys.executable, "-m", "bench.gpu_day", "--rehearse", "--help"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--again" in done.stdout
+
+
 # -- what is carried
 
 
@@ -78,6 +96,70 @@ def test_wheels_are_of_the_pinned_versions() -> None:
     assert command[-len(pins) :] == pins
     assert "--no-deps" in command
     assert command[command.index("-d") + 1] == "there"
+
+
+NAMED = ("torch", "torchvision", "timm", "opencv-python-headless", "pytest")
+"""What docs/gpu.md says must be on such a machine."""
+NOT_NEEDED = ("onnxruntime-gpu",)
+"""Ours, and done without where it is not there: it is larger than all that may be carried."""
+
+
+def closure(names: Iterable[str], besides: Collection[str] = ()) -> set[str]:
+    """These packages and whatever they need, by what is installed here; without those ``besides``."""
+    found: set[str] = set()
+    todo = [Requirement(name) for name in names]
+    while todo:
+        asked = todo.pop()
+        name = canonicalize_name(asked.name)
+        if name in besides or name in found:
+            continue
+        found.add(name)
+        needs = map(Requirement, requires(name) or [])
+        todo += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def test_what_the_page_names_and_what_is_carried_is_all_that_is_needed() -> None:
+    page = (ROOT / "docs/gpu.md").read_text()
+    there = page[page.index("On a Linux machine") :].partition("\n")[0]
+    assert [name for name in ("PyTorch", "torchvision", "timm", "OpenCV", "pytest") if name not in there] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = closure([*project["dependencies"], "psutil", "pytest-timeout"], NOT_NEEDED)
+    assert wanted - closure(NAMED) - set(wheels.LACKING) == set()
+    assert set(wheels.LACKING) <= wanted, "carried for nothing"
+
+
+WITHOUT = """
+import importlib, sys
+from importlib.machinery import PathFinder
+absent = set(sys.argv[1].split(","))
+class Lacking(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in absent else super().find_spec(name, path, target)
+sys.meta_path = [Lacking if finder is PathFinder else finder for finder in sys.meta_path]
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+def test_every_step_begins_with_what_is_named_and_carried() -> None:
+    allowed = closure(NAMED) | set(wheels.LACKING) | {"stmixer"}
+    absent = [
+        module for module, owners in packages_distributions().items()
+        if not any(canonicalize_name(owner) in allowed for owner in owners)
+    ]  # fmt: skip
+    assert "onnxruntime" in absent
+    modules = [f"bench.gpu.{path.stem}" for path in (ROOT / "bench/gpu").glob("[a-z]*.py") if path.stem != "told"]
+    tests = [f"tests.{'.'.join(Path(name).with_suffix('').parts[-2:])}" for name in gpu_files(ROOT)]
+    assert len(tests) > 2
+    modules += ["stmixer.service.cli", "conftest", "tests.model.conftest", *tests]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, ",".join(absent), *modules],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # -- the tests on CUDA
@@ -352,6 +434,23 @@ def test_goals_stand_beside_what_was_found() -> None:
     assert "It was killed; its last words:\n\n```text\nlast words\n```" in text
     assert REHEARSED not in text
     assert markdown([], rehearsal=False, whats={}).count("not measured") == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "tried", "said"),
+    [
+        (Found(0, None), [], "not measured"),
+        (Found(8, None), [{"borne": True}], "at least 8"),
+        (Found(0, 64), [{"borne": False, "cores": {"api": 1.0}}],
+         "fewer than 64, stopped by: Python: the API process fills its core"),
+        (Found(0, 1), [{"borne": False, "cores": {"api": 1.0}}],
+         "0, stopped by: Python: the API process fills its core"),
+    ],
+)  # fmt: skip
+def test_what_a_search_without_time_came_to(found: Found, tried: list[dict[str, Any]], said: str) -> None:
+    row = {"keyframe_hz": 1.0, **outcome(found, tried, 16)}
+    assert row["cameras"] == (found.borne if tried else None)
+    assert goals([Outcome("cameras.stmixer-rt", "done", 9.0, [row], "")])[1].endswith(f"the bundled model: {said}")
 
 
 def test_a_rehearsal_says_that_it_is_one() -> None:

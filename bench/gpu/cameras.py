@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from bench.gpu.films import make_film
 from bench.gpu.models import fastest, per_second
 from bench.gpu.notes import Notes, Row, read_rows
 from bench.gpu.scene import Scene
-from bench.gpu.search import most_borne
+from bench.gpu.search import Found, most_borne
+from bench.gpu.table import NOT_MEASURED
 from bench.gpu.watch import watched
 from stmixer.service.bench.processes import Processes, Usage, own_service
 from stmixer.service.bench.streams import usage_report
@@ -92,11 +93,18 @@ def cameras(notes: Notes, scene: Scene, name: str) -> None:
                 return bool(tried[-1]["borne"])
 
             found = most_borne(borne, first, scene.most_cameras, lambda until_s=until_s: notes.left_s() > until_s)
-            failed = next((row for row in tried[::-1] if not row["borne"]), None)
-            stops = None if failed is None else limit(failed, len(os.sched_getaffinity(0)))
-            notes.add(model=name, keyframe_hz=rate, cameras=found.borne, too_many=found.too_many, stopped_by=stops)
-            if rate != scene.rates_hz[-1]:
+            notes.add(model=name, keyframe_hz=rate, **outcome(found, tried, len(os.sched_getaffinity(0))))
+            if tried and rate != scene.rates_hz[-1]:
                 first = max(1, round(found.borne * rate / scene.rates_hz[place + 1]))
+
+
+def outcome(found: Found, tried: Sequence[Row], machine_cores: int) -> Row:
+    """What a search came to; ``cameras`` is None where there was no time for a single trial."""
+    if not tried:
+        return {"cameras": None, "too_many": None, "stopped_by": NOT_MEASURED}
+    failed = next((row for row in tried[::-1] if not row["borne"]), None)
+    stops = None if failed is None else limit(failed, machine_cores)
+    return {"cameras": found.borne, "too_many": found.too_many, "stopped_by": stops}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tempfile
 from collections import Counter
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -88,6 +88,10 @@ def counted(events: Iterable[tuple[str, int]]) -> Row:
 
 def placements(scene: Scene) -> list[Row]:
     """Each bundled graph's operators by where ONNX Runtime runs them."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return [{"graph": DEFAULT, "refused": "ONNX Runtime is not here"}]
+    import onnxruntime
+
     graphs = graphs_of(bundled()[DEFAULT].file)
     provider = "CUDAExecutionProvider" if scene.on_gpu else "CPUExecutionProvider"
     if graphs is None or provider not in onnxruntime.get_available_providers():
@@ -104,6 +108,8 @@ def placements(scene: Scene) -> list[Row]:
 
 def profiled(path: Path, provider: str, inputs: Sequence[Any]) -> tuple[list[Any], Row]:
     """A graph's outputs for these inputs, in its order, and how many operators ran where."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.log_severity_level = True, 3
     with tempfile.TemporaryDirectory() as folder:

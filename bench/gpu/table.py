@@ -10,6 +10,7 @@ from bench.gpu.notes import Row
 
 REHEARSED = "**A rehearsal on a CPU with small models: no figure here is a result.**"
 MAX_CELL = 160
+NOT_MEASURED = "not measured"
 GOAL_MS, GOAL_CAMERAS = 5.0, 300
 
 
@@ -54,7 +55,7 @@ def cell(value: Any) -> str:
 
 
 def goals(outcomes: Iterable[Outcome]) -> list[str]:
-    """What was wanted beside what was found; "not measured" where it was not."""
+    """What was wanted beside what was found; ``NOT_MEASURED`` where it was not."""
     rows = {outcome.step: outcome.rows for outcome in outcomes}
     clips = [
         row["ms"]
@@ -62,9 +63,21 @@ def goals(outcomes: Iterable[Outcome]) -> list[str]:
         if row.get("precision") == "bf16" and row.get("batch") == 1 and "ms" in row
     ]
     found = [r for r in rows.get("cameras.stmixer-rt", []) if r.get("keyframe_hz") == 1.0 and "stopped_by" in r]
-    fastest = f"{min(clips):g} ms" if clips else "not measured"
-    borne = f"{found[0]['cameras']}, stopped by: {found[0]['stopped_by']}" if found else "not measured"
+    fastest = f"{min(clips):g} ms" if clips else NOT_MEASURED
+    borne = _borne(found[0]) if found else NOT_MEASURED
     return [
         f"`slowfast_r50`, one clip in bf16, at most {GOAL_MS:g} ms: {fastest}",
         f"{GOAL_CAMERAS} cameras of 720p15 at one keyframe a second with the bundled model: {borne}",
     ]
+
+
+def _borne(row: Row) -> str:
+    """How many cameras a search found, and what stopped them."""
+    match row:
+        case {"cameras": None}:
+            return NOT_MEASURED
+        case {"cameras": number, "stopped_by": None}:
+            return f"at least {number}"
+        case {"cameras": 0, "too_many": int(fewest)} if fewest > 1:
+            return f"fewer than {fewest}, stopped by: {row['stopped_by']}"
+    return f"{row['cameras']}, stopped by: {row['stopped_by']}"

@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 
 LACKING = (
-    "annotated-types", "anyio", "av", "fastapi", "httpx", "pydantic", "pydantic-core", "pydantic-settings",
-    "python-dotenv", "python-multipart", "starlette", "typing-inspection", "uvicorn", "websockets",
+    "annotated-doc", "annotated-types", "anyio", "av", "certifi", "click", "fastapi", "h11", "httpcore", "httpx",
+    "idna", "markdown-it-py", "mdurl", "opentelemetry-api", "prometheus-client", "psutil", "pydantic", "pydantic-core",
+    "pydantic-settings", "pytest-timeout", "python-dotenv", "python-multipart", "rich", "shellingham", "starlette",
+    "typer", "typing-inspection", "uvicorn", "websockets",
 )  # fmt: skip
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 MAX_BYTES = 60 * 2**20
 """Of the tracked files and the wheels together: what is carried to such a machine."""
-WHEELS_BYTES = 40_500_000
+WHEELS_BYTES = 40_750_000
 """What the wheels take, as fetched last; the largest is PyAV's, 35.8 MB."""
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 

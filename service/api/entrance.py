@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,7 +81,8 @@ class Entrance:
 class HeadAsGet:
     """Whatever answers GET answers HEAD: the same status and headers, and no body.
 
-    Where a body would come bit by bit its sender is told after the first bit that nobody reads on.
+    Where a body would come bit by bit its sender is told after the first bit that nobody reads on; one that does not
+    listen, as of files, is ended.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -92,7 +94,7 @@ class HeadAsGet:
             await self._app(scope, receive, send)
             return
 
-        answered = asyncio.Event()
+        answered, listening, told = asyncio.Event(), 0, False
 
         async def send_head(message: Message) -> None:
             if message["type"] != "http.response.body":
@@ -100,17 +102,28 @@ class HeadAsGet:
             elif not answered.is_set():
                 answered.set()
                 await send({**message, "body": b"", "more_body": False})
+            elif not (listening or told):
+                raise _NobodyReadsError
 
         async def receive_or_gone() -> Message:
+            nonlocal listening, told
+            listening += 1
             coming, enough = asyncio.ensure_future(receive()), asyncio.ensure_future(answered.wait())
             try:
                 await asyncio.wait({coming, enough}, return_when=asyncio.FIRST_COMPLETED)
-                return coming.result() if coming.done() else {"type": "http.disconnect"}
+                told = not coming.done()
+                return {"type": "http.disconnect"} if told else coming.result()
             finally:
+                listening -= 1
                 for task in (coming, enough):
                     task.cancel()
 
-        await self._app({**scope, "method": "GET"}, receive_or_gone, send_head)
+        with suppress(_NobodyReadsError):
+            await self._app({**scope, "method": "GET"}, receive_or_gone, send_head)
+
+
+class _NobodyReadsError(Exception):
+    """Ends whatever still sends the body of an answer to HEAD."""
 
 
 def route_path(scope: Scope) -> str:

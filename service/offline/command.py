@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +31,7 @@ from stmixer.service.offline.outputs import (
     is_folder,
     place_in,
     unwritable,
+    videos_of,
     write_json,
     write_mot,
 )
@@ -82,16 +83,17 @@ class DetectCommand:
         """
         failed: list[tuple[Input, StmixerError | MediaError]] = []
         with ExitStack() as stack:
-            tables = [Table(path) for path in self._tables]
+            tables = [Table(path, self._options.keyframe_hz) for path in self._tables]
             for table in tables:
                 stack.callback(table.close)
+            videos = videos_of(inputs) if tables else {}
             todo = [item for item in inputs if not self._is_done(item, inputs)]
             if len(todo) < len(inputs):
                 log.info("%d of %d have their results already", len(inputs) - len(todo), len(inputs))
             for number, item in enumerate(todo, start=1):
                 text = item.file_name if len(todo) == 1 else f"{number}/{len(todo)} {item.file_name}"
                 try:
-                    self._one(item, inputs, text, tables)
+                    self._one(item, inputs, text, tables, videos)
                 except (InputError, MediaError) as error:
                     if len(inputs) == 1:
                         raise
@@ -105,13 +107,15 @@ class DetectCommand:
             return False
         return all(place_in(folder, item, inputs).is_file() for folder in self._folders)
 
-    def _one(self, item: Input, inputs: Sequence[Input], text: str, tables: Sequence[Table]) -> None:
+    def _one(
+        self, item: Input, inputs: Sequence[Input], text: str, tables: Sequence[Table], videos: Mapping[Input, str]
+    ) -> None:
         with self._fetched(item, text) as path:
             response = self._of_picture(path) if item.kind == "picture" else self._of_video(path, text)
             for warning in response.warnings:
                 log.warning("%s%s", "" if len(inputs) == 1 else f"{item.name}: ", warning)
             for table in tables:
-                table.add(item.name, response)
+                table.add(item.name, videos[item], response)
             for target in self._files + [place_in(folder, item, inputs) for folder in self._folders]:
                 if target.suffix in DRAWN:
                     self._draw(path, target, response)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -69,6 +73,18 @@ def place_in(folder: Path, item: Input, inputs: Sequence[Input]) -> Path:
     return folder / below / f"{item.file_name}.json"
 
 
+def videos_of(inputs: Sequence[Input]) -> dict[Input, str]:
+    """What each is called in AVA's table, where no two are one: its name without its end; where several have that, the
+    folders in which they differ before it; where they differ by their ends alone, with them."""
+    names = {item: Path(item.file_name).stem for item in inputs}
+    for with_end in (False, True):
+        held = Counter(names.values())
+        for item in [item for item, name in names.items() if held[name] > 1]:
+            place = place_in(Path(), item, inputs).with_suffix("")  # without its .json
+            names[item] = (place if with_end else place.with_suffix("")).as_posix()
+    return names
+
+
 def write_json(path: Path, response: DetectResponse) -> None:
     """Complete or not at all. Raises StartError."""
     _write_text(path, json.dumps(response.model_dump(), indent=1) + "\n")
@@ -110,11 +126,15 @@ def unwritable(path: Path, error: OSError) -> StartError:
 class Table:
     """A ``.jsonl``, ``.csv`` or ``.ava.csv`` file of all results, written one input after the other. Raises StartError.
 
-    AVA's has no head: video (the file's name without its end), seconds, corners as shares, number of the action, score.
+    AVA's has no head: video (``videos_of``), seconds, corners as shares, number of the action, score.
+
+    Args:
+        keyframe_hz: as it was asked for. At 1 AVA's table has whole seconds, which its evaluators want: each the
+            keyframe nearest to it, of those within half a period.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._form = path, form_of(path)
+    def __init__(self, path: Path, keyframe_hz: float) -> None:
+        self.path, self._form, self._keyframe_hz = path, form_of(path), keyframe_hz
         try:
             self._file: TextIO = path.open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._file) if path.suffix == ".csv" else None
@@ -123,16 +143,18 @@ class Table:
         except OSError as error:
             raise unwritable(path, error) from None
 
-    def add(self, name: str, response: DetectResponse) -> None:
-        """One video's results."""
+    def add(self, name: str, video: str, response: DetectResponse) -> None:
+        """One video's results; ``video``: what AVA's table calls it."""
         try:
-            for result in response.keyframes:
-                if self._rows is None:
-                    self._file.write(json.dumps({"source": name} | result.model_dump()) + "\n")
-                elif self._form == AVA:
-                    self._rows.writerows(_ava_rows(Path(name).stem, result))
-                else:
-                    self._rows.writerows((name, *row) for row in result.rows())
+            if self._form == AVA and self._rows is not None:
+                for at, result in _ava_keyframes(response.keyframes, whole=self._keyframe_hz == 1):
+                    self._rows.writerows(_ava_rows(video, at, result))
+            elif self._rows is not None:
+                self._rows.writerows((name, *row) for result in response.keyframes for row in result.rows())
+            else:
+                self._file.writelines(
+                    json.dumps({"source": name} | result.model_dump()) + "\n" for result in response.keyframes
+                )
             self._file.flush()
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -145,10 +167,35 @@ class Table:
             raise unwritable(self.path, error) from None
 
 
-def _ava_rows(video: str, result: Result) -> Iterator[tuple[str | int, ...]]:
-    """A row for each action of each person. Whole seconds as AVA writes them, 0902; others with their thousandths."""
-    seconds, millis = divmod(round(result.pts_us / 1000), 1000)
-    at = f"{seconds:04}.{millis:03}" if millis else f"{seconds:04}"
+def _ava_keyframes(keyframes: Sequence[Result], *, whole: bool) -> Iterator[tuple[str, Result]]:
+    """Keyframes with their seconds as AVA writes them, 0902; others with their thousandths.
+
+    With ``whole`` those nearest to whole seconds. A model's own grid has periods of a little more or less than a second
+    (1.067 for 1): now and then one keyframe is the nearest to two seconds, or to none.
+    """
+    if not whole:
+        for result in keyframes:
+            seconds, millis = divmod(round(result.pts_us / 1000), 1000)
+            yield (f"{seconds:04}.{millis:03}" if millis else f"{seconds:04}"), result
+        return
+    times = [result.pts_us / 1e6 for result in keyframes]
+    gaps = [after - before for before, after in pairwise(times)]
+    period_s = median_low(gaps or [1.0])
+    # halfway to its neighbours, of which frames' own times put some further off; not into gaps
+    reach_s = [min(gap, 1.5 * period_s) / 2 + 1e-6 for gap in (period_s, *gaps, period_s)]
+    nearest: dict[int, int] = {}
+    for number, at_s in enumerate(times):
+        first, last = math.ceil(at_s - reach_s[number]), math.floor(at_s + reach_s[number + 1])
+        for second in range(max(0, first), last + 1):
+            held = nearest.setdefault(second, number)
+            if abs(at_s - second) < abs(times[held] - second):
+                nearest[second] = number
+    for second, number in sorted(nearest.items()):
+        yield f"{second:04}", keyframes[number]
+
+
+def _ava_rows(video: str, at: str, result: Result) -> Iterator[tuple[str | int, ...]]:
+    """A row for each action of each person."""
     for actor in result.actors:
         corners = [f"{share:.4f}" for share in actor.box]
         for action in actor.actions:

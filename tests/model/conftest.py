@@ -16,7 +16,6 @@ from stmixer.model.card import ModelCard
 from stmixer.model.checkpoint import Model
 from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, skeleton
-from stmixer.model.export import export
 from stmixer.model.foreign.published_names import published_name
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.zoo import variant
@@ -67,6 +66,8 @@ def onnx_file(filled, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     def make(name: str) -> Path:
         if name not in done:
             path = tmp_path_factory.mktemp("export") / f"{name}.onnx"
+            from stmixer.model.export import export  # its packages are not where the tests on CUDA run
+
             files = export(Model(filled(variant(name)), ModelCard(variant(name), AVA_LABELS, trained=False)), path)
             assert sorted(files) == sorted(path.parent.iterdir()), "nothing partial is left"
             done[name] = path

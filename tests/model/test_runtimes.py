@@ -15,7 +15,6 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.outputs import last_stage
 from stmixer.model.runtimes.choose import torch_runtime
 from stmixer.model.runtimes.deviation import deviation
-from stmixer.model.runtimes.onnx import OnnxRuntime
 from stmixer.model.runtimes.prepare import prepared
 from stmixer.model.runtimes.runtime import Runtime
 from stmixer.model.runtimes.tensors import TensorArrays
@@ -67,7 +66,10 @@ def made(request, filled, onnx_file) -> tuple[Runtime, Detector]:
     kind = runtime.removeprefix("cuda-")
     if kind != "onnx":
         return torch_runtime(model, device, runtime=kind, precision="fp32"), filled(variant(name))
-    return OnnxRuntime(onnx_file(name), TensorArrays(device, cells=False)), model.detector
+    path = onnx_file(name)
+    from stmixer.model.runtimes.onnx import OnnxRuntime  # where the tests on CUDA run it may be lacking
+
+    return OnnxRuntime(path, TensorArrays(device, cells=False)), model.detector
 
 
 def compare(made: tuple[Runtime, Detector], clip: Tensor, sizes: Tensor) -> None:

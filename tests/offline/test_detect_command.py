@@ -21,9 +21,10 @@ from stmixer.media.errors import MediaError
 from stmixer.service.errors import InputError
 from stmixer.service.offline.command import DetectCommand
 from stmixer.service.offline.inputs import Input, inputs_of
-from stmixer.service.offline.outputs import Table, check_outputs, form_of, write_mot
+from stmixer.service.offline.outputs import Table, check_outputs, form_of, videos_of, write_mot
 from stmixer.service.offline.told import in_words
 from stmixer.service.schemas import Action, Actor, DetectOptions, DetectResponse, FrameSize, Result, Summary, Timings
+from stmixer.trainer.evaluators.ava_csv import read_detections
 
 OPTIONS = DetectOptions(keyframe_hz=2, score_threshold=0.0, top_k=2)
 
@@ -47,10 +48,12 @@ def no_bar(text: str, /) -> Iterator[Any]:
 class Run:
     """A command with what it said."""
 
-    def __init__(self, runner: Any, given: Sequence[str | Path], *outputs: Path) -> None:
+    def __init__(
+        self, runner: Any, given: Sequence[str | Path], *outputs: Path, options: DetectOptions = OPTIONS
+    ) -> None:
         self.responses: dict[str, DetectResponse] = {}
         command = DetectCommand(
-            runner, OPTIONS, outputs, batch_size=1, explain=None, bar=no_bar, on_response=self._take,
+            runner, options, outputs, batch_size=1, explain=None, bar=no_bar, on_response=self._take,
         )  # fmt: skip
         self.failed = command.run(inputs_of([str(one) for one in given]))
 
@@ -111,8 +114,8 @@ def test_tables_of_other_peoples_forms(tmp_path: Path) -> None:
     assert [form_of(Path(name)) for name in ("a.ava.csv", "a.csv", "a.b.csv", "a.mot.txt", "a.txt", "a")] == [
         ".ava.csv", ".csv", ".csv", ".mot.txt", ".txt", "",
     ]  # fmt: skip
-    table = Table(tmp_path / "all.ava.csv")
-    table.add("clips/one.mp4", response)
+    table = Table(tmp_path / "all.ava.csv", 2.0)
+    table.add("clips/one.mp4", "one", response)
     table.close()
     corners = "0.1235,0.2000,0.3000,0.6000"
     assert (tmp_path / "all.ava.csv").read_text().splitlines() == [
@@ -123,6 +126,57 @@ def test_tables_of_other_peoples_forms(tmp_path: Path) -> None:
     place = "10.0,20.1,20.0,39.9"
     assert (tmp_path / "one.mot.txt").read_text().splitlines() == [
         f"1,1,{place},0.9000,-1,-1,-1", f"2,1,{place},0.7000,-1,-1,-1", f"2,2,{place},0.9000,-1,-1,-1",
+    ]  # fmt: skip
+
+
+def at(*seconds: float) -> DetectResponse:
+    """A person who walks at those times, more surely in each keyframe than in the one before."""
+    keyframes = [
+        result(k, (0.9, {"walk": (k + 1) / 100})).model_copy(update={"pts_us": round(1e6 * s)})
+        for k, s in enumerate(seconds)
+    ]
+    return DetectResponse(
+        model="m", trained=True, frame=FrameSize(width=100, height=100), keyframes=keyframes, summary=Summary(),
+        warnings=[],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        # the bundled model's grid, 16/15 s: at second 8 two are as near, 7.467 and 8.533
+        (
+            [k * 16 / 15 for k in range(11)],
+            [*((n, n + 1) for n in range(8)), (8, 8), (9, 9), (10, 10), (11, 11)],
+        ),
+        ([6.4, 7.45, 8.55], [(6, 1), (7, 2), (8, 2), (9, 3)]),
+        ([0.0, 0.96, 1.92, 2.88], [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        ([0.0, 0.6, 1.2, 2.4], [(0, 1), (1, 3), (2, 4)]),
+        ([0.0, 1.0, 2.0, 9.0, 10.0], [(0, 1), (1, 2), (2, 3), (9, 4), (10, 5)]),
+        ([0.0], [(0, 1)]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_at_one_a_second_avas_table_has_whole_seconds_and_its_evaluators_read_it(
+    tmp_path: Path, seconds: list[float], expected: list[tuple[int, int]]
+) -> None:
+    table = Table(tmp_path / "all.ava.csv", 1.0)
+    table.add("one.mp4", "one", at(*seconds))
+    table.close()
+    read = read_detections(tmp_path / "all.ava.csv")
+    assert list(zip(read.frame.tolist(), (100 * read.score).round().tolist(), strict=True)) == expected
+
+
+def test_videos_of_one_name_stay_two_in_avas_table(folder: Path) -> None:
+    def names(*given: str) -> list[str]:
+        return list(videos_of(inputs_of([str(folder), *given])).values())
+
+    assert names() == ["bad", "long", "still", "short"]
+    (folder / "sub" / "long.mp4").touch()
+    (folder / "bad.avi").touch()
+    (folder / "sub" / "bad.mp4").touch()
+    assert names("http://h/sub/long.mp4?k=1") == [
+        "bad.avi", "bad.mp4", "long", "still", "sub/bad", "sub/long", "short", "h/sub/long.mp4",
     ]  # fmt: skip
 
 
@@ -137,6 +191,18 @@ def test_what_is_written_goes_by_the_names_end(runner: Any, folder: Path, tmp_pa
         check_outputs([tmp_path / "x.txt"], inputs_of([str(folder / "long.mp4")]))
     with pytest.raises(InputError, match="holds the results of one"):
         check_outputs([tmp_path / "x.mot.txt"], inputs_of([str(folder)]))
+
+
+def test_avas_table_of_a_folder_at_the_default_rate(runner: Any, folder: Path, tmp_path: Path) -> None:
+    (folder / "sub" / "long.avi").write_bytes((folder / "long.mp4").read_bytes())
+    options = OPTIONS.model_copy(update={"keyframe_hz": DetectOptions().keyframe_hz})
+    run = Run(runner, [folder], tmp_path / "all.ava.csv", options=options)
+    assert all(response.keyframes for response in run.responses.values())
+    read = read_detections(tmp_path / "all.ava.csv")
+    assert set(zip(read.video.tolist(), read.frame.tolist(), strict=True)) == {
+        ("long", 0), ("long", 1), ("long", 2), ("sub/long", 0), ("sub/long", 1), ("sub/long", 2),
+        ("still", 0), ("short", 0),
+    }  # fmt: skip
 
 
 def test_a_second_run_does_what_the_first_did_not(runner: Any, folder: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from posting import connected, problem, read_until
 from pydantic import ValidationError
 from serving import Server
-from starlette.types import Receive, Scope, Send
+from starlette.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from stmixer.service.api.app import create_app, foreign
-from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance
+from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet
 from stmixer.service.api.service import Service
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 from stmixer.service.settings import Settings
@@ -53,6 +54,41 @@ def test_head_is_answered_as_get(server: Server, path: str) -> None:
     assert head[:2] == get[:2] == again[:2]
     if path != "/metrics":  # which counts these requests
         assert head[2] == get[2] == str(len(get[3]))
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["listens", "does not"])
+def test_head_of_a_large_file_does_not_read_it(tmp_path: Path, listens: bool) -> None:
+    """Whether what sends a file listens to whether it is read (ASGI up to 2.3, Starlette from 1 on), or not."""
+    (tmp_path / "clip.mp4").write_bytes(bytes(100 * FileResponse.chunk_size))
+    sent, read, seen = [], 0, []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            nonlocal read
+            read += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await FileResponse(tmp_path / "clip.mp4")(scope, receive, counted)
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "HEAD", "headers": [], "asgi": {"spec_version": "2.3" if listens else "2.4"}}
+    asyncio.run(HeadAsGet(app)(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert dict(sent[0]["headers"])[b"content-length"] == b"%d" % (100 * FileResponse.chunk_size)
+    assert sent[1]["body"] == b""
+    assert not sent[1]["more_body"]
+    assert 0 < read <= 10 * FileResponse.chunk_size
+    assert len(seen) == (not listens), "what is raised ends here"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/labels", "/web/app.js"])

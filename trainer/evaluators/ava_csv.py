@@ -110,7 +110,9 @@ def _rows(path: Path, parse: Callable[[list[str]], Row]) -> list[Row]:
     for line, row in read_lines(path):
         try:
             parsed.append(parse(row))
-        except (ValueError, IndexError) as error:
+        except IndexError:
+            raise ValueError(f"{path}, line {line}: a row has too few columns: {','.join(row)}") from None
+        except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}: {','.join(row)}") from error
     return parsed
 

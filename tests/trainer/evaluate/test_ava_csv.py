@@ -72,6 +72,8 @@ def test_odd_rows(tmp_path: Path) -> None:
         ("v,0902,0,0,1,1,5,0.5\nv,0902,0,0,1,x,5,0.5\n", "found.csv, line 2"),
         ("v,0902,0,0,1,1,5,high\n", "found.csv, line 1"),
         ("v,0902,0,0,1\n", "line 1: a row has too few columns"),
+        ('item {\n  name: "stand"\n', "line 1: a row has too few columns: item {"),
+        ("v,0902,0,0,1,1,1\nv,0902,0,0,1,1\n", "line 2: a row has too few columns"),
         ("v,0902.5,0,0,1,1,5,0.5\n", "the timestamp 0902.5 is not a whole number"),
         ("v,0902,0,0,1,2,5,0.5\n", r"found.csv: Detections row 0 .*outside 0–1"),
         ("v,0902,0,0,1,1,5,nan\n", "found.csv: .*score nan is not a number"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,7 +88,16 @@ def test_a_preset_of_no_name_is_told_which_there_are(tmp_path: Path) -> None:
         loaded(tmp_path, "paper/vit_g")
 
 
+@pytest.fixture
+def memory_returned() -> Iterator[None]:
+    """A trainer and its module refer to each other: their weights, gradients and moments go when that is noticed."""
+    yield
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("memory_returned")
 @pytest.mark.parametrize("name", PAPER)
 def test_two_steps(name: str, tmp_path: Path) -> None:
     """On the repository's clips, 64 px: every loss is finite, and what is trained moves."""
@@ -96,7 +108,8 @@ def test_two_steps(name: str, tmp_path: Path) -> None:
         make_bank(tmp_path / "bank.safetensors", data, detector.config)
     plan = training_plan(config, data, tuple(len(source.split) for source in data.train), 1, 0)
     module = TrainingModule(detector, config, len(plan), windows=training_windows(config, data, detector.config))
-    before = {key: value.clone() for key, value in detector.decoder.state_dict().items()}
+    light = [(key, value) for key, value in detector.decoder.state_dict().items() if value.numel() <= 2**16]
+    before = {key: value.clone() for key, value in light}
     trainer = L.Trainer(
         max_steps=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, log_every_n_steps=1,
@@ -107,8 +120,8 @@ def test_two_steps(name: str, tmp_path: Path) -> None:
     trainer.fit(module, TrainLoader(clips, plan, 0, False), evaluation_loader(config, data.val, 1, 0))
     assert trainer.global_step == 2
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    moved = [key for key, value in detector.decoder.state_dict().items() if not torch.equal(value, before[key])]
-    assert moved
+    after = detector.decoder.state_dict()
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
 
 
 def small(name: str, folder: Path) -> tuple[RunConfig, RunData]:

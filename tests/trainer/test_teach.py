@@ -64,9 +64,9 @@ def told(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 def stopped_during(phase: str, *arguments: object) -> dict[str, Any]:
     """The last line of a lesson that is stopped by Ctrl-C at its first progress in a phase."""
-    with subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
+    # a job in a shell's background is started deaf to Ctrl-C, and so are its children
+    heeding = ["env", "--default-signal=INT", *command(*arguments)]
+    with subprocess.Popen(heeding, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         last: dict[str, Any] = {}
         for last in told(process):
             if last["state"] == "progress" and last["phase"] == phase:

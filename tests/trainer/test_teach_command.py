@@ -23,12 +23,13 @@ from training import CLIPS
 from typer.testing import CliRunner
 
 from stmixer.commands import app
+from stmixer.media.source import SeekableByteSource
 from stmixer.model.bundled import bundled
 from stmixer.model.card import read_header
 from stmixer.model.checkpoint import read_tensors, save, untrained
 from stmixer.trainer.data.sets import label_list
 from stmixer.trainer.teach.asked import Lesson, check_asked
-from stmixer.trainer.teach.command import run
+from stmixer.trainer.teach.command import _ctrl_c_between_reads, run
 from stmixer.trainer.teach.done import Done
 from stmixer.trainer.teach.figures import Figures
 from stmixer.trainer.teach.lesson import _configured, _forget_others
@@ -81,12 +82,48 @@ class Stops:
         if name == "stmixer.service.cli":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is started without it
 sys.meta_path.insert(0, Stops())
 from stmixer.cli import main
 main()
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "stmixer: stopped\n")
+
+
+def test_ctrl_c_waits_for_a_read_of_ffmpegs() -> None:
+    """Raised in there it would be printed by PyAV, and the file be taken for broken."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    done: list[str] = []
+
+    class Pressed(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0) -> int:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # many chances to be stopped in here
+                done.append("step")
+            done.append("sought")
+            return super().seek(offset, whence)
+
+    def read() -> None:
+        with _ctrl_c_between_reads():
+            SeekableByteSource(Pressed(b"film"), owned=False).seek(0)
+            done.append("back")
+            signal.sigtimedwait([], 60)  # until it comes again
+
+    def press() -> None:
+        with _ctrl_c_between_reads():
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 60)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read()
+        assert done[-2:] == ["sought", "back"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            press()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_no_folder_of_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from stmixer.trainer.config.file import settings_of
 from stmixer.trainer.errors import DivergedError, TrainError
 from stmixer.trainer.teach.told import JsonTeller, Teller
 
 EXIT_USAGE, EXIT_STOPPED = 2, 130
+READS = "stmixer.media.source"
+"""What FFmpeg reads through."""
+AGAIN_S = 0.02
 
 
 def run(
@@ -33,7 +38,7 @@ def run(
     try:
         if output.suffix != ".safetensors":
             raise TrainError(f"{output}: the weights file's name must end in .safetensors")
-        with _in_silence():
+        with _in_silence(), _ctrl_c_between_reads():
             # its imports take seconds, in which Ctrl-C may come too; torch's threads sleep while FFmpeg works
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             from stmixer.trainer.teach.asked import Lesson
@@ -56,6 +61,30 @@ def run(
     values = {"weights": str(output), "figures": figures.as_dict(), "next": following}
     tell.ended("done", f"\n{following}", values)
     return 0
+
+
+@contextmanager
+def _ctrl_c_between_reads() -> Iterator[None]:
+    """Ctrl-C waits while FFmpeg reads through us: what is raised in there PyAV prints, and the file counts as broken."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # not heeded at all, or by somebody else
+        yield
+        return
+
+    def heed(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_globals.get("__name__") == READS:
+                signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, heed), signal.signal(signal.SIGALRM, heed)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip((signal.SIGINT, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def run(
 
 @contextmanager
 def _ctrl_c_between_reads() -> Iterator[None]:
-    """Ctrl-C waits while FFmpeg reads through us: what is raised in there PyAV prints, and the file counts as broken."""
+    """Ctrl-C waits while FFmpeg reads through us: what is raised there PyAV prints, and the file counts as broken."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # not heeded at all, or by somebody else
         yield
         return

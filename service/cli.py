@@ -207,7 +207,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
     model: Annotated[str | None, typer.Option(help="bundled weights, or a variant untrained (stmixer-rt)")] = None,
     weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (auto)")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N; or several with commas, a worker on each (auto)")
+    ] = None,
     runtime: Annotated[RuntimeName | None, typer.Option(help=RUNTIME_HELP)] = None,
     precision: Annotated[PrecisionName | None, typer.Option(help=PRECISION_HELP)] = None,
     max_batch: Annotated[int | None, typer.Option(help="keyframes per batch (8)")] = None,

@@ -98,8 +98,11 @@ class Metrics:
         self.streams_active = gauge("streams_active", "Streams now.", "source")
         self.uploads_waiting = gauge("uploads_waiting", "Uploads on their way or waiting for a place, no streams yet.")
         self.streams_capacity = gauge("streams_capacity", "Streams admitted at most.")
+        self.seat_streams = gauge("seat_streams", "Streams that a worker and those before it have served.", "worker")
+        self.seat_capacity = gauge("seat_capacity", "Streams that a worker can serve; 0 while there is none.", "worker")
         self.keyframe_load = gauge(
-            "keyframe_load", "Worker seconds a second that all live keyframes would take; above 1 streams take turns."
+            "keyframe_load",
+            "Seconds a second that all live keyframes would take of the fullest worker; above 1 streams take turns.",
         )
         self.keyframes_waiting = gauge("keyframes_waiting", "Keyframes ready and not yet with a worker.")
         self.ring_bytes = gauge("ring_bytes", "Memory of all frame rings.")

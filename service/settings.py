@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
+from stmixer.service.places import Place, places_of
 
 CLIENT_KEY = "STMIXER_CLIENT_KEY"
 """The key with which a command of ours asks a service; no setting of one."""
@@ -27,7 +28,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
     weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; or several with commas, a worker on each")
     runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
     precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")
     cache_dir: Path | None = Field(
@@ -96,6 +97,12 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(name.strip())
         return listed
 
+    @field_validator("device")
+    @classmethod
+    def _has_places(cls, device: str) -> str:
+        places_of(device, sorted(os.sched_getaffinity(0)))
+        return device
+
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:
         if self.keys is not None and self.allow_anonymous:
@@ -131,6 +138,11 @@ class Settings(BaseSettings):
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
         known = {f"STMIXER_{name.upper()}" for name in cls.model_fields} | {CLIENT_KEY}
         return sorted(name for name in os.environ if name.startswith("STMIXER_") and name not in known)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where workers run, one at each."""
+        return places_of(self.device, sorted(os.sched_getaffinity(0)))
 
     @property
     def cache_folder(self) -> Path | None:

@@ -66,9 +66,9 @@ class WorkerStandIn:
             assert frames is not None
             numbers = [read_number(frame) for frame in frames]
             self.seen.setdefault(job.stream, {})[pending.keyframe.seq] = numbers
-        self.engine._on_message(self.worker, Received(WindowsCopied(batch.id, ())))
+        self.engine._on_message(self.engine.seats[0], self.worker, Received(WindowsCopied(batch.id, ())))
         done = BatchDone(batch.id, tuple(() for _ in batch.jobs), StageSeconds(0.0, 0.0, 0.0), 0)
-        self.engine._on_message(self.worker, Received(done))
+        self.engine._on_message(self.engine.seats[0], self.worker, Received(done))
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ async def running_engine(model: str = "tiny", *, decoder_module: str = DECODER_M
     info = ModelInfo(variant(model), AVA_LABELS, False, None, None, None, None, "cpu")
     worker = Worker("0", cast(Child, stand_in), info, {1: 0.1})
     stand_in.engine, stand_in.worker = engine, worker
-    engine.seat.model, engine.seat.worker = info, worker
+    engine.seats[0].model, engine.seats[0].worker = info, worker
     engine._round = asyncio.create_task(engine._run())
     try:
         yield Running(engine, pool, settings, stand_in, Caller(None))
     finally:
-        engine.seat.worker = None
+        engine.seats[0].worker = None
         await engine.stop()
         await pool.stop()
 

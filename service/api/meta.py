@@ -31,7 +31,7 @@ async def models(request: Request) -> dict[str, Any]:
                 "source": model.source,
                 "metrics": model.metrics,
                 "classes": len(model.labels),
-                "device": model.device,
+                "device": request.app.state.service.engine.device,
                 "runtime": model.runtime,
                 "precision": model.precision,
                 "chosen": model.chosen,

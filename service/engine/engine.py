@@ -1,4 +1,4 @@
-"""The engine: all streams, the scheduler and the seats. Every change of a keyframe's state begins here.
+"""The engine: all streams, and the seats at which they are served. Every change of a keyframe's state begins here.
 
 ``step`` is the whole of one round, ``finish`` what a batch comes back to. Runs on the API process's event loop and
 never blocks it: pixels stay in rings, decoding and inference in children.
@@ -11,10 +11,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection
+from functools import partial
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import second_of
-from stmixer.service.engine.admission import fits, weight
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.payload import left_of
 from stmixer.service.engine.scheduler import Scheduler
@@ -45,6 +45,8 @@ log = logging.getLogger("stmixer.engine")
 
 AT_ONCE_S = 0.02
 """A batch that follows the one before it so soon was waited for: what went by between them is a batch's overhead."""
+MOVED_AFTER_S = 8.0
+"""A seat that has been without a worker for so long hands its streams to the others."""
 BUSY = 0.5
 """The load from which on capacity follows what keyframes cost now: an idle service says little of full batches."""
 
@@ -56,12 +58,17 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
         self.draining = False
-        self._scheduler = Scheduler(settings.max_batch, settings.batch_wait_ms / 1000)
-        self.seat = Seat("0")
-        self._workers = Supervisor(
-            settings, metrics, self.seat, on_message=self._on_message, on_death=self._on_death, on_change=self.wake,
-            worker_module=worker_module,
-        )  # fmt: skip
+        self.seats = [
+            Seat(str(number), place, Scheduler(settings.max_batch, settings.batch_wait_ms / 1000))
+            for number, place in enumerate(settings.places)
+        ]
+        self._workers = [
+            Supervisor(
+                settings, metrics, seat, on_message=partial(self._on_message, seat),
+                on_death=partial(self._on_death, seat), on_change=self.wake, worker_module=worker_module,
+            )
+            for seat in self.seats
+        ]  # fmt: skip
         self._stream_ids = self._batch_ids = 0
         self.empty = asyncio.Event()
         self.empty.set()
@@ -69,18 +76,26 @@ class Engine:
         """Set where a stream has gone; whoever waits for room clears it."""
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
-        metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.seat.streams.values()))
-        metrics.keyframe_load.set_function(lambda: self._scheduler.turns.load)
-        metrics.ring_bytes.set_function(
-            lambda: sum(s.ring.shape.total_bytes for s in self.seat.streams.values() if s.ring)
-        )
+        metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.streams.values()))
+        metrics.keyframe_load.set_function(lambda: max(seat.scheduler.turns.load for seat in self.seats))
+        metrics.ring_bytes.set_function(lambda: sum(s.ring.shape.total_bytes for s in self.streams.values() if s.ring))
+        for seat in self.seats:
+            metrics.seat_streams.labels(seat.name).set_function(partial(len, seat.streams))
+            metrics.seat_capacity.labels(seat.name).set_function(partial(_offered, seat))
+        metrics.streams_capacity.set_function(lambda: self.capacity)
 
     # -- life
 
     async def start(self) -> None:
-        """Start the worker. Raises StartError when it cannot serve the model."""
-        await self._workers.start()
-        self.metrics.streams_capacity.set(self.capacity)
+        """Start a worker at every seat. Raises StartError when one cannot serve the model.
+
+        Those after the first run as the first has chosen to, where their devices are alike.
+        """
+        first, *others = self._workers
+        await first.start()
+        first_at = self.seats[0].place.device
+        alike = [self.model if seat.place.device == first_at else None for seat in self.seats[1:]]
+        await asyncio.gather(*(workers.start(like) for workers, like in zip(others, alike, strict=True)))
         self._round = asyncio.create_task(self._run())
         self._round.add_done_callback(log_failure)
 
@@ -90,33 +105,42 @@ class Engine:
         if self._round is not None:
             self._round.cancel()
             await asyncio.gather(self._round, return_exceptions=True)
-        await self._workers.stop()
+        await asyncio.gather(*(workers.stop() for workers in self._workers))
         for stream in self.streams.values():
             stream.close_ring()
 
     @property
     def model(self) -> ModelInfo:
         """The served model."""
-        assert self.seat.model is not None, "the engine has not started"
-        return self.seat.model
+        model = self.seats[0].model
+        assert model is not None, "the engine has not started"
+        return model
+
+    @property
+    def device(self) -> str:
+        """What its seats run on, with commas."""
+        return ",".join(seat.model.device for seat in self.seats if seat.model is not None)
 
     @property
     def ready(self) -> bool:
-        """Whether a worker has warmed up, we are not draining, and workers do not keep dying."""
-        return self._workers.ready and not self.draining and not (self._round is not None and self._round.done())
+        """Whether a worker has warmed up whose seat does not keep losing them, and we are not draining."""
+        lost = self._round is not None and self._round.done()
+        return any(workers.ready for workers in self._workers) and not self.draining and not lost
 
     @property
     def capacity(self) -> int:
         """Streams at a time: the operator's word, else streams of one keyframe a second as they were measured."""
-        return self.seat.capacity if self.settings.max_streams is None else self.settings.max_streams
+        if self.settings.max_streams is not None:
+            return self.settings.max_streams
+        return sum(seat.capacity for seat in self._in_service())
 
     # -- streams
 
     def has_room(self, policy: Policy, keyframe_hz: float, besides: Collection[int] = ()) -> bool:
         """Whether one more stream fits; ``besides``: ids of those that would not be there then."""
-        running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
-        measured = self.settings.max_streams is None
-        return fits(running, self._weight(policy, keyframe_hz), self.capacity, weighed=measured)
+        if self.settings.max_streams is not None:
+            return len(self.streams.keys() - set(besides)) < self.settings.max_streams
+        return any(seat.fits(policy, keyframe_hz, besides) for seat in self._in_service())
 
     def check_room(
         self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, though_draining: bool = False
@@ -141,15 +165,22 @@ class Engine:
         self._stream_ids += 1
         return self._stream_ids
 
-    def _weight(self, policy: Policy, keyframe_hz: float) -> float:
-        if not self.seat.saved:
-            return weight(policy, keyframe_hz)
-        window = self.model.window
-        return weight(policy, keyframe_hz, self.seat.saved, float(window.span * window.grid_s))
+    def _in_service(self) -> list[Seat]:
+        """The seats that have a worker; all of them where none has."""
+        return [seat for seat in self.seats if seat.worker is not None] or self.seats
+
+    def _roomiest(self, stream: Stream) -> Seat:
+        """The seat for a stream: of those in service that of which least would be taken; of like ones the emptiest."""
+        terms = stream.policy, stream.schedule.hz
+        return min(self._in_service(), key=lambda seat: (round(seat.taken(*terms), 1), len(seat.streams)))
+
+    def _seat_of(self, stream: Stream) -> Seat:
+        return next(seat for seat in self.seats if stream.id in seat.streams)
 
     def add(self, stream: Stream) -> None:
-        """Take up a stream."""
+        """Take up a stream, at the seat with the most room, where it stays."""
         self.streams[stream.id] = stream
+        self._roomiest(stream).add(stream)
         self.empty.clear()
         self.metrics.streams_active.labels(stream.source).inc()
 
@@ -158,8 +189,7 @@ class Engine:
         if self.streams.pop(stream.id, None) is None:
             return
         stream.cancel()
-        self._scheduler.turns.forget(stream)
-        self.seat.detach(stream)
+        self._seat_of(stream).remove(stream)
         stream.close_ring()
         if not self.streams:
             self.empty.set()
@@ -179,7 +209,7 @@ class Engine:
         stream.clip_size = self.model.padded(width, height)
         ring = create_ring(ring_shape(self.model.window, width, height))
         stream.open(message.width, message.height, ring, message.rate)
-        await self.seat.attach(stream)
+        await self._seat_of(stream).attach(stream)
 
     def frames(self, stream: Stream, message: Frames, now: float) -> None:
         """Frames arrived, kept or not. Raises MessageError before the source has opened, and if time goes back."""
@@ -251,43 +281,64 @@ class Engine:
             self._wake.clear()
 
     async def step(self, now: float) -> float | None:
-        """Expire, choose, lease, send. Returns when there is something to do next, if nothing else happens."""
-        seat, worker = self.seat, self.seat.worker
+        """Expire, and at each seat choose, lease, send. Returns when there is something to do next, if nothing else
+        happens."""
         moments = [stream.expire(now) for stream in self.streams.values()]
-        if worker is not None and worker.batch is not None:
-            if now < worker.batch.stuck_at:
-                moments.append(worker.batch.stuck_at)
-            elif worker.alive:
-                worker.give_up("stuck")
-        elif worker is not None and worker.alive:
-            with_suspects = seat.spare is not None or not seat.spare_is_coming  # one that could step in
-            choice = self._scheduler.choose(seat.streams.values(), now, seat.cost, with_suspects=with_suspects)
-            moments.append(choice.wait_until)
-            if choice.batch:
-                message, banks = self._lease(worker, choice.batch, now)
-                with contextlib.suppress(ChannelError):  # its death is noticed by whoever listens
-                    await worker.channel.send(message, banks)
+        for seat in self.seats:
+            moments.append(await self._hand_over(seat, now) if seat.worker is None else await self._serve(seat, now))
         return min([moment for moment in moments if moment is not None], default=None)
 
-    def _lease(self, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
+    async def _serve(self, seat: Seat, now: float) -> float | None:
+        """One seat's part of a round."""
+        worker = seat.worker
+        if worker is None or not worker.alive:
+            return None
+        if worker.batch is not None:
+            if now < worker.batch.stuck_at:
+                return worker.batch.stuck_at
+            worker.give_up("stuck")
+            return None
+        with_suspects = seat.spare is not None or not seat.spare_is_coming  # one that could step in
+        choice = seat.scheduler.choose(seat.streams.values(), now, seat.cost, with_suspects=with_suspects)
+        if choice.batch:
+            message, banks = self._lease(seat, worker, choice.batch, now)
+            with contextlib.suppress(ChannelError):  # its death is noticed by whoever listens
+                await worker.channel.send(message, banks)
+        return choice.wait_until
+
+    async def _hand_over(self, seat: Seat, now: float) -> float | None:
+        """The streams of a seat that stays without a worker go to the others. When to look again, if it is too soon."""
+        if seat.empty_since is None or not seat.streams or all(other.worker is None for other in self.seats):
+            return None
+        if now < (at := seat.empty_since + MOVED_AFTER_S):
+            return at
+        log.error("seat %s has had no worker for %.0f s: its streams go to the others", seat.name, MOVED_AFTER_S)
+        for stream in list(seat.streams.values()):
+            seat.remove(stream)
+            other = self._roomiest(stream)
+            other.add(stream)
+            if stream.ring is not None:
+                await other.attach(stream)
+        return None
+
+    def _lease(self, seat: Seat, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
         """Lease keyframes for a worker: its order, and of those with a query bank the windows, queries, then mask."""
         self._batch_ids += 1
         jobs, banks, new_frames = list[JobOrder](), list[bytes](), 0
         for pending in keyframes:
             stream = pending.stream
             jobs.append(stream.take(pending, now))
-            new_frames += self._scheduler.turns.leased(pending, jobs[-1], self.seat.cost)
+            new_frames += seat.scheduler.turns.leased(pending, jobs[-1], seat.cost)
             if stream.bank is not None:
                 banks += [part.tobytes() for part in stream.bank.window(second_of(pending.keyframe.pts_us))]
-        free_at = self.seat.free_at
-        since = free_at if now - free_at < AT_ONCE_S else now
+        since = seat.free_at if now - seat.free_at < AT_ONCE_S else now
         shapes = Shapes(keyframes[0].stream.clip_size, len(keyframes), new_frames)
         worker.batch = Batch(self._batch_ids, keyframes, now + worker.stuck_after_s(shapes), shapes, since)
         return RunBatch(self._batch_ids, tuple(jobs)), b"".join(banks)
 
     # -- what workers say
 
-    def _on_message(self, worker: Worker, received: Received) -> None:
+    def _on_message(self, seat: Seat, worker: Worker, received: Received) -> None:
         """A worker's word on its batch. Raises MessageError where it speaks of anything else."""
         message, batch = received.message, worker.batch
         if batch is None or getattr(message, "id", None) != batch.id:
@@ -296,7 +347,7 @@ class Engine:
             case WindowsCopied():
                 self._copied(batch, message)
             case BatchDone():
-                self.finish(worker, batch, message, received.payload)
+                self.finish(seat, worker, batch, message, received.payload)
             case BatchFailed(reason="error"):
                 log.error("worker %s: a batch of %d failed: %s", worker.name, len(batch.keyframes), message.message)
                 worker.batch = None
@@ -317,7 +368,7 @@ class Engine:
             else:
                 pending.stream.copied(pending)
 
-    def finish(self, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
+    def finish(self, seat: Seat, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
         """A batch is back: keep what it leaves for banks and filters, settle its keyframes.
 
         Raises MessageError if parts miss.
@@ -332,7 +383,7 @@ class Engine:
             if entry:
                 pending.stream.remember(pending, entry)
         worker.batch, now = None, time.monotonic()
-        self._learn(batch, done, now, compiled=worker.compiles(batch.shapes))
+        self._learn(seat, batch, done, now, compiled=worker.compiles(batch.shapes))
         if not batch.stale:  # else it ran in other shapes
             worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
@@ -340,16 +391,14 @@ class Engine:
             pending.done_at = now
             pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess), said)
 
-    def _learn(self, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
+    def _learn(self, seat: Seat, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
         """What keyframes cost, from a batch that ran whole without compiling; while much is to do capacity follows."""
-        seat = self.seat
         seat.free_at = now
         if seat.cost is None or batch.stale or compiled:
             return
         worked_s = done.seconds.preprocess + done.seconds.inference + done.seconds.postprocess
         seat.cost.observe(len(batch.keyframes), batch.shapes.new_frames, worked_s, now - batch.since - worked_s)
-        seat.learn(busy=self._scheduler.turns.load > BUSY)
-        self.metrics.streams_capacity.set(self.capacity)
+        seat.learn(busy=seat.scheduler.turns.load > BUSY)
 
     def _fail(self, batch: Batch) -> None:
         """A batch did not run, and its worker goes on."""
@@ -359,11 +408,17 @@ class Engine:
             else:
                 pending.stream.settle(pending, "error")
 
-    def _on_death(self, _: Worker, batch: Batch | None) -> None:
+    def _on_death(self, seat: Seat, _: Worker, batch: Batch | None) -> None:
         """A worker has died: what it was busy with runs again, alone, on the next one."""
-        self._scheduler.turns.forget_frames()
+        seat.scheduler.turns.forget_frames()
+        if seat.worker is None and seat.empty_since is None:
+            seat.empty_since = time.monotonic()
         for pending in batch.running if batch else ():
             pending.stream.release(pending)
+
+
+def _offered(seat: Seat) -> int:
+    return 0 if seat.worker is None else seat.capacity
 
 
 def log_failure(round_: asyncio.Task[None]) -> None:

@@ -1,16 +1,19 @@
-"""What one device offers: the worker in service, a warm one behind it, and the streams whose rings they read."""
+"""What one device offers: the worker in service, a warm one behind it, the streams that they serve, and whose turn it is."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 
-from stmixer.service.engine.admission import capacity_of
+from stmixer.service.engine.admission import capacity_of, fits, weight
 from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.stream import Stream
+from stmixer.service.engine.scheduler import Scheduler
+from stmixer.service.engine.stream import Policy, Stream
 from stmixer.service.engine.worker import Worker
 from stmixer.service.ipc.channel import ChannelError
+from stmixer.service.places import Place
 
 
 class Seat:
@@ -18,11 +21,12 @@ class Seat:
 
     ``capacity`` is streams of one keyframe a second, and ``saved`` what known features save of one, both as the first
     worker measured them at its start, until ``cost`` has learned better. ``spare_is_coming``: one is being started
-    beside the one in service. ``free_at``: when the last batch came back.
+    beside the one in service. ``free_at``: when the last batch came back. ``empty_since``: when it lost the worker in
+    service and had none to follow; None while it has one.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, place: Place, scheduler: Scheduler) -> None:
+        self.name, self.place, self.scheduler = name, place, scheduler
         self.worker: Worker | None = None
         self.spare: Worker | None = None
         self.spare_is_coming = False
@@ -30,13 +34,36 @@ class Seat:
         self.capacity, self.saved = 1, 0.0
         self.cost: KeyframeCost | None = None
         self.free_at = 0.0
+        self.empty_since: float | None = None
         self._warmup_s: dict[int, float] = {}
         self.streams: dict[int, Stream] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
+    def _weight(self, policy: Policy, keyframe_hz: float) -> float:
+        """What a stream takes of its capacity."""
+        if not self.saved or self.model is None:
+            return weight(policy, keyframe_hz)
+        window = self.model.window
+        return weight(policy, keyframe_hz, self.saved, float(window.span * window.grid_s))
+
+    def _weights(self, besides: Collection[int] = ()) -> list[float]:
+        """Of all its streams but ``besides``."""
+        return [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
+
+    def fits(self, policy: Policy, keyframe_hz: float, besides: Collection[int] = ()) -> bool:
+        """Whether one more stream fits; ``besides``: ids of those that would not be there then."""
+        return fits(self._weights(besides), self._weight(policy, keyframe_hz), self.capacity)
+
+    def taken(self, policy: Policy, keyframe_hz: float) -> float:
+        """The part of its capacity that would be taken if such a stream came to it."""
+        return (sum(self._weights()) + self._weight(policy, keyframe_hz)) / self.capacity
+
+    def add(self, stream: Stream) -> None:
+        """A stream is served here from now on."""
+        self.streams[stream.id] = stream
+
     async def attach(self, stream: Stream) -> None:
         """A stream has a ring: the worker in service reads it from now on, and so will each that follows."""
-        self.streams[stream.id] = stream
         if self.worker is not None:
             with suppress(ChannelError):  # a dying worker's successor gets all rings
                 await self.worker.attach(stream)
@@ -54,12 +81,11 @@ class Seat:
         else:
             self.capacity = max(self.capacity, min(capacity, capacity_of(self._warmup_s)))
 
-    def detach(self, stream: Stream) -> None:
-        """A stream is gone, and with it its ring: no worker gets it any more, and the one in service is told so."""
+    def remove(self, stream: Stream) -> None:
+        """A stream is gone: no worker of this seat gets its ring any more, and the one in service is told so."""
+        self.scheduler.turns.forget(stream)
         if self.streams.pop(stream.id, None) is not None and self.worker is not None:
-            telling = asyncio.get_running_loop().create_task(_detach(self.worker, stream.id))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            self._tell(self.worker, stream.id)
 
     async def promote(self) -> None:
         """The spare goes into service, once it has all rings. If it dies meanwhile nothing happens."""
@@ -67,7 +93,7 @@ class Seat:
         assert worker is not None
         attached: set[int] = set()
         with suppress(ChannelError):  # it has died: its watcher says so
-            while missing := self.streams.keys() - attached:  # streams may come while we attach
+            while missing := {s.id for s in self.streams.values() if s.ring is not None} - attached:  # more may come
                 for stream_id in missing:
                     attached.add(stream_id)
                     if (stream := self.streams.get(stream_id)) is not None:  # not gone while we attached
@@ -77,7 +103,14 @@ class Seat:
                 self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
                 self.cost = KeyframeCost(worker.warmup_s, worker.saved, len(worker.model.window.offsets))
                 self._warmup_s = worker.warmup_s
-            self.worker, self.model, self.spare = worker, worker.model, None
+            self.worker, self.model, self.spare, self.empty_since = worker, worker.model, None, None
+            for stream_id in attached - self.streams.keys():  # gone while we attached others
+                self._tell(worker, stream_id)
+
+    def _tell(self, worker: Worker, gone: int) -> None:
+        telling = asyncio.get_running_loop().create_task(_detach(worker, gone))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
 
 async def _detach(worker: Worker, stream_id: int) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.worker import WORKER_MODULE, Batch, Worker, worker_options
 from stmixer.service.errors import StartError
@@ -47,9 +48,12 @@ class Supervisor:
         self._look = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Start the first worker. Raises StartError when it cannot serve the model."""
-        await self._start_spare()
+    async def start(self, like: ModelInfo | None = None) -> None:
+        """Start the first worker. Raises StartError when it cannot serve the model.
+
+        ``like``: how that of another seat runs, at such a place.
+        """
+        await self._start_spare(like)
         await self._promote()
         self._spawn(self._keep())
         self._look.set()
@@ -102,9 +106,9 @@ class Supervisor:
             self._seat.spare_is_coming = False
             self._on_change()
 
-    async def _start_spare(self) -> None:
+    async def _start_spare(self, like: ModelInfo | None = None) -> None:
         """Start a worker as the spare. Raises StartError."""
-        options = worker_options(self._settings, self._seat.model)
+        options = worker_options(self._settings, self._seat.place, self._seat.model or like)
         worker = await Worker.start(self._seat.name, self._worker_module, options)
         self._seat.spare = worker
         self._spawn(self._watch(worker))

@@ -26,6 +26,7 @@ from stmixer.service.ipc.messages import (
     WorkerReady,
     WorkerTells,
 )
+from stmixer.service.places import Place
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.worker")
@@ -184,17 +185,18 @@ class Worker:
         await self._child.end(timeout_s)
 
 
-def worker_options(settings: Settings, like: ModelInfo | None = None) -> WorkerOptions:
-    """What a worker process is started with. ``like``: how the one before it runs, which did choose."""
+def worker_options(settings: Settings, place: Place, like: ModelInfo | None = None) -> WorkerOptions:
+    """What a worker process is started with. ``like``: how another one runs at such a place, which did choose."""
     options = WorkerOptions(
         model=settings.model,
         weights=str(settings.weights.absolute()) if settings.weights else None,
-        device=settings.device,
+        device=place.device,
         runtime=settings.runtime,
         precision=settings.precision,
-        threads=len(os.sched_getaffinity(0)),
+        threads=len(place.cores or os.sched_getaffinity(0)),
         max_batch=settings.max_batch,
         cache=None if settings.cache_folder is None else str(settings.cache_folder),
+        cores=place.cores,
     )
     if like is None or settings.runtime != "auto" or like.device != "cpu":
         return options

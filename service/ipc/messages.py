@@ -462,7 +462,7 @@ class WorkerOptions:
     """What a worker is started with, as JSON on its command line: which model, and where and how it runs.
 
     ``cache``: the folder for what is measured once. ``chosen``: why this runtime, where one before it has
-    chosen, for graphs if it is ``auto``.
+    chosen, for graphs if it is ``auto``. ``cores``: the processor cores that it keeps to, none: all there are.
     """
 
     model: str | None
@@ -474,6 +474,7 @@ class WorkerOptions:
     max_batch: int
     cache: str | None = None
     chosen: str | None = None
+    cores: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ must find there; what it finds otherwise is ``stale`` and left out.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -181,6 +183,13 @@ def serve(channel: Channel, runner: Runner) -> None:
                         raise SystemExit(1) from None
 
 
+def keep_to(cores: Sequence[int]) -> None:
+    """Run on these processor cores alone, as will all threads to come; none named: wherever."""
+    for thread in os.listdir("/proc/self/task") if cores else ():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores)
+
+
 def open_runner(options: WorkerOptions, tell: Callable[[str], None] = lambda _: None) -> tuple[Runner, WorkerReady]:
     """The model, loaded and warm, and what is said of it. ``tell``: as ``contest`` has it. Raises StartError."""
     try:
@@ -227,9 +236,9 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), TO_WORKER)
     try:
         try:
-            runner, ready = open_runner(
-                WorkerOptions(**json.loads(sys.argv[2])), lambda text: channel.send(WorkerTells(text[:MAX_TEXT]))
-            )
+            options = WorkerOptions(**json.loads(sys.argv[2]))
+            keep_to(options.cores)
+            runner, ready = open_runner(options, lambda text: channel.send(WorkerTells(text[:MAX_TEXT])))
         except StartError as error:
             channel.send(WorkerBroken(str(error)[:MAX_TEXT]))
             raise SystemExit(2) from None

@@ -33,20 +33,18 @@ def test_kept_features_make_a_fast_stream_lighter() -> None:
 
 
 def test_who_fits() -> None:
-    assert fits([], 30, 2, weighed=True)  # alone, whatever it takes
-    assert fits([30], 1, 2, weighed=True)  # a camera and a clip
-    assert not fits([30, 1], 1, 2, weighed=True)
-    assert fits([4, 2], 2, 8, weighed=True)
-    assert not fits([4, 2], 3, 8, weighed=True)
-    assert fits([30], 30, 2, weighed=False)  # the operator's word counts streams
-    assert not fits([1, 1], 1, 2, weighed=False)
+    assert fits([], 30, 2)  # alone, whatever it takes
+    assert fits([30], 1, 2)  # a camera and a clip
+    assert not fits([30, 1], 1, 2)
+    assert fits([4, 2], 2, 8)
+    assert not fits([4, 2], 3, 8)
 
 
 @pytest.mark.parametrize("max_streams", [None, 2])
 def test_the_engine_says_when_to_come_again(max_streams: int | None) -> None:
     metrics = Metrics()
     engine = Engine(Settings(max_streams=max_streams), metrics)
-    engine.seat.capacity = 8
+    engine.seats[0].capacity = 8
     assert engine.capacity == (max_streams or 8)
     for _ in range(2):
         stream = Camera("latest", hz=4.0).stream

@@ -6,7 +6,9 @@ import pytest
 
 from stmixer.service.engine.admission import capacity_of
 from stmixer.service.engine.cost import LEARNED_AFTER, KeyframeCost
+from stmixer.service.engine.scheduler import Scheduler
 from stmixer.service.engine.seat import Seat
+from stmixer.service.places import Place
 
 
 def told(cost: KeyframeCost, frame_s: float, clip_s: float, batches: int = 300) -> None:
@@ -80,7 +82,7 @@ def test_what_lies_between_batches_counts() -> None:
 
 def test_capacity_comes_back_when_a_slow_while_is_over() -> None:
     """Of a busy worker it follows; of an idle one, whose batches say little of full ones, it rises alone."""
-    seat, warmup_s = Seat("0"), {1: 0.1, 2: 0.15, 4: 0.25}
+    seat, warmup_s = Seat("0", Place("cpu"), Scheduler(1, 0.0)), {1: 0.1, 2: 0.15, 4: 0.25}
     seat.cost = cost = KeyframeCost(warmup_s, 0.6, 8)
     seat._warmup_s, seat.capacity = warmup_s, capacity_of(warmup_s)
     first = seat.capacity

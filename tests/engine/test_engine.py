@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from stmixer.model.zoo import variant
 from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.engine import Engine, log_failure
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.scheduler import Choice
+from stmixer.service.engine.scheduler import Choice, Scheduler
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Policy, Stream
 from stmixer.service.engine.worker import Worker
@@ -40,6 +41,7 @@ from stmixer.service.ipc.messages import (
     WindowsCopied,
 )
 from stmixer.service.metrics import Metrics
+from stmixer.service.places import Place
 from stmixer.service.settings import Settings
 
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
@@ -90,16 +92,16 @@ class Scene:
         return [order for order in self.played.orders if isinstance(order, RunBatch)][-1]
 
     def says(self, message: object, payload: bytes = b"") -> None:
-        self.engine._on_message(self.worker, Received(message, payload))
+        self.engine._on_message(self.engine.seats[0], self.worker, Received(message, payload))
 
 
 def acted(act: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
         engine, played = Engine(Settings(max_streams=9, batch_wait_ms=0), Metrics()), Played()
         worker = Worker("0", cast(Child, played), TINY, {1: 0.1})
-        engine.seat.worker, engine.seat.model = worker, TINY
+        engine.seats[0].worker, engine.seats[0].model = worker, TINY
         await act(Scene(engine, played, worker))
-        engine.seat.worker = None
+        engine.seats[0].worker = None
         for stream in list(engine.streams.values()):
             engine.remove(stream)
 
@@ -283,7 +285,7 @@ def test_a_round_that_fails_is_no_readiness(caplog: pytest.LogCaptureFixture) ->
         def fail(*_: object, **__: object) -> Choice:
             raise RuntimeError("a defect of ours")
 
-        scene.engine._scheduler.choose = fail  # type: ignore[method-assign]
+        scene.engine.seats[0].scheduler.choose = fail  # type: ignore[method-assign]
         round_ = scene.engine._round = asyncio.create_task(scene.engine._run())
         round_.add_done_callback(log_failure)
         assert scene.engine.ready
@@ -338,10 +340,10 @@ def test_a_worker_that_answers_what_it_was_not_asked_is_ended(answers: Callable[
         for message in answers(scene.given().id):
             scene.played.says.put_nowait(Received(message))
         scene.played.says.put_nowait(Received(WindowsCopied(10**6, ())))  # is not listened to any more
-        await asyncio.wait_for(scene.worker.listen(scene.engine._on_message), 5)
+        await asyncio.wait_for(scene.worker.listen(partial(scene.engine._on_message, scene.engine.seats[0])), 5)
         assert scene.worker.reason == "protocol"
         assert not scene.played.alive
-        scene.engine._on_death(scene.worker, scene.worker.batch)
+        scene.engine._on_death(scene.engine.seats[0], scene.worker, scene.worker.batch)
         states = [[p.state for p in stream._in_order] for stream in streams]
         assert not any(state in ("copying", "running") for each in states for state in each)
 
@@ -423,7 +425,7 @@ def test_a_dead_workers_keyframes_run_again_but_for_stale_ones_without_blame() -
     async def act(scene: Scene) -> None:
         streams = await batched(scene)
         scene.says(WindowsCopied(scene.given().id, (0,)))
-        scene.engine._on_death(scene.worker, scene.worker.batch)
+        scene.engine._on_death(scene.engine.seats[0], scene.worker, scene.worker.batch)
         attempts = [stream._in_order[0].attempts for stream in streams]
         assert sorted(attempts) == [0, 1]
         assert all(stream._in_order[0].state == "ready" for stream in streams)
@@ -452,7 +454,7 @@ class Untaught(KeyframeCost):
 def test_a_worker_that_compiles_has_time_and_teaches_nothing_of_cost() -> None:
     async def act(scene: Scene) -> None:
         scene.worker.model = replace(TINY, runtime="compile")
-        scene.engine.seat.cost = Untaught({1: 0.1}, 0.0, 8)
+        scene.engine.seats[0].cost = Untaught({1: 0.1}, 0.0, 8)
         await batched(scene)
         assert await scene.engine.step(609.9) == 610.0
         assert scene.played.alive
@@ -493,10 +495,10 @@ def test_a_stream_owns_its_ring_and_a_successor_gets_all_of_them() -> None:
         await asyncio.sleep(0)
         assert scene.played.orders[-1] == DetachRing(one.id)
         spare = Played()
-        scene.engine.seat.spare = Worker("0", cast(Child, spare), TINY, {1: 0.05})
-        await scene.engine.seat.promote()
+        scene.engine.seats[0].spare = Worker("0", cast(Child, spare), TINY, {1: 0.05})
+        await scene.engine.seats[0].promote()
         assert spare.orders == [AttachRing(two.id, 170, 128, _capacity(two))]
-        assert scene.engine.seat.worker is not scene.worker
+        assert scene.engine.seats[0].worker is not scene.worker
 
     acted(act)
 
@@ -505,7 +507,7 @@ def test_capacity_is_what_the_first_worker_measured() -> None:
     """The next one warms up beside a busy one on the same cores."""
 
     async def act(scene: Scene) -> None:
-        seat = Seat("0")
+        seat = Seat("0", Place("cpu"), Scheduler(1, 0.0))
         for seconds, capacity in ((0.05, 16), (0.5, 16)):
             seat.spare = Worker("0", cast(Child, Played()), TINY, {1: seconds})
             await seat.promote()
@@ -517,7 +519,7 @@ def test_capacity_is_what_the_first_worker_measured() -> None:
 def test_a_spare_that_dies_as_it_takes_over_is_not_taken() -> None:
     async def act(scene: Scene) -> None:
         await opened(scene)
-        seat = scene.engine.seat
+        seat = scene.engine.seats[0]
 
         class Dying(Played):
             async def send(self, message: object, payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:

@@ -11,6 +11,7 @@ import pytest
 from stmixer.service.engine.worker import worker_options
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import FROM_NURSERY, NurseryReady, RaiseDecoders
+from stmixer.service.places import Place
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE
 from stmixer.service.sources.nursery import NURSERY_MODULE
@@ -38,4 +39,5 @@ def test_a_file_that_lies_there_is_no_module(tmp_path: Path, monkeypatch: pytest
 
 def test_a_workers_file_is_named_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert worker_options(Settings(weights=Path("x.safetensors"))).weights == str(tmp_path / "x.safetensors")
+    options = worker_options(Settings(weights=Path("x.safetensors")), Place("auto"))
+    assert options.weights == str(tmp_path / "x.safetensors")

@@ -145,7 +145,7 @@ def cost(labels: tuple[int, ...]) -> dict[str, float]:
                 for box, said in zip(boxes, values.tolist(), strict=True)
             ]
             pending = Pending(schedule.keyframe(k), 0.0, stream, width=640, height=360)
-            pending.scores, result = ActionScores(labels, values), result_of(pending, tuple(actors), 0.0, 0.0)
+            pending.scores, result = ActionScores(labels, values), result_of(pending, tuple(actors), 0.0, 0.0, "")
             began = time.process_time()
             stream._track(pending, result)
             spent += time.process_time() - began

@@ -118,6 +118,7 @@ def detect(
         options = DetectOptions(
             **({} if score_threshold is None else {"score_threshold": score_threshold}),
             preset=preset,
+            model=None,
             keyframe_hz=keyframe_hz,
             top_k=top_k,
             action_threshold=action_threshold,
@@ -207,6 +208,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
     model: Annotated[str | None, typer.Option(help="bundled weights, or a variant untrained (stmixer-rt)")] = None,
     weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(help="folder whose files may be loaded while the service runs")
+    ] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="a weights file that is served, and anew when another one takes its place")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N; or several with commas, a worker on each (auto)")
     ] = None,

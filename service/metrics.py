@@ -159,6 +159,11 @@ class Metrics:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""
         self.frames_dropped.labels(source, reason if reason in DROP_REASONS else OTHER_REASON).inc(count)
 
+    def forget_worker(self, worker: str) -> None:
+        """A worker's place is no more: what is told of how it is now goes with it."""
+        for gauge in (self.seat_streams, self.seat_capacity, self.worker_up, self.gpu_memory):
+            gauge.remove(worker)
+
     def batch_done(self, worker: str, done: BatchDone, at: float, keyframes: Sequence[tuple[float, float]]) -> None:
         """A batch came back: of each keyframe that ran, when its last needed frame came and when that was decoded.
 

@@ -58,6 +58,7 @@ class Result(Wire):
     dropped_since_last: int
     frame: FrameSize
     actors: tuple[Actor, ...]
+    model: str = Field("", description="the model that made it")
     _video: Path | None = PrivateAttr(None)
     _trained: bool = PrivateAttr(True)
 
@@ -316,6 +317,9 @@ class DetectOptions(Wire):
     """
 
     preset: Preset | None = Field(None, description="options that go together; one that is given counts before it")
+    model: str | None = Field(
+        None, min_length=1, max_length=100, description="one of `GET /v1/models`; else the default"
+    )
     keyframe_hz: float = Field(1.0, ge=0.001, le=30)
     score_threshold: float = Field(0.6, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)

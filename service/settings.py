@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
     weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
+    weights_dir: Path | None = Field(None, description="folder whose files may be loaded while the service runs")
+    watch: Path | None = Field(
+        None, description="a weights file that is served, and anew when another one takes its place"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; or several with commas, a worker on each")
     runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
     precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")
@@ -102,6 +106,12 @@ class Settings(BaseSettings):
     def _has_places(cls, device: str) -> str:
         places_of(device, sorted(os.sched_getaffinity(0)))
         return device
+
+    @model_validator(mode="after")
+    def _is_about_one_file(self) -> Settings:
+        if self.watch is not None and (self.weights is not None or self.model is not None):
+            raise ValueError("--watch names what is served; leave --weights and --model out")
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:

@@ -25,6 +25,7 @@ from stmixer.service.api import (
     events,
     following,
     meta,
+    models,
     previews,
     problems,
     pulled,
@@ -84,7 +85,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
+    for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
         app.include_router(part.router)
     return app
 

@@ -128,9 +128,10 @@ def _check_connected(session: Session) -> None:
 
 async def _as_json(service: Service, session: Session, results: AsyncIterator[Result]) -> AsyncIterator[bytes]:
     """A ``DetectResponse``, written while it is made: it may be larger than memory should hold."""
-    model, stream = service.engine.model, session.stream
+    stream = session.stream
+    model = service.engine.models.of(stream)
     size = {"width": stream.frame_width, "height": stream.frame_height}
-    head = _compact({"model": model.name, "trained": model.trained, "frame": size})
+    head = _compact({"model": model.name, "trained": model.info.trained, "frame": size})
     yield head[:-1] + b',"keyframes":['
     comma = b""
     async for result in results:
@@ -143,8 +144,8 @@ async def _as_json(service: Service, session: Session, results: AsyncIterator[Re
 async def _as_lines(service: Service, session: Session, results: AsyncIterator[Result]) -> AsyncIterator[bytes]:
     async for result in results:
         yield result.model_dump_json().encode() + b"\n"
-    model, summary = service.engine.model, session.summary().model_dump()
-    tail = {"model": model.name, "trained": model.trained, "summary": summary, "warnings": session.warnings}
+    model, summary = service.engine.models.of(session.stream), session.summary().model_dump()
+    tail = {"model": model.name, "trained": model.info.trained, "summary": summary, "warnings": session.warnings}
     yield _compact(tail) + b"\n"
 
 
@@ -169,9 +170,10 @@ async def _mp4(
             await asyncio.to_thread(write_all, drawing, keyframe_line(drawn(result)))
     _check_connected(session)
     session.caller.check()
+    trained = service.engine.models.of(session.stream).info.trained
     with session.interruptible():
         copy = render(
-            service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
+            service.pool, service.settings, service.metrics, trained=trained,
             source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(),
         )  # fmt: skip
         await until_disconnect(request, copy)

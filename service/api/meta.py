@@ -1,4 +1,4 @@
-"""What runs here and how it is: models, labels, health, metrics."""
+"""What runs here and how it is: streams, health, metrics."""
 
 from __future__ import annotations
 
@@ -13,42 +13,6 @@ from stmixer.service.api.service import Service
 from stmixer.service.schemas import RunningStreams
 
 router = APIRouter()
-
-
-@router.get("/v1/models")
-async def models(request: Request) -> dict[str, Any]:
-    """The served model: what it is, on what it was trained, its licence, how good it is, and what it wants to see."""
-    model = request.app.state.service.engine.model
-    clip = model.config.clip
-    return {
-        "models": [
-            {
-                "name": model.name,
-                "default": True,
-                "trained": model.trained,
-                "trained_on": model.trained_on,
-                "licence": model.licence,
-                "source": model.source,
-                "metrics": model.metrics,
-                "classes": len(model.labels),
-                "device": request.app.state.service.engine.device,
-                "runtime": model.runtime,
-                "precision": model.precision,
-                "chosen": model.chosen,
-                "frames": clip.frames,
-                "stride": clip.stride,
-                "short_side": model.config.preprocess.short_side,
-                "lookahead_ms": float(model.window.lookahead_s * 1000),
-            }
-        ]
-    }
-
-
-@router.get("/v1/labels")
-async def labels(request: Request) -> dict[str, Any]:
-    """The actions it names: each label's number in its data set, and its name."""
-    model = request.app.state.service.engine.model
-    return {"model": model.name, "labels": [{"id": label.id, "name": label.name} for label in model.labels]}
 
 
 @router.get("/v1/status")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from stmixer.service.engine.keyframes import KeyframeSchedule
-from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.served import ServedModel
 from stmixer.service.event_schemas import MOST_RULES, Rule
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStream
@@ -35,7 +35,7 @@ CLOSE_NO_MEDIA = 4408
 CLOSE_EVICTED = 4409
 CLOSE_OVERLOADED = 4429
 
-TERMS = ("codec", "timestamps", "policy", "keyframe_hz", "lookahead_ms", "deadline_ms")
+TERMS = ("codec", "timestamps", "policy", "model", "keyframe_hz", "lookahead_ms", "deadline_ms")
 """What a stream keeps from its first ``start`` on."""
 
 
@@ -145,7 +145,7 @@ def _parsed(adapter: TypeAdapter[T], text: str) -> T:
         raise ProtocolError("bad_message", reason) from None
 
 
-def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> Ready:
+def ready(kept: ResumableStream, model: ServedModel, settings: Settings) -> Ready:
     """The answer to ``start``: what stream this is now, and what will be said of it."""
     return Ready(
         session_id=str(kept.session.stream.id),
@@ -156,12 +156,12 @@ def ready(kept: ResumableStream, model: ModelInfo, settings: Settings) -> Ready:
     )
 
 
-def looks_at(schedule: KeyframeSchedule, model: ModelInfo) -> dict[str, Any]:
+def looks_at(schedule: KeyframeSchedule, model: ServedModel) -> dict[str, Any]:
     """Fields of a ``LookedAt``."""
     return {
         "lookahead_ms": schedule.lookahead_ms,
         "keyframe_hz": schedule.hz,
         "model": model.name,
-        "trained": model.trained,
-        "labels": tuple(ReadyLabel(id=label.id, name=label.name) for label in model.labels),
+        "trained": model.info.trained,
+        "labels": tuple(ReadyLabel(id=label.id, name=label.name) for label in model.info.labels),
     }

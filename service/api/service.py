@@ -18,6 +18,7 @@ from stmixer.service.api.uploads import WaitingUploads, free_disk_bytes
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Policy, SourceKind
+from stmixer.service.engine.watched_file import WatchedFile
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import AccessError, CapacityError, InputError, StartError
 from stmixer.service.event_schemas import Rule
@@ -99,6 +100,7 @@ class Service:
         self._turn = asyncio.Lock()
         self._drained_by: float | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start decoders and worker. Raises StartError."""
@@ -116,6 +118,8 @@ class Service:
             if missing := self.missing_walls:
                 log.warning("decoders go without some walls on this machine: %s", "; ".join(missing))
             self._keeping = asyncio.create_task(self._keep_looking())
+            if self.settings.watch is not None:
+                self._watching = asyncio.create_task(WatchedFile(self.settings.watch, self.engine).watch())
             if self.filed is not None:
                 self.filed.start(filed)
         except BaseException:
@@ -168,9 +172,10 @@ class Service:
     async def stop(self) -> None:
         """End every child."""
         self.events.leaving = True
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+        for task in (self._keeping, self._watching):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self.filed is not None:
             await self.filed.close()
         await self.pulled.close()
@@ -225,9 +230,9 @@ class Service:
     # -- who is let in
 
     def check_room(self, policy: Policy, options: DetectOptions) -> None:
-        """Raises CapacityError where there is no room now, be it for what comes later."""
+        """Raises CapacityError where there is no room now, be it for what comes later; InputError without the model."""
         besides = {stream.session.stream.id for stream in self.resumable.unattended()}
-        self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides)
+        self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
 
     def place(self, caller: Caller) -> StreamPlace:
         """One of the caller's streams, for what is to become one. Raises CapacityError (429)."""
@@ -327,7 +332,7 @@ class Service:
     async def _make_room(self, policy: Policy, options: DetectOptions) -> bool:
         """Whether one more stream fits, now that as many gave way for it as have to."""
         hz = schedule_of(self.engine, options).hz
-        while not self.engine.has_room(policy, hz):
+        while not self.engine.has_room(policy, hz, model=options.model):
             unattended = self.resumable.unattended()
             if not unattended:
                 return False

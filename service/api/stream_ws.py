@@ -157,7 +157,7 @@ class Connection:
 
     async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
         session = kept.session
-        await self.out.send(protocol.ready(kept, self._service.engine.model, self._settings))
+        await self.out.send(protocol.ready(kept, self._service.engine.models.of(session.stream), self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
         media = MediaClock(self._settings.idle_timeout_s, container=self.may_be_joined)

@@ -34,7 +34,7 @@ def weight(policy: Policy, keyframe_hz: float, saved: float = 0.0, span_s: float
     return max(1.0, keyframe_hz * (1 - saved * known))
 
 
-def fits(running: Iterable[float], wanted: float, capacity: int) -> bool:
+def fits(running: Iterable[float], wanted: float, capacity: float) -> bool:
     """Whether one more stream fits beside those that run. A few always do: live ones skip, others wait."""
     weights = list(running)
     return len(weights) < STREAMS_ALWAYS_TAKEN or sum(weights) + wanted <= capacity

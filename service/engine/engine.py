@@ -1,4 +1,4 @@
-"""The engine: all streams, and the seats at which they are served. Every change of a keyframe's state begins here.
+"""The engine: all streams, and the models that serve them. Every change of a keyframe's state begins here.
 
 ``step`` is the whole of one round, ``finish`` what a batch comes back to. Runs on the API process's event loop and
 never blocks it: pixels stay in rings, decoding and inference in children.
@@ -11,17 +11,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection
-from functools import partial
 
 from stmixer.model.clip import MAX_ASPECT
-from stmixer.model.query_bank import second_of
+from stmixer.model.query_bank import new_bank, second_of
 from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.models import Models
 from stmixer.service.engine.payload import left_of
-from stmixer.service.engine.scheduler import Scheduler
 from stmixer.service.engine.seat import Seat
+from stmixer.service.engine.served import ServedModel
 from stmixer.service.engine.stream import Pending, Policy, Stream
-from stmixer.service.engine.supervisor import Supervisor
-from stmixer.service.engine.worker import WORKER_MODULE, Batch, Shapes, Worker
+from stmixer.service.engine.worker import WORKER_MODULE, Batch, Shapes, WeightsSource, Worker
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError, Received
 from stmixer.service.ipc.messages import (
@@ -58,17 +57,8 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
         self.draining = False
-        self.seats = [
-            Seat(str(number), place, Scheduler(settings.max_batch, settings.batch_wait_ms / 1000))
-            for number, place in enumerate(settings.places)
-        ]
-        self._workers = [
-            Supervisor(
-                settings, metrics, seat, on_message=partial(self._on_message, seat),
-                on_death=partial(self._on_death, seat), on_change=self.wake, worker_module=worker_module,
-            )
-            for seat in self.seats
-        ]  # fmt: skip
+        self.models = Models(settings, metrics, worker_module, self._on_message, self._on_death, self.wake)
+        self._changing = asyncio.Lock()
         self._stream_ids = self._batch_ids = 0
         self.empty = asyncio.Event()
         self.empty.set()
@@ -79,23 +69,13 @@ class Engine:
         metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.streams.values()))
         metrics.keyframe_load.set_function(lambda: max(seat.scheduler.turns.load for seat in self.seats))
         metrics.ring_bytes.set_function(lambda: sum(s.ring.shape.total_bytes for s in self.streams.values() if s.ring))
-        for seat in self.seats:
-            metrics.seat_streams.labels(seat.name).set_function(partial(len, seat.streams))
-            metrics.seat_capacity.labels(seat.name).set_function(partial(_offered, seat))
         metrics.streams_capacity.set_function(lambda: self.capacity)
 
     # -- life
 
     async def start(self) -> None:
-        """Start a worker at every seat. Raises StartError when one cannot serve the model.
-
-        Those after the first run as the first has chosen to, where their devices are alike.
-        """
-        first, *others = self._workers
-        await first.start()
-        first_at = self.seats[0].place.device
-        alike = [self.model if seat.place.device == first_at else None for seat in self.seats[1:]]
-        await asyncio.gather(*(workers.start(like) for workers, like in zip(others, alike, strict=True)))
+        """Start a worker at every seat. Raises StartError when one cannot serve the model."""
+        await self.models.start()
         self._round = asyncio.create_task(self._run())
         self._round.add_done_callback(log_failure)
 
@@ -105,50 +85,94 @@ class Engine:
         if self._round is not None:
             self._round.cancel()
             await asyncio.gather(self._round, return_exceptions=True)
-        await asyncio.gather(*(workers.stop() for workers in self._workers))
+        await self.models.stop()
         for stream in self.streams.values():
             stream.close_ring()
 
     @property
     def model(self) -> ModelInfo:
-        """The served model."""
-        model = self.seats[0].model
-        assert model is not None, "the engine has not started"
-        return model
+        """The default model: what it is."""
+        return self.models.default.info
 
     @property
-    def device(self) -> str:
-        """What its seats run on, with commas."""
-        return ",".join(seat.model.device for seat in self.seats if seat.model is not None)
+    def seats(self) -> list[Seat]:
+        """All models'."""
+        return self.models.seats
 
     @property
     def ready(self) -> bool:
         """Whether a worker has warmed up whose seat does not keep losing them, and we are not draining."""
         lost = self._round is not None and self._round.done()
-        return any(workers.ready for workers in self._workers) and not self.draining and not lost
+        return self.models.default.ready and not self.draining and not lost
 
     @property
     def capacity(self) -> int:
         """Streams at a time: the operator's word, else streams of one keyframe a second as they were measured."""
         if self.settings.max_streams is not None:
             return self.settings.max_streams
-        return sum(seat.capacity for seat in self._in_service())
+        return sum(seat.capacity for seat in self.models.default.in_service)
+
+    # -- models
+
+    def load(self, name: str, source: WeightsSource, *, default: bool) -> ServedModel:
+        """Begin to load another model beside those that serve; ``default``: it takes over once it can.
+
+        Raises InputError where a model that has not failed has this name.
+        """
+        return self.models.load(name, source, self.make_default if default else None)
+
+    async def make_default(self, name: str) -> None:
+        """Have streams that name no model served by this one, those too that run, where it sees and tells alike.
+
+        A keyframe that a worker has goes on with that; its stream's next one goes to the new model. Raises InputError.
+        """
+        async with self._changing:
+            former, served = self.models.default, self.models.get(name)
+            if served is former:
+                return
+            self.models.be_default(served)
+            for other in self.models.all:  # those too that stayed where they were when it was not to be had
+                if other is not served and not served.takes_streams_of(other):
+                    log.warning("%s has other labels, clips or pictures than %s: streams stay there", name, other.name)
+                elif other is not served:
+                    await self._move_all(other, served)
+        self._wake.set()
+
+    async def _move_all(self, served: ServedModel, to: ServedModel) -> None:
+        for seat in served.seats:
+            for stream in [stream for stream in seat.streams.values() if stream.options.model is None]:
+                stream.bank = new_bank(to.info.config)  # queries of other weights mean nothing to it
+                await self._move(stream, seat, to)
 
     # -- streams
 
-    def has_room(self, policy: Policy, keyframe_hz: float, besides: Collection[int] = ()) -> bool:
-        """Whether one more stream fits; ``besides``: ids of those that would not be there then."""
+    def has_room(
+        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), model: str | None = None
+    ) -> bool:
+        """Whether one more stream of a model fits; ``besides``: ids of those that would not be there then.
+
+        Raises InputError where there is no such model.
+        """
+        served = self.models.get(model)
         if self.settings.max_streams is not None:
             return len(self.streams.keys() - set(besides)) < self.settings.max_streams
-        return any(seat.fits(policy, keyframe_hz, besides) for seat in self._in_service())
+        return any(
+            seat.fits(policy, keyframe_hz, besides, elsewhere=self._taken_beside(seat, besides))
+            for seat in served.in_service
+        )
+
+    def _taken_beside(self, seat: Seat, besides: Collection[int]) -> float:
+        """The part of a seat's device that other models' streams take."""
+        return sum(o.load(besides) for o in self.seats if o is not seat and o.place == seat.place)
 
     def check_room(
-        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, though_draining: bool = False
-    ) -> None:
+        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), model: str | None = None, *,
+        though_draining: bool = False,
+    ) -> None:  # fmt: skip
         """Raises CapacityError while full or draining; see ``has_room``."""
         if not though_draining:
             self.check_staying()
-        if not self.has_room(policy, keyframe_hz, besides):
+        if not self.has_room(policy, keyframe_hz, besides, model):
             self.metrics.streams_rejected.labels("capacity").inc()
             unit = "streams" if self.settings.max_streams is not None else "keyframes a second"
             raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
@@ -159,28 +183,21 @@ class Engine:
             self.metrics.streams_rejected.labels("draining").inc()
             raise CapacityError("draining", "the service is shutting down; try another instance")
 
-    def admit(self, policy: Policy, keyframe_hz: float, *, though_draining: bool = False) -> int:
-        """A new stream's id. Raises CapacityError while full or draining."""
-        self.check_room(policy, keyframe_hz, though_draining=though_draining)
+    def admit(
+        self, policy: Policy, keyframe_hz: float, model: str | None = None, *, though_draining: bool = False
+    ) -> int:
+        """A new stream's id. Raises CapacityError while full or draining, InputError where there is no such model."""
+        self.check_room(policy, keyframe_hz, model=model, though_draining=though_draining)
         self._stream_ids += 1
         return self._stream_ids
-
-    def _in_service(self) -> list[Seat]:
-        """The seats that have a worker; all of them where none has."""
-        return [seat for seat in self.seats if seat.worker is not None] or self.seats
-
-    def _roomiest(self, stream: Stream) -> Seat:
-        """The seat for a stream: of those in service that of which least would be taken; of like ones the emptiest."""
-        terms = stream.policy, stream.schedule.hz
-        return min(self._in_service(), key=lambda seat: (round(seat.taken(*terms), 1), len(seat.streams)))
 
     def _seat_of(self, stream: Stream) -> Seat:
         return next(seat for seat in self.seats if stream.id in seat.streams)
 
     def add(self, stream: Stream) -> None:
-        """Take up a stream, at the seat with the most room, where it stays."""
+        """Take up a stream, at the seat of its model with the most room, where it stays. Raises InputError."""
+        self.models.get(stream.options.model).roomiest(stream).add(stream)
         self.streams[stream.id] = stream
-        self._roomiest(stream).add(stream)
         self.empty.clear()
         self.metrics.streams_active.labels(stream.source).inc()
 
@@ -200,16 +217,18 @@ class Engine:
 
     async def opened(self, stream: Stream, message: Opened) -> None:
         """A source's first frame: make the stream's ring and have workers read it. Raises MessageError."""
-        longest = MAX_ASPECT * self.model.config.preprocess.short_side
+        seat = self._seat_of(stream)
+        model = self.models.at(seat).info
+        longest = MAX_ASPECT * model.config.preprocess.short_side
         width, height = message.input_width, message.input_height
         if stream.ring is not None:
             raise MessageError("a source opened twice")
         if width > longest or height > longest:  # its word is not to be trusted
             raise MessageError(f"an input size of {width} x {height} px, where {longest} is the longest")
-        stream.clip_size = self.model.padded(width, height)
-        ring = create_ring(ring_shape(self.model.window, width, height))
+        stream.clip_size = model.padded(width, height)
+        ring = create_ring(ring_shape(model.window, width, height))
         stream.open(message.width, message.height, ring, message.rate)
-        await self._seat_of(stream).attach(stream)
+        await seat.attach(stream)
 
     def frames(self, stream: Stream, message: Frames, now: float) -> None:
         """Frames arrived, kept or not. Raises MessageError before the source has opened, and if time goes back."""
@@ -308,18 +327,27 @@ class Engine:
 
     async def _hand_over(self, seat: Seat, now: float) -> float | None:
         """The streams of a seat that stays without a worker go to the others. When to look again, if it is too soon."""
-        if seat.empty_since is None or not seat.streams or all(other.worker is None for other in self.seats):
+        if seat.empty_since is None or not seat.streams:
+            return None
+        served = self.models.at(seat)
+        if all(other.worker is None for other in served.seats):
             return None
         if now < (at := seat.empty_since + MOVED_AFTER_S):
             return at
         log.error("seat %s has had no worker for %.0f s: its streams go to the others", seat.name, MOVED_AFTER_S)
         for stream in list(seat.streams.values()):
-            seat.remove(stream)
-            other = self._roomiest(stream)
-            other.add(stream)
-            if stream.ring is not None:
-                await other.attach(stream)
+            await self._move(stream, seat, served)
         return None
+
+    async def _move(self, stream: Stream, seat: Seat, to: ServedModel) -> None:
+        """From a seat to one of this model; what a worker has of it already runs there to its end."""
+        if stream.id not in seat.streams:  # it has ended while others moved
+            return
+        seat.remove(stream)
+        other = to.roomiest(stream)
+        other.add(stream)
+        if stream.ring is not None:
+            await other.attach(stream)
 
     def _lease(self, seat: Seat, worker: Worker, keyframes: tuple[Pending, ...], now: float) -> tuple[RunBatch, bytes]:
         """Lease keyframes for a worker: its order, and of those with a query bank the windows, queries, then mask."""
@@ -378,18 +406,19 @@ class Engine:
         if len(done.actors) != len(batch.keyframes) or missing != batch.stale:
             raise MessageError(f"{len(done.actors)} results, {len(missing)} of them none, do not fit its batch")
         keyframes, people = [pending for pending, _ in ran], [len(actors) for _, actors in ran]
-        entries, scores = left_of(keyframes, people, tuple([label.id for label in self.model.labels]), payload)
+        entries, scores = left_of(keyframes, people, tuple([label.id for label in worker.model.labels]), payload)
         for pending, entry in zip(keyframes, entries, strict=True):
             if entry:
                 pending.stream.remember(pending, entry)
-        worker.batch, now = None, time.monotonic()
+        worker.batch, now, name = None, time.monotonic(), self.models.at(seat).name
         self._learn(seat, batch, done, now, compiled=worker.compiles(batch.shapes))
         if not batch.stale:  # else it ran in other shapes
             worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
         for (pending, actors), said in zip(ran, scores, strict=True):
             pending.done_at = now
-            pending.stream.settle(pending, "ok", result_of(pending, actors, now, done.seconds.postprocess), said)
+            result = result_of(pending, actors, now, done.seconds.postprocess, name)
+            pending.stream.settle(pending, "ok", result, said)
 
     def _learn(self, seat: Seat, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
         """What keyframes cost, from a batch that ran whole without compiling; while much is to do capacity follows."""
@@ -417,17 +446,13 @@ class Engine:
             pending.stream.release(pending)
 
 
-def _offered(seat: Seat) -> int:
-    return 0 if seat.worker is None else seat.capacity
-
-
 def log_failure(round_: asyncio.Task[None]) -> None:
     """The rounds never end by themselves: without them nothing runs, and ``ready`` says so."""
     if not round_.cancelled() and (error := round_.exception()) is not None:
         log.critical("the engine's round has failed: restart the service", exc_info=error)
 
 
-def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float) -> Result:
+def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postprocess_s: float, model: str) -> Result:
     """A keyframe's result, but for what is known only when it is sent. Its values are ours and not checked again."""
     keyframe = pending.keyframe
     timings = Timings.model_construct(
@@ -447,4 +472,5 @@ def result_of(pending: Pending, actors: tuple[Actor, ...], now: float, postproce
         dropped_since_last=0,
         frame=FrameSize.model_construct(width=pending.width, height=pending.height),
         actors=actors,
+        model=model,
     )

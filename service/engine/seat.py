@@ -1,4 +1,4 @@
-"""What one device offers: the worker in service, a warm one behind it, the streams that they serve, and whose turn it is."""
+"""What one device offers: the worker in service, a warm one behind it, their streams, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -50,9 +50,17 @@ class Seat:
         """Of all its streams but ``besides``."""
         return [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
 
-    def fits(self, policy: Policy, keyframe_hz: float, besides: Collection[int] = ()) -> bool:
-        """Whether one more stream fits; ``besides``: ids of those that would not be there then."""
-        return fits(self._weights(besides), self._weight(policy, keyframe_hz), self.capacity)
+    def fits(
+        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, elsewhere: float = 0.0
+    ) -> bool:
+        """Whether one more stream fits; ``besides``: ids of those that would not be there then; ``elsewhere``: the part
+        of the device that other models' streams take."""
+        left = self.capacity * (1 - elsewhere)
+        return fits(self._weights(besides), self._weight(policy, keyframe_hz), left)
+
+    def load(self, besides: Collection[int] = ()) -> float:
+        """The part of its capacity that its streams take."""
+        return sum(self._weights(besides)) / self.capacity
 
     def taken(self, policy: Policy, keyframe_hz: float) -> float:
         """The part of its capacity that would be taken if such a stream came to it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.seat import Seat
-from stmixer.service.engine.worker import WORKER_MODULE, Batch, Worker, worker_options
+from stmixer.service.engine.worker import WORKER_MODULE, Batch, WeightsSource, Worker, worker_options
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.channel import ChannelError, Received
 from stmixer.service.metrics import Metrics
@@ -34,6 +34,7 @@ class Supervisor:
         self,
         settings: Settings,
         metrics: Metrics,
+        source: WeightsSource,
         seat: Seat,
         *,
         on_message: Callable[[Worker, Received], None],
@@ -41,7 +42,8 @@ class Supervisor:
         on_change: Callable[[], None],
         worker_module: str = WORKER_MODULE,
     ) -> None:
-        self._settings, self._metrics, self._seat = settings, metrics, seat
+        self._settings, self._metrics, self._source, self._seat = settings, metrics, source, seat
+        self._keeps_spare = False
         self._on_message, self._on_death, self._on_change = on_message, on_death, on_change
         self._worker_module = worker_module
         self._deaths: list[float] = []
@@ -57,6 +59,19 @@ class Supervisor:
         await self._promote()
         self._spawn(self._keep())
         self._look.set()
+
+    def keep_spare(self, *, wanted: bool) -> None:
+        """Whether there is to be one: a model that few streams have needs none."""
+        self._keeps_spare = wanted and self._settings.spare_workers > 0
+        self._let_go()
+        self._look.set()
+
+    def _let_go(self) -> None:
+        seat = self._seat
+        if not self._keeps_spare and seat.spare is not None and seat.worker is not None:
+            spare, seat.spare = seat.spare, None  # so that it takes over from nobody while it ends
+            spare.let_go = True
+            spare.give_up("exit")
 
     async def stop(self) -> None:
         """End all of them."""
@@ -79,7 +94,7 @@ class Supervisor:
         while True:
             await self._look.wait()
             self._look.clear()
-            while seat.worker is None or (seat.spare is None and self._settings.spare_workers):
+            while seat.worker is None or (seat.spare is None and self._keeps_spare):
                 if seat.worker is None and seat.spare is not None:
                     await self._promote()
                 else:
@@ -92,6 +107,7 @@ class Supervisor:
         try:
             await asyncio.sleep(min(5.0, 0.1 * 2 ** len(self._recent_deaths())))
             await self._start_spare()
+            self._let_go()
         except (StartError, ChannelError, OSError) as error:
             log.error("a worker does not start: %s", error)
             if self._seat.worker is None:
@@ -108,7 +124,7 @@ class Supervisor:
 
     async def _start_spare(self, like: ModelInfo | None = None) -> None:
         """Start a worker as the spare. Raises StartError."""
-        options = worker_options(self._settings, self._seat.place, self._seat.model or like)
+        options = worker_options(self._settings, self._source, self._seat.place, self._seat.model or like)
         worker = await Worker.start(self._seat.name, self._worker_module, options)
         self._seat.spare = worker
         self._spawn(self._watch(worker))
@@ -118,13 +134,14 @@ class Supervisor:
         await self._seat.promote()
         if (worker := self._seat.worker) is not None:
             self._metrics.worker_up.labels(worker.name).set(1)
-            trained = str(worker.model.trained).lower()
-            self._metrics.model_info.info({"model": worker.model.name, "trained": trained})
             self._on_change()
 
     async def _watch(self, worker: Worker) -> None:
         """Until a worker dies, and then say so."""
         end = await asyncio.create_task(worker.listen(self._on_message))
+        if worker.let_go:
+            log.info("worker %s (pid %d) is not needed any more", worker.name, worker.pid)
+            return
         role = "in service" if worker is self._seat.worker else "spare"
         log.error("worker %s (%s, pid %d) %s: %s", worker.name, role, worker.pid, end, worker.reason)
         self._deaths = [*self._recent_deaths(), time.monotonic()]

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from stmixer.service.engine.model_info import ModelInfo
@@ -73,7 +74,7 @@ class Worker:
     part of that which a keyframe does not take where the features of all its frames are known already.
 
     ``batch`` is the engine's note of what it is busy with, ``alive`` whether it can take one. ``reason`` is why it
-    ended, or is about to: exit, stuck, oom, cuda or protocol.
+    ended, or is about to: exit, stuck, oom, cuda or protocol. ``let_go``: it is ended because nobody needs it.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Worker:
         self.name, self.model, self.warmup_s, self.saved = name, model, warmup_s, saved
         self.batch: Batch | None = None
         self._has_run: set[Shapes] = set()
-        self.alive, self.reason = True, "exit"
+        self.alive, self.reason, self.let_go = True, "exit", False
         self.channel = child.channel
         self._oom_kills = oom_kills()
         self._child = child
@@ -185,11 +186,21 @@ class Worker:
         await self._child.end(timeout_s)
 
 
-def worker_options(settings: Settings, place: Place, like: ModelInfo | None = None) -> WorkerOptions:
+@dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """What workers load: bundled weights or a variant by name (``model``), or a file (``weights``)."""
+
+    model: str | None
+    weights: Path | None
+
+
+def worker_options(
+    settings: Settings, source: WeightsSource, place: Place, like: ModelInfo | None = None
+) -> WorkerOptions:
     """What a worker process is started with. ``like``: how another one runs at such a place, which did choose."""
     options = WorkerOptions(
-        model=settings.model,
-        weights=str(settings.weights.absolute()) if settings.weights else None,
+        model=source.model,
+        weights=str(source.weights.absolute()) if source.weights else None,
         device=place.device,
         runtime=settings.runtime,
         precision=settings.precision,

@@ -126,6 +126,7 @@ def _options(
         return DetectOptions(
             **({} if score_threshold is None else {"score_threshold": score_threshold}),
             preset=preset,
+            model=None,
             keyframe_hz=keyframe_hz,
             top_k=top_k,
             action_threshold=action_threshold,

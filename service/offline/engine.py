@@ -214,7 +214,7 @@ class InProcessEngine:
             stream.remember(batch[0], done.entries[0].tobytes())
         for position, pending in enumerate(batch):
             pending.done_at = now
-            result = result_of(pending, tuple(done.actors[position]), now, done.postprocess_s)
+            result = result_of(pending, tuple(done.actors[position]), now, done.postprocess_s, self._runner.card.name)
             stream.settle(pending, "ok", result, ActionScores(self._labels, done.kept[position].action_scores))
             if self._on_detected is not None and (picture := pictures[position]) is not None:
                 self._on_detected(DetectedKeyframe(result, done, position, picture))

@@ -195,7 +195,9 @@ class EventClips:
 
     async def _take_thumbnail(self, event: Event, session: Session) -> None:
         """What the stream looks like now, with people drawn upon it, where that can be had."""
-        preview = Preview(session.stream, self.easel, trained=session.context.engine.model.trained)
+        preview = Preview(
+            session.stream, self.easel, trained=session.context.engine.models.of(session.stream).info.trained
+        )
         try:
             picture = await preview.newest()
             await self._written(event, "jpg", lambda part: _write_all(part.fd, picture))

@@ -28,7 +28,9 @@ class PulledStream:
         self.session, self.name = session, name
         self._url = terms.url
         self.backlog = Backlog()
-        self.preview = Preview(session.stream, easel, trained=session.context.engine.model.trained)
+        self.preview = Preview(
+            session.stream, easel, trained=session.context.engine.models.of(session.stream).info.trained
+        )
         self._source = PulledSource(session.context, terms, self._tell_state)
         self._telling: asyncio.Task[None] | None = None
         self._end_told = False

@@ -36,8 +36,8 @@ MOST_EVENTS = 1024
 
 
 def schedule_of(engine: Engine, options: DetectOptions) -> KeyframeSchedule:
-    """Which keyframes a stream with these options has."""
-    model = engine.model
+    """Which keyframes a stream with these options has. Raises InputError where there is no such model."""
+    model = engine.models.get(options.model).info
     snap = model.config.backbone.per_frame
     return KeyframeSchedule(model.window, options.keyframe_hz, options.lookahead_ms, snap=snap)
 
@@ -64,14 +64,14 @@ class Session:
     ) -> None:
         """``place``: the caller's, where it has one for this already: it is then let in though the service drains.
 
-        Raises CapacityError without room.
+        Raises CapacityError without room, InputError where there is no such model.
         """
         self._engine, self.caller = engine, caller
         schedule = schedule_of(engine, options)
-        model = engine.model
+        model = engine.models.get(options.model).info
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
         self.stream = Stream(
-            engine.admit(policy, schedule.hz, though_draining=place is not None),
+            engine.admit(policy, schedule.hz, options.model, though_draining=place is not None),
             source, policy, schedule, options, deadline_s, self._deliver,
         )  # fmt: skip
         self.stream.bank = new_bank(model.config)

@@ -66,7 +66,8 @@ class SourceContext:
 
     def sampling(self, *, longest_s: float = ENDLESS_S, threads: int = 1, cpu_s: float | None = None) -> SamplingOrder:
         """How a decoder samples this stream, and what the source may cost it."""
-        config, settings, schedule = self.engine.model.config, self.settings, self.stream.schedule
+        settings, schedule = self.settings, self.stream.schedule
+        config = self.engine.models.of(self.stream).info.config
         width, height = settings.max_width, settings.max_height
         instants = None
         if self.stream.policy == "latest":

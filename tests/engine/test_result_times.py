@@ -48,7 +48,7 @@ def test_latency_in_a_result_is_the_one_in_the_histogram(set_by_s: float, monkey
     finished = clock.monotonic()
     for pending in ready:  # a batch: all by the time at which it came back
         pending.done_at = finished
-        stream.settle(pending, "ok", result_of(pending, (), finished, 0.0))
+        stream.settle(pending, "ok", result_of(pending, (), finished, 0.0, "tiny"))
     clock.set_by = set_by_s
     told = list(iter(lambda: results.take(stream, None), None))
     assert len(told) == len(ready)

@@ -13,7 +13,7 @@ from stmixer.model.labels import AVA_LABELS
 from stmixer.model.runtimes.measure import Trial
 from stmixer.model.zoo import variant
 from stmixer.service.engine.model_info import ModelInfo
-from stmixer.service.engine.worker import Worker, worker_options
+from stmixer.service.engine.worker import WeightsSource, Worker, worker_options
 from stmixer.service.errors import StartError
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import WorkerBroken, WorkerOptions, WorkerTells
@@ -21,6 +21,7 @@ from stmixer.service.places import Place
 from stmixer.service.settings import Settings
 from stmixer.service.worker.process import open_runner
 
+STANDARD = WeightsSource(None, None)
 WHY = "as measured here, a keyframe: onnx fp32 20 ms, eager fp32 12 ms"
 FIRST = ModelInfo(
     variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu", runtime="eager", precision="bf16", chosen=WHY
@@ -40,19 +41,19 @@ FIRST = ModelInfo(
 def test_those_that_follow_run_as_the_first_one_does(
     given: dict[str, str], like: ModelInfo | None, expected: tuple[str, str, str | None]
 ) -> None:
-    options = worker_options(Settings(**given), Place("auto"), like)  # type: ignore[arg-type]
+    options = worker_options(Settings(**given), STANDARD, Place("auto"), like)  # type: ignore[arg-type]
     assert (options.runtime, options.precision, options.chosen) == expected
 
 
 def test_where_what_is_measured_once_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert worker_options(Settings(), Place("auto")).cache == str(tmp_path / ".cache/stmixer")
+    assert worker_options(Settings(), STANDARD, Place("auto")).cache == str(tmp_path / ".cache/stmixer")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert worker_options(Settings(), Place("auto")).cache == str(tmp_path / ".cache/stmixer")
+    assert worker_options(Settings(), STANDARD, Place("auto")).cache == str(tmp_path / ".cache/stmixer")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert worker_options(Settings(), Place("auto")).cache == str(tmp_path / "x/stmixer")
-    assert worker_options(Settings(cache_dir=tmp_path / "own"), Place("auto")).cache == str(tmp_path / "own")
+    assert worker_options(Settings(), STANDARD, Place("auto")).cache == str(tmp_path / "x/stmixer")
+    assert worker_options(Settings(cache_dir=tmp_path / "own"), STANDARD, Place("auto")).cache == str(tmp_path / "own")
 
 
 def test_a_worker_runs_what_won_and_one_after_it_does_not_measure(
@@ -96,5 +97,5 @@ def test_what_a_worker_takes_its_time_for_is_in_the_log(
 
     monkeypatch.setattr(Child, "spawn", spawn)
     with caplog.at_level("INFO", "stmixer"), pytest.raises(StartError, match="no such file"):
-        asyncio.run(Worker.start("first", "module", worker_options(Settings(), Place("auto"))))
+        asyncio.run(Worker.start("first", "module", worker_options(Settings(), STANDARD, Place("auto"))))
     assert "worker first: measuring" in caplog.messages

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stmixer.service.engine.worker import worker_options
+from stmixer.service.engine.worker import WeightsSource, worker_options
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import FROM_NURSERY, NurseryReady, RaiseDecoders
 from stmixer.service.places import Place
@@ -39,5 +39,5 @@ def test_a_file_that_lies_there_is_no_module(tmp_path: Path, monkeypatch: pytest
 
 def test_a_workers_file_is_named_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    options = worker_options(Settings(weights=Path("x.safetensors")), Place("auto"))
+    options = worker_options(Settings(), WeightsSource(None, Path("x.safetensors")), Place("auto"))
     assert options.weights == str(tmp_path / "x.safetensors")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("model", "media", "service", "trainer")
 
 LEAVES = {
-    "model.backbone_config", "model.boxes", "model.clip", "model.config", "model.config_reading", "model.labels",
+    "model.backbone_config", "model.boxes", "model.bundled", "model.clip", "model.config", "model.config_reading", "model.labels",
     "model.linking", "model.query_bank", "model.runtimes", "model.smoothing", "model.tracks", "model.zoo",
     "media.errors", "media.grid", "media.limits", "media.timeline",
 }  # fmt: skip
@@ -33,7 +33,7 @@ package's own file, which holds the runtimes' names; ``model.backbone_config`` a
 
 _BELOW = {
     "service.errors", "service.schemas", "service.settings", "service.metrics", "service.logs",
-    "service.stream_messages", "service.event_schemas", "service.wire",
+    "service.stream_messages", "service.event_schemas", "service.places", "service.wire",
 }  # fmt: skip
 _SESSIONS = {"service.sessions", "service.sources", "service.engine", "service.events", "service.ipc"}
 
@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what stands at the top of the service
     "service": set(),
     "service.errors": set(),
-    "service.settings": set(),
+    "service.places": set(),
+    "service.settings": {"service.places"},
     "service.wire": set(),
     "service.event_schemas": {"service.wire"},
     "service.schemas": {

@@ -18,7 +18,7 @@ log = logging.getLogger("stmixer.models")
 LOOK_S = 2.0
 
 
-class Seen(NamedTuple):
+class FileState(NamedTuple):
     """By what a file is known to be another one."""
 
     inode: int
@@ -66,9 +66,9 @@ class WatchedFile:
             self._loaded.append(name)
 
 
-def _look(file: Path) -> Seen | None:
+def _look(file: Path) -> FileState | None:
     try:
         found = file.stat()
     except OSError:
         return None
-    return Seen(found.st_ino, found.st_size, found.st_mtime_ns)
+    return FileState(found.st_ino, found.st_size, found.st_mtime_ns)

@@ -173,7 +173,8 @@ def test_the_openapi_document(server: Server) -> None:
     assert re.fullmatch(r"3\.[01]\.\d", document["openapi"])
     assert set(document["info"]) >= {"title", "version"}
     assert set(document["paths"]) == {
-        "/v1/detect", "/v1/draw", "/v1/drawings/{request_id}", "/v1/models", "/v1/labels", "/v1/status", "/v1/streams",
+        "/v1/detect", "/v1/draw", "/v1/drawings/{request_id}", "/v1/models",
+        "/v1/models/{name}", "/v1/models/{name}/default", "/v1/labels", "/v1/status", "/v1/streams",
         "/v1/streams/{stream_id}", "/v1/streams/{stream_id}/events", "/v1/streams/{stream_id}/ws",
         "/v1/streams/{stream_id}/snapshot.jpg", "/v1/streams/{stream_id}/preview.mjpg", "/v1/tokens", "/v1/streams/ws",
         "/v1/streams/{stream_id}/rules", "/v1/events", "/v1/events/{event_id}/clip.mp4",

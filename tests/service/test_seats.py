@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import OWN_CLIPS
 from posting import WORKER, conserved, eventually, metric, post, same_actors
-from serving import OWN_CLIPS, Server, running_server
+from serving import Server, running_server
 from ws_client import Client, jpeg, paced, stream
 
 pytestmark = [

@@ -194,7 +194,8 @@ def test_the_openapi_document(server: Server) -> None:
         assert all(answer["description"] for answer in operation["responses"].values())
     detect = document["paths"]["/v1/detect"]["post"]
     assert {p["name"] for p in detect["parameters"]} == {
-        "keyframe_hz", "preset", "score_threshold", "top_k", "action_threshold", "lookahead_ms", "track_max_gap_s",
+        "keyframe_hz", "preset", "model", "score_threshold", "top_k", "action_threshold", "lookahead_ms",
+        "track_max_gap_s",
     }  # fmt: skip
     assert all(p["in"] == "query" and not p["required"] for p in detect["parameters"])
     assert set(detect["requestBody"]["content"]) == {"application/octet-stream", "multipart/form-data"}

@@ -14,29 +14,39 @@ export class EventList {
   #looks = new Map();
   #clip = null; // the address of the one that is shown
   #looking = null; // aborted once nobody looks at it any more
+  #section;
+  #list;
+  #stream = null; // whose events, or null for all
+  #name = null; // what that is called here
 
-  constructor() {
+  /** `section`, shown where there are events, has a list, `list`: ids of elements. */
+  constructor({ section = "happened", list = "events" } = {}) {
+    this.#section = byId(section);
+    this.#list = byId(list);
     byId("event-close").addEventListener("click", () => byId("event").close());
     byId("event").addEventListener("close", () => this.#shut());
     byId("event-clip").addEventListener("error", () => this.#notPlayed());
   }
 
-  /** Show it, until `close`. */
-  open() {
+  /** Show it, until `close`; of one stream, {id, name}, where that is given. Again while it is open: look at once. */
+  open({ id = null, name = null } = {}) {
     this.#run += 1;
-    this.#list(this.#run);
+    this.#stream = id;
+    this.#name = name;
+    clearTimeout(this.#timer);
+    this.#refresh(this.#run);
   }
 
   close() {
     this.#run += 1;
     clearTimeout(this.#timer);
-    byId("event").close();
+    if (this.#looking) byId("event").close();
     this.#show([]);
   }
 
-  async #list(run) {
+  async #refresh(run) {
     try {
-      const past = document.hidden ? null : await pastEvents(MOST);
+      const past = document.hidden ? null : await pastEvents(MOST, this.#stream);
       if (run !== this.#run) return;
       if (past) {
         this.#show(past.events);
@@ -45,7 +55,7 @@ export class EventList {
     } catch (error) {
       if (!(error instanceof Refused)) throw error; // the list of streams says what is wrong
     } finally {
-      if (run === this.#run) this.#timer = setTimeout(() => this.#list(run), LIST_MS);
+      if (run === this.#run) this.#timer = setTimeout(() => this.#refresh(run), LIST_MS);
     }
   }
 
@@ -56,8 +66,8 @@ export class EventList {
       this.#pictures.delete(id);
       this.#looks.delete(id);
     }
-    byId("happened").hidden = !events.length;
-    refill(byId("events"), ...events.map((event) => this.#item(event)));
+    this.#section.hidden = !events.length;
+    refill(this.#list, ...events.map((event) => this.#item(event)));
   }
 
   /** Pictures that there are none of yet, one after the other: a key has a limit of requests a minute. */
@@ -79,19 +89,23 @@ export class EventList {
     const item = make(
       "li",
       { className: "event" },
-      make("div", { className: "event-head" }, make("h3", { textContent: event.rule }), make("span", { className: "hint", textContent: event.stream })),
+      make("div", { className: "event-head" }, make("h3", { textContent: event.rule }), make("span", { className: "hint", textContent: this.#where(event) })),
       make("p", { className: "how" }, make("span", { textContent: when }), make("span", { className: "fresh", textContent: score })),
     );
     if (!picture) return item;
     const look = make("button", { type: "button", className: "look", onclick: () => this.#play(event) }, make("img", { alt: "", src: picture }));
     look.dataset.key = event.event_id;
-    look.setAttribute("aria-label", `Play the clip of ${event.rule} in ${event.stream}, ${when}`);
+    look.setAttribute("aria-label", `Play the clip of ${event.rule} in ${this.#where(event)}, ${when}`);
     item.prepend(look);
     return item;
   }
 
+  #where({ stream }) {
+    return this.#name ?? stream;
+  }
+
   async #play(event) {
-    byId("event-name").textContent = `${event.rule} in ${event.stream}`;
+    byId("event-name").textContent = `${event.rule} in ${this.#where(event)}`;
     byId("event-how").textContent = eventWords(event).join(" · ");
     byId("event-clip").hidden = true;
     byId("event-why").textContent = "Its clip is on its way.";
@@ -128,6 +142,7 @@ export class EventList {
 
   #shut() {
     this.#looking?.abort();
+    this.#looking = null;
     if (!this.#clip) return;
     URL.revokeObjectURL(this.#clip);
     this.#clip = null;

@@ -4,6 +4,7 @@ import { byId, make, refill } from "./dom.js";
 import { eventWords } from "./words.js";
 
 const LIST_MS = 5000;
+const SOON_MS = 1000; // however much happens: a key has a limit of requests a minute
 const MOST = 24;
 const LOOKS = 3; // for a picture of an event, as it begins and again when it is over: it may just be on its way
 
@@ -18,6 +19,8 @@ export class EventList {
   #list;
   #stream = null; // whose events, or null for all
   #name = null; // what that is called here
+  #shown = false;
+  #wanted = false; // to be looked at soon
 
   /** `section`, shown where there are events, has a list, `list`: ids of elements. */
   constructor({ section = "happened", list = "events" } = {}) {
@@ -28,23 +31,42 @@ export class EventList {
     byId("event-clip").addEventListener("error", () => this.#notPlayed());
   }
 
-  /** Show it, until `close`; of one stream, {id, name}, where that is given. Again while it is open: look at once. */
+  /** Show it, until `close`; of one stream, {id, name}, where that is given. */
   open({ id = null, name = null } = {}) {
     this.#run += 1;
+    this.#shown = true;
     this.#stream = id;
     this.#name = name;
     clearTimeout(this.#timer);
     this.#refresh(this.#run);
   }
 
+  /** Something has happened in a stream, {id, name}: show its list, or look soon where that is shown. */
+  follow(stream) {
+    if (!this.#shown || this.#stream !== stream.id) this.open(stream);
+    else if (!this.#wanted) {
+      this.#wanted = true;
+      if (this.#timer !== null) this.#later(SOON_MS); // else it looks just now, and then again
+    }
+  }
+
+  #later(waitMs) {
+    clearTimeout(this.#timer);
+    const run = this.#run;
+    this.#timer = setTimeout(() => this.#refresh(run), waitMs);
+  }
+
   close() {
     this.#run += 1;
+    this.#shown = false;
     clearTimeout(this.#timer);
     if (this.#looking) byId("event").close();
     this.#show([]);
   }
 
   async #refresh(run) {
+    this.#timer = null;
+    this.#wanted = false;
     try {
       const past = document.hidden ? null : await pastEvents(MOST, this.#stream);
       if (run !== this.#run) return;
@@ -55,7 +77,7 @@ export class EventList {
     } catch (error) {
       if (!(error instanceof Refused)) throw error; // the list of streams says what is wrong
     } finally {
-      if (run === this.#run) this.#timer = setTimeout(() => this.#refresh(run), LIST_MS);
+      if (run === this.#run) this.#later(this.#wanted ? SOON_MS : LIST_MS);
     }
   }
 

@@ -192,7 +192,7 @@ export class Live {
   /** Said at once; its picture, and how long it lasted, come with the list. */
   #happened({ state, rule }) {
     if (state !== "update") notice(`${rule}: ${state === "start" ? "begins" : "is over"}`);
-    this.#events.open({ id: this.#stream.id, name: HERE });
+    this.#events.follow({ id: this.#stream.id, name: HERE });
   }
 
   #result(answer, captureMs) {

@@ -139,7 +139,8 @@ class Result(Wire):
 
     def to_supervision(self) -> Any:
         """``supervision.Detections``: a box a person in px, ``confidence`` its person score, ``class_id`` and
-        ``data["class_name"]`` its best action, -1 and "person" for one without.
+        ``data["class_name"]`` its best action, -1 and "person" for one without; ``data["actions"]`` (objects) all of
+        them, each person's a tuple of ``Action`` by falling score; ``tracker_id`` who it is.
 
         Raises:
             StartError: supervision is not installed.
@@ -153,6 +154,7 @@ class Result(Wire):
             return supervision.Detections.empty()
         best = [max(actor.actions, key=lambda action: action.score, default=None) for actor in self.actors]
         tracks = [actor.track_id for actor in self.actors]
+        actions = np.fromiter((actor.actions for actor in self.actors), object, len(self.actors))
         return supervision.Detections(
             xyxy=np.array([actor.box_px for actor in self.actors], np.float32),
             confidence=np.array([actor.person_score for actor in self.actors], np.float32),
@@ -162,6 +164,7 @@ class Result(Wire):
                 "class_name": np.array(["person" if action is None else action.name for action in best]),
                 "action_score": np.array([0.0 if action is None else action.score for action in best], np.float32),
                 "action_smoothed": np.array([(action and action.smoothed) or 0.0 for action in best], np.float32),
+                "actions": actions,
             },
         )
 

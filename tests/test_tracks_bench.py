@@ -1,4 +1,6 @@
-"""`bench.tracks` and `bench.smoothing`: a scene is the same at every rate, and flicker is what it says."""
+"""`bench.tracks`, `bench.smoothing`, `bench.watching`: a scene is the same at every rate, flicker is what it says, and
+rules that are measured are met.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import numpy as np
 import pytest
 
 from bench.made_up_scenes import BASE_HZ, scene
-from bench.smoothing import changes_a_second
-from bench.tracked_sets import Keyframe, TrackedVideo
+from bench.smoothing import changes_a_second, true_changes_a_second, truth_of
+from bench.tracked_sets import Annotation, Keyframe, TrackedVideo
 from bench.tracks import Told, as_trackeval, ours
+from bench.watching import Watched, rules_of
 
 
 def keyframe(at_s: float, ids: tuple[int, ...], *, annotated: bool = True) -> Keyframe:
@@ -44,3 +47,26 @@ def test_flicker_counts_changes_of_each_person_over_the_time_that_they_are_follo
     first, second = (0.4, 0.6, 0.4, 0.6, 0.6), (0.9, 0.9, 0.9, 0.9, 0.2)
     scores = [np.array([[a], [b]]) for a, b in zip(first, second, strict=True)]
     assert changes_a_second([video], [scores], [[[1, 2]] * 5], [0]) == (3 + 1) / (2 + 2)
+    assert changes_a_second([video], [scores], [[[1, 2]] * 5], [0], 0.3) == (1 + 1) / (2 + 2), "said until it is under"
+
+
+def test_what_is_annotated_changes_as_often_as_it_does() -> None:
+    video = TrackedVideo("v", (640, 360), tuple(keyframe(k / 2, (1,)) for k in range(5)))
+    for number, k in enumerate(video.keyframes):
+        object.__setattr__(k, "frame", number)
+    box = (0.0, 0.0, 0.1, 0.1)
+    does = {1: ("walk", "walk", "fall", "fall", "walk"), 2: ("", "walk", "walk", "walk", "walk")}
+    rows = [Annotation("v", frame, box, label, n) for n, labels in does.items() for frame, label in enumerate(labels)]
+    both = Annotation("v", 4, box, "fall", 1)
+    truth = truth_of([*rows, both], [video], {"walk": 0, "fall": 1})
+    assert true_changes_a_second(truth, [video]) == (2 + 1 + 1) / (2 + 2)
+
+
+def test_rules_that_are_measured_are_met_and_without_any_nothing_is_told() -> None:
+    labels = {n: f"action {n}" for n in range(4)}
+    with_rules, without = (Watched(20, labels, rules) for rules in (rules_of(list(labels.values())), []))
+    for number in range(20):
+        with_rules.see(number)
+        without.see(number)
+    assert with_rules.events >= 20 + 10, "everybody is there, half of them in the zone"
+    assert without.events == 0

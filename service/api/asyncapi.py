@@ -1,15 +1,22 @@
-"""The WebSockets for programs: an AsyncAPI 3 document, made of the messages' own types."""
+"""The WebSockets for programs: an AsyncAPI 3 document, made of the messages' own types.
+
+Its schemas are in the dialect that AsyncAPI 3 has where a message names none, JSON Schema draft 07: whoever reads it
+needs to know of no other. pydantic writes 2020-12 (``as_draft_07``).
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import json
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from stmixer.service.api import protocol
 from stmixer.service.schemas import Result, TrackChange
@@ -25,10 +32,16 @@ NOT_NUMBERED = (FollowerReady, MissingMessage, TOLD_TO_FOLLOWERS[-1])
 """Of what followers are told: it is of their socket, and no part of what the stream has said."""
 
 
-@router.get("/asyncapi.json")
-async def asyncapi() -> dict[str, Any]:
+@router.get("/asyncapi.json", response_model=None)
+async def asyncapi() -> Response:
     """The messages of WebSockets as an AsyncAPI 3 document."""
-    return document()
+    return Response(written(), media_type="application/json")
+
+
+@functools.cache
+def written() -> bytes:
+    """``document`` as JSON, made once: it is of the code alone, and anybody may ask for it."""
+    return json.dumps(document(), separators=(",", ":")).encode()
 
 
 def document() -> Document:
@@ -119,10 +132,31 @@ class Messages:
             schema["required"] = [*fields, *(n for n in schema.get("required", []) if n not in fields)]
             made[f"message.{key}"] = schema  # a name that no type has
         used = _references(made, defined, place)
-        return {name: defined[name] for name in sorted(used)} | made
+        whole = {name: defined[name] for name in sorted(used)} | made
+        return {name: as_draft_07(schema) for name, schema in whole.items()}
 
 
 _EVENT_ID = {"type": "integer", "minimum": 0, "description": "counts on; to come back with, as `last_event_id`"}
+
+
+def as_draft_07(schema: Any) -> Any:
+    """What pydantic writes of a type, JSON Schema 2020-12, so that it says the same by draft 07."""
+    if isinstance(schema, list):
+        return [as_draft_07(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: value if key in _VALUES else as_draft_07(value) for key, value in schema.items()}
+    if "prefixItems" in made:  # places of a tuple; there, items is what comes after them
+        rest = {"additionalItems": made["items"]} if "items" in made else {}
+        made = {**made, "items": made["prefixItems"], **rest}
+        del made["prefixItems"]
+    if "$ref" in made and len(made) > 1:  # what stands beside a reference does not count there
+        made = {"allOf": [{"$ref": made.pop("$ref")}], **made}
+    return made
+
+
+_VALUES = ("const", "default", "enum", "examples")
+"""Keywords whose values are no schemas."""
 
 
 def _references(node: Any, defined: Document, place: str) -> set[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.model.smoothing import ActionScores, SmoothedActions
 from stmixer.model.tracks import Tracks
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.ipc.messages import Action, JobOrder, PictureSize
+from stmixer.service.ipc.messages import Action, Actor, JobOrder, PictureSize
 from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary, TrackChange
 
@@ -317,17 +317,18 @@ class Stream:
             for state, numbers in (("end", changes.ended), ("start", changes.started))
             for number in numbers
         ]
+        if not result.actors:
+            return
         place = {label: column for column, label in enumerate(scores.labels)}
         result.actors = tuple(
             [
-                replace(
-                    actor,
-                    track_id=number,
-                    actions=tuple([Action(a.id, a.name, a.score, doing[place[a.id]]) for a in actor.actions]),
+                Actor(
+                    actor.box_px, actor.box, actor.person_score,
+                    tuple([Action(a.id, a.name, a.score, doing[place[a.id]]) for a in actor.actions]), number,
                 )
                 for actor, number, doing in zip(result.actors, changes.ids.tolist(), smoothed, strict=True)
             ]
-        )
+        )  # fmt: skip
 
     def expire(self, now: float) -> float | None:
         """Live: settle what has waited past its deadline. Returns the next moment at which there is something to do.

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from stmixer.media.limits import Limits
 
@@ -41,6 +41,8 @@ MAX_BYTES = 64 * 2**20
 MAX_DECODER_BYTES = 64 * 2**10
 """Of a message of a decoder, which sends no payload."""
 _STRICT = ConfigDict(extra="forbid")
+_ALWAYS_TOLD = WithJsonSchema({"type": "number"}, mode="serialization")
+"""Of a number that no client ever finds missing, though between processes it may be."""
 
 
 class MessageError(Exception):
@@ -54,15 +56,16 @@ class MessageError(Exception):
 class Action:
     """One action of one actor; ``id`` is the label's number in its data set, ``score`` 0..1 the keyframe's own.
 
-    ``smoothed`` 0..1: the track's (docs/protocol.md, Results); None until the stream has said whose it is.
+    ``smoothed`` 0..1: the track's (docs/protocol.md, Results); None until the stream has said whose it is, which is
+    before anybody is told of it.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
 
     id: int
     name: str
     score: float
-    smoothed: float | None = None
+    smoothed: Annotated[float | None, _ALWAYS_TOLD] = None
 
 
 @dataclass(frozen=True, slots=True)

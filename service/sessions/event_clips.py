@@ -37,7 +37,8 @@ TOLD_AFTER_S = 10.0
 """How long after a moment its keyframe's result may come, and with it the word of an event."""
 GIVEN_UP_S = 60.0
 """How much longer than it lasts a clip may be waited for."""
-MOST_AT_A_TIME = 64
+MOST_AT_A_TIME = 1024
+"""Of all streams: four of them may have as many as one may (``clip_desk.MOST_WAITING``)."""
 CLOSE_S = 5.0
 """How long what is on its way may take at a shutdown."""
 TRIM_S = 3600.0
@@ -184,7 +185,7 @@ class EventClips:
             async with asyncio.timeout(LONGEST_S + coming.post_us / 1e6 + GIVEN_UP_S):
                 return await coming.wanted.cut
         except TimeoutError:
-            raise ClipLost("ended") from None
+            raise ClipLost("busy" if coming.desk.is_due(coming.wanted) else "ended") from None
 
     def _lost(self, event: Event, reason: str) -> None:
         self.metrics.clip_lost(reason)

@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 
 from stmixer.service.ipc.messages import MAX_CLIP, CutPackets, KeepPackets, NothingCut, PacketsCut
 
-MOST_WAITING = 16
-"""Clips of one stream at a time, from being asked for until they are stored."""
+MOST_WAITING = 256
+"""Clips of one stream at a time, from being asked for until they are stored. Until it is cut one is two moments and
+who waits for it: what bounds memory is bytes (``CutBytes``, and the decoder's ring), and this what waits for events
+that no sensible rule has. The one that is too many is the newest: were it the oldest, none would ever become whole."""
 
 MOST_CUT = 4 * MAX_CLIP
-"""Bytes of all that are cut and not stored yet."""
+"""Bytes of all that are being cut, or are cut and not stored yet."""
+LEAST_COUNTED = 2**20
+"""What a small one counts for: it holds a descriptor."""
 
 MOST_NOTED = 4096
 """Keyframes whose arrival is known: minutes at the highest rate."""
@@ -35,10 +39,27 @@ class ClipLost(Exception):
 
 @dataclass(slots=True)
 class CutBytes:
-    """What clips of all streams hold that are cut and not closed yet. ``most``: over it the next one is lost."""
+    """Memory of all streams' clips, from being asked of a decoder until they are closed. Over ``most`` the next one
+    waits for its turn, in the decoder's ring; one at a time there always is."""
 
     most: int = MOST_CUT
     held: int = 0
+    _waiting: set[asyncio.Event] = field(default_factory=set)
+
+    def take(self, size: int, free: asyncio.Event) -> bool:
+        """Whether there was room for so much; else ``free`` is set once there may be."""
+        if self.held and self.held + size > self.most:
+            self._waiting.add(free)
+            return False
+        self.held += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """So much is free again."""
+        self.held -= size
+        waiting, self._waiting = self._waiting, set()
+        for free in waiting:
+            free.set()
 
 
 @dataclass(slots=True)
@@ -54,26 +75,30 @@ class CutClip:
     plays: bool
     among: CutBytes
 
-    def __post_init__(self) -> None:
-        self.among.held += self.size
+    @property
+    def counted(self) -> int:
+        """Bytes that it counts for."""
+        return max(self.size, LEAST_COUNTED)
 
     def close(self) -> None:
         """Free the memory."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            self.among.held -= self.size
+            self.among.give_back(self.counted)
 
 
 @dataclass(eq=False, slots=True)
 class WantedClip:
-    """``among``: where it will count; ``paper``: what it is written to, once it is asked for."""
+    """``among``: where it counts; ``paper``: what it is written to, once it is asked for; ``room``: what it has taken
+    of ``among`` for that, before it is known how large it is."""
 
     from_us: int
     to_us: int
     cut: asyncio.Future[CutClip]
     among: CutBytes
     paper: int = -1
+    room: int = 0
 
     def order(self) -> CutPackets:
         """What a decoder is asked, with ``paper``. Raises OSError where there is no memory or no descriptor for it."""
@@ -87,27 +112,26 @@ class WantedClip:
             self.lose(message.reason)
             return
         if self.cut.done():
-            self._drop_paper()
-            return
-        if self.among.held + message.size > self.among.most:
-            self.lose("busy")
+            self._give_up()
             return
         os.ftruncate(self.paper, message.size)
-        paper, self.paper = self.paper, -1
-        self.cut.set_result(
-            CutClip(paper, message.size, message.from_us, message.to_us, message.codec, message.plays, self.among)
-        )
+        paper, self.paper, room, self.room = self.paper, -1, self.room, 0
+        clip = CutClip(paper, message.size, message.from_us, message.to_us, message.codec, message.plays, self.among)
+        self.cut.set_result(clip)
+        self.among.give_back(room - clip.counted)
 
     def lose(self, reason: str) -> None:
         """It does not come any more."""
-        self._drop_paper()
+        self._give_up()
         if not self.cut.done():
             self.cut.set_exception(ClipLost(reason))
 
-    def _drop_paper(self) -> None:
+    def _give_up(self) -> None:
         if self.paper >= 0:
             os.close(self.paper)
             self.paper = -1
+        room, self.room = self.room, 0
+        self.among.give_back(room)
 
 
 @dataclass(eq=False)
@@ -176,16 +200,27 @@ class ClipDesk:
         if self.waiting and any(wanted.to_us <= self.newest_us() for wanted in self.waiting):
             self.moved.set()
 
+    def is_due(self, wanted: WantedClip) -> bool:
+        """Whether its last picture has come, and no decoder has been asked for it."""
+        return wanted in self.waiting and wanted.to_us <= self.newest_us()
+
     def take_due(self, *, all_of_them: bool = False) -> list[WantedClip]:
-        """Those whose last picture has come, to be asked for now."""
-        newest_us = self.newest_us()
-        due = [wanted for wanted in self.waiting if all_of_them or wanted.to_us <= newest_us]
-        self.waiting = [wanted for wanted in self.waiting if wanted not in due]
+        """Those whose last picture has come, to be asked for now, as far as there is room; for others ``moved`` is set
+        when there is."""
+        newest_us, due = self.newest_us(), list[WantedClip]()
+        for wanted in list(self.waiting):
+            if all_of_them or wanted.to_us <= newest_us:
+                if not self.among.take(MAX_CLIP, self.moved):
+                    break
+                wanted.room = MAX_CLIP
+                self.waiting.remove(wanted)
+                due.append(wanted)
         return due
 
     def lose(self, reason: str) -> None:
         """What was to be cut is gone."""
-        for wanted in self.take_due(all_of_them=True):
+        waiting, self.waiting = self.waiting, []
+        for wanted in waiting:
             wanted.lose(reason)
 
     def close(self) -> None:

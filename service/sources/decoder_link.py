@@ -34,7 +34,7 @@ from stmixer.service.ipc.messages import (
     SourceWarns,
     UseRing,
 )
-from stmixer.service.sources.clip_desk import WantedClip
+from stmixer.service.sources.clip_desk import ClipDesk, WantedClip
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
@@ -247,21 +247,31 @@ class DecoderLink:
         desk = self._context.clips
         if desk is None or not (self._asked or desk.waiting):
             return
+        lost_as = "decoder"
         try:
             if self._decoder.alive and not self._sending and self._given_up is None:
                 async with asyncio.timeout(LAST_CLIPS_S):
-                    for wanted in desk.take_due(all_of_them=True):
-                        await self._ask(wanted)
-                    while self._asked and (received := await self._decoder.channel.receive()) is not None:
-                        if isinstance(received.message, PacketsCut | NothingCut):
-                            self._cut(received.message)
+                    await self._cut_the_last(desk)
+                lost_as = "busy"  # for what waits still there is no room
         except (ChannelError, TimeoutError):
             pass
         finally:
             for wanted in self._asked:
                 wanted.lose("decoder")
             self._asked.clear()
-            desk.lose("decoder")
+            desk.lose(lost_as)
+
+    async def _cut_the_last(self, desk: ClipDesk) -> None:
+        """All that there is room for. Raises ChannelError where the decoder is gone."""
+        while (due := desk.take_due(all_of_them=True)) or self._asked:
+            for wanted in due:
+                await self._ask(wanted)
+            if not self._asked:  # no descriptor for any of these: there may be one for the next
+                continue
+            if (received := await self._decoder.channel.receive()) is None:
+                raise ChannelError("the decoder ended")
+            if isinstance(received.message, PacketsCut | NothingCut):
+                self._cut(received.message)
 
     async def _look_after(self) -> None:
         """Until it has to be given up; then ``work`` ends."""

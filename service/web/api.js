@@ -103,8 +103,9 @@ async function withToken(url) {
 /** What an <img> shows as a picture that moves. Raises Refused. */
 export const previewAddress = (id) => withToken(address(`v1/streams/${id}/preview.mjpg`));
 
-/** The newest events, and whether clips of such are kept: {events, clips} as GET /v1/events has them. Raises Refused. */
-export const pastEvents = (limit) => taken(`v1/events?limit=${limit}`, (answer) => answer.json());
+/** The newest events, of one stream where its name is given, and whether clips of such are kept: {events, clips} as GET /v1/events has them. Raises Refused. */
+export const pastEvents = (limit, stream = null) =>
+  taken(`v1/events?limit=${limit}${stream === null ? "" : `&stream=${encodeURIComponent(stream)}`}`, (answer) => answer.json());
 
 /** A Blob; null where there is none. Raises Refused. */
 async function ofEvent(id, file, options) {

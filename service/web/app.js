@@ -6,6 +6,7 @@ import { attachModel, nameModel } from "./model.js";
 import { Overlay } from "./overlay.js";
 import { settings } from "./settings.js";
 import { Report } from "./report.js";
+import { Rules } from "./rules.js";
 import { notice, setActions, setMode, setState, showMessage } from "./stage.js";
 import { Upload } from "./upload.js";
 import { WALL, Wall } from "./wall.js";
@@ -22,10 +23,11 @@ const overlay = new Overlay(byId("overlay"), byId("video"), () => {
   live.redraw();
   upload.redraw();
 });
-const live = new Live(overlay, { leave: (session) => idle(session), onModel: showModel });
+const rules = new Rules();
+const live = new Live(overlay, { leave: (session) => idle(session), onModel: showModel, rules });
 const upload = new Upload(overlay, { leave: () => idle(null), onModel: showModel });
 
-const wall = new Wall({ leave: () => idle(null), withKey: () => greet() });
+const wall = new Wall({ leave: () => idle(null), withKey: () => greet(), rules });
 
 /** The address says whether the wall is shown, so that it can be kept and come back to. */
 async function route() {

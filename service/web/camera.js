@@ -1,4 +1,5 @@
 // The camera and its frames: JPEGs with the time they were taken, one at a time, never a queue.
+import { Refused } from "./api.js";
 
 const LONG_SIDE = 640;
 const MIN_INTERVAL_MS = 30; // about 30 a second, whatever the camera can do
@@ -46,6 +47,15 @@ function recall() {
   } catch {
     return chosenHere;
   }
+}
+
+/** What a <video> shows now, a Blob. Raises Refused. */
+export async function pictureOf(video) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d", { alpha: false }).drawImage(video, 0, 0);
+  const picture = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg"));
+  if (!picture) throw new Refused({ title: "The camera shows nothing yet", detail: "" });
+  return picture;
 }
 
 export class FramePump {

@@ -4,6 +4,7 @@ import { byId, make, refill } from "./dom.js";
 import { eventWords } from "./words.js";
 
 const LIST_MS = 5000;
+const SOON_MS = 1000; // however much happens: a key has a limit of requests a minute
 const MOST = 24;
 const LOOKS = 3; // for a picture of an event, as it begins and again when it is over: it may just be on its way
 
@@ -14,29 +15,60 @@ export class EventList {
   #looks = new Map();
   #clip = null; // the address of the one that is shown
   #looking = null; // aborted once nobody looks at it any more
+  #section;
+  #list;
+  #stream = null; // whose events, or null for all
+  #name = null; // what that is called here
+  #shown = false;
+  #wanted = false; // to be looked at soon
 
-  constructor() {
+  /** `section`, shown where there are events, has a list, `list`: ids of elements. */
+  constructor({ section = "happened", list = "events" } = {}) {
+    this.#section = byId(section);
+    this.#list = byId(list);
     byId("event-close").addEventListener("click", () => byId("event").close());
     byId("event").addEventListener("close", () => this.#shut());
     byId("event-clip").addEventListener("error", () => this.#notPlayed());
   }
 
-  /** Show it, until `close`. */
-  open() {
+  /** Show it, until `close`; of one stream, {id, name}, where that is given. */
+  open({ id = null, name = null } = {}) {
     this.#run += 1;
-    this.#list(this.#run);
+    this.#shown = true;
+    this.#stream = id;
+    this.#name = name;
+    clearTimeout(this.#timer);
+    this.#refresh(this.#run);
+  }
+
+  /** Something has happened in a stream, {id, name}: show its list, or look soon where that is shown. */
+  follow(stream) {
+    if (!this.#shown || this.#stream !== stream.id) this.open(stream);
+    else if (!this.#wanted) {
+      this.#wanted = true;
+      if (this.#timer !== null) this.#later(SOON_MS); // else it looks just now, and then again
+    }
+  }
+
+  #later(waitMs) {
+    clearTimeout(this.#timer);
+    const run = this.#run;
+    this.#timer = setTimeout(() => this.#refresh(run), waitMs);
   }
 
   close() {
     this.#run += 1;
+    this.#shown = false;
     clearTimeout(this.#timer);
-    byId("event").close();
+    if (this.#looking) byId("event").close();
     this.#show([]);
   }
 
-  async #list(run) {
+  async #refresh(run) {
+    this.#timer = null;
+    this.#wanted = false;
     try {
-      const past = document.hidden ? null : await pastEvents(MOST);
+      const past = document.hidden ? null : await pastEvents(MOST, this.#stream);
       if (run !== this.#run) return;
       if (past) {
         this.#show(past.events);
@@ -45,7 +77,7 @@ export class EventList {
     } catch (error) {
       if (!(error instanceof Refused)) throw error; // the list of streams says what is wrong
     } finally {
-      if (run === this.#run) this.#timer = setTimeout(() => this.#list(run), LIST_MS);
+      if (run === this.#run) this.#later(this.#wanted ? SOON_MS : LIST_MS);
     }
   }
 
@@ -56,8 +88,8 @@ export class EventList {
       this.#pictures.delete(id);
       this.#looks.delete(id);
     }
-    byId("happened").hidden = !events.length;
-    refill(byId("events"), ...events.map((event) => this.#item(event)));
+    this.#section.hidden = !events.length;
+    refill(this.#list, ...events.map((event) => this.#item(event)));
   }
 
   /** Pictures that there are none of yet, one after the other: a key has a limit of requests a minute. */
@@ -79,19 +111,23 @@ export class EventList {
     const item = make(
       "li",
       { className: "event" },
-      make("div", { className: "event-head" }, make("h3", { textContent: event.rule }), make("span", { className: "hint", textContent: event.stream })),
+      make("div", { className: "event-head" }, make("h3", { textContent: event.rule }), make("span", { className: "hint", textContent: this.#where(event) })),
       make("p", { className: "how" }, make("span", { textContent: when }), make("span", { className: "fresh", textContent: score })),
     );
     if (!picture) return item;
     const look = make("button", { type: "button", className: "look", onclick: () => this.#play(event) }, make("img", { alt: "", src: picture }));
     look.dataset.key = event.event_id;
-    look.setAttribute("aria-label", `Play the clip of ${event.rule} in ${event.stream}, ${when}`);
+    look.setAttribute("aria-label", `Play the clip of ${event.rule} in ${this.#where(event)}, ${when}`);
     item.prepend(look);
     return item;
   }
 
+  #where({ stream }) {
+    return this.#name ?? stream;
+  }
+
   async #play(event) {
-    byId("event-name").textContent = `${event.rule} in ${event.stream}`;
+    byId("event-name").textContent = `${event.rule} in ${this.#where(event)}`;
     byId("event-how").textContent = eventWords(event).join(" · ");
     byId("event-clip").hidden = true;
     byId("event-why").textContent = "Its clip is on its way.";
@@ -128,6 +164,7 @@ export class EventList {
 
   #shut() {
     this.#looking?.abort();
+    this.#looking = null;
     if (!this.#clip) return;
     URL.revokeObjectURL(this.#clip);
     this.#clip = null;

@@ -1,6 +1,7 @@
 // Camera mode: picture in, boxes over it, and the numbers beside it.
-import { FramePump, cameras, chooseCamera, openCamera } from "./camera.js";
+import { FramePump, cameras, chooseCamera, openCamera, pictureOf } from "./camera.js";
 import { byId, make } from "./dom.js";
+import { EventList } from "./events.js";
 import { Seen, whoWords } from "./found.js";
 import { Freshness } from "./freshness.js";
 import { colourOf, shown } from "./overlay.js";
@@ -13,6 +14,7 @@ const FADE_MS = 500;
 const SETTLE_MS = 400; // a slider on its way passes values that nobody wants
 // Filtered on this page instead, so that moving the slider needs no answer from the server.
 const TOP_K = 10;
+const HERE = "this camera";
 
 export class Live {
   #overlay;
@@ -37,9 +39,17 @@ export class Live {
   // Another stream of the same session numbers its people anew; here they go on.
   #people = 0;
   #peopleBefore = 0;
+  #rules;
+  #ownRules = null; // as they were set here; another stream of the same session begins with them
+  #offersRules = false;
+  #events = new EventList({ section: "camera-happened", list: "camera-events" });
 
-  /** `leave(session)` is called at the end with {seen, seconds, summary}, or null where there was no session; `onModel({name, trained})` when the server names its model. */
-  constructor(overlay, { leave, onModel }) {
+  /**
+   * `leave(session)` is called at the end with {seen, seconds, summary}, or null where there was no session; `onModel({name, trained})` when the server
+   * names its model; `rules`: where those of a stream are shown.
+   */
+  constructor(overlay, { leave, onModel, rules }) {
+    this.#rules = rules;
     this.#overlay = overlay;
     this.#leave = leave;
     this.#onModel = onModel;
@@ -69,6 +79,8 @@ export class Live {
     this.#seen = new Seen(1 / settings.values.keyframe_hz);
     this.#startedMs = performance.now();
     this.#people = this.#peopleBefore = 0;
+    this.#ownRules = null;
+    this.#offersRules = false;
     await this.#show(media);
     if (run === this.#run) this.#connect();
   }
@@ -134,12 +146,13 @@ export class Live {
       deliver: (jpeg, captureUs) => this.#stream.send(jpeg, captureUs),
     });
     this.#stream = new LiveStream(
-      { keyframe_hz, score_threshold, top_k: TOP_K },
+      { keyframe_hz, score_threshold, top_k: TOP_K, ...(this.#ownRules ? { rules: this.#ownRules } : {}) },
       {
         state: setState,
         notice,
         ready: (message, isNew) => this.#ready(message, isNew),
         result: (message, captureMs) => this.#result(message, captureMs),
+        event: (event) => this.#happened(event),
         refused: (plain) => this.#fail(plain),
         tooLarge: () => this.#pump.smaller(),
       },
@@ -158,11 +171,28 @@ export class Live {
 
   #ready(message, isNew) {
     if (isNew) this.#peopleBefore = this.#people;
+    if (!this.#offersRules) setActions({ label: "Stop", run: () => this.stop() }, { label: "Rules", run: () => this.#openRules() });
+    this.#offersRules = true; // once: whoever is on a button when the line comes back stays there
     this.#periodMs = 1000 / (message.keyframe_hz || settings.values.keyframe_hz);
     this.#seen?.period(this.#periodMs / 1000);
     this.#trained = message.trained !== false;
     this.#freshness.ready();
     this.#onModel({ name: message.model?.name ?? message.model, trained: message.trained });
+  }
+
+  #openRules() {
+    const keep = (rules) => {
+      this.#ownRules = rules;
+      this.#stream?.keepRules(rules);
+    };
+    if (!this.#stream.ready) return; // there is nothing yet that could have some
+    this.#rules.open({ id: this.#stream.id, name: HERE }, { picture: pictureOf(this.#video), mirrored: this.#mirrored, changed: keep });
+  }
+
+  /** Said at once; its picture, and how long it lasted, come with the list. */
+  #happened({ state, rule }) {
+    if (state !== "update") notice(`${rule}: ${state === "start" ? "begins" : "is over"}`);
+    this.#events.follow({ id: this.#stream.id, name: HERE });
   }
 
   #result(answer, captureMs) {
@@ -262,6 +292,8 @@ export class Live {
     this.#pump?.stop();
     clearInterval(this.#timer);
     for (const track of this.#media?.getTracks() ?? []) track.stop();
+    this.#events.close();
+    this.#rules.close();
     Object.assign(this.#video, { srcObject: null });
     this.#video.classList.remove("mirrored");
     this.#overlay.clear();

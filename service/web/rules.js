@@ -19,6 +19,8 @@ export class Rules {
   #corners = [];
   #at = [0.5, 0.5];
   #picture = null;
+  #mirrored = false;
+  #changed = () => {};
 
   constructor() {
     byId("rules-close").addEventListener("click", () => byId("rules").close());
@@ -32,9 +34,16 @@ export class Rules {
     byId("zone-clear").addEventListener("click", () => this.#take([]));
   }
 
-  /** Of one stream, {id, name}. There is nothing to save before it is known which rules there are; for the rest it does without what does not come. */
-  open({ id, name }) {
+  /**
+   * Of one stream, {id, name}. There is nothing to save before it is known which rules there are; for the rest it does without what does not come.
+   * `picture`: a promise of what it shows now, where the server need not be asked; `mirrored`: shown as in a mirror, corners are the picture's own all
+   * the same; `changed(rules)` is told of those that it has from now on.
+   */
+  open({ id, name }, { picture = snapshot(id), mirrored = false, changed = () => {} } = {}) {
     this.#stream = id;
+    this.#mirrored = mirrored;
+    this.#changed = changed;
+    byId("zone-frame").classList.toggle("mirrored", mirrored);
     this.#run += 1;
     this.#at = [0.5, 0.5];
     byId("rules-name").textContent = `Rules of ${name}`;
@@ -49,8 +58,12 @@ export class Rules {
     byId("rules").showModal();
     this.#have(rulesOf(id), (rules) => this.#show(rules), "rules-why", "Its rules could not be had, so none can be set now");
     this.#have(currentLabels(), (labels) => this.#offer(labels), "rule-what-why", "The actions could not be had");
-    this.#have(snapshot(id), (picture) => this.#look(picture), "zone-why", "There is no picture of it now to draw an area on");
+    this.#have(picture, (shown) => this.#look(shown), "zone-why", "There is no picture of it now to draw an area on");
     this.#have(pastEvents(1), ({ clips }) => this.#tellOfClips(clips), "rule-clip-why", "It could not be had whether clips are kept");
+  }
+
+  close() {
+    byId("rules").close();
   }
 
   /** `take` what comes of `answer`, or say what of it did not, and why. */
@@ -108,11 +121,12 @@ export class Rules {
   }
 
   #changer(edit) {
-    const [id, run] = [this.#stream, this.#run];
+    const [id, run, changed] = [this.#stream, this.#run, this.#changed];
     byId("rules-why").textContent = "";
     return async () => {
       try {
         const now = await setRules(id, edit(await rulesOf(id))); // somebody else may have set some meanwhile
+        changed(now);
         if (run === this.#run) this.#show(now);
         return run === this.#run;
       } catch (error) {
@@ -154,13 +168,14 @@ export class Rules {
 
   #clicked(event) {
     const frame = byId("zone").getBoundingClientRect();
-    this.#at = [clamp((event.clientX - frame.left) / frame.width), clamp((event.clientY - frame.top) / frame.height)];
+    this.#at = [this.#across(clamp((event.clientX - frame.left) / frame.width)), clamp((event.clientY - frame.top) / frame.height)];
     this.#take([...this.#corners, this.#at]);
   }
 
   #pressed(event) {
     const [x, y] = this.#at;
-    const moves = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+    const right = this.#mirrored ? -STEP : STEP;
+    const moves = { ArrowLeft: [-right, 0], ArrowRight: [right, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
     if (moves[event.key]) {
       this.#at = [clamp(x + moves[event.key][0]), clamp(y + moves[event.key][1])];
       this.#draw();
@@ -168,6 +183,11 @@ export class Rules {
     else if (event.key === "Backspace" || event.key === "Delete") this.#take(this.#corners.slice(0, -1));
     else return;
     event.preventDefault();
+  }
+
+  /** From the left of what is shown, of a place in the picture, and the other way round. */
+  #across(x) {
+    return this.#mirrored ? 1 - x : x;
   }
 
   #take(corners) {
@@ -189,7 +209,7 @@ export class Rules {
     const [x, y] = this.#at;
     const focused = document.activeElement === byId("zone");
     byId("zone-cross").setAttribute("d", focused ? `M${x - CROSS} ${y}h${2 * CROSS}M${x} ${y - CROSS}v${2 * CROSS}` : "");
-    const place = focused ? `; the cross is at ${Math.round(x * 100)} % across, ${Math.round(y * 100)} % down` : "";
+    const place = focused ? `; the cross is at ${Math.round(this.#across(x) * 100)} % across, ${Math.round(y * 100)} % down` : "";
     byId("zone-said").textContent = `${count ? `${count} ${count === 1 ? "corner" : "corners"}` : "The whole picture"}${place}`;
     byId("zone-back").disabled = byId("zone-clear").disabled = !count;
   }

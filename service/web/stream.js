@@ -26,7 +26,7 @@ export class LiveStream {
 
   /**
    * `options` are the fields of `start`. Handlers: state(name, text), ready(message, isNew), result(message, captureMs),
-   * notice(text), refused(plain), tooLarge().
+   * event(event), notice(text), refused(plain), tooLarge().
    */
   constructor(options, handlers) {
     this.#options = options;
@@ -81,6 +81,16 @@ export class LiveStream {
     this.#firstUs ??= captureUs;
   }
 
+  /** The number by which the service knows it, or null while there is none. */
+  get id() {
+    return this.#session;
+  }
+
+  /** Has it have these, of which the service knows already, where it begins anew. */
+  keepRules(rules) {
+    this.#options.rules = rules;
+  }
+
   update(fields) {
     Object.assign(this.#options, fields);
     if (this.#ready) this.#socket.send(JSON.stringify({ type: "update", ...fields }));
@@ -130,6 +140,9 @@ export class LiveStream {
       case "result":
         this.#lastError = null; // the stream outlived it, so it will not be why the stream ends
         this.#on.result(message, (this.#firstUs + message.pts_us) / 1000);
+        break;
+      case "event":
+        this.#on.event(message.event);
         break;
       case "summary":
         this.#stopped?.(message.summary ?? message);

@@ -27,10 +27,11 @@ export class Wall {
   #leave;
   #withKey;
   #events = new EventList();
-  #rules = new Rules();
+  #rules;
 
-  /** `leave()` goes back to the choices; `withKey()` is called when a key was given. */
-  constructor({ leave, withKey }) {
+  /** `leave()` goes back to the choices; `withKey()` is called when a key was given; `rules`: where those of a stream are shown. */
+  constructor({ leave, withKey, rules = new Rules() }) {
+    this.#rules = rules;
     this.#leave = leave;
     this.#withKey = withKey;
     byId("wall-add").addEventListener("submit", (event) => this.#add(event));
@@ -61,7 +62,7 @@ export class Wall {
     clearInterval(this.#looking);
     clearTimeout(this.#listing);
     this.#looking = this.#listing = null;
-    byId("rules").close();
+    this.#rules.close();
     byId("large").close();
     this.#events.close();
     for (const tile of this.#tiles.values()) tile.close();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from conftest import OWN_CLIPS
 from playwright.sync_api import Browser, Page, expect
 from serving import Server, running_server
-from webpage import OUT, PATIENCE_MS, faults, opened, wait_for
+from webpage import OUT, PATIENCE_MS, faults, opened, show_everything, wait_for
 from ws_client import poll
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -145,3 +146,76 @@ def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
         clip.get_by_role("button", name="Close").press("Enter")
         expect(look).to_be_focused()
     httpx.delete(f"{service.url}/v1/streams/{stream}")
+
+
+def own_camera(service: Server) -> dict[str, Any]:
+    """The stream of the one page that sends its camera."""
+    streams = httpx.get(service.url + "/v1/streams").raise_for_status().json()["streams"]
+    return next((stream for stream in streams if stream["source"] == "ws"), {"id": None})
+
+
+def test_of_ones_own_camera_too_and_the_rule_stays_when_another_stream_begins(
+    chromium: Browser, service: Server, request: pytest.FixtureRequest
+) -> None:
+    """Shown as in a mirror; the zone lies in the picture that the service has."""
+    with opened(chromium, service.url, request.node.name) as page:
+        show_everything(page)
+        page.get_by_role("button", name="Start camera").click()
+        wait_for(page, "__stmixer.results.length > 0")
+        page.get_by_role("button", name="Rules").click()
+        dialog = page.get_by_role("dialog", name="Rules of this camera")
+        expect(dialog).to_contain_text("No rule of its own yet.", timeout=PATIENCE_MS)
+        wait_for(page, "document.getElementById('zone-picture').naturalWidth > 0")
+        zone = dialog.get_by_role("application", name="Area in the picture")
+        place = zone.bounding_box()
+        assert place is not None
+        for x, y in ((0.02, 0.04), (0.9, 0.04)):
+            zone.click(position={"x": x * place["width"], "y": y * place["height"]})
+        for _ in range(50):
+            zone.press("ArrowDown")
+        zone.press("ArrowRight")
+        expect(dialog.locator("#zone-said")).to_contain_text("2 corners; the cross is at 92 % across, 100 % down")
+        zone.press("Enter")
+        for _ in range(50):
+            zone.press("ArrowLeft")
+        zone.press("Enter")
+        looked_at(page, "own-zone")
+        dialog.get_by_label("Name of the rule").fill("near")
+        dialog.get_by_label("What").select_option(label="somebody is there")
+        dialog.get_by_label("For seconds").fill("0")
+        dialog.get_by_label("Score at least").fill("0")
+        dialog.get_by_role("button", name="Save rule").press("Enter")
+        expect(dialog.locator("#rules-list")).to_contain_text("near somebody is there in the zone")
+        before = own_camera(service)
+        (rule,) = rules(service, before["id"])
+        corners = [[0.98, 0.04], [0.1, 0.04], [0.08, 1], [1, 1]]
+        assert rule["zone"] == [pytest.approx(corner, abs=0.01) for corner in corners]
+        dialog.get_by_role("button", name="Close").press("Enter")
+
+        happened = page.locator("#camera-events .event")
+        expect(happened.first).to_contain_text("near", timeout=PATIENCE_MS)
+        expect(happened.first).to_contain_text("this camera")
+        looked_at(page, "own-list")
+
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Looks per second").fill("2")
+        page.keyboard.press("Escape")
+        streams = f"{service.url}/v1/events?limit=1000&stream="
+        assert poll(lambda: own_camera(service)["id"] not in (None, before["id"]), PATIENCE_MS / 1000)
+        after = own_camera(service)["id"]
+        assert rules(service, after) == [rule]
+        assert poll(lambda: httpx.get(streams + after).json()["events"], PATIENCE_MS / 1000)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#summary-head")).to_contain_text("with the camera", timeout=PATIENCE_MS)
+        expect(happened).to_have_count(0)
+
+    def film() -> bytes | None:
+        found = [
+            httpx.get(f"{service.url}/v1/events/{event['event_id']}/clip.mp4")
+            for event in httpx.get(streams + before["id"]).json()["events"]
+        ]
+        return next((answer.content for answer in found if answer.status_code == 200), None)
+
+    data = poll(film, PATIENCE_MS / 1000)
+    with av.open(io.BytesIO(data)) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) > 5

@@ -1,5 +1,6 @@
-"""A model test of the whole desk with its file: streams, gaps, windows that are not whole, people who leave and come
-back under other numbers, changed rules, restarts and kills, against a few lines that say what should come of them.
+"""A model test of the whole desk with its file: two streams that go on beside each other, end and begin anew, gaps,
+windows that are not whole, people who leave and come back under other numbers, changed rules, restarts and kills,
+against a few lines that say what should come of them.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from scenes import PLACES, T0_US, fell, result
 from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.desk import EventDesk
 from stmixer.service.events.store import Wanted
+from stmixer.service.events.watched import WatchedStream
+from stmixer.service.ipc.messages import Actor
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -61,8 +64,42 @@ class Expected:
         self.there, self.away_s, self.met_s = self.opened, 0.0, FALL.for_s
 
 
+@dataclass(eq=False)
+class Camera:
+    """One that is known by its name, and what is expected of it."""
+
+    name: str
+    stream: WatchedStream
+    ruled: bool = True
+    at_s: float = 0.0
+    life_s: float = 0.0
+    """At which its stream began."""
+    first: bool = True
+    last_track: int = 0
+    places: list[Expected] = field(default_factory=lambda: [Expected() for _ in PLACES])
+    tracks: list[int | None] = field(default_factory=list)
+
+    def begins(self, stream: WatchedStream) -> None:
+        """Another stream of this name."""
+        self.stream, self.first, self.life_s = stream, True, self.at_s
+        self.last_track, self.tracks = stream.first_track, [None for _ in PLACES]
+
+    def people(self, who: Sequence[str]) -> list[Actor]:
+        """Whoever is there, under the number that they have; who comes back has another."""
+        found = []
+        for place, how in enumerate(who):
+            if how == ABSENT:
+                self.tracks[place] = None
+                continue
+            if self.tracks[place] is None:
+                self.last_track += 1
+                self.tracks[place] = self.last_track
+            found.append(fell(self.tracks[place] or 0, 0.9 if how == DOWN else 0.0, PLACES[place]))
+        return found
+
+
 class Machine(RuleBasedStateMachine):
-    """One camera that is known by its name, ``hall``."""
+    """Two cameras, ``hall`` and ``door``, each with the rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,92 +107,98 @@ class Machine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.settings = Settings(events_file=Path(self.folder.name) / "events.db")
         self.told: list[Event] = []
-        self.places = [Expected() for _ in PLACES]
-        self.tracks: list[int | None] = [None for _ in PLACES]
-        self.ruled = True
-        self.at_s, self.life_s, self.number = 0.0, 0.0, 0
+        self.seen = self.number = 0
+        self.cameras: list[Camera] = []
         self.begin()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
     def begin(self) -> None:
-        self.desk, self.first = EventDesk(self.settings, Metrics()), True
+        """The service."""
+        self.desk = EventDesk(self.settings, Metrics())
         self.run(self.desk.start(["fall"]))
+        if not self.cameras:
+            self.cameras = [Camera(name, self.entered(name)) for name in ("hall", "door")]
+        for camera in self.cameras:
+            if self.desk._streams.get(camera.name) is not camera.stream:
+                camera.stream = self.entered(camera.name)
+            self.begin_stream(camera)
+
+    def entered(self, name: str) -> WatchedStream:
         self.number += 1
-        self.stream = self.desk.enter(self.number, "hall", "", 1.0)
-        self.stream.tell = self.told.append
-        self.run(self.desk.set_rules(self.stream, [FALL]))
-        self.last_track, self.life_s = self.stream.first_track, self.at_s
-        self.tracks = [None for _ in PLACES]
+        return self.desk.enter(self.number, name, "", 1.0)
 
-    def came(self, expected: Sequence[tuple[int, str | None]]) -> None:
-        """What was told since, but for updates, is what was expected."""
+    def begin_stream(self, camera: Camera) -> None:
+        camera.stream.tell = self.told.append
+        self.run(self.desk.set_rules(camera.stream, [FALL]))
+        camera.ruled = True
+        camera.begins(camera.stream)
+
+    def came(self, camera: Camera, expected: Sequence[tuple[int, str | None]]) -> None:
+        """What was told since, but for updates, is what was expected, and of no other camera."""
         self.run(self.desk.flush())
-        found = sorted((PLACES.index(event.box), event.state) for event in self.told[self.seen :])
-        assert [told for told in found if told[1] != "update"] == sorted((p, s) for p, s in expected if s is not None)
-
-    @property
-    def seen(self) -> int:
-        return self._seen
+        found = [(e.stream, PLACES.index(e.box), e.state) for e in self.told[self.seen :] if e.state != "update"]
+        assert sorted(found) == sorted((camera.name, place, state) for place, state in expected if state is not None)
 
     @rule(
+        which=st.integers(0, 1),
         who=st.tuples(*(st.sampled_from((ABSENT, UP, DOWN, DOWN)) for _ in PLACES)),
         keyframes=st.integers(1, 3),
         step_s=st.sampled_from((0.25, 1.0, 1.0, 2.0, 90.0)),
         warming=st.sampled_from((False, False, False, True)),
     )
-    def look(self, who: tuple[str, ...], keyframes: int, step_s: float, warming: bool) -> None:
+    def look(self, which: int, who: tuple[str, ...], keyframes: int, step_s: float, warming: bool) -> None:
+        camera = self.cameras[which]
         for _ in range(keyframes):
-            self.at_s += step_s
-            people = []
-            for place, how in enumerate(who):
-                if how == ABSENT:
-                    self.tracks[place] = None
-                    continue
-                if self.tracks[place] is None:
-                    self.last_track += 1
-                    self.tracks[place] = self.last_track
-                track = self.tracks[place]
-                assert track is not None
-                people.append(fell(track, 0.9 if how == DOWN else 0.0, PLACES[place]))
-            self._seen = len(self.told)
-            since_us = T0_US + round(self.life_s * 1e6)
-            self.stream.see(result(self.at_s - self.life_s, *people, warming=warming, since_us=since_us))
-            watched_s, self.first = 0.0 if self.first else min(step_s, 2.0), False
-            if self.ruled:
-                steps = [
-                    place.step(how == DOWN, warming, watched_s) for place, how in zip(self.places, who, strict=True)
-                ]
-                self.came(list(enumerate(steps)))
-            else:
-                self.came([])
+            camera.at_s += step_s
+            people, self.seen = camera.people(who), len(self.told)
+            since_us = T0_US + round(camera.life_s * 1e6)
+            camera.stream.see(result(camera.at_s - camera.life_s, *people, warming=warming, since_us=since_us))
+            watched_s, camera.first = 0.0 if camera.first else min(step_s, 2.0), False
+            steps = [
+                place.step(how == DOWN, warming, watched_s)
+                for place, how in zip(camera.places, who, strict=True) if camera.ruled
+            ]  # fmt: skip
+            self.came(camera, list(enumerate(steps)))
 
-    @rule(rules=st.booleans())
-    def change_rules(self, rules: bool) -> None:
-        self._seen = len(self.told)
-        self.run(self.desk.set_rules(self.stream, [FALL] if rules else []))
-        ends = [] if rules else [(n, place.over()) for n, place in enumerate(self.places)]
-        self.ruled = rules
-        self.came(ends)
+    @rule(which=st.integers(0, 1), rules=st.booleans())
+    def change_rules(self, which: int, rules: bool) -> None:
+        camera, self.seen = self.cameras[which], len(self.told)
+        self.run(self.desk.set_rules(camera.stream, [FALL] if rules else []))
+        ends = [] if rules else [(n, place.over()) for n, place in enumerate(camera.places)]
+        camera.ruled = rules
+        self.came(camera, ends)
 
-    @precondition(lambda self: self.ruled)
+    @rule(which=st.integers(0, 1))
+    def end_a_stream(self, which: int) -> None:
+        """And another one of its name begins, which goes on with nothing."""
+        camera, self.seen = self.cameras[which], len(self.told)
+        self.run(self.desk.exit(camera.stream))
+        self.came(camera, [(n, place.over()) for n, place in enumerate(camera.places)])
+        camera.at_s += 30
+        camera.stream = self.entered(camera.name)
+        self.begin_stream(camera)
+
+    @precondition(lambda self: all(camera.ruled for camera in self.cameras))
     @rule(killed=st.booleans())
     def restart(self, killed: bool) -> None:
-        self._seen = len(self.told)
+        self.seen = len(self.told)
         if killed:
             self.kill()
         else:
             self.desk.leaving = True
-            self.run(self.desk.exit(self.stream))
+            for camera in self.cameras:
+                self.run(self.desk.exit(camera.stream))
             self.run(self.desk.stop())
-        assert len(self.told) == self._seen
-        self.at_s += 30
-        for place in self.places:
-            place.restarted()
-        before = self.last_track
+        assert len(self.told) == self.seen
+        before = [camera.last_track for camera in self.cameras]
+        for camera in self.cameras:
+            camera.at_s += 30
+            for place in camera.places:
+                place.restarted()
         self.begin()
-        assert self.stream.first_track >= before
+        assert all(camera.stream.first_track >= last for camera, last in zip(self.cameras, before, strict=True))
 
     def kill(self) -> None:
         """As SIGKILL: nobody has the time to say anything."""
@@ -183,7 +226,8 @@ class Machine(RuleBasedStateMachine):
         return [one for some in self.desk._ledger.store.opened().values() for one in some]
 
     def teardown(self) -> None:
-        self.run(self.desk.exit(self.stream))
+        for camera in self.cameras:
+            self.run(self.desk.exit(camera.stream))
         ended = [event.event_id for event in self.told if event.state == "end"]
         assert sorted(ended) == sorted(event.event_id for event in self.told if event.state == "start")
         page = self.run(self.desk.page(Wanted(limit=1000)))

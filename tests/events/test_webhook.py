@@ -379,6 +379,58 @@ def test_a_killed_process_loses_none(tmp_path: Path) -> None:
     run(body())
 
 
+KILLED_SENDING = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_webhook import HALL, SECRET, T0_US, event
+from stmixer.service.events.ledger import Ledger
+from stmixer.service.events.store import Change, Store
+from stmixer.service.events.webhook import Webhook
+from stmixer.service.metrics import Metrics
+
+async def main():
+    ledger = Ledger(Store(Path(sys.argv[1])))
+    await ledger.do(ledger.store.save, [Change(HALL, (event("a"), event("b"), event("c")))], True, T0_US)
+    await Webhook(f"http://127.0.0.1:{sys.argv[3]}/hook", SECRET, ledger, Metrics()).run()
+
+asyncio.run(main())
+"""
+
+
+def test_one_that_is_killed_while_it_sends_sends_that_again_and_the_rest(tmp_path: Path) -> None:
+    path, tests = tmp_path / "events.db", Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    async def body() -> None:
+        receiver, reached = Receiver(), asyncio.Event()
+
+        def answer(message: dict[str, Any]) -> bytes | None:
+            if message["event_id"] == "b":
+                reached.set()
+                return None
+            return OK
+
+        receiver.answer = answer
+        await receiver.open()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED_SENDING, str(path), str(tests), str(receiver.port), env=environment
+        )
+        ways = [asyncio.ensure_future(reached.wait()), asyncio.ensure_future(process.wait())]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        assert process.returncode is None
+        process.send_signal(signal.SIGKILL)
+        await asyncio.gather(*ways)
+        await receiver.close()
+        assert receiver.names == ["a", "b"]
+        async with scene(path) as it:
+            assert it.waiting == 2
+            assert await it.round(0) is None
+            assert it.receiver.names == ["b", "c"]
+
+    run(body())
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

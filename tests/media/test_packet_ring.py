@@ -1,6 +1,7 @@
 """The packet ring and what is made of it: when a clip begins and ends, what it shows, and what the ring may hold."""
 
 import io
+import tracemalloc
 from itertools import pairwise
 
 import av
@@ -164,6 +165,46 @@ def test_bytes_are_bounded_whatever_comes() -> None:
     assert ring.bytes == 0, "one that is larger than all of it is not kept either"
     with pytest.raises(NothingKept, match="no_keyframe"):
         ring.between(0, 2000 * 16_667)
+
+
+def uhd() -> bytes:
+    """Six pictures of 3840 × 2160, 60 a second, a keyframe at every third."""
+    noise, target = np.random.default_rng(6), io.BytesIO()
+    fast = {"preset": "ultrafast", "qp": "30", "x264-params": "log-level=none:keyint=3:min-keyint=3:scenecut=0"}
+    with av.open(target, "w", format="mpegts") as output:
+        track = output.add_stream("libx264", rate=60)
+        track.width, track.height, track.pix_fmt, track.options = 3840, 2160, "yuv420p", fast
+        coarse = noise.integers(0, 255, (6, 270, 480), np.uint8).repeat(8, 1).repeat(8, 2)
+        for number, light in enumerate(coarse):
+            frame = av.VideoFrame.from_ndarray(np.concatenate((light, light[:1080])), format="yuv420p")
+            frame.pts = number
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+def test_memory_is_bounded_under_a_4k_source_of_60_a_second() -> None:
+    """A minute of it, over and over: what Python holds of it never exceeds what the ring may, by more than a packet."""
+    ring, most = PacketRing(), 16 * 2**20
+    ring.keep(600, most)
+    with av.open(io.BytesIO(uhd())) as source:
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        largest = max(packet.size for packet in packets)
+        assert sum(packet.size for packet in packets) > 6 * 100_000, "more than 48 Mbit/s"
+        tracemalloc.start()
+        for number in range(3600):
+            packet = packets[number % 6]
+            packet.pts = packet.dts = number * 1500
+            ring.put(packet)
+            ring.placed(packet.pts, number * SECOND // 60)
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert ring.bytes > most - 4 * largest, "and it uses what it may"
+    assert held <= most
+    assert peak <= most + 2 * largest
+    kept = ring.between(0, 61 * SECOND)
+    assert kept.to_us == 3599 * SECOND // 60
+    assert kept.packets[0].is_key
 
 
 def test_a_group_of_pictures_over_the_bound_is_not_kept_and_the_next_one_is() -> None:

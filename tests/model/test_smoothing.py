@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
-from stmixer.model.smoothing import SUREST, TIME_CONSTANT_S, WARMING, ActionScores, SmoothedActions
+from stmixer.model.smoothing import FARTHEST, FAST_S, SLOW_S, SUREST, WARMING, ActionScores, SmoothedActions
 from stmixer.model.tracks import MAX_TRACKS, TrackChanges, Tracks
 
 LABELS = (3, 7)
@@ -33,33 +33,63 @@ def told(
     return dict(zip(people, found.tolist(), strict=True))
 
 
+def mean(before: float, since: float, seconds_before: float, seconds_since: float, constant_s: float = SLOW_S) -> float:
+    """Log odds of a score that was ``before`` for a time and has been ``since`` for another, by the module's words."""
+    new = 1 - np.exp(-seconds_since / constant_s)
+    old = np.exp(-seconds_since / constant_s) * (1 - np.exp(-seconds_before / constant_s))
+    return float((new * log_odds(since) + old * log_odds(before)) / (new + old))
+
+
 def expected(before: float, since: float, seconds_before: float, seconds_since: float) -> float:
-    """A score that was ``before`` for a time and has been ``since`` for another, by the module's own words."""
-    new = 1 - np.exp(-seconds_since / TIME_CONSTANT_S)
-    old = np.exp(-seconds_since / TIME_CONSTANT_S) * (1 - np.exp(-seconds_before / TIME_CONSTANT_S))
-    return float(1 / (1 + np.exp(-(new * log_odds(since) + old * log_odds(before)) / (new + old))))
+    """Of a change so small that the slow mean alone counts."""
+    return float(1 / (1 + np.exp(-mean(before, since, seconds_before, seconds_since))))
+
+
+def followed(hz: int, scores: Callable[[float], float], seconds: int) -> list[float]:
+    """What is told of somebody at each keyframe, the first at one period."""
+    filters = SmoothedActions()
+    return [
+        told(filters, (k + 1) / hz, {1: (scores((k + 1) / hz), 0.5)}, period_s=1 / hz)[1][0]
+        for k in range(seconds * hz)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("hz", [1, 2, 4, 8])
-def test_a_change_comes_through_in_the_same_time_at_any_rate(hz: int) -> None:
-    filters, at = SmoothedActions(), 0.0
-    for k in range(6 * hz):
-        at = (k + 1) / hz
-        score = 0.9 if at <= 4 else 0.2
-        found = told(filters, at, {1: (score, 1 - score)}, period_s=1 / hz)[1]
-        if at.is_integer():
-            wanted = expected(0.9, 0.2, 4, at - 4) if at > 4 else 0.9
-            assert found == pytest.approx([wanted, 1 - wanted], abs=1e-6)
-    assert at == 6
+def test_a_small_change_comes_through_in_the_same_time_at_any_rate(hz: int) -> None:
+    found = followed(hz, lambda at: 0.6 if at <= 4 else 0.5, 10)
+    for at in range(1, 11):
+        wanted = expected(0.6, 0.5, 4, at - 4) if at > 4 else 0.6
+        assert found[at * hz - 1] == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("hz", [1, 2, 4, 8])
+def test_a_plain_change_comes_through_in_a_second_at_any_rate(hz: int) -> None:
+    """By the slow mean alone it would not be believed then."""
+    found = followed(hz, lambda at: 0.02 if at <= 4 else 0.9, 8)
+    fast = [mean(0.02, 0.9, 4, since, FAST_S) for since in (1, 2, 3)]
+    assert found[4 * hz - 1] == pytest.approx(0.02, abs=1e-6)
+    assert log_odds(found[5 * hz - 1]) == pytest.approx(fast[0] - FARTHEST, abs=1e-6)
+    assert found[5 * hz - 1] > 0.65
+    assert mean(0.02, 0.9, 4, 1) < 0
+    continuous = followed(64, lambda at: 0.02 if at <= 4 else 0.9, 8)
+    for at in range(5, 9):
+        assert found[at * hz - 1] == pytest.approx(continuous[at * 64 - 1], abs=0.02)
+
+
+def test_what_wavers_is_not_told_of() -> None:
+    """0.25 and 0.6 in turns, eight times a second: 32 changes in 4 s, and none is told."""
+    found = followed(8, lambda at: (0.25, 0.6)[round(8 * at) % 2], 4)
+    assert all(score < 0.5 for score in found[1:])
+    assert max(found[16:]) - min(found[16:]) < 0.03
 
 
 def test_keyframes_at_any_moments_weigh_by_the_time_that_they_stand_for() -> None:
     """Some were skipped, some came close together: nothing but how long each score was true counts."""
     moments = np.concatenate((np.sort(np.random.default_rng(1).uniform(0.1, 3, 20)), [3.0]))
     filters = SmoothedActions()
-    told(filters, 0.0, {1: (0.9, 0.5)}, period_s=1.0)
-    found = [told(filters, at, {1: (0.3, 0.5)})[1] for at in moments.tolist()][-1]
-    assert found == pytest.approx([expected(0.9, 0.3, 1.0, 3.0), 0.5], abs=1e-6)
+    told(filters, 0.0, {1: (0.6, 0.5)}, period_s=1.0)
+    found = [told(filters, at, {1: (0.5, 0.5)})[1] for at in moments.tolist()][-1]
+    assert found == pytest.approx([expected(0.6, 0.5, 1.0, 3.0), 0.5], abs=1e-6)
 
 
 def test_the_first_keyframe_says_what_it_says() -> None:
@@ -70,19 +100,19 @@ def test_the_first_keyframe_says_what_it_says() -> None:
 
 def test_a_keyframe_whose_clip_is_not_whole_counts_for_less() -> None:
     filters = SmoothedActions()
-    told(filters, 0.0, {1: (0.9, 0.5)}, warming=True)
-    found = told(filters, 0.25, {1: (0.2, 0.5)})[1]
-    fades = np.exp(-0.25 / TIME_CONSTANT_S)
-    both = (WARMING * fades * log_odds(0.9) + log_odds(0.2)) / (WARMING * fades + 1)
+    told(filters, 0.0, {1: (0.6, 0.5)}, warming=True)
+    found = told(filters, 0.25, {1: (0.5, 0.5)})[1]
+    fades = np.exp(-0.25 / SLOW_S)
+    both = (WARMING * fades * log_odds(0.6) + log_odds(0.5)) / (WARMING * fades + 1)
     assert found == pytest.approx([1 / (1 + np.exp(-both)), 0.5], abs=1e-6)
 
 
 def test_what_was_before_a_gap_counts_by_how_long_it_is_ago() -> None:
     filters = SmoothedActions()
     for k in range(9):
-        told(filters, 0.25 * k, {1: (0.9, 0.5)})
-    found = told(filters, 4.0, {1: (0.2, 0.5)})[1]
-    assert found == pytest.approx([expected(0.9, 0.2, 2.25, 2.0), 0.5], abs=1e-6)
+        told(filters, 0.25 * k, {1: (0.6, 0.5)})
+    found = told(filters, 4.0, {1: (0.5, 0.5)})[1]
+    assert found == pytest.approx([expected(0.6, 0.5, 2.25, 2.0), 0.5], abs=1e-6)
 
 
 def test_people_are_kept_apart_in_whatever_order_they_come() -> None:

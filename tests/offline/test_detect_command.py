@@ -372,6 +372,11 @@ def test_results_for_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(given["tracker_id"]) == [1, 2]
     assert list(given["data"]["class_name"]) == ["walk", "person"]
     assert given["data"]["action_smoothed"] == pytest.approx([0.4, 0.0])
+    for people in ([WALK, (0.6, {})], [WALK, WALK]):  # as many each: still a person's in one place
+        actors = result(0, *people).actors
+        actions = result(0, *people).to_supervision().given["data"]["actions"]
+        assert actions.shape == (2,)
+        assert list(actions) == [actor.actions for actor in actors]
 
 
 @pytest.mark.parametrize(("module", "call"), [("supervision", "to_supervision"), ("pandas", "to_df")])

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 
 from stmixer.service.api import protocol
-from stmixer.service.api.asyncapi import document
+from stmixer.service.api.asyncapi import as_draft_07, document, written
 from stmixer.service.schemas import Action, Actor, FrameSize, Result, Summary, Timings, TrackChange
 from stmixer.service.stream_messages import TOLD, TOLD_TO_FOLLOWERS, FollowedStatus, FollowedSummary, SummaryMessage
 
@@ -39,9 +39,17 @@ def looked_up(whole: Any, reference: str) -> Any:
     return whole
 
 
+def keywords(node: Any) -> set[str]:
+    """All names in it, of fields and of types too."""
+    if isinstance(node, list):
+        return set().union(*map(keywords, node))
+    return set(node).union(*map(keywords, node.values())) if isinstance(node, dict) else set()
+
+
 def is_right(whole: dict[str, Any], key: str, said: str) -> bool:
+    """By draft 07: a message without a ``schemaFormat`` has AsyncAPI's own dialect, which is made of that."""
     schema = {"$ref": f"#/components/schemas/message.{key}", "components": whole["components"]}
-    return bool(Draft202012Validator(schema).is_valid(json.loads(said)))
+    return bool(Draft7Validator(schema).is_valid(json.loads(said)))
 
 
 def test_it_is_an_asyncapi_document() -> None:
@@ -68,8 +76,48 @@ def test_it_is_an_asyncapi_document() -> None:
     for key, message in whole["components"]["messages"].items():
         assert {"name", "summary", "payload"} <= set(message)
         assert key == "Media" or message["payload"] == {"$ref": f"#/components/schemas/message.{key}"}
+    assert "schemaFormat" not in keywords(whole)
     for schema in whole["components"]["schemas"].values():
-        Draft202012Validator.check_schema(schema)
+        Draft7Validator.check_schema(schema)
+        later = {"prefixItems", "$defs", "unevaluatedProperties", "dependentRequired", "discriminator"}
+        assert not keywords(schema) & later, "of later drafts, or of OpenAPI alone"
+
+
+def test_what_stands_beside_a_reference_and_what_comes_after_a_tuple_counts() -> None:
+    pair = {"type": "array", "prefixItems": [{"type": "number"}, {"$ref": "#/x", "description": "y"}], "items": False}
+    assert as_draft_07({"properties": {"a": pair}, "default": {"$ref": 1, "b": 2}}) == {
+        "properties": {
+            "a": {
+                "type": "array",
+                "items": [{"type": "number"}, {"allOf": [{"$ref": "#/x"}], "description": "y"}],
+                "additionalItems": False,
+            }
+        },
+        "default": {"$ref": 1, "b": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"box":[0.1,0.2,0.3,0.4]', '"box":[0.1,0.2,0.3]'),
+        ('"box":[0.1,0.2,0.3,0.4]', '"box":[0.1,0.2,0.3,"0.4"]'),
+        ('"box":[0.1,0.2,0.3,0.4]', '"box":[0.1,0.2,0.3,0.4,0.5]'),
+        (',"smoothed":0.4', ""),
+        ('"smoothed":0.4', '"smoothed":null'),
+    ],
+)
+def test_places_of_a_box_are_numbers_and_a_smoothed_score_is_always_there(before: str, after: str) -> None:
+    whole, said = document(), '{"type":"result",' + RESULT.model_dump_json()[1:]
+    assert before in said
+    assert is_right(whole, "Result", said)
+    assert not is_right(whole, "Result", said.replace(before, after))
+
+
+def test_it_is_made_once() -> None:
+    """15 ms of the event loop, which anybody may ask for."""
+    assert json.loads(written()) == document()
+    assert written() is written()
 
 
 def test_every_message_of_the_code_is_in_it() -> None:

@@ -25,7 +25,7 @@ from stmixer.service.ipc.messages import MAX_CLIP, CutPackets, KeepPackets, Noth
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources import clip_desk, decoder_link
-from stmixer.service.sources.clip_desk import MOST_WAITING, ClipDesk, ClipLost, CutClip
+from stmixer.service.sources.clip_desk import LEAST_COUNTED, MOST_WAITING, ClipDesk, ClipLost, CutBytes, CutClip
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.pictures import PictureSource
 
@@ -286,31 +286,49 @@ def test_a_camera_over_rtsp(codec: str, tmp_path: Path) -> None:
     assert whole.plays is (codec != "mjpeg")
 
 
-def test_what_is_cut_counts_until_it_is_let_go_and_no_more_is_cut_than_may_be() -> None:
+def test_what_is_cut_counts_until_it_is_let_go_and_what_there_is_no_room_for_waits() -> None:
     """Nobody stores it meanwhile: as of cameras whose clips wait for their turn to be encoded."""
 
     async def work(running: Running) -> None:
         async with container(running) as (source, desk, _session):
-            wanted = [desk.want(0, SECOND) for _ in range(MOST_WAITING)]
+            desk.among.most = MAX_CLIP + 18 * LEAST_COUNTED
+            wanted = [desk.want(0, SECOND) for _ in range(20)]
             await source.take(piece(0, 60))
-            sizes = {(await one.cut).size for one in wanted}
-            (size,) = sizes
-            assert (desk.waiting, desk.among.held) == ([], MOST_WAITING * size)
-            with pytest.raises(ClipLost, match="busy"):
-                desk.want(0, SECOND)
-            for one in wanted:
+            sizes = {(await one.cut).size for one in wanted[:19]}
+            assert len(sizes) == 1
+            assert max(sizes) < LEAST_COUNTED, "it counts for its descriptor"
+            assert (desk.waiting, desk.among.held) == (wanted[19:], 19 * LEAST_COUNTED)
+            assert desk.is_due(wanted[19])
+            for one in wanted[:19]:
                 desk.let_go(one)
+            assert {(await wanted[19].cut).size} == sizes
+            desk.let_go(wanted[19])
             assert desk.among.held == 0
-            desk.among.most = round(1.5 * size)
-            first, second = desk.want(0, SECOND), desk.want(0, SECOND)
-            assert (await first.cut).size == size
-            with pytest.raises(ClipLost, match="busy"):
-                await second.cut
-            desk.let_go(first)
-            desk.let_go(second)
 
     run(work)
     assert not [fd for fd in Path("/proc/self/fd").iterdir() if "stmixer-clip" in os.path.realpath(fd)]
+
+
+def test_streams_wait_for_each_other_and_what_finds_no_room_at_the_end_is_said() -> None:
+    async def work(running: Running) -> None:
+        among = CutBytes(most=MAX_CLIP)
+        async with container(running) as (source, desk, _), container(running) as (other_source, other, _):
+            desk.among = other.among = among
+            first = desk.want(0, SECOND)
+            await source.take(piece(0, 60))
+            await first.cut
+            second, third = other.want(0, SECOND), other.want(0, 60 * SECOND)
+            await other_source.take(piece(0, 60))
+            await becomes(lambda: other.is_due(second))
+            desk.let_go(first)
+            assert (await second.cut).from_us == 0
+            assert not third.cut.done()
+        with pytest.raises(ClipLost, match="busy"):  # the second is there still
+            await third.cut
+        other.let_go(second)
+        assert among.held == 0
+
+    run(work)
 
 
 def test_one_that_there_is_no_descriptor_for_is_lost_and_the_next_one_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

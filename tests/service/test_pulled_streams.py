@@ -92,7 +92,8 @@ def test_a_stream_from_its_order_to_its_end(service: Server) -> None:
 
 
 def test_a_file_is_played_once_at_its_own_pace_and_followed_again_from_where_one_was(service: Server) -> None:
-    number = pull(service, "file:walk.mp4", keyframe_hz=1, score_threshold=0.3)["id"]
+    somebody = {"id": "somebody", "person": True, "min_score": 0, "for_s": 0, "count": {"min": 1}}
+    number = pull(service, "file:walk.mp4", keyframe_hz=1, score_threshold=0, rules=[somebody])["id"]
     first = Followed(service, number)
     said = eventually(lambda: look(service, number)["pulled"], lambda said: said["state"] == "ended", 60)
     assert (said["url"], said["codec"], said["frame"]) == ("file:walk.mp4", "h264", {"width": 640, "height": 360})
@@ -101,6 +102,9 @@ def test_a_file_is_played_once_at_its_own_pace_and_followed_again_from_where_one
     results = first.of("result")
     assert results
     assert [result["seq"] for result in results] == sorted({result["seq"] for result in results})
+    events = [message["event"] for message in first.of("event") if message["event"]["state"] != "update"]
+    assert [(event["rule"], event["state"]) for event in events] == [("somebody", "start"), ("somebody", "end")]
+    assert len({event["event_id"] for event in events}) == 1
     numbers = [number for number, _ in first.said]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     again = Followed(service, number, **{"Last-Event-ID": str(numbers[1])})

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import psutil
 from posting import samples
 from serving import Server
@@ -102,7 +103,9 @@ def standing(server: Server) -> str:
         with suppress(psutil.Error):
             times = child.cpu_times()
             busy.append(f"{child.cmdline()[-1]} {child.status()} {times.user + times.system:.1f} s of CPU")
-    held = {name: value for (name, _), value in samples(server).items() if value and name in STANDING}
+    held: dict[str, float] | str = "its metrics do not come"
+    with suppress(httpx.HTTPError):
+        held = {name: value for (name, _), value in samples(server).items() if value and name in STANDING}
     return f"{held}; {'; '.join(busy)}; its log ends: {' | '.join(list(server.log)[-5:])}"
 
 

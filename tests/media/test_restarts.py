@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from live_video import picture, piece
 
 from stmixer.media.decode import VideoReader
 from stmixer.media.limits import Limits
+from stmixer.media.takeover_in_file import takes_over
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 OPTIONS: dict[str, dict[str, str]] = {
@@ -159,3 +161,39 @@ def test_a_file_whose_tables_stay_is_sought_as_before() -> None:
         assert reader.info.duration_s == pytest.approx(6, abs=0.1)
         assert len(shown(reader)) == 150
     assert reader.warnings == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_that_a_file_holds_breaks_the_look_through_it(
+    seed: int, monkeypatch: pytest.MonkeyPatch, two: list[bytes]
+) -> None:
+    """Bytes changed, cut out, doubled, the end anywhere, and few at a time: it finds something or not."""
+    monkeypatch.setattr("stmixer.media.takeover_in_file._CHUNK", 188 * 3)
+    monkeypatch.setattr("stmixer.media.takeover_in_file._LOOK", 40)
+    chance = random.Random(seed)
+    for whole in two:
+        data = bytearray(whole[: chance.choice([len(whole), chance.randint(1, len(whole))])])
+        assert takes_over(io.BytesIO(whole))
+        for _ in range(chance.randint(0, 200)):
+            at = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.choice([1, 50])]
+                    data += b"\0"
+                case 2:
+                    data[at:at] = data[at : at + 188]
+        file = io.BytesIO(data)
+        file.seek(0)
+        assert takes_over(file) in (False, True)
+        assert file.tell() == 0
+
+
+@pytest.fixture(scope="module")
+def two() -> list[bytes]:
+    """Two recordings put behind each other, of each container."""
+    made = [piece(0, 10) + piece(10, 10, pid=0x200)]
+    for container, codec in (("webm", "libvpx"), ("mp4", "libx264"), ("flv", "flv"), ("asf", "wmv2")):
+        made.append(recording(0, 12, container, codec) + recording(12, 12, container, codec, LARGE))
+    return made

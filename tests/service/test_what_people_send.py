@@ -20,6 +20,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from live_video import piece
 from posting import MP4, conserved, post
 from serving import Server
 from ws_client import jpeg, stream
@@ -206,6 +207,11 @@ def sound_midway() -> bytes:
     return b"".join(pieces)
 
 
+def two_webm() -> bytes:
+    """A page that starts its recorder again."""
+    return b"".join(video("webm", codec, 60, options=VPX, layout={"live": "1"}) for codec in ("libvpx", "libvpx-vp9"))
+
+
 @dataclass(frozen=True)
 class Sent:
     """What is sent, and what comes of it at one keyframe a second: how many frames, of how many seconds; ``frame`` of
@@ -223,6 +229,7 @@ class Sent:
 
 
 RESET, SIZE = "start anew: 1", "changes of the picture size: 1"
+OTHER = "another video took over: 1"
 STRAY = "far from their neighbours': 1"
 SENT = {
     "a late fragment": Sent(late_fragment, 60, 2, codec="mp4"),
@@ -250,6 +257,11 @@ SENT = {
     "y4m": Sent(lambda: video("yuv4mpegpipe", "rawvideo", 45, rate=15), 45, 3),
     "APNG": Sent(lambda: video("apng", "apng", 20, rate=10, pixels="rgb24"), 20, 2),
     "cropped by its container": Sent(cropped, 60, 2, codec="webm"),
+    "another PID behind it": Sent(
+        lambda: piece(0, 75) + piece(75, 75, "libx265", 0x200), 150, 6, (160, 96), told=(OTHER,)
+    ),
+    "an FLV behind it": Sent(lambda: 2 * video("flv", "flv", 60), 120, 4, told=(RESET, OTHER)),
+    "a WebM of another codec behind it": Sent(two_webm, 120, 4, codec="webm", told=(RESET, OTHER), live="takeover"),
     "sound in its middle": Sent(sound_midway, 450, 18, (96, 64), "mpegts"),
 }
 
@@ -332,7 +344,8 @@ def test_a_live_stream(server: Server, files: Path, name: str) -> None:
             client.socket.send(data[at : at + 10_000])
         summary = client.stop()
     check({"summary": summary, "keyframes": client.of("result")}, sent)
-    assert {warning["code"] for warning in client.of("warning")} == ({sent.live} if sent.live else set())
+    codes = {warning["code"] for warning in client.of("warning")}
+    assert codes == ({sent.live} if sent.live else set()) | ({"timestamps"} if RESET in sent.told else set())
 
 
 # -- pictures

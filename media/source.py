@@ -7,6 +7,7 @@ object that has only ``read`` leaves nothing to interpret; what a file then stil
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import BinaryIO
 
@@ -130,7 +131,15 @@ class SeekableByteSource(ByteSource):
     """A source that FFmpeg may also move about in. A class of its own: PyAV asks which methods there are."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        """Where it is then; as FFmpeg has it, less than 0 for a place that a damaged file names and that cannot be."""
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        except (ValueError, OverflowError):
+            pass
+        return -errno.EINVAL
 
     def tell(self) -> int:
         return self._file.tell()

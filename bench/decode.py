@@ -78,7 +78,8 @@ class Film:
     @property
     def row(self) -> dict[str, object]:
         """As a result names it."""
-        return {"codec": self.codec, "size": f"{self.width}x{self.height}", **({"interlaced": True} * self.fields)}
+        row: dict[str, object] = {"codec": self.codec, "size": f"{self.width}x{self.height}"}
+        return row | {"interlaced": True} if self.fields else row
 
     @property
     def read_at(self) -> tuple[int, int]:

@@ -63,7 +63,10 @@ def test_decoding_takes_turns_with_a_version_from_before_the_package(tmp_path: P
     assert (package_of(tmp_path), package_of(OURS)) == ("", "stmixer.")
     film, path = Film("mpeg2video", 96, 64, fields=True), tmp_path / "clip.mkv"
     film.make(path, 10)
+    assert film.row == {"codec": "mpeg2video", "size": "96x64", "interlaced": True}
+    assert Film("h264", 96, 64).row == {"codec": "h264", "size": "96x64"}
     rows = bench.decode.in_turns(film, path, tmp_path, 1, 0.0)
     assert list(rows) == ["wall_ms_per_frame", "cpu_ms_per_frame"]
     read = (tmp_path / "media/log").read_text().split()
     assert read[:4] == [str(path), "384x256", "384x256", "384x256"]
+    assert set(bench.decode.alone(film, path, 1)) == {"frames_per_s", "as_stored", "made_whole_ms"}

@@ -29,6 +29,8 @@ from stmixer.service.offline.command import DetectCommand
 from stmixer.service.offline.inputs import inputs_of
 from stmixer.service.schemas import DetectOptions
 
+pytestmark = pytest.mark.slow  # all of it is made first
+
 Size = tuple[int, int]
 X264 = {"preset": "veryfast", "tune": "zerolatency"}
 VPX = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}

@@ -88,7 +88,7 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def encoded(codec: str, frames: int) -> bytes:
     """A clip, made in a fork: an encoder leaves threads and memory behind, for which a cell has no room."""
     with tempfile.NamedTemporaryFile(suffix=".mkv") as file:
-        forked(lambda: {"made": make_clip(Path(file.name), codec, *SIZE, frames)})
+        forked(lambda: {"made": make_clip(Path(file.name), CODECS[codec], *SIZE, frames, {})})
         return Path(file.name).read_bytes()
 
 

@@ -30,6 +30,17 @@ def in_turns(script: str, arguments: Sequence[str], other: Path, rounds: int) ->
     return turns
 
 
+def package_of(checkout: Path) -> str:
+    """What stands before the names of a checkout's folders: ``stmixer.``, or nothing before there was that package.
+
+    Raises FileNotFoundError for a folder that has neither: what is installed would run in its place.
+    """
+    for package, place in (("stmixer.", "stmixer/media/decode.py"), ("", "media/decode.py")):
+        if (checkout / place).exists():
+            return package
+    raise FileNotFoundError(f"{checkout.name} is no checkout: media/decode.py is not in it")
+
+
 def run_script(script: str, arguments: Sequence[str], folder: Path, python: str = sys.executable) -> Turn:
     """One turn: a process that may import what lies in a folder. Raises CalledProcessError where it fails."""
     from stmixer.service.ipc.child import KEEPS_FREED_MEMORY

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from stmixer.media.display import WHOLE, Crop
+from stmixer.media.ebml import SEGMENT, elements
 from stmixer.media.source import ByteSource, SeekableByteSource
 
 MAX_HEADER = 8 << 20
 """Bytes of an MP4's index that are looked at."""
 _MAX_BOXES = 10_000
 
-_SEGMENT, _TRACKS, _ENTRY, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
+_TRACKS, _ENTRY, _VIDEO = 0x1654AE6B, 0xAE, 0xE0
 _PIXEL_CROP = {0x54CC: "left", 0x54BB: "top", 0x54DD: "right", 0x54AA: "bottom"}
 _VISUAL_ENTRY_BYTES = 78
 
@@ -54,38 +55,22 @@ def container_crop(source: ByteSource, container: str, track: TrackAt, width: in
 
 
 def _pixel_crop(head: bytes, index: int) -> Crop:
-    for identity, start, end in _elements(head, 0, len(head)):
-        if identity != _SEGMENT:
+    for identity, start, end in elements(head, 0, len(head)):
+        if identity != SEGMENT:
             continue
-        for inner, at, stop in _elements(head, start, end):
+        for inner, at, stop in elements(head, start, end):
             if inner == _TRACKS:
-                entries = [(a, b) for kind, a, b in _elements(head, at, stop) if kind == _ENTRY]
+                entries = [(a, b) for kind, a, b in elements(head, at, stop) if kind == _ENTRY]
                 return _crop_of_entry(head, *entries[index])
     return WHOLE
 
 
 def _crop_of_entry(head: bytes, start: int, end: int) -> Crop:
-    for kind, at, stop in _elements(head, start, end):
+    for kind, at, stop in elements(head, start, end):
         if kind == _VIDEO:
-            inside = _elements(head, at, stop)
+            inside = elements(head, at, stop)
             return Crop(**{_PIXEL_CROP[k]: int.from_bytes(head[a:b]) for k, a, b in inside if k in _PIXEL_CROP})
     return WHOLE
-
-
-def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(identity, where its content begins, where it ends) of EBML elements; of unknown size it goes on to the end."""
-    while at < end:
-        length = 9 - data[at].bit_length()
-        identity = int.from_bytes(data[at : at + length])
-        at += length
-        length = 9 - data[at].bit_length()
-        if length > 8:
-            raise ValueError("an EBML size over eight bytes")
-        size = int.from_bytes(data[at : at + length]) & ((1 << 7 * length) - 1)
-        at += length
-        stop = end if size == (1 << 7 * length) - 1 else min(at + size, end)
-        yield identity, at, stop
-        at = stop
 
 
 # -- MP4

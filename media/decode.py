@@ -39,7 +39,7 @@ from stmixer.media.probe import (
     timeline_rate,
 )
 from stmixer.media.rtsp import CameraFeed, RtspCamera
-from stmixer.media.source import ResourceRefused, SeekableByteSource, open_source
+from stmixer.media.source import ByteSource, ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.takeover import Takeover
 from stmixer.media.timeline import Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
@@ -81,14 +81,23 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A decoded picture and how it is to be shown."""
+    """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick."""
 
     picture: av.VideoFrame
     display: Display
+    time_base: Fraction
 
     @property
     def size(self) -> tuple[int, int]:
         return self.display.size(self.picture.width, self.picture.height)
+
+    def ticks(self, base: Fraction) -> tuple[int | None, int | None]:
+        """When to present and when it was decoded, in ticks of ``base``; what takes over may count in others."""
+        pts, dts = self.picture.pts, self.picture.dts
+        if self.time_base == base:
+            return pts, dts
+        scale = self.time_base / base
+        return None if pts is None else round(pts * scale), None if dts is None else round(dts * scale)
 
 
 def _no_frames() -> Generator[Frame]:
@@ -110,8 +119,8 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded), ``takeover`` (another video of a live MPEG-TS stream, which is read from there on).
-            ``warnings`` sums up.
+            that cannot be decoded), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind
+            another live recording). ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
 
     Attributes:
@@ -151,11 +160,16 @@ class VideoReader:
         self._first: Frame | None = None
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
-        self._source = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
+        self._source: ByteSource = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
+        self._watched = False  # whether another video may take over
         self.capture = CaptureClock()
         try:
-            if self._may_change():
+            if low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed):
+                self._watched = True
+            elif isinstance(self._source, SeekableByteSource) and self._source.takes_over():
+                self._source, self._watched = self._source.straight_on(), True
+            if self._watched:
                 self._source.watch(fragmented_mp4)
             container, stream = self._open()
             self.warnings += others_told(container, stream)
@@ -217,17 +231,13 @@ class VideoReader:
         container = open_container(self._source, self._limits, self._low_latency)
         self._container = container
         stream = choose_stream(container, pid)
-        if self._may_change():
+        if self._watched:
             self._source.follow(stream.id if container.format.name == "mpegts" else None)
         self._check_claims(stream)
         self._configure(stream, self._threads, self._low_latency)
         self._ring.clear()
         self._stream = stream
         return container, stream
-
-    def _may_change(self) -> bool:
-        """Whether another video may take over."""
-        return self._low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed)
 
     def _check_claims(self, stream: VideoStream) -> None:
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -246,16 +256,16 @@ class VideoReader:
     def _deliver(self, container: InputContainer, stream: VideoStream, rate_hint: float | None) -> Generator[Frame]:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
-        timeline: Timeline[_Shown] = Timeline(stream.time_base or _MICROSECOND, rate.value, clock_wraps(container))
+        base = stream.time_base or _MICROSECOND
+        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container))
         deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
             for shown in self._shown(deinterlacer, container, stream):
-                picture = shown.picture
                 self._limits.check_size(*shown.size)
-                stamps = (picture.pts, picture.dts) if clock else (None, None)
+                stamps = shown.ticks(base) if clock else (None, None)
                 for placed in timeline.place(shown, *stamps):
                     if (frame := self._frame(placed, index, timeline)) is not None:
                         yield frame
@@ -300,13 +310,13 @@ class VideoReader:
         while True:
             displays = TrackDisplay(self._source, container, stream)
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                yield _Shown(picture, displays.of(picture))
+                yield _Shown(picture, displays.of(picture), stream.time_base or _MICROSECOND)
             if (takeover := self._source.takeover) is None:
                 return
             container, stream = self._open(self._take_over(takeover))
 
-    def _take_over(self, takeover: Takeover) -> int:
-        """Ends what was read until now; the PID of what is read next."""
+    def _take_over(self, takeover: Takeover) -> int | None:
+        """Ends what was read until now; the PID of what is read next, of MPEG-TS."""
         self._takeovers += 1
         if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
             self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")

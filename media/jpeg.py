@@ -19,6 +19,8 @@ _FILLING = bytes(range(1, 255)) + _END
 MAX_SCANS = 100
 """Each is a pass over the whole picture; a progressive JPEG has about ten."""
 _BROKEN = "send a complete JPEG"
+_PREFIX_BYTES = 8
+_UNSAID = 'where they are its time, begin the stream with "timestamps": "prefix"'
 _WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
 
 
@@ -37,6 +39,8 @@ def _header(data: bytes) -> tuple[tuple[int, int], int]:
         other = "a GIF" if data[:4] == b"GIF8" else named(data)
         if other is not None:
             raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
+        if data[_PREFIX_BYTES:][:3] == b"\xff\xd8\xff":
+            raise MediaError("unreadable", f"this is a JPEG behind {_PREFIX_BYTES} other bytes; {_UNSAID}")
         raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")
     size = None
     at = 2

@@ -204,6 +204,12 @@ def explain(
         return MediaError("unreadable", "the file is empty; send a video")
     if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | av.error.NotImplementedError):
         return MediaError("unsupported_codec", f"the video cannot be decoded ({reason}); convert it to H.264 in MP4")
+    if source.lacks_index():
+        return MediaError(
+            "unreadable",
+            "the MP4's index (moov) is missing: its recording or a copy of it broke off; send a whole one, "
+            "or record fragmented MP4, of which a part can be read",
+        )
     if error is None:
         return MediaError("no_frames", "the video holds no picture; check that the file is complete")
     return MediaError("unreadable", f"the file cannot be read as a video ({reason}); check that it is complete")

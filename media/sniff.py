@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+
 from stmixer.media.errors import Code, MediaError
 
 _SEND = "send the video itself"
@@ -9,6 +12,9 @@ _FETCHES = f"it would have us fetch other files; {_SEND}, or restream it as RTSP
 _NO_PICTURE = "there is no picture in it; send a video"
 _ONE_PICTURE = "one still picture is no video; send a video, or pictures as a JPEG stream over WebSocket"
 _NO_VIDEO = "send a video"
+_UNPACK = "unpack it, and send the video in it"
+_EXPORT = "export it as a video, and send that"
+_BYTES = "send the bytes of the video themselves"
 
 # (first bytes, where they lie, error code, what it is, what to do)
 _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
@@ -19,6 +25,11 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"\xff\xf9", 0, "no_video", "AAC sound", _NO_PICTURE),
     (b"fLaC", 0, "no_video", "a FLAC file", _NO_PICTURE),
     (b"WAVE", 8, "no_video", "a WAV file", _NO_PICTURE),
+    (b"\xff\xf2", 0, "no_video", "an MP3", _NO_PICTURE),
+    (b"\xff\xfa", 0, "no_video", "an MP3", _NO_PICTURE),
+    (b"AIFF", 8, "no_video", "an AIFF sound file", _NO_PICTURE),
+    (b"AIFC", 8, "no_video", "an AIFF sound file", _NO_PICTURE),
+    (b"caff", 0, "no_video", "a CAF sound file", _NO_PICTURE),
     (b"#!AMR", 0, "no_video", "AMR sound", _NO_PICTURE),
     (b"MThd", 0, "no_video", "a MIDI file", _NO_PICTURE),
     (b".snd", 0, "no_video", "a sound file", _NO_PICTURE),
@@ -27,13 +38,33 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"BM", 0, "no_video", "a BMP picture", _ONE_PICTURE),
     (b"II*\0", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
     (b"MM\0*", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
+    (b"8BPS", 0, "no_video", "a Photoshop picture", _ONE_PICTURE),
+    (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", _ONE_PICTURE),
     (b"ftypheic", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
+    (b"ftypheix", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
+    (b"ftypmif1", 4, "no_video", "a HEIF picture", _ONE_PICTURE),
     (b"ftypavif", 4, "no_video", "an AVIF picture", _ONE_PICTURE),
     (b"%PDF", 0, "unreadable", "a PDF", _NO_VIDEO),
-    (b"PK\x03\x04", 0, "unreadable", "a ZIP archive", "unpack it, and send the video in it"),
-    (b"\x1f\x8b", 0, "unreadable", "a gzip archive", "unpack it, and send the video in it"),
-    (b"7z\xbc\xaf\x27\x1c", 0, "unreadable", "a 7-Zip archive", "unpack it, and send the video in it"),
-    (b"Rar!", 0, "unreadable", "a RAR archive", "unpack it, and send the video in it"),
+    (b"PK\x03\x04", 0, "unreadable", "a ZIP archive", _UNPACK),
+    (b"PK\x05\x06", 0, "unreadable", "an empty ZIP archive", _NO_VIDEO),
+    (b"\x1f\x8b", 0, "unreadable", "a gzip archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", 0, "unreadable", "a 7-Zip archive", _UNPACK),
+    (b"Rar!", 0, "unreadable", "a RAR archive", _UNPACK),
+    (b"\xfd7zXZ\0", 0, "unreadable", "an xz archive", _UNPACK),
+    (b"BZh", 0, "unreadable", "a bzip2 archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", 0, "unreadable", "a Zstandard archive", _UNPACK),
+    (b"ustar", 257, "unreadable", "a tar archive", _UNPACK),
+    (b"CD001", 32769, "unreadable", "a disc image", "send a video that is on it, for instance a .vob or .m2ts"),
+    (b"FWS", 0, "unreadable", "a Flash animation (SWF)", _EXPORT),
+    (b"CWS", 0, "unreadable", "a Flash animation (SWF)", _EXPORT),
+    (b"BLENDER", 0, "unreadable", "a Blender project", _EXPORT),
+    (b"MZ", 0, "unreadable", "a program for Windows", _NO_VIDEO),
+    (b"\x7fELF", 0, "unreadable", "a program for Linux", _NO_VIDEO),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 0, "unreadable", "an Office document", _NO_VIDEO),
+    (b"SQLite format 3\0", 0, "unreadable", "an SQLite database", _NO_VIDEO),
+    (b"\x89HDF\r\n", 0, "unreadable", "an HDF5 file", _NO_VIDEO),
+    (b"\x93NUMPY", 0, "unreadable", "a NumPy array", "encode its pictures as a video, and send that"),
+    (b"d8:announce", 0, "external_resource", "a torrent", _FETCHES),
     (
         b"version https://git-lfs",
         0,
@@ -52,12 +83,28 @@ _TEXTS: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"rtsp://", "external_resource", "an address", _FETCHES),
     (b"http://", "external_resource", "an address", _FETCHES),
     (b"https://", "external_resource", "an address", _FETCHES),
+    (b"rtmp://", "external_resource", "an address", _FETCHES),
+    (b"srt://", "external_resource", "an address", _FETCHES),
+    (b"udp://", "external_resource", "an address", _FETCHES),
+    (b"file://", "external_resource", "an address", _FETCHES),
+    (b"magnet:", "external_resource", "an address", _FETCHES),
+    (b"[internetshortcut]", "external_resource", "a link to an address", _FETCHES),
+    (b"[script info]", "no_video", "a subtitle file", _NO_PICTURE),
+    (b"data:", "unreadable", "a data URL", f"decode what follows the comma from base64, and {_BYTES}"),
 )
+_SUBRIP = re.compile(rb"\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} -->")
+_JSON = re.compile(rb"[{\[]\s*[\"{\[]")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{400,}={0,2}\s*")
 _MARKUP: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"<mpd", "external_resource", "a DASH manifest", _FETCHES),
     (b"<smoothstreamingmedia", "external_resource", "a Smooth Streaming manifest", _FETCHES),
     (b"<asx", "external_resource", "an ASX playlist", _FETCHES),
     (b"<smil", "external_resource", "a SMIL playlist", _FETCHES),
+    (b"<playlist", "external_resource", "an XSPF playlist", _FETCHES),
+    (b"<fcpxml", "unreadable", "an editing project", _EXPORT),
+    (b"<xmeml", "unreadable", "an editing project", _EXPORT),
+    (b"<mlt", "unreadable", "an editing project", _EXPORT),
+    (b"<tt ", "no_video", "a subtitle file", _NO_PICTURE),
     (b"<svg", "no_video", "an SVG picture", _ONE_PICTURE),
     (b"<html", "unreadable", "a web page", "send the video, not the page that shows it"),
     (b"<!doctype html", "unreadable", "a web page", "send the video, not the page that shows it"),
@@ -80,12 +127,26 @@ def _found(head: bytes) -> tuple[Code, str, str] | None:
     for magic, at, code, what, advice in _MAGIC:
         if head[at : at + len(magic)] == magic:
             return code, what, advice
-    text = head[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = _text(head[:4096])
+    small = text.lower()
     for start, code, what, advice in _TEXTS:
-        if text.startswith(start):
+        if small.startswith(start):
             return code, what, advice
     if text.startswith(b"<"):
         for mark, code, what, advice in _MARKUP:
-            if mark in text:
+            if mark in small:
                 return code, what, advice
+    if _SUBRIP.match(text):
+        return "no_video", "a subtitle file", _NO_PICTURE
+    if _JSON.match(text):
+        return "unreadable", "JSON", _BYTES
+    if _BASE64.fullmatch(text):
+        return "unreadable", "text, as if encoded in base64", f"decode it, and {_BYTES}"
     return None
+
+
+def _text(head: bytes) -> bytes:
+    """In UTF-8, without its byte order mark, where it is text; as shells and spreadsheets of Windows write it too."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = head[: len(head) // 2 * 2].decode("utf-16", "replace").encode()
+    return head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")

@@ -5,14 +5,20 @@ object that has only ``read`` leaves nothing to interpret; what a file then stil
 :meth:`ByteSource.refuse`, which notes it and opens nothing.
 """
 
+from __future__ import annotations
+
+import errno
 from pathlib import Path
 from typing import BinaryIO
 
 from stmixer.media import fragments
 from stmixer.media.errors import MediaError
+from stmixer.media.restarts import VideoWatch, watch_of
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
+from stmixer.media.takeover_in_file import takes_over
 
 HEAD_BYTES = 1 << 20
+_MAX_BOXES = 1000
 
 
 class ResourceRefused(Exception):
@@ -31,7 +37,7 @@ class ByteSource:
         self.head = bytearray()
         self.refused: list[str] = []
         self.takeover: Takeover | None = None
-        self._watch: TransportWatch | None = None
+        self._watch: VideoWatch | None = None
         self._ahead = b""
 
     def read(self, size: int) -> bytes:
@@ -52,16 +58,14 @@ class ByteSource:
         return self._watched(bytes(data))
 
     def watch(self, fragmented_mp4: bool) -> None:
-        """At the beginning of a live stream: have it begin with tables, and look at them, where it is MPEG-TS."""
-        if fragmented_mp4:
-            self._ahead = fragments.from_tables_on(self.read)
-            return
-        self._ahead = from_tables_on(self.read)
-        self._watch = TransportWatch()
+        """At its beginning: have it begin with tables, and look whether another video takes over in it."""
+        self._ahead = (fragments.from_tables_on if fragmented_mp4 else from_tables_on)(self.read)
+        self._watch = watch_of(self._ahead)
 
     def wait_for_tables(self) -> bool:
         """Where MPEG-TS has begun without: goes on with the first ones, however long that takes. False: none."""
-        if self._watch is None or self._watch.tabled or not is_transport(self.head[:SNIFFED]):
+        watch = self._watch
+        if not isinstance(watch, TransportWatch) or watch.tabled or not is_transport(self.head[:SNIFFED]):
             return False
         self._watch = None
         self._ahead = first_tables(self.read) + self._ahead
@@ -70,16 +74,18 @@ class ByteSource:
 
     def follow(self, pid: int | None) -> None:
         """Look whether another video takes over from the one of this PID; None: it is no MPEG-TS."""
+        if not isinstance(self._watch, TransportWatch):
+            return
         if pid is None:
             self._watch = None
-        elif self._watch is not None:
+        else:
             self._watch.follow(pid)
 
     def next_part(self) -> None:
         """Go on with what has taken over."""
         assert self.takeover is not None
         self._ahead, self.takeover = self.takeover.begin + self._ahead, None
-        self._watch = TransportWatch()
+        self._watch = watch_of(self._ahead)
 
     def _watched(self, data: bytes) -> bytes:
         """What of it belongs to the video that is read."""
@@ -97,6 +103,24 @@ class ByteSource:
         """Whether the bytes seen hold an encrypted MP4 sample entry."""
         return b"encv" in self.head and b"ftyp" in self.head[:64]
 
+    def lacks_index(self) -> bool:
+        """Whether it is an MP4 with its media, and has no index, as far as it can be looked through."""
+        at, media = 0, False
+        for _ in range(_MAX_BOXES):
+            head = self._look(at, 16)
+            if len(head) < 8 or (at == 0 and head[4:8] != b"ftyp"):
+                return media
+            size, kind = int.from_bytes(head[:4]), head[4:8]
+            size = int.from_bytes(head[8:16]) if size == 1 else size
+            if kind in (b"moov", b"moof") or size < 8:
+                return False
+            media |= kind == b"mdat"
+            at += size
+        return False
+
+    def _look(self, at: int, size: int) -> bytes:
+        return bytes(self.head[at : at + size])
+
     def close(self) -> None:
         """Closes the file if it was opened here; a caller's file object stays the caller's."""
         if self._owned:
@@ -107,10 +131,31 @@ class SeekableByteSource(ByteSource):
     """A source that FFmpeg may also move about in. A class of its own: PyAV asks which methods there are."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        """Where it is then; as FFmpeg has it, less than 0 for a place that a damaged file names and that cannot be."""
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        except (ValueError, OverflowError):
+            pass
+        return -errno.EINVAL
 
     def tell(self) -> int:
         return self._file.tell()
+
+    def _look(self, at: int, size: int) -> bytes:
+        self._file.seek(at)
+        return self._file.read(size)
+
+    def takes_over(self) -> bool:
+        """Whether another video takes over in it."""
+        return takes_over(self._file)
+
+    def straight_on(self) -> ByteSource:
+        """The same bytes, to be read once from front to back; it has the file then."""
+        owned, self._owned = self._owned, False
+        return ByteSource(self._file, owned)
 
 
 def open_source(source: str | Path | BinaryIO) -> ByteSource:

@@ -35,17 +35,12 @@ _Programme = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Takeover:
     """``kept``: how many of the bytes that were fed still belong to the old one. ``begin``: what the new one begins
-    with, the table of programmes before it. ``pid``, ``kind``: the new one's, and its stream type."""
+    with, its tables before it. ``name``: the new one in words. ``pid``: of MPEG-TS, its own."""
 
     kept: int
     begin: bytes
-    pid: int
-    kind: int
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        return f"{_VIDEO[self.kind]}, PID {self.pid}"
+    name: str
+    pid: int | None = None
 
 
 def from_tables_on(read: Callable[[int], bytes]) -> bytes:
@@ -79,9 +74,15 @@ def first_tables(read: Callable[[int], bytes], begun: bytes = b"") -> bytes:
     return b""
 
 
+def transport_begins(begun: bytes | bytearray) -> int | None:
+    """Where the first packet of MPEG-TS begins, by the four that follow each other; None: it is something else."""
+    starts = range(len(begun) - 3 * PACKET)
+    return next((at for at in starts if all(begun[at + PACKET * n] == SYNC for n in range(4))), None)
+
+
 def is_transport(begun: bytes | bytearray) -> bool:
     """Whether a stream that begins so, maybe within a packet, is MPEG-TS."""
-    return any(all(begun[at + PACKET * n] == SYNC for n in range(4)) for at in range(len(begun) - 3 * PACKET))
+    return transport_begins(begun) is not None
 
 
 class TransportWatch:
@@ -119,7 +120,9 @@ class TransportWatch:
                     at = len(buffer)
                 continue
             if (new := self._packet(buffer[at : at + PACKET])) is not None:
-                return Takeover(max(0, at - len(self._tail)), self._pat + self._opened + buffer[at:], *new)
+                pid, kind = new
+                begin = self._pat + self._opened + buffer[at:]
+                return Takeover(max(0, at - len(self._tail)), begin, f"{_VIDEO.get(kind, 'video')}, PID {pid}", pid)
             at += PACKET
         self._tail = buffer[at:]
         return None
@@ -227,6 +230,16 @@ class _Section:
 def _is_right(section: bytes) -> bool:
     """Whether it is valid now, and whole."""
     return len(section) >= 12 and bool(section[5] & 1) and _crc(section) == 0
+
+
+def table_pids_of(packet: bytes) -> set[int]:
+    """Where the tables of programmes are, by a packet of PID 0 that holds all of their table; else nothing."""
+    payload = _payload(packet)
+    section = payload[1 + payload[0] :] if payload and packet[1] & 0x40 else b""
+    size = _Section(section, b"").size
+    if size is None or not _is_right(section[:size]):
+        return set()
+    return {pid for pid, _ in _listed_programmes(section[:size])}
 
 
 def _payload(packet: bytes) -> bytes:

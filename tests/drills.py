@@ -8,10 +8,14 @@ import platform
 import re
 import tempfile
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
+import psutil
 from posting import samples
 from serving import Server
 
@@ -19,6 +23,8 @@ from bench.hardware import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+T = TypeVar("T")
+LOOK_S = 1.0
 OF_A_MACHINE = re.compile(
     rf"(?:{re.escape(str(ROOT))}|(?:{re.escape(tempfile.gettempdir())}|{re.escape(str(Path.home()))})(?:/[^/\s]+)*)/"
 )
@@ -60,3 +66,47 @@ def complaints(server: Server) -> list[str]:
     lines = list(server.log)
     odd = [n for n, line in enumerate(lines) if "Traceback" in line or "breaks the protocol" in line]
     return ["\n".join(lines[n : n + 40]) for n in odd]
+
+
+# -- a service that hangs, and one that has no core to run on
+
+
+def without_a_core_s(server: Server) -> dict[int, float]:
+    """How long each of its processes has waited for a core, by process id; nothing where the system does not say."""
+    found = {}
+    with suppress(psutil.NoSuchProcess):
+        for pid in (server.process.pid, *(child.pid for child in server.children)):
+            with suppress(OSError, IndexError):  # it has ended, or there is no such file
+                found[pid] = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return found
+
+
+def answer_of(asked: Future[T], server: Server, most_s: float) -> T:
+    """What a client that runs elsewhere comes back with. Fails after ``most_s`` in which the service had cores to run
+    on (what its most starved process waited for one does not count): then it hangs, and is not starved."""
+    waited, at, before = 0.0, time.monotonic(), without_a_core_s(server)
+    while True:
+        with suppress(TimeoutError):
+            return asked.result(LOOK_S)
+        if asked.done():
+            return asked.result()  # the client's own time-out
+        now, starved = time.monotonic(), without_a_core_s(server)
+        kept = max((s - before.get(pid, s) for pid, s in starved.items()), default=0.0)
+        waited, at, before = waited + max(0.0, now - at - kept), now, starved
+        assert waited < most_s, f"no answer in {waited:.0f} s with cores to run on; {standing(server)}"
+
+
+def standing(server: Server) -> str:
+    """What the service is at, for whoever wants to know why nothing comes."""
+    busy = []
+    for child in server.children:
+        with suppress(psutil.Error):
+            times = child.cpu_times()
+            busy.append(f"{child.cmdline()[-1]} {child.status()} {times.user + times.system:.1f} s of CPU")
+    held: dict[str, float] | str = "its metrics do not come"
+    with suppress(httpx.HTTPError):
+        held = {name: value for (name, _), value in samples(server).items() if value and name in STANDING}
+    return f"{held}; {'; '.join(busy)}; its log ends: {' | '.join(list(server.log)[-5:])}"
+
+
+STANDING = ("stmixer_streams_active", "stmixer_uploads_waiting", "stmixer_keyframes_waiting", "stmixer_worker_up")

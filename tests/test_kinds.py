@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "restarts and joined recordings": (
         "media/test_timeline.py::test_recordings_one_after_another_that_each_start_at_zero",
         "media/test_decode.py::test_a_clock_that_starts_anew_goes_on",
+        "media/test_restarts.py::test_a_file_of_two_recordings_of_any_kind",
     ),
     "stamps in another unit": (
         "service/test_picture_clock.py::test_stamps_in_another_unit_are_told_once",
@@ -56,6 +57,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "pixels that are not square": (
         "media/test_display.py::test_pixels_have_their_shape",
         "media/test_display.py::test_the_containers_pixel_shape_is_before_the_codecs",
+        "offline/test_filmed_squarely.py::test_the_same_people_in_the_same_places",
     ),
     "crops of containers": (
         "media/test_display.py::test_the_crop_of_matroska_is_applied",
@@ -88,6 +90,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "another video that takes over": (
         "media/test_takeover.py::test_another_video_is_followed_and_told",
         "media/test_takeover.py::test_one_of_two_videos_that_stops_gives_way_to_the_other",
+        "media/test_restarts.py::test_another_recording_behind_the_first_is_followed_and_told",
+        "media/test_restarts.py::test_a_file_of_two_recordings_is_read_to_its_end",
     ),
     "several videos, and covers": (
         "media/test_decode.py::test_cover_art_is_not_the_video",
@@ -101,6 +105,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "what is no video": (
         "media/test_decode.py::test_what_is_no_video",
         "media/test_external.py::test_playlists_fetch_nothing",
+        "media/test_sniff.py::test_it_is_named",
     ),
     # browsers and senders
     "recordings of browsers": (

@@ -16,6 +16,7 @@ from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed, M
 from stmixer.service.sources.source import DecodedSource, FlushMark
 
 PREFIX_BYTES = 8
+_JPEG = b"\xff\xd8\xff"
 DEATHS_COUNTED_S = 60.0
 
 
@@ -62,6 +63,10 @@ class PictureSource(DecodedSource):
         if self._stamped:
             if len(data) < PREFIX_BYTES:
                 raise InputError("bad_message", "a picture with prefix begins with 8 bytes of microseconds", 400)
+            if data.startswith(_JPEG) and not data.startswith(_JPEG, PREFIX_BYTES):
+                raise InputError(
+                    "bad_message", 'a picture came without the prefix that "timestamps": "prefix" announces', 400
+                )
             stamp_us, data = int.from_bytes(data[:PREFIX_BYTES], "little"), data[PREFIX_BYTES:]
             if stamp_us >= 2**62:
                 raise InputError("bad_message", "the prefix is out of range; it is little-endian microseconds", 400)

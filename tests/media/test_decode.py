@@ -9,6 +9,7 @@ import pytest
 
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
+from stmixer.media.source import SeekableByteSource
 
 # FFmpeg's fixed-point display matrices (a b u, c d v, x y w), and how red/green/blue/white corners then lie.
 ONE = 1 << 16
@@ -170,6 +171,17 @@ def test_nothing_reaches_standard_error(clip, capfd):
 )
 def test_what_is_no_video(data):
     assert error_of(data) == "unreadable"
+
+
+@pytest.mark.parametrize("offset", [-1, -(1 << 62), 1 << 63])
+def test_a_place_that_cannot_be_is_none(tmp_path, offset):
+    """A damaged NUT says that its index lies before its beginning; the decoder ended with that."""
+    (tmp_path / "x").write_bytes(b"0123456789")
+    for file in ((tmp_path / "x").open("rb", buffering=0), (tmp_path / "x").open("rb"), io.BytesIO(b"0123456789")):
+        with file:
+            file.seek(3)
+            assert SeekableByteSource(file, owned=False).seek(offset) < 0
+            assert file.tell() == 3
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -112,6 +112,11 @@ def test_what_is_sent_instead_is_named_with_what_is_wanted(picture, name):
         decode_jpeg(data, Limits())
 
 
+def test_a_time_before_it_that_was_not_announced_is_said(picture):
+    with pytest.raises(MediaError, match='begin the stream with "timestamps": "prefix"'):
+        decode_jpeg((1_700_000_000_000_000).to_bytes(8, "little") + pillow_jpeg(picture), Limits())
+
+
 def test_random_damage_raises_nothing_else(picture):
     good = pillow_jpeg(picture)
     random = np.random.default_rng(0)

@@ -280,6 +280,57 @@ def test_recordings_put_behind_each_other_have_the_length_of_all(lengths, start)
     assert place_all(ticks)[0] == every(40_000, sum(lengths))
 
 
+UNITS = [Fraction(1, 1000), Fraction(1, 10_000), MPEG, Fraction(1, 10**6), Fraction(1, 10**9)]
+
+
+@st.composite
+def known(draw):
+    """Ticks of frames 40 ms apart, the unit that they count in, and when each of them was, ms.
+
+    Runs, and between them strays, stamps that are missing, gaps, clocks set anew, and counters that run over.
+    """
+    unit = draw(st.sampled_from(UNITS))
+    wrap = draw(st.sampled_from([None, 1 << 33])) if unit == MPEG else None
+    at = draw(st.integers(-(10**6), 10**6) if wrap is None else st.integers(wrap // 90 - 5_000, wrap // 90))
+    ticks, true, now, between = [], [], 0, None
+    for _ in range(draw(st.integers(1, 6))):
+        match between:
+            case "stray":
+                ticks.append(at + draw(st.sampled_from([1, -1])) * draw(st.integers(1_500, 10**7)))
+                true.append(now)
+                at, now = at + 40, now + 40
+            case "none":
+                for _ in range(draw(st.integers(1, 3))):
+                    ticks.append(None)
+                    true.append(now)
+                    at, now = at + 40, now + 40
+            case "gap":
+                # over a counter's end what is longer may as well be a clock set anew
+                length = draw(st.integers(1_000, HOUR - 1_000 if wrap is None else 9_000))
+                at, now = at + length, now + length
+            case "anew":
+                at += draw(st.sampled_from([-1, 2])) * draw(st.integers(HOUR, 3 * HOUR))
+        for _ in range(draw(st.integers(6, 40))):
+            ticks.append(at)
+            true.append(now)
+            at, now = at + 40, now + 40
+        between = draw(st.sampled_from(["stray", "none", "gap", "anew", "goes on"]))
+    in_units = [None if t is None else round(Fraction(t, 1000) / unit) for t in ticks]
+    if wrap is not None:
+        in_units = [None if t is None else t % wrap for t in in_units]
+    return in_units, unit, true, wrap
+
+
+@settings(max_examples=200, deadline=None)
+@given(known())
+def test_the_length_is_right_to_a_frame_where_it_can_be_known(sent):
+    ticks, unit, true, wrap = sent
+    times, timeline = place_all(ticks, unit, wraps=[] if wrap is None else [wrap])
+    assert timeline.left_out == 0
+    assert abs(times[-1] - 1000 * true[-1]) <= 40_000
+    assert all(abs(found - 1000 * at) <= 40_000 for found, at in zip(times, true, strict=True))
+
+
 def operations(ticks):
     """How often the median is sorted and frames are judged, which is what costs."""
     timeline = Timeline(Fraction(1, 1000), Fraction(25))

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from live_video import piece
 from training import run_config
 
 from stmixer.media.decode import Limits, VideoReader
@@ -147,6 +148,15 @@ def test_which_are_sought(tmp_path: Path, name: str, seekable: bool) -> None:
     first = next(iter(frames_from(path, 35_000_000, seekable=seekable)))
     assert (first.pts_us > 0) == seekable
     assert first.pts_us <= 35_000_000
+
+
+def test_frames_of_another_video_behind_the_first_are_counted(tmp_path: Path) -> None:
+    """Whose packets do not come with the first one's."""
+    path = tmp_path / "x.ts"
+    path.write_bytes(piece(0, 50) + piece(50, 50, pid=0x200))
+    index = read_index(path)
+    assert (len(index.times_us), index.sure, index.seekable) == (100, 100, False)
+    assert index.times_us.tolist() == [40_000 * n for n in range(100)]
 
 
 def test_a_long_one_that_cannot_be_sought_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.probe import choose_stream, explain, open_container
-from stmixer.media.source import open_source
+from stmixer.media.source import SeekableByteSource, open_source
 from stmixer.trainer.data.records import Ints
 
 LIMITS = Limits.unlimited()
@@ -50,12 +50,21 @@ def read_index(path: Path) -> FrameIndex:
     Raises:
         MediaError: as VideoReader, and for a file that holds fewer frames than it says.
     """
-    stamped = _stamped_times(path)
+    stamped = None if _is_of_several(path) else _stamped_times(path)
     if stamped is not None and not _jumps(stamped) and _begins_with(path, stamped):
         return FrameIndex(stamped, len(stamped), "", seekable=True)
     decoded = _decoded_index(path)
     same = stamped is not None and np.array_equal(stamped, decoded.times_us)
     return FrameIndex(decoded.times_us, decoded.sure, decoded.left_out, seekable=same)
+
+
+def _is_of_several(path: Path) -> bool:
+    """Whether there are recordings behind the first, whose packets do not come with its own."""
+    source = open_source(path)
+    try:
+        return isinstance(source, SeekableByteSource) and source.takes_over()
+    finally:
+        source.close()
 
 
 def _stamped_times(path: Path) -> Ints | None:

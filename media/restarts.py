@@ -1,0 +1,171 @@
+"""WebM, fragmented MP4, FLV and ASF that begin anew in their middle.
+
+A page that stops its MediaRecorder and starts another one, a sender that changes its size or codec, a recorder that
+writes on: behind the old recording comes the beginning of a new one. FFmpeg passes over a second beginning, and reads
+what follows as if it were of the first, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from stmixer.media.takeover import Takeover, TransportWatch
+
+_MOST_OPENING = 1 << 18
+"""Bytes of a beginning; more are none."""
+_EBML = b"\x1a\x45\xdf\xa3"
+_TRACKS, _CLUSTER = b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75"
+_HEADER = re.compile(re.escape(_EBML) + rb".{1,72}?\x42\x82.(webm|matroska)", re.DOTALL)
+_HEADER_BYTES = 96
+"""That it takes, at most."""
+_OPENS = (b"ftyp", b"moov")
+_BETWEEN = (*_OPENS, b"free", b"skip", b"wide", b"uuid", b"pdin", b"styp", b"sidx", b"ssix", b"emsg", b"prft")
+"""What may stand in a beginning, and before the first fragment."""
+_MOST_BOXES = 20
+_COUNTED = 24
+"""Bytes of a fragment up to its number, which its first box has."""
+_FLV = re.compile(rb"FLV\x01[\0\x01\x04\x05]\0\0\0\x09\0\0\0\0")
+_ASF = re.compile(re.escape(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
+_MARK_BYTES = 15
+"""Of either of the two all but the last."""
+
+
+class VideoWatch(Protocol):
+    """Looks at a video as it is read, from its beginning on."""
+
+    def feed(self, data: bytes) -> Takeover | None:
+        """The next bytes, however many; what takes over in them."""
+
+
+def watch_of(begun: bytes) -> VideoWatch:
+    """The one for a stream that begins so."""
+    if begun.startswith(_EBML):
+        return HeaderWatch()
+    if _FLV.match(begun):
+        return MarkWatch(_FLV, "an FLV, from its beginning")
+    if _ASF.match(begun):
+        return MarkWatch(_ASF, "an ASF recording, from its beginning")
+    return BoxWatch() if begun[4:8] in _BETWEEN else TransportWatch()
+
+
+class HeaderWatch:
+    """WebM and Matroska: a header in mid-stream whose tracks are others than those of the one before."""
+
+    def __init__(self) -> None:
+        self._held, self._opens = b"", False
+        self._tracks = b""
+
+    def feed(self, data: bytes) -> Takeover | None:
+        """The next bytes, however many."""
+        before, buffer, at = len(self._held), self._held + data, 0
+        while True:
+            if not self._opens:
+                header = _HEADER.search(buffer, at) if buffer.find(_EBML, at) >= 0 else None
+                if header is None:
+                    self._held = buffer[max(at, len(buffer) - _HEADER_BYTES) :]
+                    return None
+                at, self._opens = header.start(), True
+            tracks_at = buffer.find(_TRACKS, at)
+            end = buffer.find(_CLUSTER, tracks_at + 1) if tracks_at >= 0 else -1
+            if end < 0 and len(buffer) - at < _MOST_OPENING:
+                self._held = buffer[at:]
+                return None
+            tracks = buffer[tracks_at:end] if end >= 0 else self._tracks
+            if self._tracks not in (b"", tracks):
+                return Takeover(max(0, at - before), buffer[at:], "a WebM recording, from its beginning")
+            self._tracks, self._opens = tracks, False
+            at = end if end >= 0 else at + len(_EBML)
+
+
+class MarkWatch:
+    """FLV and ASF: the bytes with which they begin, again in mid-stream."""
+
+    def __init__(self, mark: re.Pattern[bytes], name: str) -> None:
+        self._mark, self._name = mark, name
+        self._tail, self._begun = b"", False
+
+    def feed(self, data: bytes) -> Takeover | None:
+        """The next bytes, however many."""
+        before, buffer = len(self._tail), self._tail + data
+        found = self._mark.search(buffer, 0 if self._begun else 1)
+        if found is not None:
+            return Takeover(max(0, found.start() - before), buffer[found.start() :], self._name)
+        self._tail = buffer[-_MARK_BYTES:] if self._begun or len(buffer) > _MARK_BYTES else buffer
+        self._begun |= len(buffer) > _MARK_BYTES
+        return None
+
+
+class BoxWatch:
+    """Fragmented MP4: boxes ``ftyp`` and ``moov`` behind fragments, other ones than before, or with fragments counted
+    anew."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._opening: list[bytes] = []
+        self._movie, self._new_movie = b"", b""
+        self._fragment = -1
+        self._lost = False
+
+    def feed(self, data: bytes) -> Takeover | None:
+        """The next bytes, however many; nothing more once they are no boxes."""
+        at, starts = 0, -1
+        while at < len(data) and not self._lost:
+            if self._left:
+                passed = min(self._left, len(data) - at)
+                at, self._left = at + passed, self._left - passed
+                continue
+            if not self._head and not self._opening:
+                starts = at
+            taken = min(self._needed() - len(self._head), len(data) - at)
+            self._head, at = self._head + data[at : at + taken], at + taken
+            if len(self._head) < 8 or len(self._head) < self._needed():
+                continue
+            if self._box():
+                return Takeover(max(0, starts), b"".join(self._opening) + data[at:], "an MP4, from its beginning")
+        return None
+
+    def pass_over(self) -> int:
+        """Takes the rest of the box in hand for fed; how many bytes that is."""
+        left, self._left = self._left, 0
+        return left
+
+    def _needed(self) -> int:
+        """Bytes of the box in hand that are looked at: its head, and of what may begin anew all of it."""
+        if len(self._head) < 8:
+            return 8
+        size, kind = int.from_bytes(self._head[:4]), self._head[4:8]
+        if size == 1:
+            return 16
+        if kind == b"moof" and size >= _COUNTED:
+            return _COUNTED
+        return size if self._begins(kind) and 8 <= size <= _MOST_OPENING else 8
+
+    def _begins(self, kind: bytes) -> bool:
+        return kind in _OPENS or (kind in _BETWEEN and bool(self._opening))
+
+    def _box(self) -> bool:
+        """Takes the box in hand; whether something has begun anew with it."""
+        head, self._head = self._head, b""
+        size, kind = int.from_bytes(head[:4]), head[4:8]
+        size = int.from_bytes(head[8:16]) if size == 1 else size
+        if size < len(head) or not kind.isalnum() or len(self._opening) > _MOST_BOXES:
+            self._lost = True
+            return False
+        self._left = size - len(head)
+        if self._begins(kind) and not self._left:
+            self._opening.append(head)
+            if kind == b"moov":
+                self._new_movie = head
+            return False
+        if kind == b"moof" and len(head) == _COUNTED:
+            number, before = int.from_bytes(head[-4:]), self._fragment
+            other = self._opening and self._new_movie not in (b"", self._movie)
+            self._fragment = number
+            if before >= 0 and self._opening and (other or number <= before):
+                self._opening.append(head)
+                return True
+            self._movie = self._new_movie
+        self._opening = []
+        return False

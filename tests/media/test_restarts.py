@@ -1,0 +1,199 @@
+"""Recordings put behind each other, live and in files: what begins anew is followed, and told."""
+
+from __future__ import annotations
+
+import io
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from live_video import picture, piece
+
+from stmixer.media.decode import VideoReader
+from stmixer.media.limits import Limits
+from stmixer.media.takeover_in_file import takes_over
+
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
+    "libx264": {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "log-level=none"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=0"},
+    "flv": {},
+    "wmv2": {},
+}
+
+
+def recording(
+    first: int, count: int, container: str, codec: str, size: tuple[int, int] = (160, 96), tick: int = 25
+) -> bytes:
+    """Grey pictures, 25 a second from 0 on, as light as their numbers from ``first`` on say. ``tick``: of the clock."""
+    target = io.BytesIO()
+    options = {"mp4": FRAGMENTED, "webm": {"live": "1"}, "matroska": {"live": "1"}}.get(container, {})
+    with av.open(target, "w", format=container, options=options) as output:
+        track = output.add_stream(codec, rate=25)
+        track.width, track.height, track.pix_fmt, track.options = *size, "yuv420p", dict(OPTIONS[codec])
+        track.codec_context.gop_size = 10
+        if container == "mp4":
+            track.time_base = track.codec_context.time_base = Fraction(1, tick)
+        for number in range(count):
+            frame = picture(first + number).reformat(*size)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+class Pipe:
+    """What a live sender's bytes come through."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._data, self._most = io.BytesIO(data), most
+
+    def read(self, size: int) -> bytes:
+        return self._data.read(min(size, self._most))
+
+
+Shown = tuple[int, int, tuple[int, int]]
+
+
+def live(data: bytes, most: int, *, mp4: bool = False) -> tuple[list[Shown], list[str], VideoReader]:
+    """Time in ms, number and size of each picture; what was told; the reader."""
+    told: list[str] = []
+    with VideoReader(
+        Pipe(data, most),  # type: ignore[arg-type]
+        limits=Limits(), low_latency=True, fragmented_mp4=mp4, on_warning=lambda code, text: told.append(text),
+    ) as reader:  # fmt: skip
+        return shown(reader), told, reader
+
+
+def shown(reader: VideoReader) -> list[Shown]:
+    return [(f.pts_us // 1000, round(float(f.rgb().mean())) - 40, (f.width, f.height)) for f in reader]
+
+
+def are_all(found: list[Shown], sizes: list[tuple[int, int]]) -> None:
+    """Every picture once, 40 ms after the one before it, of these sizes."""
+    assert [ms for ms, _, _ in found] == pytest.approx([40 * n for n in range(len(sizes))], abs=1)
+    assert [number for _, number, _ in found] == pytest.approx(list(range(len(sizes))), abs=4)
+    assert [size for _, _, size in found] == sizes
+
+
+SMALL, LARGE = (160, 96), (256, 160)
+SECOND = {
+    "the same again": ("webm", "libvpx", "libvpx", SMALL),
+    "another size": ("webm", "libvpx", "libvpx", LARGE),
+    "another codec": ("webm", "libvpx", "libvpx-vp9", LARGE),
+    "H.264 behind VP8": ("matroska", "libvpx", "libx264", SMALL),
+    "the same MP4 again": ("mp4", "libx264", "libx264", SMALL),
+    "an MP4 of another size": ("mp4", "libx264", "libx264", LARGE),
+    "an MP4 of another codec": ("mp4", "libx264", "libx265", SMALL),
+}
+
+
+@pytest.mark.parametrize("most", [77, 1000, 1 << 16])
+@pytest.mark.parametrize("kind", SECOND)
+def test_another_recording_behind_the_first_is_followed_and_told(kind: str, most: int) -> None:
+    """As of a page that stops its MediaRecorder and starts another; each begins at zero."""
+    container, before, after, size = SECOND[kind]
+    data = recording(0, 30, container, before, tick=12_800)
+    data += recording(30, 30, container, after, size, tick=90_000)
+    found, told, reader = live(data, most, mp4=container == "mp4")
+    are_all(found, [SMALL] * 30 + [size] * 30)
+    assert reader.dropped == {}
+    assert "the timestamps start anew; time goes on without a gap" in told
+    what = "an MP4" if container == "mp4" else "a WebM recording"
+    assert f"another video takes over ({what}, from its beginning); it is read from here on" in told
+
+
+def test_a_beginning_that_is_repeated_is_none() -> None:
+    """Relays send the tables again before every fragment."""
+    data = recording(0, 40, "mp4", "libx264")
+    fragments = [at - 4 for at in range(len(data)) if data[at : at + 4] == b"moof"]
+    tables, ends = data[: fragments[0]], [*fragments[1:], len(data)]
+    repeated = b"".join(tables + data[at:end] for at, end in zip(fragments, ends, strict=True))
+    for most in (77, 1 << 16):
+        found, told, _ = live(repeated, most, mp4=True)
+        are_all(found, [SMALL] * 40)
+        assert told == []
+
+
+# -- files
+
+
+FILES = SECOND | {"FLV": ("flv", "flv", "flv", LARGE), "ASF": ("asf", "wmv2", "wmv2", LARGE)}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_of_two_recordings_of_any_kind(kind: str) -> None:
+    container, before, after, size = FILES[kind]
+    data = recording(0, 30, container, before, tick=12_800)
+    data += recording(30, 30, container, after, size, tick=90_000)
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 30 + [size] * 30)
+    assert reader.dropped == {}
+    assert reader.warnings[:2] == [
+        "times the timestamps start anew: 1; time goes on without a gap",
+        "times that another video took over: 1; it was read from there on",
+    ]
+
+
+@pytest.mark.parametrize("begin", [0, 5, 77])
+@pytest.mark.parametrize(
+    ("codec", "pid"), [("libx264", 0x200), ("libx265", None), ("libx265", 0x234), ("mpeg2video", 0x200)]
+)
+def test_a_file_of_two_recordings_is_read_to_its_end(tmp_path: Path, codec: str, pid: int | None, begin: int) -> None:
+    """Put behind each other with another PID or codec; ``begin``: bytes before it that belong to nothing."""
+    data = bytes(begin) + piece(0, 75) + piece(75, 75, codec, pid)
+    (tmp_path / "x.ts").write_bytes(data)
+    for source in (io.BytesIO(data), tmp_path / "x.ts"):
+        with VideoReader(source, limits=Limits()) as reader:
+            found = shown(reader)
+        are_all(found, [SMALL] * 150)
+        assert reader.warnings == ["times that another video took over: 1; it was read from there on"]
+        assert reader.dropped == {}
+
+
+def test_a_file_whose_tables_stay_is_sought_as_before() -> None:
+    """What it is worth: how long it is stands at its end."""
+    with VideoReader(io.BytesIO(piece(0, 75) + piece(75, 75)), limits=Limits()) as reader:
+        assert reader.info.duration_s == pytest.approx(6, abs=0.1)
+        assert len(shown(reader)) == 150
+    assert reader.warnings == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_that_a_file_holds_breaks_the_look_through_it(
+    seed: int, monkeypatch: pytest.MonkeyPatch, two: list[bytes]
+) -> None:
+    """Bytes changed, cut out, doubled, the end anywhere, and few at a time: it finds something or not."""
+    monkeypatch.setattr("stmixer.media.takeover_in_file._CHUNK", 188 * 3)
+    monkeypatch.setattr("stmixer.media.takeover_in_file._LOOK", 40)
+    chance = random.Random(seed)
+    for whole in two:
+        data = bytearray(whole[: chance.choice([len(whole), chance.randint(1, len(whole))])])
+        assert takes_over(io.BytesIO(whole))
+        for _ in range(chance.randint(0, 200)):
+            at = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.choice([1, 50])]
+                    data += b"\0"
+                case 2:
+                    data[at:at] = data[at : at + 188]
+        file = io.BytesIO(data)
+        file.seek(0)
+        assert takes_over(file) in (False, True)
+        assert file.tell() == 0
+
+
+@pytest.fixture(scope="module")
+def two() -> list[bytes]:
+    """Two recordings put behind each other, of each container."""
+    made = [piece(0, 10) + piece(10, 10, pid=0x200)]
+    for container, codec in (("webm", "libvpx"), ("mp4", "libx264"), ("flv", "flv"), ("asf", "wmv2")):
+        made.append(recording(0, 12, container, codec) + recording(12, 12, container, codec, LARGE))
+    return made

@@ -24,7 +24,7 @@ class Availability(Wire):
     payload_not_available: str = OFFLINE
 
 
-class Device(Wire):
+class SensorDevice(Wire):
     """What the sensors of one stream have in common."""
 
     identifiers: tuple[str, ...]
@@ -53,7 +53,7 @@ class BinarySensor(Wire):
     availability: tuple[Availability, ...]
     qos: Literal[1] = 1
     device_class: Literal["occupancy"] | None = None
-    device: Device
+    device: SensorDevice
     origin: Origin
 
 
@@ -69,7 +69,7 @@ def sensor(topics: Topics, stream: str, rule: Rule) -> BinarySensor:
         name=rule.id, unique_id=topics.rule(stream, rule.id), state_topic=topics.state(stream, rule.id),
         json_attributes_topic=topics.event(stream, rule.id), availability=(Availability(topic=topics.available),),
         device_class="occupancy" if rule.person else None,
-        device=Device(identifiers=(f"{topics.base}/{stream}",), name=stream, sw_version=version),
+        device=SensorDevice(identifiers=(f"{topics.base}/{stream}",), name=stream, sw_version=version),
         origin=Origin(sw_version=version),
     )  # fmt: skip
 

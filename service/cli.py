@@ -240,6 +240,16 @@ def serve(
     events_file: Annotated[Path | None, typer.Option(help="file that keeps events over a restart")] = None,
     webhook: Annotated[str | None, typer.Option(help="http or https address to which events are posted")] = None,
     webhook_secret_file: Annotated[Path | None, typer.Option(help="file whose content signs what is posted")] = None,
+    mqtt: Annotated[
+        str | None, typer.Option(help="MQTT broker to which events go, like mqtt://host:1883 or mqtts://host")
+    ] = None,
+    mqtt_user: Annotated[str | None, typer.Option(help="by which it knows us")] = None,
+    mqtt_password_file: Annotated[Path | None, typer.Option(help="file whose content is that user's password")] = None,
+    mqtt_ca_file: Annotated[Path | None, typer.Option(help="certificates, PEM, by which mqtts is known")] = None,
+    mqtt_topic: Annotated[str | None, typer.Option(help="what all topics begin with (stmixer)")] = None,
+    mqtt_discovery: Annotated[
+        str | None, typer.Option(help="where Home Assistant looks for sensors, by itself homeassistant (none)")
+    ] = None,
     event_clips: Annotated[Path | None, typer.Option(help="folder for clips of events, of rules that ask")] = None,
     event_clips_mb: Annotated[int | None, typer.Option(help="what those may take; the oldest give way (2048)")] = None,
     event_clips_days: Annotated[float | None, typer.Option(help="how long they are kept (14)")] = None,

@@ -40,6 +40,7 @@ CLIP_REASONS = (
     "no_memory", "shutdown", "internal",
 )  # fmt: skip
 """Why there is no clip of an event."""
+RECEIVERS = ("webhook", "mqtt")
 DELIVERY_OUTCOMES = ("delivered", "retried", "dead")
 EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
@@ -92,6 +93,9 @@ class Metrics:
         self.deliveries = counter("event_deliveries_total", "Tries to hand an event on.", "to", "outcome")
         self.events_waiting = gauge("events_waiting", "Events that their receiver has not taken yet.", "to")
         self.event_age = gauge("event_age_seconds", "Since the oldest of those.", "to")
+        self.receiver_up = gauge(
+            "event_receiver_up", "1 while there is a connection to it, 0 else, nothing where none is wanted.", "to"
+        )
         self.event_store_errors = counter("event_store_errors_total", "Times that events could not be written down.")
 
         self.pulled_streams = gauge("pulled_streams", "Streams that are pulled, by their state.", "state")
@@ -140,10 +144,11 @@ class Metrics:
             self.stream_reconnects.labels(reason)
         for event_state in EVENT_STATES:
             self.events.labels(event_state)
-        for handed_on in DELIVERY_OUTCOMES:
-            self.deliveries.labels("webhook", handed_on)
-        self.events_waiting.labels("webhook")
-        self.event_age.labels("webhook")
+        for receiver in RECEIVERS:
+            for handed_on in DELIVERY_OUTCOMES:
+                self.deliveries.labels(receiver, handed_on)
+            self.events_waiting.labels(receiver)
+            self.event_age.labels(receiver)
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stmixer.model.runtimes import PrecisionName, RuntimeName
@@ -22,7 +22,7 @@ CLIENT_KEY = "STMIXER_CLIENT_KEY"
 class Settings(BaseSettings):
     """``stmixer serve`` options. Command line over environment over these defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="STMIXER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="STMIXER_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
@@ -86,6 +86,18 @@ class Settings(BaseSettings):
     events_file: Path | None = Field(None, description="file that keeps events over a restart; else in memory")
     webhook: str | None = Field(None, description="http or https address to which events are posted")
     webhook_secret_file: Path | None = Field(None, description="file whose content signs what is posted")
+    mqtt: str | None = Field(None, description="MQTT broker to which events go, like mqtt://host:1883 or mqtts://host")
+    mqtt_user: str | None = Field(None, min_length=1, description="by which it knows us")
+    mqtt_password: SecretStr | None = Field(None, min_length=1, description="that user's; a file is safer")
+    mqtt_password_file: Path | None = Field(None, description="file whose content is that")
+    mqtt_ca_file: Path | None = Field(None, description="certificates, PEM, by which an mqtts broker is known")
+    mqtt_topic: str = Field(
+        "stmixer", pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", description="what all topics begin with"
+    )
+    mqtt_discovery: str = Field(
+        "", pattern=r"^([A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*)?$",
+        description="where Home Assistant looks for sensors, by itself homeassistant; without it none are announced",
+    )  # fmt: skip
     event_clips: Path | None = Field(None, description="folder for clips of events, of rules that ask for them")
     event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
     event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")
@@ -136,11 +148,34 @@ class Settings(BaseSettings):
             return self
         if self.events_file is None:
             raise ValueError("--webhook needs --events-file: what is not delivered yet waits there")
-        url = _web_address(self.webhook)
+        url = _address(self.webhook, "http", "https")
         if url is None:
             raise ValueError("--webhook takes an address like https://host/path")
         if url.username is not None or url.password is not None:
             raise ValueError("--webhook takes no user and password; --webhook-secret-file signs what is posted")
+        return self
+
+    @model_validator(mode="after")
+    def _broker_can_be_reached(self) -> Settings:
+        if self.mqtt is None:
+            belongings = ("mqtt_user", "mqtt_password", "mqtt_password_file", "mqtt_ca_file", "mqtt_discovery")
+            for name in belongings:
+                if getattr(self, name):
+                    raise ValueError(f"{_called(name)} needs --mqtt")
+            return self
+        if self.events_file is None:
+            raise ValueError("--mqtt needs --events-file: what is not delivered yet waits there")
+        url = _address(self.mqtt, "mqtt", "mqtts")
+        if url is not None and (url.username is not None or url.password is not None):
+            raise ValueError("--mqtt takes no user and password; --mqtt-user and --mqtt-password-file are for them")
+        if url is None or url.path not in ("", "/") or url.query or url.fragment:
+            raise ValueError("--mqtt takes an address like mqtt://host:1883, or mqtts://host:8883")
+        if self.mqtt_ca_file is not None and url.scheme != "mqtts":
+            raise ValueError("--mqtt-ca-file is for mqtts://; what goes to mqtt:// anybody on the way can read")
+        if self.mqtt_password is not None and self.mqtt_password_file is not None:
+            raise ValueError("STMIXER_MQTT_PASSWORD and --mqtt-password-file exclude each other")
+        if self.mqtt_user is None and (self.mqtt_password is not None or self.mqtt_password_file is not None):
+            raise ValueError("a password needs --mqtt-user")
         return self
 
     @classmethod
@@ -182,8 +217,13 @@ class Settings(BaseSettings):
             return False
 
 
-def _web_address(url: str) -> SplitResult | None:
-    """None for what is no http or https address of a host that there can be."""
+def _called(name: str) -> str:
+    """A setting, as it is given: the password has no option, which others on the machine could read."""
+    return "STMIXER_MQTT_PASSWORD" if name == "mqtt_password" else f"--{name.replace('_', '-')}"
+
+
+def _address(url: str, *schemes: str) -> SplitResult | None:
+    """None for what is no address of these schemes, of a host that there can be."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -192,5 +232,5 @@ def _web_address(url: str) -> SplitResult | None:
     except ValueError:
         return None
     written = re.fullmatch(r"\w[\w-]*(\.[\w-]+)*\.?", host) or ":" in host
-    good = parts.scheme in ("http", "https") and written and port != 0 and not re.search(r"[\s\x00-\x1f\x7f]", url)
+    good = parts.scheme in schemes and written and port != 0 and not re.search(r"[\s\x00-\x1f\x7f]", url)
     return parts if good else None

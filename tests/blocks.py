@@ -36,6 +36,10 @@ NOT_RUN = {
         "docs/events.md",
         "openssl rand -hex 32",
     ): "wants a camera on the network and Home Assistant; tests/events/ has a clip and a receiver of its own",
+    (
+        "docs/events.md",
+        "stmixer serve --allow-networks 192.168.1.0/24 --streams streams.yaml --events-file events.db --mqtt ",
+    ): "wants a camera and a broker on the network; tests/events/test_mqtt_served.py has both",
     ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
     ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
     "tests/journeys/test_operator.py does it in a folder",

@@ -11,17 +11,17 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events.keeper import ClipKeeper
 from stmixer.service.events.ledger import Ledger
+from stmixer.service.events.names import RuleOfStream, StreamName
+from stmixer.service.events.receivers import Receivers
 from stmixer.service.events.rules import check_rules, read_rules
 from stmixer.service.events.runs import Occurrence, Reason
-from stmixer.service.events.store import Change, Page, Store, StreamName, Wanted
+from stmixer.service.events.store import Change, Page, Store, Wanted
 from stmixer.service.events.watched import WatchedStream
-from stmixer.service.events.webhook import Webhook
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -51,7 +51,7 @@ class EventDesk:
         self._labels: frozenset[str] | None = None
         self._common: tuple[Rule, ...] = ()
         self._ledger: Ledger | None = None
-        self._webhook: Webhook | None = None
+        self._receivers: Receivers | None = None
         self._streams: dict[str, WatchedStream] = {}
         self._left: dict[StreamName, list[Occurrence]] = {}
         self._newest_tracks: dict[StreamName, int] = {}
@@ -75,18 +75,18 @@ class EventDesk:
             self.check(self._common)
         except InputError as error:
             raise StartError("bad_rules", f"--rules {self._settings.rules}: {error}") from None
+        self._warn_of_clips(None, self._common)
         if self._settings.events_file is None:
             return
-        secret = _secret(self._settings.webhook_secret_file)
+        receivers = Receivers(self._settings, self._metrics)
         self._ledger = ledger = Ledger(await asyncio.to_thread(Store, self._settings.events_file))
         self._left = await ledger.do(ledger.store.opened)
         self._newest_tracks = await ledger.do(ledger.store.newest_tracks)
         for (stream, rule), ended_us in (await ledger.do(ledger.store.last_ends)).items():
             self._quiet_us.setdefault(stream, {})[rule] = ended_us
         self._begin()
-        if self._settings.webhook is not None:
-            self._webhook = Webhook(self._settings.webhook, secret, ledger, self._metrics)
-            self._tasks.append(asyncio.create_task(self._webhook.run()))
+        self._receivers = receivers
+        self._tasks += await receivers.start(ledger)
         for name in [name for name in self._left if not _may_return(name.name)]:
             await self._lose(name, self._left.pop(name), "lost")
         if self._left:
@@ -103,6 +103,8 @@ class EventDesk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._receivers is not None:
+            await self._receivers.close()
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
             await ledger.close()
@@ -131,6 +133,8 @@ class EventDesk:
         orphans = stream.set_rules(rules)
         if stream.rules:
             self._need_ledger()
+        self._warn_of_clips(stream, rules)
+        self._show_rules()
         await self._lose(stream.name, orphans, "rule_changed" if stream.rules else "lost")
 
     async def exit(self, stream: WatchedStream) -> None:
@@ -138,9 +142,26 @@ class EventDesk:
         if self._streams.get(stream.name.name) is not stream:
             return
         del self._streams[stream.name.name]
+        self._show_rules()
         comes_back = self.leaving and stream.returns and self._settings.events_file is not None
         stream.close(comes_back=comes_back)
         await self._flush_soon()
+
+    def _show_rules(self) -> None:
+        """To receivers that keep them. Streams of a service that ends return after it."""
+        if self._receivers is not None and not self.leaving:
+            named = [stream for stream in self._streams.values() if stream.returns]
+            self._receivers.show({RuleOfStream(one.name, rule.id): rule for one in named for rule in one.rules})
+
+    def _warn_of_clips(self, stream: WatchedStream | None, rules: Sequence[Rule]) -> None:
+        """Of those of a stream, or of all: nobody notices what is not there."""
+        asking = [rule.id for rule in rules if rule.clip is not None]
+        if asking and self._keeper is None:
+            where = "all streams" if stream is None else f"stream {stream.name.name}"
+            log.warning(
+                "no clips are kept, though rules of %s ask for some (%s): --event-clips names a folder for them",
+                where, ", ".join(asking),
+            )  # fmt: skip
 
     # -- what has been
 
@@ -219,20 +240,20 @@ class EventDesk:
         ledger = self._ledger
         if ledger is None or not (batch or self._unsaved):
             return
-        changes, spooled = [*self._unsaved, *(change for _, change in batch)], self._webhook is not None
+        changes, receivers = [*self._unsaved, *(change for _, change in batch)], self._receivers
         self._unsaved = []
         try:
-            given_up = await ledger.do(ledger.store.save, changes, spooled, time.time_ns() // 1000)
-            if given_up:
-                self._metrics.deliveries.labels("webhook", "dead").inc(given_up)
-                log.error("%d events never reached the webhook: too many wait", given_up)
+            names = () if receivers is None else receivers.names
+            gave_way = await ledger.do(ledger.store.save, changes, names, time.time_ns() // 1000)
+            if receivers is not None:
+                receivers.gave_way(gave_way)
         except sqlite3.Error as error:
             self._metrics.event_store_errors.inc()
             self._keep_unsaved(changes if isinstance(error, sqlite3.OperationalError) else ())
             log.error("events cannot be written down (%s): they are told, and %d wait", error, len(self._unsaved))
         self._metrics.events_open.set(sum(stream.open_count for stream in self._streams.values()))
-        if self._webhook is not None:
-            self._webhook.wake()
+        if receivers is not None:
+            receivers.wake()
         for stream, change in batch:
             for event in change.events:
                 self._tell(stream, event)
@@ -241,9 +262,9 @@ class EventDesk:
         """Until the disk takes them; what is noted every so often anyway need not wait."""
         waiting = [change for change in changes if change.events or change.newest_track is not None]
         self._unsaved = waiting[-MOST_QUEUED:]
-        if self._webhook is not None:
-            gone = sum(len(change.events) for change in waiting[:-MOST_QUEUED])
-            self._metrics.deliveries.labels("webhook", "dead").inc(gone)
+        gone = sum(len(change.events) for change in waiting[:-MOST_QUEUED])
+        if self._receivers is not None and gone:
+            self._receivers.gave_way(dict.fromkeys(self._receivers.names, gone))
 
     def _tell(self, stream: WatchedStream | None, event: Event) -> None:
         self._metrics.events.labels(event.state).inc()
@@ -281,19 +302,6 @@ class EventDesk:
                 self._put(None, Change(name, (found[1].model_copy(update=end),)))
         if occurrences:
             await self.flush()
-
-
-def _secret(path: Path | None) -> bytes | None:
-    """What stands in the file, without the line's end. Raises StartError."""
-    if path is None:
-        return None
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise StartError("bad_secret", f"--webhook-secret-file {path}: {error.strerror}") from None
-    if not secret:
-        raise StartError("bad_secret", f"--webhook-secret-file {path}: it is empty; openssl rand -hex 32 makes one")
-    return secret
 
 
 def _may_return(name: str) -> bool:

@@ -11,21 +11,24 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stmixer.service.errors import StartError
 from stmixer.service.event_schemas import Event
+from stmixer.service.events import retained, spool
+from stmixer.service.events.names import StreamName
+from stmixer.service.events.retained import RetainedTopics
 from stmixer.service.events.runs import Occurrence
+from stmixer.service.events.shares import even_out
+from stmixer.service.events.spool import ReceiverName, Spool
 
-VERSION = 1
+VERSION = 2
 MOST_EVENTS = 10_000
 """Past events that are kept; beyond that the oldest of the owner who has most give way."""
 MOST_STREAMS = 10_000
 """Whose people's highest number is kept, likewise."""
-MOST_SPOOLED = 10_000
-"""Messages that wait for their receiver, likewise; those that give way are dead letters."""
 
 _TABLES = """
 CREATE TABLE events (
@@ -43,20 +46,9 @@ CREATE TABLE occurrences (
 CREATE TABLE streams (
     owner TEXT NOT NULL, stream TEXT NOT NULL, newest_track INTEGER NOT NULL, PRIMARY KEY (owner, stream)
 );
-CREATE TABLE spool (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, queue TEXT NOT NULL, body TEXT NOT NULL,
-    at_us INTEGER NOT NULL
-);
-CREATE INDEX spool_owner ON spool (owner, queue);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class StreamName:
-    """Whose stream, and what it is called. ``owner``: the SHA-256 of the key's secret, empty where there is none."""
-
-    owner: str
-    name: str
+_MADE_FROM = {0: _TABLES + spool.TABLES + retained.TABLES, 1: spool.FROM_1 + retained.TABLES, VERSION: ""}
+"""What makes a file of this version, by the version that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +59,6 @@ class Change:
     events: tuple[Event, ...] = ()
     opened: tuple[Occurrence, ...] = ()
     newest_track: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A message that is not delivered yet. ``queue``: of its owner's rule, in which messages keep their order;
-    ``at_us``: epoch µs of its event's change.
-    """
-
-    number: int
-    queue: str
-    body: str
-    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +111,16 @@ class Store:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 (version,) = self._db.execute("PRAGMA user_version").fetchone()
-                if version not in (0, VERSION):
+                if version not in _MADE_FROM:
                     raise StartError("bad_events_file", f"--events-file {self._path}: of another version of stmixer")
-                if version == 0:
-                    for statement in filter(str.strip, _TABLES.split(";")):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version={VERSION}")
+                for statement in filter(str.strip, _MADE_FROM[version].split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={VERSION}")
                 (self._changed,) = self._db.execute("SELECT coalesce(max(changed), 0) FROM events").fetchone()
         except BaseException:
             self._db.close()
             raise
+        self.spool, self.retained = Spool(self._db), RetainedTopics(self._db)
 
     def close(self) -> None:
         """Nothing more is asked of it."""
@@ -148,15 +128,21 @@ class Store:
 
     # -- what streams have come to
 
-    def save(self, changes: Sequence[Change], spooled: bool, now_us: int) -> int:
-        """All of it or nothing. ``spooled``: a receiver waits for it. Returns how many older messages gave way."""
+    def save(
+        self, changes: Sequence[Change], receivers: Collection[ReceiverName], now_us: int
+    ) -> dict[ReceiverName, int]:
+        """All of it or nothing. ``receivers`` wait for it. Returns how many older messages to each of them gave way."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for change in changes:
-                self._save(change, spooled, now_us)
-            return self._trim() if any(one.events or one.newest_track is not None for one in changes) else 0
+                self._save(change, receivers, now_us)
+            if not any(one.events or one.newest_track is not None for one in changes):
+                return {}
+            even_out(self._db, "events WHERE NOT open", MOST_EVENTS)
+            even_out(self._db, "streams WHERE 1", MOST_STREAMS)
+            return self.spool.trim(receivers)
 
-    def _save(self, change: Change, spooled: bool, now_us: int) -> None:
+    def _save(self, change: Change, receivers: Collection[ReceiverName], now_us: int) -> None:
         stream, execute = change.stream, self._db.execute
         for event in change.events:
             body, is_open = event.model_dump_json(), event.state != "end"
@@ -182,12 +168,7 @@ class Store:
                 )
             if not is_open:
                 execute("DELETE FROM occurrences WHERE event_id = ?", (event.event_id,))
-            if spooled:
-                queue = f"{stream.owner}/{event.rule}"
-                execute(
-                    "INSERT INTO spool (owner, queue, body, at_us) VALUES (?,?,?,?)",
-                    (stream.owner, queue, body, now_us),
-                )
+            self.spool.add(receivers, stream, event, body, now_us)
         for one in change.opened:
             execute(
                 "INSERT OR REPLACE INTO occurrences VALUES (?,?,?,?,?,?,?,?,?,?,?)",
@@ -196,26 +177,6 @@ class Store:
             )  # fmt: skip
         if change.newest_track is not None:
             execute("INSERT OR REPLACE INTO streams VALUES (?,?,?)", (stream.owner, stream.name, change.newest_track))
-
-    def _trim(self) -> int:
-        """Returns how many messages gave way."""
-        self._level("events WHERE NOT open", MOST_EVENTS)
-        self._level("streams WHERE 1", MOST_STREAMS)
-        return self._level("spool WHERE 1", MOST_SPOOLED)
-
-    def _level(self, which: str, most: int) -> int:
-        """Where there are more than so many, the oldest of those who have most give way. Returns how many."""
-        counts = dict(self._db.execute(f"SELECT owner, count(*) FROM {which} GROUP BY owner"))
-        table, room, gone = which.split()[0], most, 0
-        for at, (owner, count) in enumerate(sorted(counts.items(), key=lambda item: int(item[1]))):
-            kept = min(count, -(-room // (len(counts) - at)))
-            room -= kept
-            if kept < count:
-                spare = f"SELECT rowid FROM {which} AND owner = ? ORDER BY rowid LIMIT ?"
-                gone += self._db.execute(
-                    f"DELETE FROM {table} WHERE rowid IN ({spare})", (owner, count - kept)
-                ).rowcount
-        return gone
 
     def opened(self) -> dict[StreamName, list[Occurrence]]:
         """The events that are open, by their streams."""
@@ -269,28 +230,6 @@ class Store:
         if wanted.after is None:
             return Page(events, number, self._changed)
         return Page(events, None, max(wanted.after, self._changed) if changed is None else changed)
-
-    # -- what waits for its receiver
-
-    def heads(self, besides: Iterable[str]) -> list[Waiting]:
-        """Of each owner the oldest message that is in none of these queues; the oldest first."""
-        left_out = list(besides)
-        marks = ",".join("?" * len(left_out))
-        first = f"SELECT min(number) FROM spool WHERE queue NOT IN ({marks}) GROUP BY owner"
-        rows = self._db.execute(
-            f"SELECT number, queue, body, at_us FROM spool WHERE number IN ({first}) ORDER BY number", left_out
-        )
-        return [Waiting(*row) for row in rows]
-
-    def delivered(self, number: int) -> None:
-        """A message is where it should be, or never will be."""
-        self._db.execute("DELETE FROM spool WHERE number = ?", (number,))
-
-    def waiting(self) -> tuple[int, int | None]:
-        """How many messages wait, and epoch µs of the oldest one's."""
-        (count,) = self._db.execute("SELECT count(*) FROM spool").fetchone()
-        oldest = self._db.execute("SELECT at_us FROM spool ORDER BY number LIMIT 1").fetchone()
-        return count, None if oldest is None else oldest[0]
 
 
 def _why(error: sqlite3.Error) -> str:

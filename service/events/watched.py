@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stmixer.service.event_schemas import Event, Rule
+from stmixer.service.events.names import StreamName
 from stmixer.service.events.runs import Occurrence
-from stmixer.service.events.store import Change, StreamName
+from stmixer.service.events.store import Change
 from stmixer.service.events.watch import Watch, rules_in_force
 from stmixer.service.schemas import Result
 

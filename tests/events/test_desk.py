@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from stmixer.service.errors import InputError, StartError
 from stmixer.service.event_schemas import ClipWish, Event, Rule
 from stmixer.service.events import desk as desk_module
 from stmixer.service.events.desk import EventDesk
+from stmixer.service.events.spool import ReceiverName
 from stmixer.service.events.store import Change, Wanted
 from stmixer.service.events.watched import WatchedStream
 from stmixer.service.metrics import Metrics
@@ -133,7 +134,7 @@ def test_a_disk_that_fails_is_counted_and_what_came_is_told(monkeypatch: pytest.
             stream, told = await begin(it, 1, HERE)
             assert it._ledger is not None
 
-            def full(*_: object) -> int:
+            def full(*_: object) -> dict[ReceiverName, int]:
                 raise sqlite3.OperationalError("database or disk is full")
 
             monkeypatch.setattr(it._ledger.store, "save", full)
@@ -154,10 +155,12 @@ class Disk:
         self._save, self._loop = it._ledger.store.save, asyncio.get_running_loop()
         monkeypatch.setattr(it._ledger.store, "save", self.save)
 
-    def save(self, changes: Sequence[Change], spooled: bool, now_us: int) -> int:
+    def save(
+        self, changes: Sequence[Change], receivers: Collection[ReceiverName], now_us: int
+    ) -> dict[ReceiverName, int]:
         if self.full:
             raise sqlite3.OperationalError("database or disk is full")
-        gave_way = self._save(changes, spooled, now_us)
+        gave_way = self._save(changes, receivers, now_us)
         self._loop.call_soon_threadsafe(self.took.set)
         return gave_way
 
@@ -181,7 +184,7 @@ def test_what_a_disk_did_not_take_it_gets_again(tmp_path: Path, monkeypatch: pyt
             await kill(it)
         async with desk(tmp_path / "e") as it:
             assert it._ledger is not None
-            assert it._ledger.store.waiting()[0] == 4
+            assert it._ledger.store.spool.waiting("webhook")[0] == 4
             hall, told = await begin(it, 1, HERE, FALL, name="hall")
             hall.see(result(0, fell(hall.first_track + 1), since_us=LATER_US))
             await it.flush()
@@ -440,16 +443,43 @@ def test_who_keeps_clips_is_asked_at_start_and_end() -> None:
     run(body())
 
 
+def test_a_rule_that_wants_clips_where_nobody_keeps_any_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = HERE.model_copy(update={"clip": ClipWish()})
+    (tmp_path / "rules.yaml").write_text("rules: [{id: all, person: true, clip: {}}, {id: none, person: true}]")
+
+    def said() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if "no clips" in record.getMessage()]
+        caplog.clear()
+        return found
+
+    async def body(keeper: Kept | None) -> None:
+        async with desk(keeper=keeper, rules=tmp_path / "rules.yaml") as it:
+            await begin(it, 1, FALL, rule, name="hall")
+            await begin(it, 2, FALL, name="yard")
+
+    run(body(None))
+    assert said() == [
+        f"no clips are kept, though rules of {whose}: --event-clips names a folder for them"
+        for whose in ("all streams ask for some (all)", "stream hall ask for some (here)")
+    ]
+    run(body(Kept()))
+    assert said() == []
+
+
 def test_what_the_webhook_is_to_have_is_written_with_the_event(tmp_path: Path) -> None:
     async def body() -> None:
         async with desk(tmp_path / "e", webhook="http://127.0.0.1:1/x") as it:
-            stream, _ = await begin(it, 1, HERE, name="hall")
+            stream, _ = await begin(it, 1, HERE, name="hall", owner="whose")
             stream.see(result(0, person(1)))
             await kill(it)
         async with desk(tmp_path / "e") as it:
             assert it._ledger is not None
-            (waiting,) = it._ledger.store.heads(())
+            (waiting,) = it._ledger.store.spool.heads("webhook", ())
             assert Event.model_validate_json(waiting.body).state == "start"
+            assert waiting.owner == "whose"
+            assert "whose" not in waiting.body
 
     run(body())
 

@@ -19,16 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from scenes import T0_US, event
 
 from stmixer.service.errors import StartError
 from stmixer.service.event_schemas import Event
-from stmixer.service.events import store as store_module
+from stmixer.service.events import spool as spool_module
 from stmixer.service.events import webhook as webhook_module
+from stmixer.service.events.delivery import Delivery
 from stmixer.service.events.ledger import Ledger
-from stmixer.service.events.store import Change, Store, StreamName
+from stmixer.service.events.names import StreamName
+from stmixer.service.events.store import Change, Store
 from stmixer.service.events.webhook import Webhook
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
@@ -83,16 +84,15 @@ class Scene:
 
     receiver: Receiver
     ledger: Ledger
-    webhook: Webhook
-    client: httpx.AsyncClient
+    delivery: Delivery
     metrics: Metrics
     day: list[float]
 
     def save(self, *events: Event) -> int:
-        return self.ledger.store.save([Change(HALL, events)], True, T0_US)
+        return self.ledger.store.save([Change(HALL, events)], ["webhook"], T0_US).get("webhook", 0)
 
     async def round(self, now: float) -> float | None:
-        return await self.webhook.round(self.client, now)
+        return await self.delivery.round(now)
 
     def count(self, outcome: str) -> float:
         found = self.metrics.registry.get_sample_value(
@@ -103,16 +103,16 @@ class Scene:
 
     @property
     def waiting(self) -> int:
-        return self.ledger.store.waiting()[0]
+        return self.ledger.store.spool.waiting("webhook")[0]
 
 
 @asynccontextmanager
 async def scene(path: Path | None = None, secret: bytes | None = SECRET) -> AsyncIterator[Scene]:
     receiver, ledger, metrics, day = Receiver(), Ledger(Store(path)), Metrics(), [T0_US / 1e6]
     await receiver.open()
-    webhook = Webhook(f"http://127.0.0.1:{receiver.port}/hook", secret, ledger, metrics, lambda: day[0])
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield Scene(receiver, ledger, webhook, client, metrics, day)
+    webhook = Webhook(f"http://127.0.0.1:{receiver.port}/hook", secret, lambda: day[0])
+    yield Scene(receiver, ledger, Delivery(webhook, ledger, metrics, lambda: day[0]), metrics, day)
+    await webhook.close()
     await receiver.close()
     await ledger.close()
 
@@ -182,9 +182,9 @@ def test_owners_take_turns_and_do_not_wait_for_each_other() -> None:
         async with scene() as it:
             it.receiver.answer = lambda message: FAILED if message["event_id"] == "a0" else OK
             mine, theirs = StreamName("a", "hall"), StreamName("b", "hall")
-            it.ledger.store.save([Change(mine, tuple(event(f"a{n}") for n in range(3)))], True, T0_US)
-            it.ledger.store.save([Change(mine, (event("x", "x"), event("y", "y")))], True, T0_US)
-            it.ledger.store.save([Change(theirs, (event("b0"), event("b1")))], True, T0_US)
+            it.ledger.store.save([Change(mine, tuple(event(f"a{n}") for n in range(3)))], ["webhook"], T0_US)
+            it.ledger.store.save([Change(mine, (event("x", "x"), event("y", "y")))], ["webhook"], T0_US)
+            it.ledger.store.save([Change(theirs, (event("b0"), event("b1")))], ["webhook"], T0_US)
             assert await it.round(0) == 1
             assert it.receiver.names == ["a0", "b0", "x", "b1", "y"]
 
@@ -192,7 +192,7 @@ def test_owners_take_turns_and_do_not_wait_for_each_other() -> None:
 
 
 def test_a_failure_of_what_waits_no_more_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MOST_SPOOLED", 1)
+    monkeypatch.setattr(spool_module, "MOST_SPOOLED", 1)
 
     async def body() -> None:
         async with scene() as it:
@@ -331,7 +331,7 @@ def test_after_a_day_it_is_a_dead_letter_and_the_next_has_its_turn() -> None:
 
 
 def test_the_spool_is_bounded_and_says_how_many_gave_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MOST_SPOOLED", 3)
+    monkeypatch.setattr(spool_module, "MOST_SPOOLED", 3)
 
     async def body() -> None:
         async with scene() as it:
@@ -351,8 +351,8 @@ sys.path.insert(0, sys.argv[2])
 from test_webhook import HALL, event
 from stmixer.service.events.store import Change, Store
 store = Store(Path(sys.argv[1]))
-store.save([Change(HALL, (event("a"), event("b")))], True, 1)
-store.save([Change(HALL, (event("c"),))], True, 1)
+store.save([Change(HALL, (event("a"), event("b")))], ["webhook"], 1)
+store.save([Change(HALL, (event("c"),))], ["webhook"], 1)
 print("saved", flush=True)
 signal.pause()
 """

@@ -102,7 +102,7 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
             return
         self._held = True
         self.flow.pause_reading()
-        if self._head is not None:  # our delay is none of its client's
+        if self._head is not None:  # the client is not to blame for our delay
             self._head_left_s = self._head.when() - self.loop.time()
             self._stop_expecting()
         sender.when_due(self._go_on)

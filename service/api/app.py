@@ -34,6 +34,7 @@ from stmixer.service.api import (
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
+from stmixer.service.api.senders import Senders
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
 from stmixer.service.key_file import Scope as KeyScope
@@ -54,8 +55,8 @@ TOKEN_PATH = re.compile(
 _PORTS = {"http": "80", "https": "443"}
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application around a service that is already started."""
+def create_app(service: Service, senders: Senders | None = None) -> FastAPI:
+    """The application around a service that is already started. ``senders``: who share its time, where that counts."""
     app = _with_routes()
     app.state.service = service
 
@@ -67,7 +68,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Gate, service=service)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
-    app.add_middleware(Entrance, peers=service.settings.forwarded_allow_ips, root_path=service.settings.root_path)
+    app.add_middleware(
+        Entrance, peers=service.settings.forwarded_allow_ips, root_path=service.settings.root_path, senders=senders
+    )
     return app
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import h11
@@ -15,9 +14,10 @@ from websockets.frames import Frame
 from websockets.http11 import Response
 
 from stmixer.service.api.doorway import Doing, Doorway
-from stmixer.service.api.paced import MESSAGE_S, PacedReading
+from stmixer.service.api.paced import MESSAGE_S, PacedReading, Timed
 from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.security_headers import security_headers
+from stmixer.service.api.senders import CONNECTION_S, STREAM_S, Bill, Senders
 
 HEAD_S = 10.0
 """How long the head of a request may take to come."""
@@ -27,15 +27,19 @@ log = logging.getLogger("stmixer.connections")
 
 
 class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kinds of eof_received
-    """uvicorn's HTTP, but one whose requests count in the connection's time, whose heads have to come, whose answers
-    have to be read, and that comes through a ``doorway`` where there is one."""
+    """uvicorn's HTTP, but one whose requests count in the connection's time, and in that of its address where there
+    are ``senders``, whose heads have to come, whose answers have to be read, and that comes through a ``doorway`` where
+    there is one."""
 
-    def __init__(self, *arguments: Any, doorway: Doorway | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, doorway: Doorway | None = None, senders: Senders | None = None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._doorway, self._has_asked = doorway, False
-        application = self.app
-        self.app = lambda scope, receive, send: _Timed(application(scope, receive, send), self._paced.spend)
+        self._doorway, self._senders, self._has_asked = doorway, senders, False
+        self._application = self.app
+        self.app = self._answer
         self._head: asyncio.TimerHandle | None = None
+        self._held, self._head_left_s = False, HEAD_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client that asks nothing is not kept for ever."""
@@ -46,6 +50,9 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
                 self.transport.close()
                 return
             self._paced.when_lost = self._left
+        if self._senders is not None and (sender := self._senders.of(self.address)) is not None:
+            sender.spend(CONNECTION_S)
+            self._paced.sender = sender
         self._expect_head()
 
     @property
@@ -83,8 +90,38 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     def data_received(self, data: bytes) -> None:
         """As uvicorn's; while the head of a request is not whole its time runs."""
         super().data_received(data)
+        self._look_at_head()
+
+    def handle_events(self) -> None:
+        """uvicorn's own; the next request is not looked at before its address may have one."""
+        sender = self._paced.sender
+        if self._held:
+            return
+        if sender is None or sender.is_due or self.conn.their_state is not h11.IDLE or not self.conn.trailing_data[0]:
+            super().handle_events()
+            return
+        self._held = True
+        self.flow.pause_reading()
+        if self._head is not None:  # the client is not to blame for our delay
+            self._head_left_s = self._head.when() - self.loop.time()
+            self._stop_expecting()
+        sender.when_due(self._go_on)
+
+    def _go_on(self) -> None:
+        self._held = False
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        started = time.perf_counter()
+        super().handle_events()
+        self._paced.spend_reading(time.perf_counter() - started)
+        self._look_at_head()
+
+    def _look_at_head(self) -> None:
+        if self._held or self._paced.upgraded:
+            return
         if self.conn.their_state is not h11.IDLE:
-            self._has_asked = True
+            self._has_asked, self._head_left_s = True, HEAD_S
             self._stop_expecting()
         elif self.conn.trailing_data[0] and self._head is None:
             self._expect_head()
@@ -104,13 +141,25 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
         self._left()
         super().connection_lost(exc)
 
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application, whose steps count."""
+        sender = self._paced.sender
+        bill = None if sender is None else Bill(sender)
+
+        def spend(seconds: float) -> None:
+            self._paced.spend(seconds)
+            if bill is not None:
+                bill.add(seconds)
+
+        await Timed(self._application(scope, receive, send), spend)
+
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Another protocol has the connection from here on, and says when it is lost."""
         self._paced.upgraded = True
         super().handle_websocket_upgrade(event)
 
     def _expect_head(self) -> None:
-        self._head = self.loop.call_later(HEAD_S, self.transport.close)
+        self._head, self._head_left_s = self.loop.call_later(self._head_left_s, self.transport.close), HEAD_S
 
     def _stop_expecting(self) -> None:
         if self._head is not None:
@@ -126,6 +175,7 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     LAST_WORDS_S = 2.0
     _joined: bytearray | None = None
+    _live = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Whatever a handshake is answered has the headers of every answer."""
@@ -142,17 +192,27 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._paced.when_lost()
+        if self._live and self._paced.sender is not None:
+            self._paced.sender.streams -= 1
         super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
         """Run the application, which says when it has been asked for something; then give its last words a moment."""
         self.scope["state"][HAS_BEGUN] = self._begin
+        if self._paced.sender is not None:
+            application, bill = self.app, Bill(self._paced.sender)
+            self.app = lambda scope, receive, send: Timed(application(scope, receive, send), bill.add)
         await super().run_asgi()
         closing = self.LAST_WORDS_S if self.close_timer is None else self.close_timeout + self.LAST_WORDS_S
         self.loop.call_later(closing, self.transport.abort)
 
-    def _begin(self) -> None:
+    def _begin(self, *, live: bool = False) -> None:
+        """It has been asked for something; ``live``: for a stream of its own."""
         self._paced.streaming = True
+        if live and not self._live and self._paced.sender is not None:
+            self._live = True
+            self._paced.sender.streams += 1
+            self._paced.sender.spend(STREAM_S)
 
     def handle_cont(self, event: Frame) -> None:
         """A further piece of a message. In one place: of small pieces a list takes many times their bytes."""
@@ -167,29 +227,3 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
         """Hand a message over; what the application does with it counts as well."""
         super().send_receive_event_to_app()
         self._paced.spend(MESSAGE_S)
-
-
-class _Timed(Generator[Any, Any, None]):
-    """A coroutine whose steps are timed; to be awaited in its place."""
-
-    def __init__(self, work: Coroutine[Any, Any, None], spend: Callable[[float], None]) -> None:
-        self._steps, self._spend = work.__await__(), spend
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self
-
-    def send(self, value: Any) -> Any:
-        """Its next step."""
-        started = time.perf_counter()
-        try:
-            return self._steps.send(value)
-        finally:
-            self._spend(time.perf_counter() - started)
-
-    def throw(self, *error: Any) -> Any:
-        """Its next step, with an error."""
-        started = time.perf_counter()
-        try:
-            return self._steps.throw(*error)
-        finally:
-            self._spend(time.perf_counter() - started)

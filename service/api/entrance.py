@@ -13,9 +13,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stmixer.service.api.paced import Timed
+from stmixer.service.api.senders import Bill, Senders
 
 Headers = list[tuple[bytes, bytes]]
 FORWARDED_HOSTS = "forwarded_hosts"
@@ -46,10 +51,14 @@ class Peers:
 
 
 class Entrance:
-    """See the module. ``peers``: ``--forwarded-allow-ips``; ``root_path`` begins with a slash, or is empty."""
+    """See the module. ``peers``: ``--forwarded-allow-ips``; ``root_path`` begins with a slash, or is empty.
 
-    def __init__(self, app: ASGIApp, peers: str, root_path: str) -> None:
-        self._app, self._peers, self._root_path = app, Peers(peers), root_path
+    Of ``senders`` those whom a proxy asks for wait here for their share of the loop's time, as others do before they
+    are read (``service.api.connections``).
+    """
+
+    def __init__(self, app: ASGIApp, peers: str, root_path: str, senders: Senders | None = None) -> None:
+        self._app, self._peers, self._root_path, self._senders = app, Peers(peers), root_path, senders
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application on the request as it is meant."""
@@ -58,10 +67,16 @@ class Entrance:
             return
         scope = dict(scope)
         _take_apart(scope)
+        sender = None
         if scope.get("client") and scope["client"][0] in self._peers:
             self._take_forwarded(scope)
+            sender = None if self._senders is None else self._senders.of(scope["client"][0])
         _put_below(scope, self._root_path)
-        await self._app(scope, receive, send)
+        if sender is None:
+            await self._app(scope, receive, send)
+            return
+        await sender.turn()
+        await Timed(cast(Coroutine[Any, Any, None], self._app(scope, receive, send)), Bill(sender).add)
 
     def _take_forwarded(self, scope: Scope) -> None:
         """What a trusted proxy says of whoever asked it."""

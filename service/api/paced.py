@@ -1,7 +1,8 @@
 """A connection's share of the event loop's time, and of our patience with a client that does not read.
 
 A read takes as many bytes as are likely to keep the loop for a millisecond: of pictures tens of kilobytes, of messages
-with a byte each some hundred bytes. Who has used up the share is not read for a while, and TCP slows the sender.
+with a byte each some hundred bytes. Who has used up the share is not read for a while, and TCP slows the sender. What
+is read before a stream has begun counts for the address as well (``service.api.senders``).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, cast
 
+from stmixer.service.api.senders import Sender
 from stmixer.service.sources.allowance import Allowance
 
 MESSAGE_S = 25e-6
@@ -33,6 +35,7 @@ class PacedTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self.allowance = Allowance()
+        self.sender: Sender | None = None
         self.upgraded = self.streaming = False
         self.when_lost: Callable[[], None] = lambda: None
         self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
@@ -84,12 +87,27 @@ class PacedTransport:
         rest_s = self.allowance.spend(seconds)
         if self._transport.get_write_buffer_size() > MOST_UNREAD:
             rest_s = max(rest_s, UNREAD_REST_S)
-        if rest_s > 0 and not self._resting and not self._transport.is_closing():
+        self._rest(rest_s)
+
+    def spend_reading(self, seconds: float) -> None:
+        """A read took so long, which counts for the address too until it is a stream's."""
+        self.spend(seconds)
+        if self.sender is not None and not self.streaming:
+            self._rest(self.sender.spend(seconds))
+
+    def _rest(self, seconds: float) -> None:
+        if seconds > 0 and not self._resting and not self._transport.is_closing():
             self._resting = True
             self._transport.pause_reading()
-            self._loop.call_later(rest_s, self._rested)
+            self._loop.call_later(seconds, self._rested)
 
     def _rested(self) -> None:
+        if self.sender is None or self.streaming:
+            self._read_on()
+        else:
+            self.sender.when_due(self._read_on)
+
+    def _read_on(self) -> None:
         self._resting = False
         if self._wanted:
             self._transport.resume_reading()
@@ -123,8 +141,34 @@ class PacedReading(asyncio.BufferedProtocol):
         self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
         seconds = time.perf_counter() - started
         self._paced.allowance.took(nbytes, seconds)
-        self._paced.spend(seconds)
+        self._paced.spend_reading(seconds)
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's own."""
         super().data_received(data)  # type: ignore[misc]
+
+
+class Timed(Generator[Any, Any, None]):
+    """A coroutine whose steps are timed; to be awaited in its place."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], spend: Callable[[float], None]) -> None:
+        self._steps, self._spend = work.__await__(), spend
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self
+
+    def send(self, value: Any) -> Any:
+        """Its next step."""
+        started = time.perf_counter()
+        try:
+            return self._steps.send(value)
+        finally:
+            self._spend(time.perf_counter() - started)
+
+    def throw(self, *error: Any) -> Any:
+        """Its next step, with an error."""
+        started = time.perf_counter()
+        try:
+            return self._steps.throw(*error)
+        finally:
+            self._spend(time.perf_counter() - started)

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 SUBPROTOCOL = "stmixer.v1"
 HAS_BEGUN = "has_begun"
-"""In a scope's state: to be called once a connection has said what it wants, with a key that is good."""
+"""In a scope's state: to be called once a connection has said what it wants, with a key that is good; with
+``live=True`` where that is a stream of its own."""
 
 MAX_TEXT = 64 * 1024
 """Characters of a text message: the longest sensible one has a few hundred, and it is parsed on the event loop."""

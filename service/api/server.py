@@ -20,6 +20,7 @@ from stmixer.service.api.app import create_app
 from stmixer.service.api.connections import HEAD_S, HttpSocket, StreamSocket
 from stmixer.service.api.doorway import MOST_CONNECTIONS, Doorway, raise_descriptor_limit, tell_in_a_line
 from stmixer.service.api.entrance import Peers
+from stmixer.service.api.senders import Senders
 from stmixer.service.api.service import Service
 from stmixer.service.engine.worker import WORKER_MODULE
 from stmixer.service.errors import StartError
@@ -100,15 +101,17 @@ async def serve(service: Service, listening: socket.socket, descriptors: int) ->
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.filed.read_again)
     await service.start()
     try:
+        senders = Senders(Peers(settings.forwarded_allow_ips), lambda: service.live_streams)
+        come_in = partial(HttpSocket, doorway=doorway(settings, descriptors), senders=senders)
         server = Server(
             service,
             uvicorn.Config(
-                create_app(service),
+                create_app(service, senders),
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                http=cast(type[asyncio.Protocol], partial(HttpSocket, doorway=doorway(settings, descriptors))),
+                http=cast(type[asyncio.Protocol], come_in),
                 proxy_headers=False,  # service/api/entrance.py reads them
                 timeout_keep_alive=settings.keep_alive_s,
                 ws=StreamSocket,

@@ -201,6 +201,11 @@ class Service:
         found = [s for s in self._running() if s.stream.id == number and s.watched is not None]
         return next((s for s in found if caller.sees_all or s.caller.is_same(caller)), None)
 
+    @property
+    def live_streams(self) -> int:
+        """How many run that are no uploads."""
+        return sum(stream.source != "upload" for stream in self.engine.streams.values())
+
     def _numbered(self, number: int) -> Session | None:
         return next((session for session in self._running() if session.stream.id == number), None)
 

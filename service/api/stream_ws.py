@@ -40,7 +40,9 @@ log = logging.getLogger("stmixer.ws")
 
 STATUS_PERIOD_S = 5.0
 UPGRADE = problems_of(426)
-_FAREWELLS = (1000, 1001)
+_FOR_GOOD = (1000, 1001, 1002, 1007, 1009)
+"""What a socket was closed with whose client does not come back to its stream: it said goodbye, a page was left, or
+what it sent was no WebSocket message, no text, or too large, which ends the stream as any other breach does."""
 _NO_BEGINNING = ("unreadable", "no_video", "no_frames")
 """What is wrong with a container that is joined in its middle, until its next beginning."""
 
@@ -105,7 +107,7 @@ class Connection:
         start = await self._start()
         self.may_be_joined = start.codec != "jpeg"
         caller = self._caller(secret if start.api_key is None else start.api_key)
-        self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)()
+        self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)(live=True)
         self._service.events.check(start.rules)
         kept = await self._resumed(start, caller)
         resumed = kept is not None
@@ -327,8 +329,8 @@ async def _lapsed(session: Session) -> None:
 
 
 def _may_come_back(error: Exception) -> bool:
-    """Not a client that said goodbye: 1000 is an end, 1001 a page that was left."""
-    return not (isinstance(error, WebSocketDisconnect) and error.code in _FAREWELLS)
+    """Not a client that said goodbye, or broke the protocol."""
+    return not (isinstance(error, WebSocketDisconnect) and error.code in _FOR_GOOD)
 
 
 def _early_end(session: Session) -> ProtocolError:
@@ -339,7 +341,7 @@ def _early_end(session: Session) -> ProtocolError:
     return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 
 
-def nobody_asks() -> None:
+def nobody_asks(*, live: bool = False) -> None:
     """Of a server that does not count connections."""
 
 

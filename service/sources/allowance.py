@@ -20,18 +20,18 @@ CHUNK_S = 100e-6
 
 
 class Allowance:
-    """Loop time of one sender: ``SHARE`` of what passes, at most ``BURST_S`` of it saved up."""
+    """Loop time of one sender: ``share()`` of what passes, at most ``BURST_S`` of it saved up."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._left_s, self._at = clock, BURST_S, clock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic, share: Callable[[], float] = lambda: SHARE) -> None:
+        self._clock, self._share, self._left_s, self._at = clock, share, BURST_S, clock()
         self.read_bytes = FIRST_READ
 
     def spend(self, seconds: float) -> float:
         """Seconds were used; returns for how many to rest now, mostly 0."""
-        now = self._clock()
-        self._left_s = min(BURST_S, self._left_s + (now - self._at) * SHARE) - seconds
+        now, share = self._clock(), self._share()
+        self._left_s = min(BURST_S, self._left_s + (now - self._at) * share) - seconds
         self._at = now
-        return max(0.0, -self._left_s / SHARE)
+        return max(0.0, -self._left_s / share)
 
     def took(self, count: int, seconds: float) -> None:
         """A read of ``count`` bytes took so long: the next one is to take ``PIECE_S`` at most."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from live_video import video
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 from ws_client import Client, Message, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, stream
 
 TTL_S, FOREVER_S = 4.0, 600.0
@@ -60,6 +61,28 @@ def lost(server: Server, results: int = 3, **start: Any) -> tuple[Message, list[
         number = film(client, 0, results)
         vanish(client)
     return ready, [r["seq"] for r in client.of("result")], number
+
+
+@pytest.mark.parametrize(
+    ("breach", "close"),
+    [(lambda socket: socket.send(bytes(5 * 2**20)), 1009), (lambda socket: socket.send(b"\xff", text=True), 1007),
+     (lambda socket: socket.socket.sendall(b"\x8f\x80\0\0\0\0"), 1002)],
+    ids=["larger than any message", "no text", "no frame"],
+)  # fmt: skip
+def test_a_socket_that_we_close_for_what_it_sent_keeps_no_stream(
+    forgiving: Server, breach: Callable[[ClientConnection], None], close: int
+) -> None:
+    """Its client has broken the protocol: the stream's decoder and place are not held for it."""
+    before = metric(forgiving, "streams_active", source="ws")
+    with stream(forgiving, **CAMERA) as client:
+        token = client.first("ready")["resume_token"]
+        with contextlib.suppress(ConnectionClosed):
+            breach(client.socket)
+        assert client.closed() == close
+    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == before)
+    with stream(forgiving, **CAMERA, resume_token=token) as client:
+        assert client.first("ready")["resume_token"] != token
+        client.stop()
 
 
 def test_a_client_that_comes_back_has_its_stream(patient: Server) -> None:

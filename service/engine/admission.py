@@ -40,3 +40,10 @@ def fits(running: Iterable[float], wanted: float, capacity: int, *, weighed: boo
     if not weighed:
         return len(weights) < capacity
     return len(weights) < STREAMS_ALWAYS_TAKEN or sum(weights) + wanted <= capacity
+
+
+def fits_share(own: Iterable[float], wanted: float, capacity: int, percent: int, *, weighed: bool) -> bool:
+    """Whether one more stream of somebody fits the part of the capacity that theirs may take together; one always."""
+    weights = list(own)
+    taken, more = (sum(weights), wanted) if weighed else (len(weights), 1)
+    return not weights or taken + more <= capacity * percent / 100

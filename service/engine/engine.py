@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import second_of
-from stmixer.service.engine.admission import fits, weight
+from stmixer.service.engine.admission import fits, fits_share, weight
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.payload import left_of
 from stmixer.service.engine.scheduler import Scheduler
@@ -117,6 +117,12 @@ class Engine:
         running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
         measured = self.settings.max_streams is None
         return fits(running, self._weight(policy, keyframe_hz), self.capacity, weighed=measured)
+
+    def has_share(self, own: Collection[int], policy: Policy, keyframe_hz: float, percent: int) -> bool:
+        """Whether one more stream fits the part of the capacity that those with ids ``own`` may take together."""
+        running = [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id in own]
+        measured = self.settings.max_streams is None
+        return fits_share(running, self._weight(policy, keyframe_hz), self.capacity, percent, weighed=measured)
 
     def check_room(
         self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, though_draining: bool = False

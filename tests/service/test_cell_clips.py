@@ -33,8 +33,8 @@ from stmixer.service.ipc.ring import Ring, RingShape, create_ring
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
 
-SLOTS, MOST_SAMPLES = 16, 48
-ORDER = OpenUpload(SamplingOrder((1, 15), 128, True, Limits(3840, 2160, 600.0, 3840 * 2160), threads=2))
+SLOTS, MOST_SAMPLES = 16, 32
+LIMITS = Limits(3840, 2160, 600.0, 3840 * 2160)
 UNTIL_IT_HANGS_S = 300
 
 
@@ -86,11 +86,11 @@ class Told:
             self.samples[number] = sample.index, sample.pts_us, hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-async def read(decoder: Child, clip: Path) -> Told:
+async def read(decoder: Child, clip: Path, threads: int) -> Told:
     """A clip to its end, or its first samples."""
-    told = Told()
+    told, order = Told(), OpenUpload(SamplingOrder((1, 15), 128, True, LIMITS, threads=threads))
     with clip.open("rb") as file:
-        await decoder.channel.send(ORDER, fds=[file.fileno()])
+        await decoder.channel.send(order, fds=[file.fileno()])
     while told.end is None and len(told.samples) < MOST_SAMPLES:
         received = await decoder.channel.receive()
         assert received is not None, f"{clip.name}: it ended in the middle"
@@ -112,7 +112,7 @@ def walls_of(decoder: Child) -> tuple[int, int]:
     return int(status["NoNewPrivs"]), int(status["Seccomp"])
 
 
-async def compare(clips: list[Path]) -> list[str]:
+async def compare(clips: list[Path], threads: int) -> list[str]:
     """The clips of which inside and outside say different things; what is said of them must be something."""
     inside, outside = (DecoderPool(Settings(idle_decoders=1), m) for m in (DECODER_MODULE, "uncelled_decoder"))
     different = []
@@ -124,7 +124,7 @@ async def compare(clips: list[Path]) -> list[str]:
             shut = pool is inside
             assert no_privileges == shut
             assert (seccomp == 2) == (shut and not any("seccomp" in wall for wall in pool.missing_walls))
-            return await read(decoder, clip)
+            return await read(decoder, clip, threads)
         finally:
             await pool.release(decoder, clean=False)
 
@@ -148,11 +148,12 @@ async def compare(clips: list[Path]) -> list[str]:
 
 
 def test_our_own_clips() -> None:
-    assert asyncio.run(compare(sorted(OWN_CLIPS.glob("*.mp4")))) == []
+    assert asyncio.run(compare(sorted(OWN_CLIPS.glob("*.mp4")), threads=2)) == []
 
 
 @pytest.mark.slow
 def test_the_whole_corpus() -> None:
+    """By one thread: what FFmpeg makes of a damaged picture depends on how far another thread has come."""
     if not (clips := [*shared_clips("*"), *shared_clips("odd/*")]):
         pytest.skip("the shared clips are not here")
-    assert asyncio.run(compare(clips)) == []
+    assert asyncio.run(compare(clips, threads=1)) == []

@@ -47,17 +47,17 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # Installed again whenever the project's needs or the pins change. Where everything is, that serves too.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt .ci/uv.txt
 	$(call install,$(EVERYTHING))
 	touch $@ $(VENV)/.serves $(VENV)/.serves-gpu
 
-$(SERVES): pyproject.toml constraints.txt
+$(SERVES): pyproject.toml constraints.txt .ci/uv.txt
 	$(call install,$(RUN_SET))
 	touch $@
 
 define install
 test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/uv.txt
 $(BIN)/uv pip install --quiet --constraint constraints.txt $(LOCK) --editable '$(1)'
 endef
 

@@ -1,4 +1,7 @@
-"""What a release is made of, as CycloneDX 1.6, from lock.txt: ``python .ci/sbom.py > stmixer-VERSION.cdx.json``."""
+"""What a release is made of, as CycloneDX 1.6: ``python .ci/sbom.py > stmixer-VERSION.cdx.json``.
+
+Packages are those of lock.txt, images those that ours are built from and stand beside (``images``).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from images import Image, images
 from lock import LOCK, Package, packages
 
 PYPROJECT = LOCK.parent / "pyproject.toml"
@@ -18,7 +22,7 @@ def sbom(lock: Path = LOCK, pyproject: Path = PYPROJECT) -> dict[str, Any]:
     """The document. The same lock gives the same one."""
     project = tomllib.loads(pyproject.read_text())["project"]
     root = f"pkg:pypi/{project['name']}@{project['version']}"
-    components = [_component(package) for package in packages(lock)]
+    components = [*map(_component, packages(lock)), *map(_container, images(pyproject.parent))]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -50,6 +54,17 @@ def _component(package: Package) -> dict[str, Any]:
     if package.marker:
         found["properties"] = [{"name": "python:marker", "value": package.marker}]
     return found
+
+
+def _container(image: Image) -> dict[str, Any]:
+    """Its digest is that of the list of what it is for each kind of machine."""
+    name, _, version = image.version.partition(":")
+    algorithm, _, value = (image.digest or "").partition(":")
+    purl = f"pkg:docker/{name}@{algorithm}%3A{value}?tag={version}"
+    return {
+        "type": "container", "name": name, "version": version, "bom-ref": purl, "purl": purl,
+        "hashes": [{"alg": "SHA-256", "content": value}],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Everything that one who means harm can do to a service from outside, in a process of its own (``doing_harm``).
 
-It comes from an address of its own, 127.0.0.2, and is as nice as can be: it stands for another machine, whose cores are
-not the service's. Its sockets cost us nothing of what it costs them.
+It comes from addresses of its own, 127.0.0.2 by default, and is as nice as can be: it stands for another machine, whose
+cores are not the service's. Its sockets cost us nothing of what it costs them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -34,15 +35,22 @@ _JPEG = encode_jpeg(np.full((240, 320, 3), 120, np.uint8))
 
 @dataclass(frozen=True)
 class Camp:
-    """Whence they come: the service's address, and a key or none."""
+    """Whence they come: the service's address, the keys that they have, if any, and their own addresses. Of keys and
+    addresses each connection has some one."""
 
     url: str
-    secret: str | None = None
+    secrets: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = (ADDRESS,)
 
     @property
     def headers(self) -> dict[str, str]:
-        """That go with every request."""
-        return {} if self.secret is None else {"Authorization": f"Bearer {self.secret}"}
+        """That go with a request."""
+        return {"Authorization": f"Bearer {random.choice(self.secrets)}"} if self.secrets else {}
+
+    @property
+    def address(self) -> str:
+        """From which to connect."""
+        return random.choice(self.addresses)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -59,7 +67,7 @@ class Camp:
     @contextlib.contextmanager
     def tcp(self) -> Iterator[socket.socket]:
         """A connection."""
-        with socket.create_connection(self.place, timeout=10, source_address=(ADDRESS, 0)) as connection:
+        with socket.create_connection(self.place, timeout=10, source_address=(self.address, 0)) as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -67,7 +75,7 @@ class Camp:
         """A stream that has begun."""
         with connect(
             self.url.replace("http", "ws") + "/v1/streams/ws", subprotocols=["stmixer.v1"],  # type: ignore[list-item]
-            ping_interval=None, max_size=None, additional_headers=self.headers, source_address=(ADDRESS, 0),
+            ping_interval=None, max_size=None, additional_headers=self.headers, source_address=(self.address, 0),
             close_timeout=1,
         ) as opened:  # fmt: skip
             opened.send(json.dumps({"type": "start", **start}))
@@ -203,7 +211,7 @@ def main() -> None:
     """Do what the first line of standard input says until that ends."""
     os.nice(19)
     told = json.loads(sys.stdin.readline())
-    camp, stop = Camp(told["url"], told["secret"]), threading.Event()
+    camp, stop = Camp(told["url"], tuple(told["secrets"]), tuple(told["addresses"])), threading.Event()
     with ThreadPoolExecutor(len(told["names"])) as pool:
         attacks = [pool.submit(ATTACKS[name], camp, stop) for name in told["names"]]
         print("begun", flush=True)

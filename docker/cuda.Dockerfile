@@ -1,8 +1,9 @@
-# syntax=docker/dockerfile:1
 # PyTorch is the extra torch. The CUDA libraries come with the Python packages; the driver comes from the NVIDIA container toolkit.
-FROM python:3.12.12-slim-bookworm AS build
+FROM python:3.12.15-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3 AS build
 WORKDIR /app
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir uv==0.13.9
+COPY .ci/uv.txt .ci/uv.txt
+RUN python -m venv /tools && /tools/bin/pip install --no-cache-dir --require-hashes --requirement .ci/uv.txt
+RUN python -m venv --without-pip /venv
 COPY pyproject.toml lock.txt README.md LICENSE ./
 COPY stmixer stmixer
 COPY model model
@@ -10,13 +11,13 @@ COPY media media
 COPY service service
 COPY trainer trainer
 COPY weights weights
-RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --constraint lock.txt '.[torch]'
+RUN VIRTUAL_ENV=/venv /tools/bin/uv pip install --no-cache --constraint lock.txt --build-constraints lock.txt '.[torch]'
 
-FROM python:3.12.12-slim-bookworm
+FROM python:3.12.15-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3
 RUN useradd --system --uid 10001 --create-home stmixer
 COPY --from=build /venv /venv
 USER 10001
-WORKDIR /tmp
+WORKDIR /
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     STMIXER_HOST=0.0.0.0 STMIXER_DEVICE=cuda
 EXPOSE 8000

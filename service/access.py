@@ -130,6 +130,16 @@ class Caller:
             raise _over(f"{self.key.keyframes_per_minute} keyframes a minute", wait_s)
 
     @property
+    def percent(self) -> int:
+        """What its streams may take of the capacity together."""
+        limit = self.key.capacity_percent if self.key else None
+        return 100 if limit is None else limit
+
+    def over_share(self) -> CapacityError:
+        """What is answered to a stream that would take more."""
+        return _over(f"{self.percent} % of the capacity at a time", 5)
+
+    @property
     def may_open(self) -> bool:
         """Whether it may have one more stream."""
         limit = self.key.streams if self.key else None
@@ -175,7 +185,7 @@ class Access:
         self.nobody = Caller(None, clock)
         """Whose the service's own streams are: of no key, and without limits."""
         self._callers: dict[str, Caller] = {}
-        self._tokens: dict[str, tuple[Caller, float]] = {}
+        self._tokens: dict[str, tuple[Caller, float, str | None]] = {}
         self._seen: tuple[int, int, int] | None = None
         if path is not None:
             self._seen = _version(path)
@@ -195,24 +205,26 @@ class Access:
         found.check()
         return found
 
-    def token(self, caller: Caller) -> str:
-        """A new secret that stands for a caller's key for ``TOKEN_S`` seconds."""
+    def token(self, caller: Caller, path: str | None = None) -> str:
+        """A new secret that stands for a caller's key for ``TOKEN_S`` seconds, at that path alone if one is given."""
         now, token = self._clock(), secrets.token_urlsafe(24)
-        for old in [old for old, (_, until) in self._tokens.items() if until <= now]:
+        for old in [old for old, (_, until, _) in self._tokens.items() if until <= now]:
             del self._tokens[old]
-        own = [known for known, (whose, _) in self._tokens.items() if whose is caller]
+        own = [known for known, (whose, _, _) in self._tokens.items() if whose is caller]
         if len(own) >= MOST_TOKENS:
             del self._tokens[own[0]]
-        self._tokens[digest(token)] = caller, now + TOKEN_S
+        self._tokens[digest(token)] = caller, now + TOKEN_S, path
         return token
 
-    def caller_of_token(self, token: str) -> Caller:
-        """Who that stands for. Raises AccessError (401)."""
+    def caller_of_token(self, token: str, path: str) -> Caller:
+        """Who that stands for at this path. Raises AccessError (401)."""
         if self._path is None:
             return self._anyone
-        caller, until = self._tokens.get(digest(token), (None, 0.0))
+        caller, until, only = self._tokens.get(digest(token), (None, 0.0, None))
         if caller is None or until <= self._clock():
             raise AccessError("unauthorized", "this token is not known here, or has expired: POST /v1/tokens", 401)
+        if only not in (None, path):
+            raise AccessError("unauthorized", "this token is for another address", 401)
         self.look_again()
         self._known(caller.name)
         caller.check()

@@ -43,6 +43,7 @@ class Key(BaseModel):
     requests_per_minute: int | None = Field(600, ge=1)
     megabytes_per_minute: int | None = Field(4096, ge=1)
     keyframes_per_minute: int | None = Field(None, ge=1)
+    capacity_percent: int | None = Field(None, ge=1, le=100, description="of the capacity, all its streams together")
     created: AwareDatetime | None = Field(None, description="of files before there was one: unknown")
     expires: AwareDatetime | None = Field(None, description="from then on it opens nothing")
 

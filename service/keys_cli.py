@@ -32,6 +32,9 @@ def add(
     requests: Annotated[int, typer.Option(help="requests a minute")] = DEFAULTS["requests_per_minute"],
     megabytes: Annotated[int, typer.Option(help="megabytes a minute")] = DEFAULTS["megabytes_per_minute"],
     keyframes: Annotated[int | None, typer.Option(help="keyframes a minute (default: what capacity allows)")] = None,
+    share: Annotated[
+        int | None, typer.Option(help="percent of the capacity that its streams may take together (default: all)")
+    ] = None,
     expires: Annotated[
         str | None, typer.Option(help="when it ends: in 30d, 12h or 90m, or at 2027-01-31 or 2027-01-31T18:00Z (UTC)")
     ] = None,
@@ -45,7 +48,7 @@ def add(
         key = Key.model_validate({
             "name": name, "sha256": digest(secret), "scopes": tuple(dict.fromkeys(scope)), "streams": streams,
             "requests_per_minute": requests, "megabytes_per_minute": megabytes,
-            "keyframes_per_minute": keyframes,
+            "keyframes_per_minute": keyframes, "capacity_percent": share,
             "created": now, "expires": None if expires is None else _moment(expires, now),
         })  # fmt: skip
     except ValidationError as error:
@@ -70,6 +73,8 @@ def list_keys(keys: File) -> None:
         limits = f"{key.streams} streams, {key.requests_per_minute} requests and {key.megabytes_per_minute} MB a minute"
         if key.keyframes_per_minute is not None:
             limits += f", {key.keyframes_per_minute} keyframes a minute"
+        if key.capacity_percent is not None:
+            limits += f", {key.capacity_percent} % of the capacity"
         told = [key.name, ",".join(key.scopes), limits]
         if key.created is not None:
             told.append(f"made {_said(key.created)}")

@@ -272,6 +272,19 @@ class Token(Wire):
     expires_in_s: float
 
 
+TOKEN_PATH = (
+    r"/v1/streams/\d{1,18}/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
+)
+"""Where a token may stand in the address for a key: what a page has fetched by an element."""
+
+
+class TokenOrder(Wire):
+    """``POST /v1/tokens``. ``path``: the one address that it is to open, without the prefix of a proxy; where none is
+    named it opens all such addresses that the key does."""
+
+    path: str | None = Field(None, pattern=f"^({TOKEN_PATH})$")
+
+
 class DrawProgress(Wire):
     """``GET /v1/drawings/{request id}``: seconds of the video that are drawn, and how long it is where it says so."""
 

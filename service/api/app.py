@@ -38,6 +38,7 @@ from stmixer.service.api.senders import Senders
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
 from stmixer.service.key_file import Scope as KeyScope
+from stmixer.service.schemas import TOKEN_PATH
 from stmixer.service.settings import Settings
 
 WEB = Path(__file__).parents[1] / "web"
@@ -48,10 +49,9 @@ HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do."""
-TOKEN_PATH = re.compile(
-    r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
-)
-"""Where a token may stand in the address for a key: what a page has fetched by an element."""
+_TOKEN_PATH = re.compile(TOKEN_PATH)
+REVALIDATED = {"Cache-Control": "no-cache"}
+"""Of the page and its files, which are no secret: a browser keeps them, and asks whether they are still the same."""
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -62,9 +62,9 @@ def create_app(service: Service, senders: Senders | None = None) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(WEB / "index.html")
+        return FileResponse(WEB / "index.html", headers=REVALIDATED)
 
-    app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.mount("/web", PageFiles(directory=WEB), name="web")
     app.add_middleware(Gate, service=service)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
@@ -91,6 +91,16 @@ def _with_routes() -> FastAPI:
     for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
         app.include_router(part.router)
     return app
+
+
+class PageFiles(StaticFiles):
+    """The page's files."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        """As starlette's."""
+        response = super().file_response(*arguments, **options)
+        response.headers.update(REVALIDATED)
+        return response
 
 
 class _Application(FastAPI):
@@ -155,7 +165,7 @@ class Gate:
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return
         access, token = self._service.access, _token(scope, path)
-        caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token)
+        caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token, path)
         caller.allow(SCOPES.get(path))
         caller.spend_request()
         scope.setdefault("state", {})["caller"] = caller
@@ -163,7 +173,7 @@ class Gate:
 
 def _token(scope: Scope, path: str) -> str | None:
     """What stands for a key in the address, where that is one for which browsers send no header."""
-    if not TOKEN_PATH.fullmatch(path) or b"authorization" in dict(scope["headers"]):
+    if not _TOKEN_PATH.fullmatch(path) or b"authorization" in dict(scope["headers"]):
         return None
     return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("token", [])), None)
 

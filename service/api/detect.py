@@ -63,7 +63,7 @@ async def detect(request: Request, options: Annotated[DetectOptions, Query()]) -
     kind = preferred(request.headers.get("accept", ""), (JSON, NDJSON, MP4))
     stack = AsyncExitStack()
     try:
-        service.check_room("all", options)  # before its body is read: a full service says so at once
+        service.check_room(caller, "all", options)  # before its body is read: a full service says so at once
         place = service.place(caller)
         stack.callback(place.release)
         with service.uploads.one_more(caller) as upload:

@@ -96,11 +96,14 @@ async def _draw(request: Request, service: Service, caller: Caller, target: Bina
             unbuffered = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-", buffering=0))  # noqa: SIM115
             drawing = cast(BinaryIO, unbuffered)
             await asyncio.to_thread(copy_results, given, drawing)
-        await until_disconnect(request, _rendered(service, caller, file, drawing, target))
+        address = request.client.host if request.client else ""
+        await until_disconnect(request, _rendered(service, caller, address, file, drawing, target))
 
 
-async def _rendered(service: Service, caller: Caller, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
-    async with service.drawings.one_more(REQUEST_ID.get(), caller) as one:
+async def _rendered(
+    service: Service, caller: Caller, address: str, file: BinaryIO, drawing: BinaryIO, target: BinaryIO
+) -> None:
+    async with service.drawings.one_more(REQUEST_ID.get(), caller, address) as one:
         await render(
             service.pool, service.settings, service.metrics, trained=service.engine.model.trained,
             source_fd=file.fileno(), target_fd=target.fileno(), drawing_fd=drawing.fileno(), progress=one.come,

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from stmixer.service.access import Caller
+from stmixer.service.api.doorway import place_of
 from stmixer.service.errors import CapacityError, InputError
 
 AT_A_TIME = 2
 """Each takes a core, and the model wants some too."""
-OF_A_KEY = 1
-"""Of these, so that one key's long videos leave room for another's."""
+OF_ONE = 1
+"""Of these, of a key, or of an address where no keys are asked for: one's long videos leave room for another's. This
+machine's own address, where no keys are asked for, is nobody else's."""
 
 
 @dataclass(eq=False)
 class Drawing:
-    """One of them. ``request_id``: of the request that asked for it; ``done_s`` seconds of the video are drawn, of
-    ``of_s``, None until that is known."""
+    """One of them. ``request_id``: of the request that asked for it; ``whose``: the key or the address among whose it
+    counts; ``done_s`` seconds of the video are drawn, of ``of_s``, None until that is known."""
 
     request_id: str
     caller: Caller
+    whose: str
     done_s: float = 0.0
     of_s: float | None = None
 
@@ -38,15 +41,16 @@ class Drawings:
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
         self._free = asyncio.Semaphore(AT_A_TIME)
-        self._free_of: WeakKeyDictionary[Caller, asyncio.Semaphore] = WeakKeyDictionary()
+        self._free_of: dict[str, asyncio.Semaphore] = {}
         self._all: set[Drawing] = set()
 
     @asynccontextmanager
-    async def one_more(self, request_id: str, caller: Caller) -> AsyncIterator[Drawing]:
-        """Around one, from when its turn has come. Raises CapacityError where it does not."""
-        drawing = Drawing(request_id, caller)
+    async def one_more(self, request_id: str, caller: Caller, address: str = "") -> AsyncIterator[Drawing]:
+        """Around one, from when its turn has come; ``address``: whence it is asked for. Raises CapacityError."""
+        drawing = Drawing(request_id, caller, place_of(address) if caller.key is None else caller.key.sha256)
         self._all.add(drawing)
-        own = self._free_of.setdefault(caller, asyncio.Semaphore(AT_A_TIME if caller.key is None else OF_A_KEY))
+        alone = caller.key is None and _is_this_machine(address)
+        own = self._free_of.setdefault(drawing.whose, asyncio.Semaphore(AT_A_TIME if alone else OF_ONE))
         try:
             async with AsyncExitStack() as places:
                 try:
@@ -54,11 +58,14 @@ class Drawings:
                         await places.enter_async_context(own)
                         await places.enter_async_context(self._free)
                 except TimeoutError:
-                    full = f"{AT_A_TIME} videos, or {OF_A_KEY} of this key, are being drawn already; try again later"
+                    one = "address" if caller.key is None else "key"
+                    full = f"{AT_A_TIME} videos, or {OF_ONE} of this {one}, are being drawn already; try again later"
                     raise CapacityError("capacity", full) from None
                 yield drawing
         finally:
             self._all.discard(drawing)
+            if all(other.whose != drawing.whose for other in self._all):
+                del self._free_of[drawing.whose]
 
     def find(self, request_id: str, caller: Caller) -> Drawing:
         """The caller's own. Raises InputError (404) where there is none, be it somebody else's."""
@@ -66,3 +73,10 @@ class Drawings:
             if drawing.request_id == request_id and drawing.caller.is_same(caller):
                 return drawing
         raise InputError("not_found", "nothing is being drawn under this request id", 404)
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -94,7 +94,7 @@ async def _kept(request: Request, event_id: str, kind: Kind, media_type: str) ->
     found = None if service.clips is None else await asyncio.to_thread(service.clips.store.find, event_id, kind)
     if found is None or known is None or owner not in (None, known[0]):
         raise InputError("not_found", "there is no such event, it has no clip (yet), or it is not yours", 404)
-    return FileResponse(found, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+    return FileResponse(found, media_type=media_type)
 
 
 def owner_seen(caller: Caller) -> str | None:

@@ -30,7 +30,7 @@ async def snapshot(request: Request, stream_id: int) -> Response:
     """The newest result, drawn upon the picture in which it was found."""
     request.state.caller.allow("stream")
     picture = await found(request, stream_id).preview.newest()
-    return Response(picture, media_type=JPEG, headers={"Cache-Control": "no-store"})
+    return Response(picture, media_type=JPEG)
 
 
 @router.get(ONE + "/preview.mjpg", response_model=None, responses=media(MJPEG.partition(";")[0]) | _NOT_THERE)

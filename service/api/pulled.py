@@ -15,7 +15,7 @@ from stmixer.service.access import TOKEN_S, Caller
 from stmixer.service.api import problems
 from stmixer.service.api.service import Service
 from stmixer.service.errors import InputError
-from stmixer.service.schemas import PullOrder, RunningStream, Token
+from stmixer.service.schemas import PullOrder, RunningStream, Token, TokenOrder
 from stmixer.service.sessions.backlog import Missing, Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sources.source import cancelled
@@ -27,7 +27,7 @@ router = APIRouter()
 EVENTS = "text/event-stream"
 QUIET_S = 15.0
 """After so long without a word a comment is sent, for proxies, which close what says nothing."""
-LIVE_HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+LIVE_HEADERS = {"X-Accel-Buffering": "no"}
 """Of an answer that comes bit by bit."""
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {"schema": {"type": "string"}}}}}
 NOT_THERE = problems.problems_of(401, 403, 404, 429)
@@ -43,12 +43,13 @@ register_url_convertor("stream", _Number())
 ONE = "/v1/streams/{stream_id:stream}"
 
 
-@router.post("/v1/tokens", status_code=201, responses=problems.problems_of(401, 403, 429))
-async def token(request: Request) -> Token:
+@router.post("/v1/tokens", status_code=201, responses=problems.problems_of(401, 403, 422, 429))
+async def token(request: Request, order: TokenOrder | None = None) -> Token:
     """What stands for the key in the address of events and pictures, for those who can send no header."""
     request.state.caller.allow("stream")
     service: Service = request.app.state.service
-    return Token(token=service.access.token(request.state.caller), expires_in_s=TOKEN_S)
+    path = None if order is None else order.path
+    return Token(token=service.access.token(request.state.caller, path), expires_in_s=TOKEN_S)
 
 
 @router.post(

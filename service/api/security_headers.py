@@ -18,6 +18,7 @@ TABLE = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
     b"permissions-policy": b"camera=(self), microphone=(), geolocation=()",
+    b"cache-control": b"no-store",
 }
 UNDER_TLS = {b"strict-transport-security": b"max-age=31536000"}
 """Only where we speak TLS ourselves: of the sites that a proxy serves we know nothing."""

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
@@ -38,6 +38,7 @@ from stmixer.service.settings import Settings
 from stmixer.service.sources.addresses import FILE, AddressPolicy, parse_networks, parse_url
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
 from stmixer.service.sources.easel import Easel
+from stmixer.service.sources.names import Names
 from stmixer.service.sources.played_file import files_not_allowed, open_below
 from stmixer.service.sources.pulled import PullTerms
 
@@ -80,7 +81,7 @@ class Service:
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
         self.pulled, self._easel = PulledStreams(), Easel(self.pool)
-        self._addresses = AddressPolicy(parse_networks(settings.allow_networks))
+        self._networks, self._names = parse_networks(settings.allow_networks), Names()
         self.clips: EventClips | None = None
         if settings.event_clips is not None:
             most = settings.event_clips_mb * 2**20, settings.event_clips_days * DAY_S
@@ -183,7 +184,6 @@ class Service:
         if self.clips is not None:
             await self.clips.close(self.time_left_s)
         await self._easel.close()
-        self._addresses.close()
         await self.engine.stop()
         await self.pool.stop()
 
@@ -234,9 +234,11 @@ class Service:
 
     # -- who is let in
 
-    def check_room(self, policy: Policy, options: DetectOptions) -> None:
+    def check_room(self, caller: Caller, policy: Policy, options: DetectOptions) -> None:
         """Raises CapacityError where there is no room now, be it for what comes later; InputError without the model."""
         besides = {stream.session.stream.id for stream in self.resumable.unattended()}
+        if not self._has_share(caller, policy, options, besides):
+            raise self._over_share(caller)
         self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
 
     def place(self, caller: Caller) -> StreamPlace:
@@ -263,10 +265,14 @@ class Service:
         A live stream that nobody is connected to gives way to it. ``rules``, besides those of all streams: checked;
         ``name``: of the stream in its events.
         """
-        if place is None:
-            while not caller.may_open and (own := self.resumable.unattended(caller)):
-                await self.resumable.give_way(own[0])
-        await self._make_room(policy, options)
+        while not self._has_share(caller, policy, options) or (place is None and not caller.may_open):
+            if not (own := self.resumable.unattended(caller)):
+                break
+            await self.resumable.give_way(own[0])
+        if self._has_share(caller, policy, options):
+            await self._make_room(policy, options)
+        if not self._has_share(caller, policy, options):  # also where another of its streams has begun meanwhile
+            raise self._over_share(caller)
         session = Session(
             self.engine, self.pool, self.settings, caller,
             source=source, policy=policy, options=options, deadline_ms=deadline_ms, place=place,
@@ -292,23 +298,24 @@ class Service:
 
     async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
         """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
-        terms = self._pull_terms(order)
+        terms = self._pull_terms(order, None if caller.key is None else caller.key.sha256)
         if terms.url.scheme == FILE:
             os.close(open_below(terms.folder, terms.url.target.lstrip("/")))
         return await self._begin_pull(caller, order, terms)
 
-    def _pull_terms(self, order: PullOrder) -> PullTerms:
-        """What is fetched, and how. Raises InputError for what may never be."""
+    def _pull_terms(self, order: PullOrder, whose: str | None = None) -> PullTerms:
+        """What is fetched, and how; ``whose`` the lookups of names are. Raises InputError for what may never be."""
         self.events.check(order.rules)
         settings, url = self.settings, parse_url(order.url)
+        policy = AddressPolicy(self._networks, self._names.of(whose))
         if url.scheme == FILE:
             if settings.allow_files is None:
                 raise files_not_allowed()
         elif order.loop:
             raise InputError("bad_option", "loop: files are played again and again, cameras go on by themselves")
         else:
-            self._addresses.check_literal(url)
-        return PullTerms(url, self._addresses, settings.allow_files, order.loop, settings.pull_silent_s)
+            policy.check_literal(url)
+        return PullTerms(url, policy, settings.allow_files, order.loop, settings.pull_silent_s)
 
     async def _pull_filed(self, order: PullOrder) -> PulledStream:
         """One of the file's: of no key. A file that is missing is told of as its state: it may come back."""
@@ -333,6 +340,17 @@ class Service:
                     self.engine.room.clear()
                     await self.engine.room.wait()
         return await self.session(caller, "upload", "all", options, place=place)
+
+    def _has_share(self, caller: Caller, policy: Policy, options: DetectOptions, besides: Collection[int] = ()) -> bool:
+        """Whether one more of its streams is within its share; ``besides``: ids of those that would not be there."""
+        if caller.percent == 100:
+            return True
+        own = {s.stream.id for s in self._running() if s.caller.is_same(caller)} - set(besides)
+        return self.engine.has_share(own, policy, schedule_of(self.engine, options).hz, caller.percent)
+
+    def _over_share(self, caller: Caller) -> CapacityError:
+        self.metrics.streams_rejected.labels("key_limit").inc()
+        return caller.over_share()
 
     async def _make_room(self, policy: Policy, options: DetectOptions) -> bool:
         """Whether one more stream fits, now that as many gave way for it as have to."""

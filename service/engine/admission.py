@@ -38,3 +38,10 @@ def fits(running: Iterable[float], wanted: float, capacity: float) -> bool:
     """Whether one more stream fits beside those that run. A few always do: live ones skip, others wait."""
     weights = list(running)
     return len(weights) < STREAMS_ALWAYS_TAKEN or sum(weights) + wanted <= capacity
+
+
+def fits_share(own: Iterable[float], wanted: float, capacity: int, percent: int, *, weighed: bool) -> bool:
+    """Whether one more stream of somebody fits the part of the capacity that theirs may take together; one always."""
+    weights = list(own)
+    taken, more = (sum(weights), wanted) if weighed else (len(weights), 1)
+    return not weights or taken + more <= capacity * percent / 100

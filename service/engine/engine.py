@@ -14,6 +14,7 @@ from collections.abc import Collection
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import new_bank, second_of
+from stmixer.service.engine.admission import fits_share
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.models import Models
 from stmixer.service.engine.payload import left_of
@@ -164,6 +165,13 @@ class Engine:
     def _taken_beside(self, seat: Seat, besides: Collection[int]) -> float:
         """The part of a seat's device that other models' streams take."""
         return sum(o.load(besides) for o in self.seats if o is not seat and o.place == seat.place)
+
+    def has_share(self, own: Collection[int], policy: Policy, keyframe_hz: float, percent: int) -> bool:
+        """Whether one more stream fits the part of the capacity that those with ids ``own`` may take together."""
+        theirs = [stream for stream in self.streams.values() if stream.id in own]
+        running = [self._seat_of(stream).weight(stream.policy, stream.schedule.hz) for stream in theirs]
+        wanted = self.models.default.seats[0].weight(policy, keyframe_hz)
+        return fits_share(running, wanted, self.capacity, percent, weighed=self.settings.max_streams is None)
 
     def check_room(
         self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), model: str | None = None, *,

@@ -39,7 +39,7 @@ class Seat:
         self.streams: dict[int, Stream] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
-    def _weight(self, policy: Policy, keyframe_hz: float) -> float:
+    def weight(self, policy: Policy, keyframe_hz: float) -> float:
         """What a stream takes of its capacity."""
         if not self.saved or self.model is None:
             return weight(policy, keyframe_hz)
@@ -48,7 +48,7 @@ class Seat:
 
     def _weights(self, besides: Collection[int] = ()) -> list[float]:
         """Of all its streams but ``besides``."""
-        return [self._weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
+        return [self.weight(s.policy, s.schedule.hz) for s in self.streams.values() if s.id not in besides]
 
     def fits(
         self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), *, elsewhere: float = 0.0
@@ -56,7 +56,7 @@ class Seat:
         """Whether one more stream fits; ``besides``: ids of those that would not be there then; ``elsewhere``: the part
         of the device that other models' streams take."""
         left = self.capacity * (1 - elsewhere)
-        return fits(self._weights(besides), self._weight(policy, keyframe_hz), left)
+        return fits(self._weights(besides), self.weight(policy, keyframe_hz), left)
 
     def load(self, besides: Collection[int] = ()) -> float:
         """The part of its capacity that its streams take."""
@@ -64,7 +64,7 @@ class Seat:
 
     def taken(self, policy: Policy, keyframe_hz: float) -> float:
         """The part of its capacity that would be taken if such a stream came to it."""
-        return (sum(self._weights()) + self._weight(policy, keyframe_hz)) / self.capacity
+        return (sum(self._weights()) + self.weight(policy, keyframe_hz)) / self.capacity
 
     def add(self, stream: Stream) -> None:
         """A stream is served here from now on."""

@@ -6,16 +6,15 @@ which says something else the next moment leads nowhere. Whoever connects does s
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
 from stmixer.service.errors import InputError
+from stmixer.service.sources.names import Names, Resolve
 
 PORTS = {"rtsp": 554, "http": 80, "https": 443}
 """Schemes that lead to other machines, and where to when nothing is said."""
@@ -29,8 +28,6 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a name, for a port. Raises OSError."""
 
 
 class AddressRefused(Exception):
@@ -110,11 +107,9 @@ class AddressPolicy:
     """Which addresses may be reached: public ones, and those of ``networks``."""
 
     def __init__(self, networks: Sequence[Network], resolve: Resolve | None = None) -> None:
-        """``resolve``: who looks names up; the system by default."""
+        """``resolve``: who looks names up; the system, for nobody in particular, by default."""
         self._networks = tuple(networks)
-        self._lookups: ThreadPoolExecutor | None = None
-        self._running: dict[str, asyncio.Future[list[str]]] = {}
-        self._resolve = resolve or self._ask_system
+        self._resolve = resolve or Names().of(None)
 
     def allows(self, address: str) -> bool:
         """Whether a packet may be sent to a literal address."""
@@ -149,31 +144,6 @@ class AddressPolicy:
             raise InputError(
                 "address_refused", f"{url.host} is a private address: start the service with --allow-networks", 422
             )
-
-    async def _ask_system(self, host: str, port: int) -> Sequence[str]:
-        # threads of our own, one a name: names that nobody answers for hold up nothing else
-        if self._lookups is None:
-            self._lookups = ThreadPoolExecutor(16, thread_name_prefix="names")
-        running = self._running.get(host)
-        if running is None:
-            running = asyncio.get_running_loop().run_in_executor(self._lookups, _look_up, host, port)
-            self._running[host] = running
-            running.add_done_callback(lambda done: self._looked_up(host, done))
-        return await asyncio.shield(running)  # whoever waits no longer ends it for nobody else
-
-    def _looked_up(self, host: str, done: asyncio.Future[list[str]]) -> None:
-        del self._running[host]
-        if not done.cancelled():
-            done.exception()  # told to those who wait; there may be none any more
-
-    def close(self) -> None:
-        """Wait for no lookup that still runs."""
-        if self._lookups is not None:
-            self._lookups.shutdown(wait=False, cancel_futures=True)
-
-
-def _look_up(host: str, port: int) -> list[str]:
-    return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def _inner(address: IpAddress) -> IpAddress:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Callable
 
 from stmixer.service.ipc.messages import OpenCamera, Progress
@@ -24,6 +27,8 @@ MOST_ADDRESSES = 8
 """Of one name, that are tried."""
 RECEIVE_BUFFER = 256 * 1024
 """What the kernel may keep of a camera that sends faster than its pictures are decoded: a second or so, and no more."""
+_BYTES_RECEIVED_AT = 128
+"""Of ``struct tcp_info``: tcpi_bytes_received, a uint64 (linux/tcp.h, from 4.1 on)."""
 
 
 async def connected(url: PulledUrl, policy: AddressPolicy) -> tuple[socket.socket, str]:
@@ -60,6 +65,17 @@ async def reachable(url: PulledUrl, policy: AddressPolicy) -> tuple[str, ...]:
         raise Trouble("name", f"there is no host of the name {url.host}") from None
 
 
+def taken_of_waiting(connection: socket.socket) -> int | None:
+    """How many bytes of a TCP connection its readers have taken so far; None where none wait, or nobody knows."""
+    try:
+        waiting = int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), "little")
+        about = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        received = struct.unpack_from("=Q", about, _BYTES_RECEIVED_AT)[0]
+    except (OSError, struct.error):
+        return None
+    return int(received) - waiting if waiting else None
+
+
 def not_reached(url: PulledUrl, error: OSError) -> Trouble:
     """What a failed connect means."""
     if error.errno == errno.ECONNREFUSED:
@@ -85,15 +101,22 @@ class CameraSource(DecodedSource):
         try:
             await self.open()
             begun()
-        finally:  # the decoder has its own
+        except BaseException:
             self._hang_up()
+            raise
 
     async def leave(self) -> None:
         """End what reads from this connection."""
         try:
             await self.close()
         finally:
+            self._hang_up()  # the decoder had its own; ours is there to be looked at
             self._context.counts.cut("decoder")
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is something that its decoder has not taken yet."""
+        return self._owed() is not None
 
     def _hang_up(self) -> None:
         ours, self._socket = self._socket, None
@@ -112,8 +135,9 @@ class CameraSource(DecodedSource):
         self._socket.setblocking(True)  # as FFmpeg expects of one that is new
         return self._socket.fileno()
 
-    def _owed(self) -> None:
-        """Nothing that could be seen from here: whether pictures come is watched instead."""
+    def _owed(self) -> int | None:
+        """Bytes of the camera's that were taken, while some wait; while none do the camera has said nothing."""
+        return None if self._socket is None else taken_of_waiting(self._socket)
 
     async def _died(self, death: DecoderDied) -> bool:
         self._fail(WHAT_IT_DID[death.reason])

@@ -60,6 +60,11 @@ class PlayedFile(DecodedSource):
         finally:
             os.close(self._file)
 
+    @property
+    def owes(self) -> bool:
+        """It waits for its time."""
+        return False
+
     async def leave(self) -> None:
         """Stop playing."""
         try:

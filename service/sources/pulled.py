@@ -24,6 +24,7 @@ from stmixer.service.logs import fields
 from stmixer.service.sources.addresses import FILE, AddressPolicy, PulledUrl
 from stmixer.service.sources.camera import CameraSource
 from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.patience import STUCK_S
 from stmixer.service.sources.played_file import PlayedFile
 from stmixer.service.sources.source import cancelled
 from stmixer.service.sources.trouble import Backoff, Trouble
@@ -42,8 +43,12 @@ MOST_WARNINGS = 100
 class Fetcher(Protocol):
     """A kind: ``fetch`` is one attempt, which may go on after it has returned; ``leave`` ends it.
 
-    ``begun`` is to be called once somebody reads, from when on pictures are waited for.
+    ``begun`` is to be called once somebody reads, from when on pictures are waited for. While it ``owes`` the source
+    has said something that its decoder does not take: that one is given up (``patience``), and the source not silent.
     """
+
+    @property
+    def owes(self) -> bool: ...
 
     async def fetch(self, begun: Callable[[], None]) -> None: ...
     async def leave(self) -> None: ...
@@ -227,7 +232,7 @@ class PulledSource:
             del self._context.warnings[:-MOST_WARNINGS]
             if self._look():
                 last, limit = now, silent_s
-            elif now - last > limit:
+            elif now - last > limit and (not self._fetcher.owes or now - last > limit + 2 * STUCK_S):
                 return Trouble("silent", f"no picture for {now - last:.0f} s")
 
     def _look(self) -> bool:

@@ -66,6 +66,11 @@ class WebSource:
         except httpx.HTTPError as error:
             raise self._trouble(error) from None
 
+    @property
+    def owes(self) -> bool:
+        """What has come is handed on; whoever takes it is watched."""
+        return False
+
     async def leave(self) -> None:
         """What reads of this connection ends; pictures that have come still count."""
         if self._source is not None:

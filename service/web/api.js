@@ -94,14 +94,17 @@ export const removeStream = (id) => got(`v1/streams/${id}`, { method: "DELETE" }
 /** What one looks like now, boxes drawn, as a Blob. Raises Refused. */
 export const snapshot = (id) => taken(`v1/streams/${id}/snapshot.jpg`, (answer) => answer.blob());
 
-/** What an element may fetch by itself: it sends no header, so a token stands for the key. Raises Refused. */
-async function withToken(url) {
-  if (hasKey()) url.searchParams.set("token", await taken("v1/tokens", async (answer) => (await answer.json()).token, { method: "POST" }));
+/** What an element may fetch by itself: it sends no header, so a token stands for the key, at that address alone. Raises Refused. */
+async function withToken(path) {
+  const url = address(path);
+  if (!hasKey()) return url;
+  const order = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ path: `/${path}` }) };
+  url.searchParams.set("token", await taken("v1/tokens", async (answer) => (await answer.json()).token, order));
   return url;
 }
 
 /** What an <img> shows as a picture that moves. Raises Refused. */
-export const previewAddress = (id) => withToken(address(`v1/streams/${id}/preview.mjpg`));
+export const previewAddress = (id) => withToken(`v1/streams/${id}/preview.mjpg`);
 
 /** The newest events, of one stream where its name is given, and whether clips of such are kept: {events, clips} as GET /v1/events has them. Raises Refused. */
 export const pastEvents = (limit, stream = null) =>

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_stream import Camera
 
-from stmixer.service.engine.admission import capacity_of, fits, weight
+from stmixer.service.engine.admission import capacity_of, fits, fits_share, weight
 from stmixer.service.engine.engine import Engine
 from stmixer.service.errors import CapacityError
 from stmixer.service.metrics import Metrics
@@ -30,6 +30,16 @@ def test_kept_features_make_a_fast_stream_lighter() -> None:
     assert weight("latest", 1, saved=0.8, span_s=1.0) == 1
     assert weight("latest", 0.5, saved=0.8, span_s=1.0) == 1
     assert weight("all", 8, saved=0.8, span_s=1.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "weighed", "fit"),
+    [([], 30, True, True), ([3], 1, True, True), ([3], 2, True, False), ([1, 2], 1, True, True),
+     ([1, 1], 3, True, False), ([], 9, False, True), ([9, 9, 9], 9, False, True), ([1, 1, 1, 1], 1, False, False)],
+)  # fmt: skip
+def test_a_share_of_half_the_capacity(own: list[float], wanted: float, weighed: bool, fit: bool) -> None:
+    """One stream always, whatever it takes; where streams are counted each is one."""
+    assert fits_share(own, wanted, 8, 50, weighed=weighed) == fit
 
 
 def test_who_fits() -> None:

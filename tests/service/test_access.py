@@ -7,6 +7,7 @@ import json
 import socket as sockets
 import ssl
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -379,6 +380,17 @@ def test_tls_and_names(
         with sockets.create_connection((host, int(port)), timeout=30) as silent:  # asyncio would wait for a minute
             assert silent.recv(1) == b""
         server = Server(url, open_server.process)
+        for newest, spoken in ((ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_1, None)):
+            old = ssl.create_default_context(cafile=str(chain))
+            old.set_ciphers("ALL:@SECLEVEL=0")
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, newest
+            with (
+                sockets.create_connection((host, int(port)), timeout=30) as connection,
+                contextlib.nullcontext() if spoken else pytest.raises(ssl.SSLError),
+                old.wrap_socket(connection, server_hostname=host) as client,
+            ):
+                assert client.version() == spoken
         with plain_socket(server, ssl=context) as socket:
             socket.send(json.dumps({"type": "start", "api_key": secrets["stream"]}))
             assert json.loads(socket.recv(20))["type"] == "ready"

@@ -12,6 +12,7 @@ import pytest
 from stmixer.service.errors import InputError
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl, parse_networks, parse_url
 from stmixer.service.sources.camera import MOST_ADDRESSES, connected, reachable
+from stmixer.service.sources.names import OF_ONE, Names
 from stmixer.service.sources.trouble import Trouble
 
 # what a URL's host is; the addresses that the system makes of it; what --allow-networks has to name
@@ -62,7 +63,7 @@ def test_what_is_public_may_be_reached(host: str) -> None:
     assert reached(AddressPolicy(()), host)
 
 
-class Names:
+class Answers:
     """Says something else each time that it is asked."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
@@ -73,7 +74,7 @@ class Names:
 
 
 def test_of_a_name_with_two_addresses_the_allowed_one_is_reached() -> None:
-    names = Names(["127.0.0.1", "8.8.8.8", "fe80::1"], ["127.0.0.1", "10.0.0.1"])
+    names = Answers(["127.0.0.1", "8.8.8.8", "fe80::1"], ["127.0.0.1", "10.0.0.1"])
     policy = AddressPolicy((), names)
     assert reached(policy, "two.example") == ("8.8.8.8",)
     with pytest.raises(AddressRefused, match=r"two\.example leads to private addresses alone"):
@@ -83,7 +84,7 @@ def test_of_a_name_with_two_addresses_the_allowed_one_is_reached() -> None:
 def test_what_was_checked_is_what_is_connected_to() -> None:
     """The name leads elsewhere the moment after; nobody asks it again."""
     with socket.create_server(("127.0.0.1", 0)) as right, socket.create_server(("127.0.0.2", 0)) as wrong:
-        names = Names(["127.0.0.1"], ["127.0.0.2"])
+        names = Answers(["127.0.0.1"], ["127.0.0.2"])
         policy = AddressPolicy(parse_networks("127.0.0.1"), names)
         url = PulledUrl("rtsp", "changes.example", right.getsockname()[1], "/cam")
 
@@ -103,8 +104,8 @@ def test_what_was_checked_is_what_is_connected_to() -> None:
 
 
 def test_a_literal_address_is_not_looked_up() -> None:
-    assert reached(AddressPolicy((), Names()), "[64:ff9b::808:808]") == ("64:ff9b::808:808",)
-    assert reached(AddressPolicy((), Names()), "134744072") == ("8.8.8.8",)
+    assert reached(AddressPolicy((), Answers()), "[64:ff9b::808:808]") == ("64:ff9b::808:808",)
+    assert reached(AddressPolicy((), Answers()), "134744072") == ("8.8.8.8",)
 
 
 def test_who_asks_for_one_name_shares_one_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +131,66 @@ def test_who_asks_for_one_name_shares_one_lookup(monkeypatch: pytest.MonkeyPatch
         assert asked == ["slow.example"]
         assert await policy.reach("slow.example", 80) == ("8.8.8.8",)  # later it is asked for again
         assert len(asked) == 2
-        policy.close()
+
+    asyncio.run(run())
+
+
+UNTIL_IT_HANGS_S = 30
+
+
+def test_slow_names_of_one_key_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answer, first = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host.startswith("slow"):
+            begun.release()
+            (first if host == "slow-0" else answer).wait(UNTIL_IT_HANGS_S)
+        return [(0, 0, 0, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def run() -> None:
+        names = Names()
+        mine, theirs = (AddressPolicy((), names.of(whose)) for whose in ("mine", "theirs"))
+        slow = [asyncio.create_task(mine.reach(f"slow-{number}", 80)) for number in range(OF_ONE)]
+        for _ in slow:
+            await asyncio.to_thread(begun.acquire)
+        queued = asyncio.create_task(mine.reach("quick-a", 80))
+        async with asyncio.timeout(UNTIL_IT_HANGS_S):
+            for anyone in (theirs, AddressPolicy((), names.of(None))):
+                assert await anyone.reach("quick-b", 80) == ("8.8.8.8",)
+            assert await theirs.reach("quick-a", 80) == ("8.8.8.8",), "it waits for none that has not begun"
+            assert not queued.done()
+            slow[0].cancel()  # who waits no longer gives no place back: its thread is still there
+            await asyncio.sleep(0)
+            assert not queued.done()
+            first.set()
+            assert await queued == ("8.8.8.8",)
+        answer.set()
+        assert await asyncio.gather(*slow[1:]) == [("8.8.8.8",)] * (OF_ONE - 1)
+
+    asyncio.run(run())
+
+
+def test_no_thread_for_a_name_is_an_error_and_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        names = Names()
+        with monkeypatch.context() as none:
+            none.setattr(threading.Thread, "start", start)
+            for number in range(OF_ONE + 1):
+                with pytest.raises(OSError, match="no thread"):
+                    await names.of("mine")(f"name-{number}", 80)
+        assert await names.of("mine")("localhost", 80)
 
     asyncio.run(run())
 
 
 def test_so_many_addresses_of_a_name_are_tried() -> None:
     many = [f"8.8.8.{number}" for number in range(1, 30)]
-    found = asyncio.run(reachable(spelt("many.example"), AddressPolicy((), Names(many))))
+    found = asyncio.run(reachable(spelt("many.example"), AddressPolicy((), Answers(many))))
     assert found == tuple(many[:MOST_ADDRESSES])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from wire import Wire
 
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
+from stmixer.service.sources import patience
 from stmixer.service.sources.addresses import AddressPolicy
+from stmixer.service.sources.camera import CameraSource, taken_of_waiting
 from stmixer.service.sources.upload import UploadSource
 
 HZ, FRAMES = 1.0, 300
@@ -164,6 +167,50 @@ def test_a_camera_that_falls_silent_or_is_cut_off_comes_back(film: Path) -> None
                 conserved(summary.model_dump())
 
     asyncio.run(run())
+
+
+def test_a_decoder_that_is_stopped_is_no_silent_camera(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up as any other, and counted; the next one goes on."""
+    monkeypatch.setattr(patience, "STUCK_S", 2.0)
+    monkeypatch.setattr(patience, "LOOK_S", 0.1)
+
+    def stuck(engine: Running) -> float:
+        found = engine.engine.metrics.registry.get_sample_value("stmixer_decoders_lost_total", {"reason": "stuck"})
+        return found or 0.0
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film) as camera:
+                async with pulled(engine, camera.url(), silent_s=1.0) as stream:
+                    live = await says(stream, "status", state="live")
+                    before, fetcher = stuck(engine), stream._source._fetcher
+                    assert isinstance(fetcher, CameraSource)
+                    assert fetcher._link is not None
+                    os.kill(fetcher._link.pid, signal.SIGSTOP)
+                    lost = await says(stream, "status", state="reconnecting", after=live.number)
+                    assert stuck(engine) == before + 1
+                    assert "held the decoder up" in str(told(stream).error)
+                    await says(stream, "status", state="live", after=lost.number)
+
+    asyncio.run(run())
+
+
+def test_what_a_connections_reader_has_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as far:
+        near, _ = listening.accept()
+        with near:
+            assert taken_of_waiting(near) is None
+            far.sendall(b"x" * 1000)
+            assert near.recv(1, socket.MSG_PEEK)
+            assert taken_of_waiting(near) == 0
+            near.recv(300)
+            assert taken_of_waiting(near) == 300
+            near.recv(1000)
+            assert taken_of_waiting(near) is None
+    ours, theirs = socket.socketpair()  # of no TCP
+    with ours, theirs:
+        theirs.send(b"x")
+        assert taken_of_waiting(ours) is None
 
 
 @pytest.mark.parametrize("state", ["connecting", "accepted", "live", "stalled", "reconnecting"])

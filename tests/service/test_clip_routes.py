@@ -61,7 +61,7 @@ def kept(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_clip_and_a_picture_of_an_event(kept: Kept) -> None:
     clip = kept.get(f"{kept.event}/clip.mp4").raise_for_status()
     assert clip.headers["content-type"] == "video/mp4"
-    assert "private" in clip.headers["cache-control"]
+    assert clip.headers["cache-control"] == "no-store"
     with av.open(io.BytesIO(clip.content)) as container:
         assert sum(1 for _ in container.decode(video=0)) > 10
     picture = kept.get(f"{kept.event}/thumbnail.jpg").raise_for_status()

@@ -68,6 +68,7 @@ def test_compose_says_that_it_is_open_and_shuts_all_of_it_in() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["pids_limit"] > 0
         assert "inside" in service["networks"]
+        assert is_ours or "@sha256:" in service["image"]
         assert ("default" in service["networks"]) is is_ours
 
 
@@ -76,7 +77,7 @@ def test_a_dockerfile_keeps_what_it_promises(path: Path) -> None:
     steps = instructions(path)
     stages = [rest for word, rest in steps if word == "FROM"]
     assert len(stages) == 2
-    assert all(re.fullmatch(r"python:\d+\.\d+\.\d+-slim-bookworm( AS build)?", stage) for stage in stages)
+    assert all(re.fullmatch(r"python:\d+\.\d+\.\d+-slim-bookworm@\S+( AS build)?", stage) for stage in stages)
     last = dict(steps)  # of each instruction the last one
     assert last["USER"] == "10001"
     assert "/readyz" in last["HEALTHCHECK"]
@@ -85,7 +86,10 @@ def test_a_dockerfile_keeps_what_it_promises(path: Path) -> None:
     assert entry[0] in scripts
     assert set(re.findall(r"STMIXER_\w+", last["ENV"])) <= SETTINGS
     assert "STMIXER_ALLOW_ANONYMOUS" not in last["ENV"], "whoever runs it says so, or names a key file"
-    assert any(word == "RUN" and "--constraint lock.txt" in rest for word, rest in steps)
+    installs = [rest for word, rest in steps if word == "RUN" and " install " in rest]
+    assert ["--require-hashes" in rest or "--constraint lock.txt --build-constraints lock.txt" in rest
+            for rest in installs] == [True, True]  # fmt: skip
+    assert last["WORKDIR"] == "/", "where nobody else can put a file"
     for word, rest in steps:
         if word == "COPY" and not rest.startswith("--from"):
             assert all((ROOT / source).exists() for source in rest.split()[:-1]), rest

@@ -226,7 +226,7 @@ def test_while_the_copy_is_sent_nothing_else_is_kept(monkeypatch: pytest.MonkeyP
     """Neither what came with the request nor its upload's place; the key's place is."""
     caller, held = Caller(None), []
 
-    async def rendered(_: Service, __: Caller, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
+    async def rendered(_: Service, __: Caller, ___: str, file: BinaryIO, drawing: BinaryIO, target: BinaryIO) -> None:
         held.extend([file, drawing, target])
         assert not service.uploads.empty.is_set()
         target.write(b"drawn")
@@ -250,7 +250,7 @@ def test_a_video_has_its_own_limit(monkeypatch: pytest.MonkeyPatch, more: int) -
     """As in /v1/detect: the room for results is not the video's."""
     came = []
 
-    async def rendered(_: Service, __: Caller, file: BinaryIO, *___: BinaryIO) -> None:
+    async def rendered(_: Service, __: Caller, ___: str, file: BinaryIO, *____: BinaryIO) -> None:
         came.append(file.seek(0, 2))
 
     async def draw_and_send() -> None:
@@ -274,15 +274,15 @@ def test_who_is_leaving_draws_nothing_more() -> None:
 
 
 async def _occupied(drawings: Drawings, caller: Caller) -> None:
-    async with drawings.one_more("a", caller) as one, drawings.one_more("b", caller):
+    async with drawings.one_more("a", caller, "127.0.0.1") as one, drawings.one_more("b", caller, "127.0.0.1"):
         assert AT_A_TIME == 2
         one.come(1.5, 3.0)
         assert drawings.find("a", caller) is one
         with pytest.raises(StmixerError, match="being drawn") as caught:
-            async with drawings.one_more("c", caller):
+            async with drawings.one_more("c", caller, "192.0.2.1"):
                 pytest.fail("there is no third")
         assert (caught.value.code, caught.value.status) == ("capacity", 503)
-    async with drawings.one_more("c", caller):
+    async with drawings.one_more("c", caller, "192.0.2.1"):
         pass
 
 
@@ -305,6 +305,41 @@ def test_one_key_leaves_room_for_another() -> None:
             pass
 
     asyncio.run(draw_both())
+
+
+@pytest.mark.parametrize("same", ["192.0.2.1", "::ffff:192.0.2.1"])
+def test_one_address_leaves_room_for_another_where_nobody_has_a_key(same: str) -> None:
+    anyone = Caller(None)
+
+    async def draw_both() -> None:
+        drawings = Drawings(wait_s=0.01)
+        async with drawings.one_more("a", anyone, "192.0.2.1"):
+            with pytest.raises(CapacityError, match="1 of this address"):
+                async with drawings.one_more("b", anyone, same):
+                    pytest.fail("there is no second of one address")
+            async with drawings.one_more("c", anyone, "192.0.2.2"):
+                pass
+        async with drawings.one_more("d", anyone, same):
+            pass
+
+    asyncio.run(draw_both())
+
+
+def test_a_drawings_place_is_that_of_who_asked() -> None:
+    """By the address that the request came from."""
+    anyone, seen = Caller(None), []
+    service = Service(Settings(upload_wait_s=0.01))
+    request = request_of(b"a video", lines(line(0)), service, anyone)
+    request.scope["client"] = ("192.0.2.1", 4711)
+
+    async def draw_while(address: str) -> None:
+        async with service.drawings.one_more("a", anyone, address):
+            with pytest.raises(CapacityError) as refused:
+                await draw_route.draw(request)
+            seen.append(str(refused.value))
+
+    asyncio.run(draw_while("192.0.2.1"))
+    assert "1 of this address" in seen[0]
 
 
 def test_a_key_sees_its_own_drawings_only() -> None:

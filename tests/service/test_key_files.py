@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import os
@@ -35,6 +37,21 @@ def kept(path: Path, name: str = "one", scopes: tuple[str, ...] = ("detect", "st
 
 
 # -- the file
+
+
+def test_a_key_is_256_bits_of_the_systems_and_kept_as_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def random(count: int) -> bytes:
+        drawn.append(count)
+        return os.urandom(count)
+
+    monkeypatch.setattr("secrets.token_bytes", random)
+    made = {new_secret() for _ in range(3)}
+    assert (len(made), drawn) == (3, [32] * 3)
+    assert {len(base64.urlsafe_b64decode(secret.removeprefix("stm_") + "=")) for secret in made} == {32}
+    for secret in made:
+        assert digest(secret) == hashlib.sha256(secret.encode()).hexdigest()
 
 
 def test_keys_that_are_added_at_once_are_all_kept(tmp_path: Path) -> None:
@@ -75,8 +92,10 @@ def test_a_file_that_others_may_write_is_none(tmp_path: Path, mode: int) -> None
     assert f"chmod go-w {path}" in str(refused.value)
     assert f"{mode:04o}" in str(refused.value)
     done = subprocess.run(
-        [*STMIXER, "serve", "--port", "0", "--keys", str(path)], capture_output=True, text=True, timeout=60, check=False
-    )
+        [*STMIXER, "serve", "--port", "0", "--keys", str(path)],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")},
+    )  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"chmod go-w {path}" in done.stderr
     os.utime(path, ns=(1, 1))  # a running service keeps the keys of before

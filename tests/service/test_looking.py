@@ -198,6 +198,9 @@ def test_head_of_what_never_ends_ends(walk: str, what: str) -> None:
                 assert head.headers["content-type"] == got.headers["content-type"]
 
 
+EVENTS = "/v1/streams/1/events"
+
+
 def test_a_token_opens_what_its_key_may_see_and_nothing_else(service: Server, walk: str) -> None:
     problem(httpx.post(service.url + "/v1/tokens"), 401, "unauthorized")
     problem(httpx.post(service.url + "/v1/tokens", headers=bearer("poster")), 403, "forbidden")
@@ -217,24 +220,43 @@ def test_a_token_opens_what_its_key_may_see_and_nothing_else(service: Server, wa
         assert "result" in next(json.loads(line[6:])["type"] for line in events.iter_lines() if '"result"' in line)
 
 
+@pytest.mark.parametrize(("opens", "other"), [("snapshot.jpg", "preview.mjpg"), ("events", "snapshot.jpg")])
+def test_a_token_may_be_for_one_address(service: Server, walk: str, opens: str, other: str) -> None:
+    path = f"{walk.removeprefix(service.url)}/{opens}"
+    made = httpx.post(service.url + "/v1/tokens", headers=bearer("viewer"), json={"path": path})
+    assert made.status_code == 201
+    mine = {"token": made.json()["token"]}
+    assert "another address" in problem(httpx.get(f"{walk}/{other}", params=mine), 401, "unauthorized")
+    with httpx.stream("GET", f"{walk}/{opens}", params=mine, timeout=60) as answer:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [{"path": "/v1/streams"}, {"path": "/v1/streams/1/events/x"}, {"path": 1}, {"paths": []}]
+)
+def test_a_token_opens_nothing_else(service: Server, body: dict[str, object]) -> None:
+    answer = httpx.post(service.url + "/v1/tokens", headers=bearer("viewer"), json=body)
+    assert answer.status_code == 422
+
+
 def test_a_token_expires_and_lapses_with_its_key(tmp_path: Path) -> None:
     now = [0.0]
     access = Access(key_file(tmp_path), clock=lambda: now[0])
     caller = access.caller("viewer")
     token = access.token(caller)
     now[0] = TOKEN_S - 0.1
-    assert access.caller_of_token(token) is caller
+    assert access.caller_of_token(token, EVENTS) is caller
     now[0] = TOKEN_S
     with pytest.raises(AccessError):
-        access.caller_of_token(token)
+        access.caller_of_token(token, EVENTS)
     fresh = access.token(caller)
     others = access.token(access.caller("other"))
     tokens = [access.token(caller) for _ in range(MOST_TOKENS)]
     with pytest.raises(AccessError, match="not known here"):  # its own oldest has given way
-        access.caller_of_token(fresh)
-    assert access.caller_of_token(others).name == "other"
-    assert [access.caller_of_token(token) for token in tokens] == [caller] * MOST_TOKENS
+        access.caller_of_token(fresh, EVENTS)
+    assert access.caller_of_token(others, EVENTS).name == "other"
+    assert [access.caller_of_token(token, EVENTS) for token in tokens] == [caller] * MOST_TOKENS
     fresh = tokens[-1]
     caller.lapse("this key was taken away")
     with pytest.raises(AccessError, match="taken away"):
-        access.caller_of_token(fresh)
+        access.caller_of_token(fresh, EVENTS)

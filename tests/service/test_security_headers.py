@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from serving import Server
 from websockets.exceptions import InvalidStatus
 from ws_client import plain_socket
 
-from stmixer.service.api.app import create_app, foreign
+from stmixer.service.api.app import WEB, create_app, foreign
 from stmixer.service.api.security_headers import TABLE, UNDER_TLS
 from stmixer.service.api.service import Service
 from stmixer.service.settings import Settings
@@ -41,9 +42,38 @@ def test_every_answer_has_the_table(method: str, path: str, headers: dict[str, s
     answer = asyncio.run(ask())
     assert answer.status_code == status
     for name, value in NAMES.items():
-        assert answer.headers.get_list(name) == [value]
+        kept = name == "cache-control" and status == 200 and (path == "/" or path.startswith("/web/"))
+        assert answer.headers.get_list(name) == ["no-cache" if kept else value]
     assert ("strict-transport-security" in answer.headers) == (scheme == "https")
     assert UNDER_TLS
+
+
+def test_browsers_keep_the_page_and_nothing_else() -> None:
+    """And ask whether it is still the same; what a key sees is on no disk."""
+    transport = httpx.ASGITransport(create_app(Service(Settings())))
+
+    async def ask(path: str, **headers: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(path, headers=headers)
+
+    first = asyncio.run(ask("/web/app.js"))
+    again = asyncio.run(ask("/web/app.js", **{"If-None-Match": first.headers["etag"]}))
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+    assert asyncio.run(ask("/openapi.json")).headers["cache-control"] == "no-store"
+
+
+def test_the_page_makes_no_markup_of_what_it_is_told() -> None:
+    """Names of streams, rules and keys are text; nothing of them is run either (the CSP has no ``unsafe-…``)."""
+    makes = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|srcdoc|document\.write|DOMParser|\beval\(|new Function")
+    scripts = {path.name: path.read_text() for path in WEB.glob("*.js")}
+    assert len(scripts) > 5
+    assert [name for name, text in scripts.items() if makes.search(text)] == []
+    page = (WEB / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|javascript:", page)
+    loaded = re.findall(r"""<(?:script|link|img|video|iframe)\b[^>]*\s(?:src|href)=["']([^"']*)""", page)
+    assert len(loaded) > 3
+    assert all(place.startswith(("web/", "data:")) for place in loaded), "nothing from elsewhere"
+    assert "unsafe" not in NAMES["content-security-policy"]
 
 
 def test_below_a_prefix_too(tmp_path: Path) -> None:

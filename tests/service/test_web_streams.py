@@ -24,9 +24,10 @@ from ws_client import jpeg
 from stmixer.service.errors import CapacityError
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
-from stmixer.service.sources.addresses import AddressPolicy, Resolve, parse_networks, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
 from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
+from stmixer.service.sources.names import Resolve
 from stmixer.service.sources.trouble import Trouble
 from stmixer.service.sources.web_stream import WebSource
 

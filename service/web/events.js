@@ -14,6 +14,7 @@ export class EventList {
   #looks = new Map();
   #clip = null; // the address of the one that is shown
   #looking = null; // aborted once nobody looks at it any more
+  #played = null; // the event whose clip is looked at
 
   constructor() {
     byId("event-close").addEventListener("click", () => byId("event").close());
@@ -91,6 +92,7 @@ export class EventList {
   }
 
   async #play(event) {
+    this.#played = event.event_id;
     byId("event-name").textContent = `${event.rule} in ${event.stream}`;
     byId("event-how").textContent = eventWords(event).join(" · ");
     byId("event-clip").hidden = true;
@@ -128,6 +130,8 @@ export class EventList {
 
   #shut() {
     this.#looking?.abort();
+    // the list was written anew meanwhile, so the browser has no button to give the focus back to
+    byId("events").querySelector(`[data-key="${CSS.escape(this.#played)}"]`)?.focus();
     if (!this.#clip) return;
     URL.revokeObjectURL(this.#clip);
     this.#clip = null;

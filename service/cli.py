@@ -26,8 +26,8 @@ from stmixer.service.errors import InputError, StartError, StmixerError
 from stmixer.service.keys_cli import app as keys_app
 from stmixer.service.offline.inputs import Input, inputs_of
 from stmixer.service.offline.outputs import check_outputs
-from stmixer.service.offline.told import in_words
-from stmixer.service.schemas import DetectOptions, DetectResponse, Preset
+from stmixer.service.offline.told import at_once, clock, in_words
+from stmixer.service.schemas import DetectOptions, DetectResponse, Preset, Result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
@@ -79,7 +79,8 @@ def detect(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="videos, pictures, folders, patterns in quotes, .txt lists, http(s) addresses"
+            metavar="SOURCE...",
+            help="videos, pictures, folders, patterns in quotes, .txt lists, http(s) addresses; or 0 (webcam), rtsp://...",
         ),
     ],
     output: Annotated[
@@ -108,8 +109,11 @@ def detect(
     precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="keyframes per forward")] = 1,
     explain: Annotated[Path | None, typer.Option(help="folder for pictures of each stage's sampling points")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="of a camera: end after so long (else by Ctrl-C)")
+    ] = None,
 ) -> None:
-    """Who does what, where and when in videos and pictures.
+    """Who does what, where and when in videos and pictures, or before a camera, until Ctrl-C.
 
     Without -o the results go to stdout as JSON (of several inputs, a line each); on a terminal they are told in words.
     A folder gets a JSON file for each input; what is there already is not done again.
@@ -130,11 +134,14 @@ def detect(
         raise InputError("bad_option", f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
     inputs, outputs = inputs_of(sources), output or []
     check_outputs(outputs, inputs)
+    if seconds is not None and inputs[0].kind != "camera":
+        raise InputError("bad_option", "--seconds is for a camera; a video ends by itself")
     if explain is not None:
         _check_explain(explain, inputs)
     # imported late: a runtime takes seconds, and a wrong path should not; torch's threads sleep while FFmpeg works
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from stmixer.model.heap import keep_freed_memory
+    from stmixer.service.offline.camera import CameraCommand
     from stmixer.service.offline.command import DetectCommand
     from stmixer.service.worker.runner import Runner, pick_device, start_runtime
 
@@ -151,6 +158,17 @@ def detect(
         )
     if not loaded.card.trained:
         log.warning("model %s is UNTRAINED: its boxes and names mean nothing", loaded.card.name)
+    if inputs[0].kind == "camera":
+        log.info("looking at %s until Ctrl-C", inputs[0].name)
+        watched = CameraCommand(Runner(loaded), options, outputs, seconds=seconds, on_result=_live_teller(outputs))
+        summary = watched.run(inputs[0])
+        log.info(
+            "%d pictures, %d of them looked past, %d keyframes",
+            summary.received,
+            summary.dropped.get("mailbox", 0),
+            summary.ok,
+        )
+        return
     command = DetectCommand(
         Runner(loaded), options, outputs,
         batch_size=batch_size, explain=explain, bar=_progress, on_response=_teller(inputs, outputs),
@@ -177,8 +195,25 @@ def _teller(inputs: list[Input], outputs: list[Path]) -> Callable[[Input, Detect
     return tell
 
 
+def _live_teller(outputs: list[Path]) -> Callable[[Result], None]:
+    """What a camera's results are, on stdout as they come: a line of JSON each where no file takes them, and where a
+    person reads words, whenever something else goes on."""
+    before = ""
+
+    def tell(result: Result) -> None:
+        nonlocal before
+        if sys.stdout.isatty():
+            if (now := at_once(result)) != before:
+                print(f"{clock(result.pts_us)}  {now}", flush=True)
+                before = now
+        elif not outputs:
+            print(json.dumps(result.model_dump(), separators=(",", ":"), ensure_ascii=False), flush=True)
+
+    return tell
+
+
 def _check_explain(explain: Path, inputs: list[Input]) -> None:
-    if len(inputs) > 1 or inputs[0].kind == "picture":
+    if len(inputs) > 1 or inputs[0].kind in ("picture", "camera"):
         raise InputError("bad_option", "--explain takes one video")
     try:
         explain.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,10 @@ NOT_RUN = {
     ("README.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
     ("README.md", "make run"): "sets up a machine; .ci/run does the same, and tests/serving.py starts what it starts",
     ("README.md", "make test"): "it is what runs the tests",
+    (
+        "README.md",
+        ".venv/bin/stmixer detect rtsp:",
+    ): "wants a camera on the network; tests/offline/test_camera.py has one of its own",
     ("README.md", ".venv/bin/stmixer serve --weights model.safetensors"): "weights of the reader's own; "
     "tests/serving.py serves such",
     ("docs/api.md", "pip install --no-deps stmixer"): "wants a package registry; "
@@ -51,7 +55,7 @@ NOT_RUN = {
     (
         "docs/train.md",
         "stmixer teach my_actions",
-    ): "learns for minutes; tests/trainer/test_teach.py does it at toy length",
+    ): "learns for minutes; tests/journeys/test_ml_engineer.py runs the page's rehearsal of it",
     ("docs/train.md", "stmixer-train calibrate"): "wants more than the toy run's few videos to fit on; "
     "tests/trainer/test_calibration.py has such",
     (

@@ -84,6 +84,20 @@ def test_what_is_no_page_is_a_name(site: Path) -> None:
     assert "weights/recipe holds what made the bundled weights" in page
 
 
+def test_films_and_pictures_of_the_product_are_shown(site: Path) -> None:
+    """On the page, and there: in no more than is shown of them at once."""
+    page = site / "docs" / "tour" / "index.html"
+    (film,) = re.findall(r'<video src="([^"]+)"', page.read_text())
+    pictures = re.findall(r'<img alt="[^"]+" src="([^"]+)"', page.read_text())
+    assert len(pictures) >= 5
+    shown = [(page.parent / name).resolve() for name in (film, *pictures)]
+    assert all(path.is_file() and path.stat().st_size < 1_500_000 for path in shown)
+    kept = {path.name for path in (ROOT / "docs" / "images").iterdir()}
+    assert {path.name for path in shown} | set(
+        re.findall(r"docs/images/([\w.-]+)", (ROOT / "README.md").read_text())
+    ) == kept
+
+
 def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="([^"]*)"|<link[^>]*href="([^"]*)"', page.read_text())

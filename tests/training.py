@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import torch
@@ -200,3 +201,18 @@ def gt_layout() -> dict[str, object]:
         "test_videos": [["catch/b"], ["walk/a"], []],
         "resolution": {"walk/a": (240, 320), "catch/b": (240, 320)},
     }
+
+
+def cut_clip(source: Path, target: Path, first_s: float, seconds: float) -> None:
+    """A part of a clip, decoded and encoded anew."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = given.streams.video[0]
+        into = made.add_stream("libx264", rate=stream.average_rate, options={"crf": "28", "preset": "ultrafast"})
+        into.width, into.height, into.pix_fmt = 320, 180, "yuv420p"
+        for frame in given.decode(stream):
+            if first_s <= frame.time < first_s + seconds:
+                small = frame.reformat(320, 180, "yuv420p")
+                small.pts = None
+                made.mux(into.encode(small))
+        made.mux(into.encode(None))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ ARGUMENTS = [
     "--disable-sync",
     "--disable-quic",
 ]
+
+FOCUSED = """() => {
+  const at = document.activeElement;
+  if (at === document.body) return null;
+  const box = at.getBoundingClientRect(), style = getComputedStyle(at);
+  return {
+    id: at.id || at.textContent.trim(),
+    name: at.getAttribute("aria-label") || at.textContent.trim(),
+    seen: box.width > 0 && box.height > 0,
+    marked: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== "none",
+  };
+}"""
+"""What has the focus, what it is called, whether it is to be seen, and whether it is marked."""
 
 
 @contextmanager
@@ -122,3 +136,36 @@ def faults(page: Page) -> list[str]:
         if fault["impact"] in SERIOUS
         for node in fault["nodes"]
     ]
+
+
+def walk(page: Page, steps: int = 300) -> list[dict[str, Any]]:
+    """What Tab comes by, once around."""
+    found: list[dict[str, Any]] = []
+    for _ in range(steps):
+        page.keyboard.press("Tab")
+        at = page.evaluate(FOCUSED)
+        if at is None or (found and at["id"] == found[0]["id"]):
+            break
+        found.append(at)
+    return found
+
+
+SCREENS = [("light", 1440, 900), ("dark", 390, 844), ("dark", 1440, 900), ("light", 390, 844)]
+
+
+def looked_at(page: Page, name: str) -> None:
+    """Pictures for people, out/browser/{name}-…, in both schemes and two sizes; nothing lies beside the screen, and axe
+    finds nothing serious: in the first two, which have both schemes and both sizes."""
+    before = page.viewport_size
+    assert before is not None
+    OUT.mkdir(parents=True, exist_ok=True)
+    for number, (scheme, width, height) in enumerate(SCREENS):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": width, "height": height})
+        wait_for(page, f"innerWidth === {width}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if number < 2 and find_spec("axe_playwright_python") is not None:
+            assert faults(page) == [], name
+        page.screenshot(path=OUT / f"{name}-{width}-{scheme}.png")
+    page.set_viewport_size(before)
+    page.emulate_media(color_scheme="light")

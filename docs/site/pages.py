@@ -1,6 +1,7 @@
 """What is on the site: documents where they lie in the repository, so that their links are right in both places.
 
-A link to a file of the repository that is no page of the site, code or a folder, is shown as its name.
+A link to a file of the repository that is no page of the site, code or a folder, is shown as its name. A link to a film
+that has a line for itself is shown as the film.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("*.md", "docs/*.md", "weights/README.md", "tests/clips/README.md")
 MEDIA = ("docs/images/*", "weights/images/*")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^()\s]+)\)")
+_FILM = re.compile(r"^\[([^\]]+)\]\(([^()\s]+\.webm)\)$", re.MULTILINE)
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
@@ -31,7 +33,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that lead off the site, inside the repository, as plain names."""
+    """Links that lead off the site, inside the repository, as plain names; films as films."""
+    folder = PurePosixPath(page.file.src_uri).parent
+
+    def film(link: re.Match[str]) -> str:
+        file = files.get_file_from_path(_joined(folder, link[2]))
+        if file is None:
+            return link.group()  # for --strict to say
+        source = file.url_relative_to(page.file)
+        return f'<video src="{source}" aria-label="{link[1]}" controls loop muted playsinline width="100%"></video>'
+
+    markdown = _FILM.sub(film, markdown)
     parts = _FENCE.split(markdown)
     return "".join(part if part.startswith("```") else _LINK.sub(_name_of(page, files), part) for part in parts)
 

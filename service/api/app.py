@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,7 @@ from stmixer.service.api import (
     stream_ws,
 )
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
+from stmixer.service.api.manual import manual
 from stmixer.service.api.request_log import RequestLog, note_refusal
 from stmixer.service.api.security_headers import SecurityHeaders
 from stmixer.service.api.senders import Senders
@@ -63,6 +65,14 @@ def create_app(service: Service, senders: Senders | None = None) -> FastAPI:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(WEB / "index.html", headers=REVALIDATED)
+
+    @functools.cache
+    def text() -> str:
+        return manual(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    async def read() -> Response:
+        return HTMLResponse(text())
 
     app.mount("/web", PageFiles(directory=WEB), name="web")
     app.add_middleware(Gate, service=service)

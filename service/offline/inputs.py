@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -32,12 +32,13 @@ class Input:
 
     Attributes:
         name: what it is called in results: as it was given, or from the given folder on.
-        kind: ``video`` and ``picture`` lie at ``place``, a path; a ``url`` is to be fetched from there.
+        kind: ``video`` and ``picture`` lie at ``place``, a path; a ``url`` is to be fetched from there; a ``camera`` is
+            a device of this machine at a path, or an RTSP address.
     """
 
     name: str
-    kind: Literal["video", "picture", "url"]
-    place: str
+    kind: Literal["video", "picture", "url", "camera"]
+    place: str = field(repr=False)
 
     @property
     def path(self) -> Path:
@@ -53,18 +54,26 @@ class Input:
 
 
 def inputs_of(given: Sequence[str]) -> list[Input]:
-    """Files, folders (searched to the bottom), patterns (``clips/*.mp4``), lists (``.txt``, a line each) and URLs.
+    """Files, folders (searched to the bottom), patterns (``clips/*.mp4``), lists (``.txt``, a line each) and URLs; or a
+    camera: ``0`` and so on for this machine's webcams, ``rtsp://...``.
 
     In the order given, a folder's in that of their names, each once.
 
     Raises:
-        InputError: ``not_found`` for what is not there or holds nothing, ``unsupported_source`` for a camera.
+        InputError: ``not_found`` for what is not there or holds nothing, ``unsupported_source`` for an address of
+            another kind, ``bad_option`` for a camera among others.
     """
     found: dict[tuple[str, str], Input] = {}
     for item in (one for text in given for one in _meant(text, lists=True)):
         where = item.place if item.kind == "url" else os.path.realpath(item.place)
         found.setdefault((item.kind, where), item)
-    return list(found.values())
+    items = list(found.values())
+    if len(items) > 1 and (cameras := [item for item in items if item.kind == "camera"]):
+        raise InputError(
+            "bad_option",
+            f"{cameras[0].name} is looked at until it is ended, and alone; `stmixer serve --streams` has many cameras",
+        )
+    return items
 
 
 def _meant(text: str, *, lists: bool) -> Iterator[Input]:
@@ -72,11 +81,14 @@ def _meant(text: str, *, lists: bool) -> Iterator[Input]:
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() in ("http", "https"):
         yield Input(text, "url", text)
-    elif scheme is not None or _is_camera(path):
+    elif scheme is not None and scheme[1].lower() == "rtsp":
+        yield Input(_without_password(text), "camera", text)
+    elif _is_camera(path):
+        yield Input(text, "camera", str(path.absolute()))
+    elif scheme is not None:
         raise InputError(
             "unsupported_source",
-            f"{_without_password(text)}: `detect` reads files, pictures and http(s) addresses; a camera is shown live "
-            "by `stmixer serve`, on its page or over its WebSocket (docs/api.md)",
+            f"{_without_password(text)}: `detect` reads files, http(s) addresses, webcams and rtsp:// cameras",
         )
     elif path.is_dir():
         yield from _of_folder(path)
@@ -90,10 +102,13 @@ def _meant(text: str, *, lists: bool) -> Iterator[Input]:
             raise InputError("not_found", f"{text}: no file is called so")
         for name in names:
             yield from _meant(name, lists=False)
+    elif text.isdecimal() and _is_camera(device := Path(f"/dev/video{int(text)}")):
+        yield Input(text, "camera", str(device))
     elif text.isdecimal():
         raise InputError(
-            "unsupported_source",
-            f"{text}: there is no such file, and `detect` reads no webcam; `stmixer serve` shows yours on its page",
+            "not_found",
+            f"{text}: there is no such file, and no webcam /dev/video{int(text)} (into a container it has to "
+            "be passed); a browser's webcam is shown by `stmixer serve`, on its page",
         )
     else:
         raise InputError("not_found", f"{text} does not exist")

@@ -23,6 +23,8 @@ AVA, MOT = ".ava.csv", ".mot.txt"
 OF_ONE = (".json", ".mp4", ".jpg", ".png", MOT)
 OF_ALL = (".jsonl", ".csv", AVA)
 DRAWN = (".mp4", ".jpg", ".png")
+OF_CAMERA = (".jsonl", ".csv", AVA, ".json")
+"""The first three are written as it goes, the last when it has ended."""
 
 
 def form_of(path: Path) -> str:
@@ -32,7 +34,13 @@ def form_of(path: Path) -> str:
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Input]) -> None:
     """Whether results can go there. Raises InputError."""
+    camera = next((item for item in inputs if item.kind == "camera"), None)
     for path in outputs:
+        if camera is not None and form_of(path) not in OF_CAMERA:
+            forms = ", ".join(OF_CAMERA)
+            raise InputError(
+                "bad_option", f"-o {path}: of {camera.name}, a camera, the name must end in one of {forms}"
+            )
         if is_folder(path):
             continue
         if form_of(path) not in OF_ONE + OF_ALL:
@@ -51,7 +59,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Input]) -> None:
             raise InputError("bad_option", f"-o {path}: a picture is drawn upon as .jpg or .png")
         if path.suffix in (".jpg", ".png") and any(item.kind == "video" for item in inputs):
             raise InputError("bad_option", f"-o {path}: a video is drawn upon as .mp4")
-        if path.exists() and any(item.kind != "url" and path.samefile(item.path) for item in inputs):
+        if path.exists() and any(item.kind in ("video", "picture") and path.samefile(item.path) for item in inputs):
             raise InputError("bad_option", f"-o {path} is the input itself")
 
 

@@ -27,6 +27,19 @@ def in_words(keyframes: Sequence[Result]) -> list[str]:
     return [f"person {number}: {_deeds(keyframes, deeds)}" for number, deeds in sorted(people.items())]
 
 
+def at_once(result: Result) -> str:
+    """What goes on at one keyframe: everybody with what they do."""
+    people = [f"person {actor.track_id or 0} {', '.join(_said(actor))}".rstrip() for actor in result.actors]
+    return "; ".join(people[:MOST_PEOPLE]) or "nobody"
+
+
+def clock(pts_us: int) -> str:
+    """A time as people write it: 0:05, 1:02:03."""
+    minutes, seconds = divmod(pts_us // 1_000_000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def _deeds(keyframes: Sequence[Result], deeds: dict[str, list[int]]) -> str:
     """What one person did, what took longest first; the whole time for one who does nothing that is known."""
     known = sorted(((n, p) for n, p in deeds.items() if n != PERSON), key=lambda item: (-len(item[1]), item[0]))
@@ -71,11 +84,5 @@ def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _span(keyframes: Sequence[Result], first: int, last: int) -> str:
-    start, end = _clock(keyframes[first].pts_us), _clock(keyframes[last].pts_us)
+    start, end = clock(keyframes[first].pts_us), clock(keyframes[last].pts_us)
     return start if start == end else f"{start}–{end}"
-
-
-def _clock(pts_us: int) -> str:
-    minutes, seconds = divmod(pts_us // 1_000_000, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

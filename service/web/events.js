@@ -21,6 +21,7 @@ export class EventList {
   #name = null; // what that is called here
   #shown = false;
   #wanted = false; // to be looked at soon
+  #played = null; // the event whose clip is looked at
 
   /** `section`, shown where there are events, has a list, `list`: ids of elements. */
   constructor({ section = "happened", list = "events" } = {}) {
@@ -127,6 +128,7 @@ export class EventList {
   }
 
   async #play(event) {
+    this.#played = event.event_id;
     byId("event-name").textContent = `${event.rule} in ${this.#where(event)}`;
     byId("event-how").textContent = eventWords(event).join(" · ");
     byId("event-clip").hidden = true;
@@ -165,6 +167,8 @@ export class EventList {
   #shut() {
     this.#looking?.abort();
     this.#looking = null;
+    // the list was written anew meanwhile, so the browser has no button to give the focus back to
+    this.#list.querySelector(`[data-key="${CSS.escape(this.#played)}"]`)?.focus();
     if (!this.#clip) return;
     URL.revokeObjectURL(this.#clip);
     this.#clip = null;

@@ -32,6 +32,7 @@ export function attachModel() {
 }
 
 async function fill() {
+  byId("card-docs").hidden = hasKey(); // it has links and a style of its own, which an address without a header would not reach
   byId("card-facts").replaceChildren(...facts(shown).flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
   try {
     const labels = await currentLabels();

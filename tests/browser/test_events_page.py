@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from conftest import OWN_CLIPS
 from playwright.sync_api import Browser, Page, expect
 from serving import Server, running_server
-from webpage import OUT, PATIENCE_MS, faults, opened, show_everything, wait_for
+from webpage import PATIENCE_MS, looked_at, opened, show_everything, wait_for, walk
 from ws_client import poll
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -50,18 +49,11 @@ def rules(service: Server, stream: str) -> list[dict[str, Any]]:
     return httpx.get(f"{service.url}/v1/streams/{stream}/rules").raise_for_status().json()["rules"]
 
 
-def looked_at(page: Page, name: str) -> None:
-    """Nothing serious for axe, nothing beside the screen, and a picture for people: both schemes, two sizes."""
-    for scheme, width, height in (("light", 1280, 800), ("dark", 390, 844)):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.set_viewport_size({"width": width, "height": height})
-        wait_for(page, f"innerWidth === {width}")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        if find_spec("axe_playwright_python") is not None:
-            assert faults(page) == [], name
-        OUT.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=OUT / f"events-{name}-{width}.png")
-    page.set_viewport_size({"width": 1280, "height": 800})
+def reached(page: Page) -> list[dict[str, Any]]:
+    """What Tab comes by: all of it is to be seen, and its place marked."""
+    way = walk(page)
+    assert [at for at in way if not (at["seen"] and at["marked"])] == []
+    return way
 
 
 def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
@@ -94,7 +86,10 @@ def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
         zone.press("Enter")
         zone.press("Backspace")
         expect(dialog.locator("#zone-said")).to_contain_text("4 corners; the cross is at 0 % across, 100 % down")
-        looked_at(page, "zone")
+        looked_at(page, "events-zone")
+        page.locator("#rules-close").focus()
+        ids = [at["id"] for at in reached(page)]
+        assert {"zone", "zone-back", "zone-clear", "rule-id", "rule-what", "rule-clip"} <= set(ids)
 
         dialog.get_by_label("What").select_option(label="somebody is there")
         dialog.get_by_label("For seconds").fill("0")
@@ -115,7 +110,8 @@ def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
         play = page.locator("#events").get_by_role("button", name="Play the clip of in-hall in hall")
         expect(play.first).to_be_visible(timeout=PATIENCE_MS)
         expect(page.locator("#events .event").first).to_contain_text("score ")
-        looked_at(page, "list")
+        looked_at(page, "events-list")
+        assert any("in-hall" in at["name"] for at in reached(page))
 
         page.get_by_role("button", name="Open hall large").press("Enter")
         page.get_by_role("dialog").get_by_role("button", name="Rules").press("Enter")
@@ -142,7 +138,7 @@ def test_a_zone_is_drawn_an_event_seen_and_its_clip_kept(
         assert page.evaluate("document.getElementById('event-clip').src").startswith("blob:")
         page.evaluate("document.getElementById('event-clip').currentTime = 0.5")
         expect(clip.locator("#event-why")).to_have_text("")
-        looked_at(page, "clip")
+        looked_at(page, "events-clip")
         clip.get_by_role("button", name="Close").press("Enter")
         expect(look).to_be_focused()
     httpx.delete(f"{service.url}/v1/streams/{stream}")

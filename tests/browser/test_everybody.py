@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from serving import Server
-from webpage import PATIENCE_MS, faults, wait_for
+from webpage import PATIENCE_MS, faults, wait_for, walk
 
 pytestmark = pytest.mark.browser
 
 SCREENS = {"desk, light": ("light", 1440, 900), "desk, dark": ("dark", 1440, 900), "phone, dark": ("dark", 390, 844)}
-
-FOCUSED = """() => {
-  const at = document.activeElement;
-  if (at === document.body) return null;
-  const box = at.getBoundingClientRect(), style = getComputedStyle(at);
-  return {
-    id: at.id || at.textContent.trim(),
-    seen: box.width > 0 && box.height > 0,
-    marked: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== "none",
-  };
-}"""
-"""What has the focus, whether it is to be seen, and whether it is marked."""
 
 
 @pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="axe-playwright-python is not installed")
@@ -58,18 +45,6 @@ def test_a_fault_would_be_seen(chromium: Browser) -> None:
     (fault,) = faults(page)
     assert fault.startswith("button-name: ['button:nth-child(21)']")
     page.close()
-
-
-def walk(page: Page, steps: int = 300) -> list[dict[str, Any]]:
-    """What Tab comes by, once around."""
-    found: list[dict[str, Any]] = []
-    for _ in range(steps):
-        page.keyboard.press("Tab")
-        at = page.evaluate(FOCUSED)
-        if at is None or (found and at["id"] == found[0]["id"]):
-            break
-        found.append(at)
-    return found
 
 
 def test_keys_reach_everything_and_the_place_is_marked(page: Page) -> None:

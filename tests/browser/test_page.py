@@ -149,6 +149,15 @@ def test_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_the_header_is_one_line_on_a_phone(page: Page) -> None:
+    """Beside it what the untrained weights of tests are said to be, which the bundled model is not."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.getElementById('model').textContent = 'stmixer-rt'")
+    tops = "['.top h1', '#model', '#to-wall', '#settings-toggle'].map((at) => document.querySelector(at))"
+    middles = page.evaluate(f"{tops}.map((at) => at.getBoundingClientRect()).map((box) => (box.top + box.bottom) / 2)")
+    assert max(middles) - min(middles) < 8
+
+
 def test_boxes_move_between_keyframes(page: Page) -> None:
     """The rule of drawn videos (`media.annotated.Moments`), in the page's own words."""
     script = """async ([first, second, share]) => {

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from posting import metric
 from serving import Server, running_server
-from webpage import PATIENCE_MS, opened, show_everything, wait_for, write_video
+from webpage import PATIENCE_MS, faults, opened, show_everything, wait_for, write_video
 
 pytestmark = pytest.mark.browser
 
@@ -73,7 +74,13 @@ def test_the_model_is_one_click_away(page: Page, server: Server) -> None:
     expect(card.locator("#card-actions li")).to_have_count(len(labels))
     assert sorted(card.locator("#card-actions li").all_inner_texts()) == labels
     expect(card.locator("#card-facts")).to_contain_text(model["source"])
-    assert "/v1/draw" in asked("/" + str(card.get_by_role("link").get_attribute("href")))["paths"]
+    assert "/v1/draw" in asked("/" + str(card.get_by_role("link", name="OpenAPI").get_attribute("href")))["paths"]
+    with page.context.expect_page() as opened_page:
+        card.get_by_role("link", name="The API, to read").click()
+    manual = opened_page.value
+    expect(manual.get_by_role("heading", name="POST /v1/draw")).to_be_visible()
+    assert find_spec("axe_playwright_python") is None or faults(manual) == []
+    manual.close()
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
     expect(page.get_by_role("button", name=model["name"])).to_be_focused()

@@ -12,7 +12,7 @@ import pytest
 from conftest import OWN_CLIPS
 from playwright.sync_api import Browser, Locator, Page, expect
 from serving import Server, running_server
-from webpage import OUT, PATIENCE_MS, opened, show_everything, wait_for, write_video
+from webpage import OUT, PATIENCE_MS, looked_at, opened, show_everything, wait_for, walk, write_video
 
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 
@@ -98,6 +98,34 @@ def test_a_stream_shows_its_picture_its_people_and_how_old_that_is_and_opens_lar
     expect(wall.get_by_role("button", name="Start camera")).to_be_visible()
     wall.get_by_role("link", name="All cameras").click()
     expect(hall).to_be_visible(timeout=PATIENCE_MS)
+
+
+@pytest.mark.slow
+def test_the_wall_is_for_everybody(wall: Page, service: Server) -> None:
+    """axe finds nothing serious, on the wall and with a stream large, and Tab comes by all that there is to press."""
+    show_everything(wall)
+    expect(wall.locator("#wall-none")).to_be_visible(timeout=PATIENCE_MS)
+    looked_at(wall, "wall-empty")
+    pull(service, "hall")
+    pull(service, "gate", url=NEVER, loop=False)
+    expect(tile(wall, "hall").locator(".in-picture li").first).to_contain_text("person ", timeout=PATIENCE_MS)
+    expect(tile(wall, "gate")).to_contain_text("trying again", timeout=PATIENCE_MS)
+    wait_for(wall, f"{PICTURES} === 1")
+    looked_at(wall, "wall-two")
+    wall.locator("#model").focus()
+    way = walk(wall)
+    assert [at for at in way if not (at["seen"] and at["marked"])] == []
+    names = [at["name"] for at in way]
+    buttons = [f"{what} {name}{end}" for name in ("hall", "gate") for what, end in (("Open", " large"), ("Remove", ""))]
+    assert {"Add camera", "Back", *buttons} <= set(names)
+    assert {"wall-url", "wall-name"} <= {at["id"] for at in way}
+    wall.get_by_role("button", name="Open hall large").press("Enter")
+    wait_for(wall, "document.getElementById('large-picture').naturalWidth > 0")
+    looked_at(wall, "wall-large")
+    wall.locator("#large-rules").focus()
+    assert [at["id"] for at in walk(wall)] == ["large-close"]
+    wall.keyboard.press("Escape")
+    expect(wall.get_by_role("button", name="Open hall large")).to_be_focused()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stmixer.service.errors import InputError
+from stmixer.service.offline import inputs
 from stmixer.service.offline.inputs import inputs_of
 from stmixer.service.offline.outputs import check_outputs, place_in
 
@@ -71,15 +72,31 @@ def test_addresses() -> None:
     assert inputs_of(["HTTP://example.org"])[0].file_name == "video"
 
 
+def test_a_camera_is_looked_at_alone(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (door,) = inputs_of(["rtsp://me:secret@door/1"])
+    assert (door.name, door.kind, door.place) == ("rtsp://door/1", "camera", "rtsp://me:secret@door/1")
+    assert "secret" not in repr(door)
+    monkeypatch.setattr(inputs, "_is_camera", lambda path: str(path) in ("/dev/video0", "/dev/video1"))
+    assert [(item.kind, item.place) for one in ("0", "/dev/video1") for item in inputs_of([one])] == [
+        ("camera", "/dev/video0"), ("camera", "/dev/video1"),
+    ]  # fmt: skip
+    (clips / "door.txt").write_text("rtsp://me:secret@door/1\n")
+    assert inputs_of(["door.txt"]) == [door]
+    (clips / "0").touch()
+    assert inputs_of(["0"])[0].kind == "video", "a file of that name goes before"
+    with pytest.raises(InputError, match="rtsp://door/1 is looked at until it is ended, and alone"):
+        inputs_of(["clips/a.mkv", "rtsp://me:secret@door/1"])
+
+
 @pytest.mark.usefixtures("clips")
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
         ("gone.mp4", "not_found", "gone.mp4 does not exist"),
         ("*.avi", "not_found", "no file is called so"),
-        ("0", "unsupported_source", "reads no webcam; `stmixer serve` shows yours"),
-        ("rtsp://me:secret@cam/1", "unsupported_source", "rtsp://cam/1: `detect` reads files"),
-        ("udp://239.0.0.1:1234", "unsupported_source", "a camera is shown live"),
+        ("987", "not_found", "no webcam /dev/video987"),
+        ("rtmp://me:secret@cam/1", "unsupported_source", "rtmp://cam/1: `detect` reads files"),
+        ("udp://239.0.0.1:1234", "unsupported_source", "webcams and rtsp:// cameras"),
         ("clips/.thumbs/..//../clips/none", "not_found", "does not exist"),
         ("empty", "not_found", "empty is a folder without videos or pictures"),
         ("nothing.txt", "not_found", "nothing.txt lists nothing"),
@@ -113,6 +130,12 @@ def test_what_is_none(clips: Path, given: str, code: str, said: str) -> None:
         (["x.mp4"], ["clips/still.JPG"], "drawn upon as .jpg"),
         (["x.jpg"], ["clips/a.mkv"], "drawn upon as .mp4"),
         (["./[1].mp4"], ["[1].mp4"], "is the input itself"),
+        (
+            ["x.mp4"],
+            ["rtsp://me:secret@door/1"],
+            "of rtsp://door/1, a camera, the name must end in one of .jsonl, .csv",
+        ),
+        (["folder"], ["rtsp://door/1"], "must end in one of .jsonl"),
     ],
 )
 def test_outputs_that_cannot_be(outputs: list[str], given: list[str], said: str) -> None:
@@ -125,6 +148,7 @@ def test_outputs_that_can() -> None:
     check_outputs([Path("x.csv"), Path("x.jsonl"), Path("out"), Path("clips")], inputs_of(["clips"]))
     check_outputs([Path("x.json"), Path("x.mp4")], inputs_of(["clips/a.mkv"]))
     check_outputs([Path("x.png")], inputs_of(["clips/still.JPG"]))
+    check_outputs([Path(f"x{end}") for end in (".csv", ".jsonl", ".ava.csv", ".json")], inputs_of(["rtsp://door/1"]))
 
 
 @pytest.mark.usefixtures("clips")

@@ -36,9 +36,10 @@ from stmixer.service.settings import Settings
 
 HTTP = [
     ("GET", "/v1/models", None), ("GET", "/v1/labels", None), ("GET", "/v1/streams", None),
-    ("GET", "/openapi.json", None), ("GET", "/asyncapi.json", None), ("GET", "/v1/status", "admin"),
-    ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"), ("GET", "/nowhere", None),
-    ("GET", "/v1/events", "stream"), ("POST", "/v1/draw", "detect"), ("GET", "/v1/drawings/{request_id}", None),
+    ("GET", "/openapi.json", None), ("GET", "/asyncapi.json", None), ("GET", "/docs", None),
+    ("GET", "/v1/status", "admin"), ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"),
+    ("GET", "/nowhere", None), ("GET", "/v1/events", "stream"), ("POST", "/v1/draw", "detect"),
+    ("GET", "/v1/drawings/{request_id}", None),
 ]  # fmt: skip
 ELSE = {"/nowhere": 404, "/v1/drawings/{request_id}": 404, "/v1/draw": 400}
 """What is answered to who may ask, where that is not 200: a video alone cannot be drawn, and nothing is being drawn."""

@@ -121,7 +121,7 @@ def test_the_commands_of_the_readme(server: Server, checkout: Path) -> None:
     text = "".join(text for kind, text in blocks("README.md") if kind == "sh")
     lines = [line.replace("http://127.0.0.1:8000", server.url) for line in text.splitlines()]
     to_run = [line for line in lines if not line.startswith(not_run("README.md"))]
-    assert len(lines) - len(to_run) == 3
+    assert len(lines) - len(to_run) == 4
     for line in to_run:
         line = line.replace("curl ", "curl -sSf ").replace("stmixer detect ", "stmixer detect --model tiny ")
         run(["bash", "-euc", line], checkout, server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,35 @@ def test_compose_starts_something_without_a_flag() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.name)
-def test_a_form_for_issues_is_whole(path: Path) -> None:
-    form = yaml.safe_load(path.read_text())
-    assert {"name", "description", "body"} <= set(form)
-    ids = [part["id"] for part in form["body"]]
-    assert len(set(ids)) == len(ids) > 0
-    assert all(part["type"] == "textarea" and part["attributes"]["label"] for part in form["body"])
+SCHEMAS = {
+    "docker-compose.yml": "compose-spec", ".github/ISSUE_TEMPLATE/config.yml": "github-issue-config",
+    ".github/ISSUE_TEMPLATE/defect.yml": "github-issue-forms", ".github/ISSUE_TEMPLATE/wish.yml": "github-issue-forms",
+    "CITATION.cff": "citation-file-format",
+}  # fmt: skip
+"""Files that other people's programs read, and what those want of them."""
+
+
+def against(schema: str, path: Path) -> str:
+    """What check-jsonschema finds wrong; nothing where all is well."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_file_is_what_its_readers_want(name: str) -> None:
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    assert against(SCHEMAS[name], ROOT / name) == ""
+
+
+def test_every_form_for_issues_is_checked() -> None:
+    assert {f".github/ISSUE_TEMPLATE/{path.name}" for path in (ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()} == {
+        name for name in SCHEMAS if name.startswith(".github")
+    }
+
+
+def test_a_misspelt_key_of_compose_would_be_seen(tmp_path: Path) -> None:
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    text = (ROOT / "docker-compose.yml").read_text()
+    (tmp_path / "docker-compose.yml").write_text(text.replace("mem_limit: 512m", "memory_limit: 512m"))
+    assert "memory_limit" in against("compose-spec", tmp_path / "docker-compose.yml")

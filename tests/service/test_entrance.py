@@ -36,7 +36,7 @@ def connection(server: Server) -> Iterator[http.client.HTTPConnection]:
 
 @pytest.mark.parametrize(
     "path",
-    ["/healthz", "/readyz", "/v2/health/ready", "/", "/metrics", "/v1/models", "/v1/labels", "/web/app.js",
+    ["/healthz", "/readyz", "/v2/health/ready", "/", "/docs", "/metrics", "/v1/models", "/v1/labels", "/web/app.js",
      "/openapi.json", "/v1/streams/ws", "/nowhere", "/v1/detect"],
 )  # fmt: skip
 def test_head_is_answered_as_get(server: Server, path: str) -> None:
@@ -244,7 +244,7 @@ def below(tmp_path: Path) -> httpx.AsyncClient:
 BELOW = [
     ("/cam/healthz", 200), ("/healthz", 200), ("/cam/", 200), ("/", 200), ("/cam/web/app.js", 200),
     ("/web/app.js", 200), ("/camera", 401), ("/cam/cam/healthz", 401), ("/cam/v1/labels", 401), ("/cam/metrics", 401),
-    ("/cam/openapi.json", 401), ("/cam/v1/streams/ws", 426),
+    ("/cam/openapi.json", 401), ("/cam/docs", 401), ("/cam/v1/streams/ws", 426),
 ]  # fmt: skip
 
 

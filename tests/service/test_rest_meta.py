@@ -204,6 +204,32 @@ def test_the_openapi_document(server: Server) -> None:
         assert set(detect["responses"][status]["content"]) == {"application/problem+json"}
 
 
+def test_the_routes_can_be_read(server: Server) -> None:
+    """All of the document, on a page of its own that loads one style sheet of ours, and no script."""
+    answer = httpx.get(server.url + "/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    document = httpx.get(server.url + "/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            (section,) = re.findall(
+                rf"<section><h2 id=[^>]+><code>{method.upper()} {re.escape(path)}</code>.*?</section>", answer.text
+            )
+            for parameter in operation.get("parameters", ()):
+                assert f"<td><code>{parameter['name']}</code></td>" in section
+            assert all(f"<tr><td>{status}</td>" in section for status in operation["responses"])
+    assert (
+        "<td><code>keyframe_hz</code></td><td>query</td><td>number, ≥ 0.001, ≤ 30</td><td><code>1.0</code></td>"
+        in answer.text
+    )
+    anchors = set(re.findall(r' id="([^"]+)"', answer.text))
+    assert set(re.findall(r'href="#([^"]+)"', answer.text)) <= anchors
+    assert set(re.findall(r'(?:src|href)="([^#"][^"]*)"', answer.text)) == {
+        "web/docs.css", "openapi.json", "asyncapi.json", "./",
+    }  # fmt: skip
+    assert "<script" not in answer.text
+    assert httpx.get(server.url + "/web/docs.css").status_code == 200
+
+
 # -- who may ask, and for what
 
 
@@ -247,7 +273,7 @@ def test_own_hosts_and_origins_are_let_in(server: Server) -> None:
         ("GET", "/web/none.js", 404, "not_found"),
         ("GET", "/web/%2e%2e/settings.py", 404, "not_found"),
         ("GET", "/web/..%2fsettings.py", 404, "not_found"),
-        ("GET", "/docs", 404, "not_found"),
+        ("GET", "/redoc", 404, "not_found"),
         ("GET", "/v1/detect", 405, "method_not_allowed"),
         ("PUT", "/v1/detect", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),

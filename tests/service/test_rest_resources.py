@@ -288,4 +288,12 @@ def test_what_the_client_names_never_appears_in_metrics(server: Server) -> None:
     labels = {(key, value) for (_, pairs) in samples(server) for key, value in pairs}
     routes = {value for key, value in labels if key == "route"}
     documented = set(json.loads(httpx.get(server.url + "/openapi.json").text)["paths"])
-    assert routes <= documented | {"/", "/web", "/openapi.json", "other", "/v2/health/live", "/v2/health/ready"}
+    assert routes <= documented | {
+        "/",
+        "/docs",
+        "/web",
+        "/openapi.json",
+        "other",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from training import write_ava
 
 from stmixer.model.cost import multiply_adds
 from stmixer.model.zoo import VARIANTS
 from stmixer.trainer.config.file import load_config
 from stmixer.trainer.config.run import RunConfig
+from stmixer.trainer.data.ava import read_ava
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "paper.md").read_text()
@@ -65,3 +67,22 @@ def test_the_run_that_it_shows_is_one(tmp_path: Path) -> None:
 def test_every_row_of_the_paper_has_a_run(name: str, tmp_path: Path) -> None:
     config = preset(tmp_path, f"paper/{name}")
     assert config == preset(tmp_path, "ava_v22", model=name).model_copy(update={"preset": f"paper/{name}"})
+
+
+def test_avas_folders_are_those_that_are_read(tmp_path: Path) -> None:
+    """Those of docs/data.md, line by line, are what a set in the layout that the reader takes has, and no more."""
+    text = (ROOT / "docs" / "data.md").read_text()
+    (tree,) = re.findall(r"^```text\n(ava/\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    shown, folders = set(), []
+    for line in tree.splitlines():
+        name = line.strip().removesuffix(" ...").replace("VIDEO", "vid")
+        folders[(len(line) - len(line.lstrip())) // 2 :] = [name]
+        if not name.endswith("/"):
+            shown.add("".join(folders))
+    write_ava(tmp_path / "ava")
+    written = {str(path.relative_to(tmp_path)) for path in (tmp_path / "ava").rglob("*") if path.is_file()}
+    pictures = {path for path in written if "/frames/" in path}
+    assert shown == written - pictures | {min(pictures)}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"preset": "ava_v22", "run_dir": "run", "data_root": "ava"}))
+    config = load_config(tmp_path / "run.yaml")
+    assert len(read_ava(config.sets[0], tmp_path / "ava", "train").videos) == 1  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 from blocks import ROOT
 from conftest import OWN_CLIPS
+from training import cut_clip
 
 import stmixer
 from stmixer.model.card import read_header
@@ -23,30 +23,15 @@ TOY = {"cached_features.segments": 4, "clips_per_epoch": 4, "batch_size": 2, "ep
 TEACH = [sys.executable, "-m", "stmixer.cli", "teach"]
 
 
-def cut(source: Path, target: Path, first_s: float, seconds: float) -> None:
-    """A part of a clip, decoded and encoded anew."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(source)) as given, av.open(str(target), "w") as made:
-        stream = given.streams.video[0]
-        into = made.add_stream("libx264", rate=stream.average_rate, options={"crf": "28", "preset": "ultrafast"})
-        into.width, into.height, into.pix_fmt = 320, 180, "yuv420p"
-        for frame in given.decode(stream):
-            if first_s <= frame.time < first_s + seconds:
-                small = frame.reformat(320, 180, "yuv420p")
-                small.pts = None
-                made.mux(into.encode(small))
-        made.mux(into.encode(None))
-
-
 @pytest.fixture(scope="module")
 def moves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels of two clips each, names with blanks and accents, one that is broken, and two clips of neither."""
     root = tmp_path_factory.mktemp("clips") / "mes gestes"
     walk, fall = OWN_CLIPS / "walk.mp4", OWN_CLIPS / "fall.mp4"
     for number in (0, 1):
-        cut(walk, root / "aller à pied" / f"clip {number}.mp4", 1.5 * number, 1.2)
-        cut(fall, root / "stand" / f"{number}.mp4", 0.4 * number, 1.6)
-        cut(walk, root / "none" / f"{number}.mp4", 3.0 + number, 1.0)
+        cut_clip(walk, root / "aller à pied" / f"clip {number}.mp4", 1.5 * number, 1.2)
+        cut_clip(fall, root / "stand" / f"{number}.mp4", 0.4 * number, 1.6)
+        cut_clip(walk, root / "none" / f"{number}.mp4", 3.0 + number, 1.0)
     (root / "stand" / "broken.mp4").write_bytes(b"\0" * 4000)
     return root
 

@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
-    weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
+    weights: Path | None = Field(
+        None, description="a .safetensors or .onnx file of stmixer-weights, or a name, bundled or fetched"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
     precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")

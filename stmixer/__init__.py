@@ -94,11 +94,12 @@ def _weights(path_or_name: str | os.PathLike[str]) -> Path:
     if str(path) in {*pulled(), *published()}:
         how = f"`stmixer-weights pull {path}` says what to do"
         raise StartError("bad_weights", f"{path} is not ready to be used: {how}")
-    names = ", ".join([*bundled(), *pulled()])
+    fetched = f"; fetched: {', '.join(pulled())}" if pulled() else ""
     raise StartError(
         "bad_weights",
-        f"{path} is neither a .safetensors or .onnx file nor the name of bundled or fetched weights: {names}; "
-        "`stmixer-weights convert` makes a file of a published checkpoint, `stmixer-weights pull` fetches one",
+        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(bundled())}"
+        f"{fetched}; `stmixer-weights convert` makes a file of a published checkpoint, `stmixer-weights pull` fetches "
+        "one",
     )
 
 

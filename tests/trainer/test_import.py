@@ -304,6 +304,33 @@ def test_a_name_that_leads_outside_stays_inside(here: Path, tmp_path: Path) -> N
     assert (tmp_path / "deep" / "set" / "videos" / "walk.mp4").is_symlink()
 
 
+def test_no_video_is_written_over(here: Path, tmp_path: Path) -> None:
+    """One that lies where a link would go is another's, or the very one that is meant by a link elsewhere."""
+    (here / "a.xml").write_text(cvat_video())
+    own = tmp_path / "set" / "videos" / "walk.mp4"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    refused = call(here, "-o", tmp_path / "set")
+    assert (refused.exit_code, own.read_bytes()) == (2, b"mine")
+    assert "walk.mp4 lies there already; move it away, or add --force" in refused.stderr
+    own.write_bytes((CLIPS / "walk.mp4").read_bytes())
+    (here / "walk.mp4").unlink()
+    (here / "walk.mp4").symlink_to(own)
+    imported(here, "-o", tmp_path / "set")
+    assert not own.is_symlink()
+    assert own.stat().st_size == (CLIPS / "walk.mp4").stat().st_size
+
+
+def test_coco_of_a_video_that_is_a_file(here: Path, tmp_path: Path) -> None:
+    """Where the pictures are not there and the video is, their numbers are its frames."""
+    values = coco_video()
+    values["videos"][0]["name"] = "walk"
+    write_json(here / "a.json", values)
+    imported(here / "a.json", "-o", tmp_path / "set")
+    table = rows(tmp_path / "set" / "boxes.csv")
+    assert [(row["video"], row["frame"]) for row in table if row["label"]] == [("walk.mp4", "0"), ("walk.mp4", "2")]
+
+
 Make = Callable[[Path], Path]
 
 

@@ -188,7 +188,7 @@ class Evaluation:
             return Evidence(pictures, moments=moments, history=history)
         faults = find_faults(given.truth, given.actions, report.actions, given.labels, protocol)
         picks = [fault.pick for fault in faults.listed]
-        chosen = worst(picks, CLIPS, lambda one: 1.0 if one.score is None else one.score)
+        chosen = worst(picks, CLIPS, lambda one: 0.5 if one.score is None else one.score)
         return Evidence(pictures, make_clips(chosen, source, moments, given), faults, moments, history)
 
 

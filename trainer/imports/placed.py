@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ class PlacedVideo:
         return x1 / wide * x, y1 / high * y, x2 / wide * x, y2 / high * y
 
 
-def place_video(footage: Footage, source: Path, folder: Path, name: str, *, copy: bool) -> PlacedVideo:
-    """Link a video into a folder, or copy it.
+def place_video(footage: Footage, source: Path, folder: Path, name: str, *, copy: bool, force: bool) -> PlacedVideo:
+    """Link a video into a folder, or copy it; as `put`.
 
     Raises:
         MediaError: one that training could not use.
@@ -81,14 +82,21 @@ def place_video(footage: Footage, source: Path, folder: Path, name: str, *, copy
         size = reader.info.width, reader.info.height
     input_size(*size, 256, 256 * MAX_ASPECT)
     index = read_index(source)
-    put(source, folder / name, copy=copy)
+    put(source, folder / name, copy=copy, force=force)
     return PlacedVideo(footage, name, index.times_us, size, size, seekable=index.seekable)
 
 
 def make_video(
-    footage: Footage, pictures: Mapping[int, Path], fps: float, folder: Path, name: str, left_out: LeftOut
+    footage: Footage,
+    pictures: Mapping[int, Path],
+    fps: float,
+    folder: Path,
+    name: str,
+    left_out: LeftOut,
+    *,
+    force: bool,
 ) -> PlacedVideo:
-    """Write a sequence of pictures as a video, each at its number's time.
+    """Write a sequence of pictures as a video, each at its number's time. ``force``: over what is there.
 
     Raises:
         MediaError: a first picture that cannot be used.
@@ -99,8 +107,7 @@ def make_video(
     height, width = first.shape[:2]
     input_size(width, height, 256, 256 * MAX_ASPECT)
     target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    _make_room(target, force=force)
     frames: dict[int, int] = {}
     times: list[int] = []
     with Mp4Writer(target, width, height, fps, crf=CRF) as writer:
@@ -121,14 +128,24 @@ def make_video(
     return PlacedVideo(footage, name, np.array(times, dtype=np.int64), even, (width, height), frames)
 
 
-def put(source: Path, target: Path, *, copy: bool) -> None:
-    """A link to a file, or a copy, in place of what an earlier import put there. Raises OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+def put(source: Path, target: Path, *, copy: bool, force: bool) -> None:
+    """A link to a file, or a copy, in place of an earlier link, or with ``force`` of anything; a file that lies there
+    itself stays. Raises OSError."""
+    if not target.is_symlink() and target.exists() and target.samefile(source):
+        return
+    _make_room(target, force=force)
     if copy:
         shutil.copyfile(source, target)
     else:
         target.symlink_to(source.resolve())
+
+
+def _make_room(target: Path, *, force: bool) -> None:
+    """Raises OSError where another file lies there that is no link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_symlink() and not force:
+        raise FileExistsError(errno.EEXIST, f"{target.name} lies there already; move it away, or add --force")
+    target.unlink(missing_ok=True)
 
 
 def inner_name(name: str, suffix: str | None = None) -> str:

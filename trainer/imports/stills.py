@@ -63,7 +63,7 @@ def write_stills(
         images[name] = (one, size)
         boxes += rows
         with writing(out):
-            put(path, out / "images" / name, copy=options.copy)
+            put(path, out / "images" / name, copy=options.copy, force=options.force)
             if rows and len(images) <= PREVIEWS:
                 save_preview(out / "previews" / f"{name}.jpg", rgb, rows, 1)
     if not images:

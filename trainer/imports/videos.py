@@ -89,7 +89,8 @@ class VideoSet:
         found = self._rows_of(video)
         if not found:
             self.left_out.note("videos have no box on any of their frames", one.name)
-            (self.out / "videos" / video.name).unlink()
+            if (link := self.out / "videos" / video.name).is_symlink():
+                link.unlink()
             return
         write_preview(self.out, video, found)
         self._placed.append(video)
@@ -97,13 +98,13 @@ class VideoSet:
 
     def _place(self, one: Footage) -> PlacedVideo | None:
         """None where its files are not found. Raises MediaError, OSError."""
-        folder = self.out / "videos"
-        if one.kind == "video" and (path := self.media.video(one.name)) is not None:
-            whole = Path(one.name).suffix.lower() == path.suffix.lower()
-            name = self._free(inner_name(one.name) if whole else inner_name(one.name, path.suffix))
-            return place_video(one, path, folder, name, copy=self.options.copy)
+        folder, force = self.out / "videos", self.options.force
         found = {number: self.media.picture(name) for number, name in one.pictures.items()}
         pictures = {number: path for number, path in found.items() if path is not None}
+        if (one.kind == "video" or not pictures) and (path := self.media.video(one.name)) is not None:
+            whole = Path(one.name).suffix.lower() == path.suffix.lower()
+            name = self._free(inner_name(one.name) if whole else inner_name(one.name, path.suffix))
+            return place_video(one, path, folder, name, copy=self.options.copy, force=force)
         if not one.pictures and one.kind == "video":
             pictures = self.media.numbered_frames()
         if not pictures:
@@ -118,7 +119,7 @@ class VideoSet:
             note = f"a sequence that does not say how fast it is has {RATE:g} pictures a second (--fps says another)"
             self.notes += [] if note in self.notes else [note]
         name = self._free(inner_name(one.name, ".mp4"))
-        return make_video(one, pictures, rate or RATE, folder, name, self.left_out)
+        return make_video(one, pictures, rate or RATE, folder, name, self.left_out, force=force)
 
     def _free(self, name: str) -> str:
         """The name, with a number where another video has it."""

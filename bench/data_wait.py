@@ -36,6 +36,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         sets = [{"kind": "custom", "root": str(path.resolve())} for path in root]
         run = {"preset": "custom", "run_dir": "run", "model": model, "sets": sets, "epochs": 1, "batch_size": batch}
+        run |= {"init": {"weights": None}}
         run |= {"clips_per_epoch": steps * batch, "log_every": 1, "checkpoint_every": 10**6}
         run |= {"evaluate": {"every_epochs": 0, "score_threshold": 1.0}}
         config = Path(folder, "run.yaml")

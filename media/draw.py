@@ -41,12 +41,14 @@ class DrawnActor:
         person_score: 0–1.
         labels: (name, score 0–1), the first at the top.
         track_id: decides the colour, so that it stays with the actor; without it the order does.
+        outline_only: no plate with a text.
     """
 
     box_px: Box
     person_score: float
     labels: Sequence[tuple[str, float]]
     track_id: int | None = None
+    outline_only: bool = False
 
 
 @functools.lru_cache(maxsize=16)
@@ -93,6 +95,8 @@ def draw_actors(rgb: np.ndarray, actors: Sequence[DrawnActor], *, banner: str | 
     taken: list[Box] = []
     # From the top down: a plate then evades those above it, and the order is the same from frame to frame.
     for number, actor in sorted(enumerate(actors), key=lambda item: item[1].box_px[1]):
+        if actor.outline_only:
+            continue
         rows = _label_lines(actor, scale, width)
         size = max(canvas.textlength(row, _font(scale.text)) for row in rows) + 2 * scale.pad, len(rows) * scale.row
         plate = _label_place(_clipped_to_picture(actor.box_px, width, height), size, (0, top, width, height), taken)

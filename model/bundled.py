@@ -1,4 +1,5 @@
-"""Weights that come with the package, by name: what ``weights/manifest.json`` lists. Imports no torch."""
+"""Weights that come with the package, by name, and those that others publish: what ``weights/manifest.json`` lists.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
@@ -14,7 +16,7 @@ DEFAULT = "stmixer-rt"
 
 
 @dataclass(frozen=True, slots=True)
-class BundledWeights:
+class NamedWeights:
     """A name, its file, and the short side of the pictures that it wants to see, px (None: as the file says).
 
     Two names may share a file: one model at two sizes. ``map_lost``: what a precision loses at most of any validation
@@ -28,19 +30,47 @@ class BundledWeights:
     map_lost: Mapping[str, float] = field(default_factory=dict)
 
 
-def bundled() -> dict[str, BundledWeights]:
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """A checkpoint that its authors publish. None where nobody here knows it.
+
+    Attributes:
+        name: as `stmixer-weights pull` takes it.
+        title, variant, data: what it is, which variant's network, and what it was trained on.
+        map_percent: frame mAP at IoU 0.5 on the data's validation split, as published.
+        url: an https address from which a program may fetch it.
+        sha256, size: of the file that the authors publish, in bytes.
+        where: where people find it, in words.
+    """
+
+    name: str
+    title: str
+    variant: str
+    data: str
+    where: str
+    map_percent: float | None = None
+    url: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+
+def published() -> dict[str, PublishedWeights]:
+    """All of them by name, in the manifest's order."""
+    return {entry["name"]: PublishedWeights(**entry) for entry in _manifest().get("published", [])}
+
+
+def bundled() -> dict[str, NamedWeights]:
     """All of them whose files are installed, by name, in the manifest's order."""
-    try:
-        listed = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))["bundled"]
-    except FileNotFoundError:
-        return {}
     found = (
-        BundledWeights(e["name"], FOLDER / e["file"], e.get("short_side"), e.get("lost_by"), e.get("map_lost", {}))
-        for e in listed
+        NamedWeights(e["name"], FOLDER / e["file"], e.get("short_side"), e.get("lost_by"), e.get("map_lost", {}))
+        for e in _manifest().get("bundled", [])
     )
     return {weights.name: weights for weights in found if weights.file.is_file()}
 
 
-def bundled_as(weights: str | Path | None) -> BundledWeights | None:
-    """The bundled weights of this name, unless a file of this name lies here."""
-    return bundled().get(str(weights)) if weights is not None and not Path(weights).is_file() else None
+def _manifest() -> dict[str, Any]:
+    try:
+        listed: dict[str, Any] = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return listed

@@ -11,10 +11,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from stmixer.model.bundled import BundledWeights, bundled_as
+from stmixer.model.bundled import NamedWeights, published
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.foreign.file_kind import described
 from stmixer.model.labels import Label
+from stmixer.model.named import weights_named
+from stmixer.model.pulled import pulled
 
 FORMAT = 1
 
@@ -86,10 +88,10 @@ class ModelCard:
 def read_header(path: Path) -> tuple[ModelCard, str]:
     """The card and the digest a file states, without reading its tensors.
 
-    Bundled weights do by name: their card then says that name, and the size of pictures that goes with it. Raises
-    CheckpointError.
+    Bundled and fetched weights do by name: their card then says that name, and the size of pictures that goes with it.
+    Raises CheckpointError.
     """
-    if (named := bundled_as(path)) is not None:
+    if (named := weights_named(path)) is not None:
         card, stated = read_header(named.file)
         return _called(card, named), stated
     if path.exists() and not path.is_file():
@@ -104,7 +106,7 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
+        raise CheckpointError(f"{path} does not exist{_how_to_get(path)}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a safetensors file ({error}); a published .pth is read by `stmixer-weights convert`"
@@ -114,8 +116,14 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
     return parse_header(metadata["stmixer"], path)
 
 
-def _called(card: ModelCard, named: BundledWeights) -> ModelCard:
-    """The card under a bundled name."""
+def _how_to_get(path: Path) -> str:
+    """What to do about a name of weights that are not here, or not ready."""
+    known = path.name in published() or path.name in pulled()
+    return f"; `stmixer-weights pull {path.name}` says how to get it" if known else ""
+
+
+def _called(card: ModelCard, named: NamedWeights) -> ModelCard:
+    """The card under a name."""
     side = named.short_side or card.config.preprocess.short_side
     preprocess = dataclasses.replace(card.config.preprocess, short_side=side)
     return dataclasses.replace(card, config=dataclasses.replace(card.config, name=named.name, preprocess=preprocess))

@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stmixer.model.bundled import DEFAULT, bundled, bundled_as
+from stmixer.model.bundled import DEFAULT, bundled
 from stmixer.model.card import FORMAT, CheckpointError, ModelCard, read_header
 from stmixer.model.detector import Detector, build, skeleton
 from stmixer.model.labels import default_labels
+from stmixer.model.named import weights_named
 from stmixer.model.zoo import variant
 
 
@@ -85,7 +86,7 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load(path: Path) -> Model:
-    """Read a model file, or bundled weights by name, strictly: every name once, every shape right.
+    """Read a model file, or weights by name, strictly: every name once, every shape right.
 
     Raises CheckpointError.
     """
@@ -96,8 +97,8 @@ def load(path: Path) -> Model:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a model file, or of bundled weights by name, on the CPU. Raises CheckpointError."""
-    if (named := bundled_as(path)) is not None:
+    """All tensors of a model file, or of weights by name, on the CPU. Raises CheckpointError."""
+    if (named := weights_named(path)) is not None:
         return read_tensors(named.file)
     try:
         with safe_open(path, "pt") as file:
@@ -154,7 +155,7 @@ def name_differences(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, 
 
 
 def open_model(name: str | None, weights: Path | None) -> Model:
-    """The weights, a file or a bundled name; else what ``name`` says, bundled weights or an untrained variant; else the
+    """The weights, a file or a name; else what ``name`` says, bundled weights or an untrained variant; else the
     bundled default.
 
     Raises CheckpointError, or ConfigError for an unknown variant.

@@ -1,4 +1,4 @@
-"""``stmixer-weights``: convert published weights, describe a file or a variant, verify a file.
+"""``stmixer-weights``: list and fetch weights, convert published ones, describe a file or a variant, verify a file.
 
 Whatever a user can get wrong is one line on stderr (or a line and the list of names) and exit code 2. Torch is imported
 by the commands that need it, so that a wrong word is answered at once.
@@ -6,6 +6,7 @@ by the commands that need it, so that a wrong word is answered at once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from stmixer.model import extras
-from stmixer.model.bundled import bundled, bundled_as
+from stmixer.model.bundled import NamedWeights, PublishedWeights, bundled, published
 from stmixer.model.clip import padded_size, window
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.labels import AVA_LABELS, Label, default_labels
+from stmixer.model.named import weights_named
+from stmixer.model.pulled import BY_HAND, PulledWeights, cache_folder, pulled
 from stmixer.model.runtimes import PrecisionName, RuntimeName
 from stmixer.model.zoo import VARIANTS
 
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 EXIT_USAGE = 2
 PUBLISHED_ON = "AVA v2.2 (as published by the authors)"
 NO_LICENCE = "not stated by its authors"
+LIST_WIDTH = 400
+"""Columns of a list for programs: a row is a line."""
 COST_SIZE = (256, 256)
 """Width and height, px, of the clip that the paper counts (Table 1)."""
 
@@ -196,13 +202,14 @@ def info(
 def _card_of(target: str) -> tuple[ModelCard, str]:
     from stmixer.model.card import read_header
 
-    if bundled_as(target) is None and not Path(target).exists():
+    if weights_named(target) is None and not Path(target).exists():
         raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
     return read_header(Path(target))
 
 
 def _names() -> str:
-    return f"bundled: {', '.join(bundled())}; variants: {', '.join(VARIANTS)}"
+    fetched = f"; fetched: {', '.join(pulled())}" if pulled() else ""
+    return f"bundled: {', '.join(bundled())}{fetched}; variants: {', '.join(VARIANTS)}"
 
 
 def _config_of(target: str) -> DetectorConfig:
@@ -214,6 +221,117 @@ def _parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise UsageError(f"--size wants WIDTHxHEIGHT in pixels, for example 256x256, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+@main.command("list")
+def list_weights() -> None:
+    """Weights by name, bundled, fetched or published by others: size, SHA-256, mAP; "unknown" where nobody knows it."""
+    with _user_errors():
+        table = Table("name", "variant", "MB", "SHA-256", "mAP %, as published", "where")
+        shown = 12 if sys.stdout.isatty() else None
+        for name, variant, size, digest, *rest in _listed():
+            table.add_row(name, variant, size, digest[:shown], *rest)
+        Console(highlight=False, width=None if sys.stdout.isatty() else LIST_WIDTH).print(table)
+
+
+def _listed() -> Iterator[tuple[str, ...]]:
+    there = pulled()
+    for name, known in bundled().items():
+        yield (name, *_on_disk(known), "see its card", "bundled")
+    for name, fetched in there.items():
+        known = NamedWeights(name, fetched.file)
+        known_map = _percent(published().get(name))
+        yield (name, *_on_disk(known), known_map, _whence(fetched))
+    for name, one in published().items():
+        if name not in there:
+            size = "unknown" if one.size is None else f"{one.size / 1e6:.1f}"
+            get = "stmixer-weights pull" if one.url is not None else "by hand: stmixer-weights pull says how"
+            yield (name, one.variant, size, one.sha256 or "unknown", _percent(one), get)
+
+
+def _on_disk(one: NamedWeights) -> tuple[str, str, str]:
+    """Variant, size and hash of a file that is there."""
+    from stmixer.model.card import CheckpointError, read_header
+
+    try:
+        variant = read_header(one.file)[0].name
+    except CheckpointError:
+        variant = "to be converted"
+    with one.file.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return variant, f"{one.file.stat().st_size / 1e6:.1f}", found
+
+
+def _whence(one: PulledWeights) -> str:
+    return one.source if one.source == BY_HAND else f"fetched from {one.source}"
+
+
+def _percent(one: PublishedWeights | None) -> str:
+    return "unknown" if one is None or one.map_percent is None else f"{one.map_percent:.1f} ({one.data})"
+
+
+@main.command("pull")
+def pull_weights(
+    target: Annotated[str, typer.Argument(metavar="NAME|URL", help="a name of `list`, or an https address")],
+    name: Annotated[str | None, typer.Option(help="what to call it (default: the file's name)")] = None,
+    sha256: Annotated[str | None, typer.Option(help="what it has to be")] = None,
+) -> None:
+    """Fetch weights over https, once: --weights NAME, init.weights and stmixer.load(NAME) find them, offline too."""
+    from stmixer.model.pull import PullError, pull
+
+    with _user_errors():
+        folder = cache_folder()
+        if folder is None:
+            raise UsageError("there is no home folder to keep weights in; set XDG_CACHE_HOME, or fetch a file by hand")
+        if target in bundled():
+            typer.echo(f"{target} comes with the package: there is nothing to fetch")
+            return
+        if "://" not in target and name is None and (there := pulled(folder).get(target)) is not None:
+            _tell_pulled(there)
+            return
+        url, name, sha256 = _where_from(target, name, sha256, folder)
+        if name is not None and name in {*bundled(), *VARIANTS}:
+            raise UsageError(f"{name} is the name of something that is bundled; give another with --name")
+        try:
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task("fetching", total=None)
+                fetched = pull(
+                    *(url, folder),
+                    name=name,
+                    sha256=sha256,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+        except PullError as error:
+            raise UsageError(str(error)) from None
+        _tell_pulled(fetched)
+
+
+def _where_from(target: str, name: str | None, sha256: str | None, folder: Path) -> tuple[str, str | None, str | None]:
+    """Address, name and hash of what is to be fetched. Raises UsageError."""
+    if "://" in target:
+        return target, name, sha256
+    one = published().get(target)
+    if one is None:
+        names = ", ".join([*bundled(), *pulled(folder), *published()])
+        raise UsageError(f"{target} is no https address, and none of the names that are known: {names}")
+    if one.url is None:
+        raise UsageError(
+            f"{one.title} is not to be had by a program: its authors publish it {one.where}. Fetch it there in a "
+            f"browser, then `stmixer-weights convert FILE.pth -o {folder / one.name}.safetensors --variant "
+            f"{one.variant}` makes it known as {one.name}. Its size and SHA-256 are "
+            f"{'unknown' if one.sha256 is None else one.sha256}"
+        )
+    return one.url, name or one.name, sha256 or one.sha256
+
+
+def _tell_pulled(one: PulledWeights) -> None:
+    sure = f", SHA-256 {one.sha256}" if one.sha256 else ""
+    typer.echo(f"{one.file}: {one.bytes:,} bytes{sure}, {_whence(one)}")
+    ready = one.file.with_suffix(".safetensors")
+    if ready.is_file():
+        typer.echo(f"it goes by the name {one.name}: stmixer serve --weights {one.name}")
+    else:
+        typer.echo(f"it is one of PyTorch's: stmixer-weights convert {one.file} -o {ready}, then it goes by {one.name}")
 
 
 @main.command()
@@ -255,7 +373,7 @@ def export(
         from stmixer.model.checkpoint import load, untrained
         from stmixer.model.export import export as write
 
-        if target not in VARIANTS and bundled_as(target) is None and not Path(target).exists():
+        if target not in VARIANTS and weights_named(target) is None and not Path(target).exists():
             raise UsageError(f"{target} is neither a file nor bundled nor a variant; {_names()}")
         if target in VARIANTS:
             _tell_exported(write(untrained(target), output))
@@ -264,7 +382,7 @@ def export(
 
 
 def _export_beside(target: str) -> None:
-    named = bundled_as(target)
+    named = weights_named(target)
     weights = Path(target) if named is None else named.file
     if not weights.is_file() or weights.suffix != ".safetensors":
         raise UsageError(f"--beside wants a .safetensors file or a bundled name, got {target}")

@@ -94,7 +94,7 @@ def detect(
     model: Annotated[
         str | None, typer.Option(help="bundled weights, or a variant with initial ones (default: stmixer-rt)")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a name")] = None,
     keyframe_hz: Annotated[float, typer.Option(help="keyframes per second of video")] = 1.0,
     preset: Annotated[Preset | None, typer.Option(help="cctv: a lower threshold, for small and distant people")] = None,
     score_threshold: Annotated[float | None, typer.Option(help="least person score (0.6)")] = None,
@@ -242,7 +242,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to bind (127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (8000)")] = None,
     model: Annotated[str | None, typer.Option(help="bundled weights, or a variant untrained (stmixer-rt)")] = None,
-    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a bundled name")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a .safetensors or .onnx file, or a name")] = None,
     weights_dir: Annotated[
         Path | None, typer.Option(help="folder whose files may be loaded while the service runs")
     ] = None,

@@ -27,7 +27,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     model: str | None = Field(None, description="bundled weights by name, or a variant with initial ones")
-    weights: Path | None = Field(None, description="a .safetensors or .onnx file of stmixer-weights, or a bundled name")
+    weights: Path | None = Field(
+        None, description="a .safetensors or .onnx file of stmixer-weights, or a name, bundled or fetched"
+    )
     weights_dir: Path | None = Field(None, description="folder whose files may be loaded while the service runs")
     watch: Path | None = Field(
         None, description="a weights file that is served, and anew when another one takes its place"

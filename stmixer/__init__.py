@@ -60,8 +60,8 @@ def load(
     """A model, ready to detect.
 
     Args:
-        path_or_name: a ``.safetensors`` or ``.onnx`` file of ``stmixer-weights``, or the name of bundled weights
-            (``"stmixer-rt"``); None for the bundled ones.
+        path_or_name: a ``.safetensors`` or ``.onnx`` file of ``stmixer-weights``, or the name of weights that are
+            bundled (``"stmixer-rt"``) or that ``stmixer-weights pull`` has fetched; None for the bundled ones.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         runtime: ``auto`` (ONNX Runtime for ``.onnx`` files, and on a CPU for weights with graphs beside them, as the
             bundled ones have; else eager), ``eager``, ``compile``, ``cudagraph``, ``onnx``. All but ``onnx`` want
@@ -79,7 +79,9 @@ def load(
 
 
 def _weights(path_or_name: str | os.PathLike[str]) -> Path:
-    from stmixer.model.bundled import bundled
+    from stmixer.model.bundled import bundled, published
+    from stmixer.model.named import weights_named
+    from stmixer.model.pulled import pulled
     from stmixer.service.errors import StartError
 
     path = Path(path_or_name)
@@ -87,13 +89,17 @@ def _weights(path_or_name: str | os.PathLike[str]) -> Path:
         if not path.is_file():
             raise StartError("bad_weights", f"there is no file {path}; leave it out for the bundled weights")
         return path
-    names = bundled()
-    if str(path) in names:
+    if weights_named(path) is not None:
         return path
+    if str(path) in {*pulled(), *published()}:
+        how = f"`stmixer-weights pull {path}` says what to do"
+        raise StartError("bad_weights", f"{path} is not ready to be used: {how}")
+    fetched = f"; fetched: {', '.join(pulled())}" if pulled() else ""
     raise StartError(
         "bad_weights",
-        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(names)}; "
-        "`stmixer-weights convert` makes a file of a published checkpoint",
+        f"{path} is neither a .safetensors or .onnx file nor the name of bundled weights: {', '.join(bundled())}"
+        f"{fetched}; `stmixer-weights convert` makes a file of a published checkpoint, `stmixer-weights pull` fetches "
+        "one",
     )
 
 

@@ -21,7 +21,7 @@ def teach(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="the weights file (default: FOLDER.safetensors here)")
     ] = None,
-    weights: Annotated[str, typer.Option(help="to start from: a bundled name or a file")] = "stmixer-rt",
+    weights: Annotated[str, typer.Option(help="to start from: a name or a file")] = "stmixer-rt",
     negatives: Annotated[
         list[Path] | None,
         typer.Option("--negatives", metavar="SET", help="a custom set's folder of people who do something else"),

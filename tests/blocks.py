@@ -56,6 +56,10 @@ NOT_RUN = {
         "docs/train.md",
         "stmixer teach my_actions",
     ): "learns for minutes; tests/journeys/test_ml_engineer.py runs the page's rehearsal of it",
+    ("docs/train.md", "stmixer-weights list"): "wants a network, and weights at an address that is made up; "
+    "tests/model/test_pull.py has a server of its own",
+    ("docs/train.md", "torchrun --nproc-per-node 8"): "wants several GPUs; tests/trainer/test_distributed.py has two "
+    "processes on a CPU",
     ("docs/train.md", "stmixer-train calibrate"): "wants more than the toy run's few videos to fit on; "
     "tests/trainer/test_calibration.py has such",
     (

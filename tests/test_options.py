@@ -19,7 +19,8 @@ SPOKEN = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 LITERAL = re.compile(r"""["']--([a-z][a-z0-9-]*)["']""")
 OF_OTHERS = {
     "build", "profile", "system", "now", "tags",  # docker compose, adduser, systemctl, git
-    "data-binary", "no-index", "no-build-isolation", "nproc-per-node",  # curl, pip, torchrun
+    "data-binary", "no-index", "no-build-isolation",  # curl, pip
+    "nproc-per-node", "nnodes", "node-rank", "master-addr",  # torchrun
     "help", "again",
 }  # fmt: skip
 

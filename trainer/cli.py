@@ -1,4 +1,4 @@
-"""``stmixer-train``: fit, eval, score, calibrate, average, label, empties, bank.
+"""``stmixer-train``: fit, eval, score, calibrate, average, import, label, empties, bank.
 
 Whatever a user can get wrong is one line each on stderr and exit code 2, before training starts. Torch is imported by
 the commands that need it.
@@ -82,6 +82,11 @@ def fit(
     """Train, phase by phase where the YAML has phases. Under torchrun, on all of its processes."""
     with _user_errors():
         runs = load_phases(config, _overrides(settings, data_root))
+        if runs[0].says_no_start and not resume:
+            raise TrainError(
+                f"{config} does not say what {runs[0].model} starts from: name init.weights or init.backbone, or ask "
+                "for training from nothing with init: {weights: null}, which wants a large data set and much time"
+            )
         _log_to_stderr()
         from stmixer.trainer.training.fit import fit_phases
 
@@ -196,6 +201,54 @@ def label(
             people = f"tracks {len(video.tracks)}, boxes {video.boxes}, {video.filled} of them filled in"
             typer.echo(f"{video.name}: {video.frames} frames, {people}")
         typer.echo(f"wrote {output}: look at previews/, then put labels into boxes.csv")
+
+
+@main.command("import")
+def import_set(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="what a tool exported, unpacked: COCO, CVAT, ...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the new set's folder")],
+    media: Annotated[
+        list[Path] | None, typer.Option("--media", help="where its videos or pictures lie (default: beside it)")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option("--attribute", help="which says what somebody does (default: action)")
+    ] = None,
+    person: Annotated[
+        list[str] | None, typer.Option("--person", help="a label that says no more than that somebody is there")
+    ] = None,
+    leave_out: Annotated[list[str] | None, typer.Option("--leave-out", help="a label of what is no person")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="AVA's csv: the list of labels, .pbtxt")] = None,
+    start_s: Annotated[float, typer.Option("--start-s", help="AVA's csv: the second that files begin with")] = 0.0,
+    sequences: Annotated[bool, typer.Option("--sequences", help="numbered pictures are frames of a video")] = False,
+    fps: Annotated[float | None, typer.Option(min=0.1, max=1000, help="of these, pictures a second")] = None,
+    val: Annotated[list[str] | None, typer.Option("--val", help="a video, or folder of pictures, to check by")] = None,
+    nobody: Annotated[bool, typer.Option("--nobody", help="pictures without a box show nobody")] = False,
+    pseudo: Annotated[bool, typer.Option("--pseudo", help="a detector drew the boxes, not people")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="copy videos and pictures, else link them")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite an earlier set's tables")] = False,
+) -> None:
+    """Make a set of what another tool exported: COCO, CVAT 1.1, VIA 3, YOLO, AVA's csv. What is left out is told."""
+    with _user_errors():
+        from stmixer.trainer.imports.importing import import_export
+        from stmixer.trainer.imports.media_files import MediaFiles
+        from stmixer.trainer.imports.naming import Naming
+        from stmixer.trainer.imports.options import ImportOptions
+        from stmixer.trainer.imports.recognise import TableOptions, read_export
+
+        named = None if attribute is None else tuple(attribute)
+        naming = Naming(named, frozenset(person or ()), frozenset(leave_out or ()))
+        options = ImportOptions(naming, fps, sequences, tuple(val or ()), nobody, pseudo, copy, force)
+        with _progress("reading") as update:
+            export = read_export(sources, TableOptions(labels, start_s))
+            beside = [source if source.is_dir() else source.parent for source in sources]
+            files = MediaFiles(media or beside, output)
+            done = import_export(export, files, output, options, lambda name: update(description=name))
+        for line in done.lines:
+            typer.echo(line)
+        sets = ", ".join(f"{{kind: {kind}, root: {folder}}}" for kind, folder in done.sets)
+        typer.echo(f"look at previews/; a run has it with  sets: [{sets}]")
 
 
 @main.command()

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmixer.model.bundled import DEFAULT, bundled, bundled_as
+from stmixer.model.bundled import DEFAULT, bundled
 from stmixer.model.card import CheckpointError, ModelCard, read_header
 from stmixer.model.extras import missing
+from stmixer.model.named import weights_named
 from stmixer.model.onnx_files import graphs_of
 from stmixer.model.runtimes.arrays import DeviceName
 from stmixer.model.runtimes.host import HostArrays
@@ -143,7 +144,7 @@ def _with_graphs(name: str | None, weights: Path | None) -> tuple[Path, ModelCar
     card, _ = read_header(meant)
     if name not in (None, card.name):
         raise CheckpointError(f"{weights} holds {card.name}, not {name}; leave --model out")
-    named = bundled_as(meant)
+    named = weights_named(meant)
     try:
         graphs = graphs_of(meant if named is None else named.file)
     except CheckpointError as error:

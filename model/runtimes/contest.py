@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stmixer.model.bundled import DEFAULT, bundled, bundled_as
+from stmixer.model.bundled import DEFAULT, bundled
 from stmixer.model.card import CheckpointError, ModelCard, read_header
+from stmixer.model.named import weights_named
 from stmixer.model.onnx_files import graphs_of
 from stmixer.model.runtimes.arrays import DeviceName
 from stmixer.model.runtimes.choices import CandidateTimes, ChoiceFile
@@ -90,7 +91,7 @@ def candidates(weights: Path, card: ModelCard, digest: str) -> list[Candidate]:
     """What may run this file on this CPU, the lightest first. Raises CheckpointError."""
     if card.config.long_term is not None:
         return [EAGER]
-    named = bundled_as(weights)
+    named = weights_named(weights)
     try:
         graphs = graphs_of(weights if named is None else named.file)
     except CheckpointError:  # of other weights: whoever opens them says so
@@ -106,7 +107,7 @@ def candidates(weights: Path, card: ModelCard, digest: str) -> list[Candidate]:
 def map_lost(weights: Path, card: ModelCard, digest: str) -> Mapping[str, float]:
     """What each precision was seen to lose at most of any validation set's mAP, against fp32; nothing is known of
     others. Of bundled weights the manifest says it, of other files ``map_lost`` in their card's metrics."""
-    if (named := bundled_as(weights)) is not None:
+    if (named := weights_named(weights)) is not None and named.lost_by is not None:
         return named.map_lost if named.lost_by == digest else {}
     lost: Any = (card.metrics or {}).get("map_lost")
     if not isinstance(lost, dict):

@@ -43,6 +43,7 @@ def test_the_run_of_the_page_starts_with_another_row(tmp_path: Path) -> None:
         "workers=0",
         "accelerator=cpu",
         "augment.short_sides=[64]",
+        "init={weights: null, backbone: null}",
     )
     said = run(
         tmp_path, "stmixer-train", "fit", "-c", "run.yaml", *[word for key in smaller for word in ("--set", key)]

@@ -24,6 +24,7 @@ from stmixer.trainer.evaluate.pictures import PERSON_LABEL, as_one_label, draw, 
 from stmixer.trainer.evaluate.predictions import KeyframePredictions, Predictions, tables
 from stmixer.trainer.evaluate.report import Report, summary
 from stmixer.trainer.evaluate.reports import frame_protocol, main_figures, report_empty_sets, report_sets
+from stmixer.trainer.evaluate.sections import Evidence
 
 LABELS = ("lie", "sit", "squat")
 PICTURES = """image,x1,y1,x2,y2,posture,crowd
@@ -136,7 +137,7 @@ def test_pictures_of_people_alone(tmp_path: Path) -> None:
     drawn = draw(picks, truth, shown, PERSON_LABEL, lambda video, frame: read_frame(source, video, frame))
     assert drawn[0].caption == "right: person 0.90 · street.png · frame 0"
     assert read_frame(source, "street.png", 0).shape == (96, 48, 3)
-    text = page(report, drawn)
+    text = page(report, Evidence(drawn))
     assert "who is not there" in text
     assert text.count("<figure>") == 4
 

@@ -94,12 +94,14 @@ CASES: dict[str, tuple[Break, list[str]]] = {
     "value": (_set(batch_size=0), ["batch_size: Input should be greater than or equal to 1, got 0"]),
     "preset": (_set(preset="kinetics"), ["preset 'kinetics' is unknown; known: ava_v21, "]),
     "weights": (_set(init={"weights": "nothing.safetensors"}), ["nothing.safetensors does not exist"]),
+    "no start": (_set(init={"seed": 3}), ["does not say what tiny starts from: name init.weights or init.backbone"]),
+    "a preset without": (_set(init={}, preset="ava_v22"), ["ask for training from nothing with init: "]),
 }  # fmt: skip
 
 
 def start(tmp_path: Path, broken: Break, *options: str) -> tuple[int, list[str]]:
     root = custom_set(tmp_path / "custom", GOOD, SPLITS)
-    config = run_config(root).model_dump(mode="json", exclude_unset=True)
+    config = run_config(root, init={"weights": None}).model_dump(mode="json", exclude_unset=True)
     broken(root, config)
     path = root / "run.yaml"
     path.write_text(yaml.safe_dump(config))

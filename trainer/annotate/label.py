@@ -18,6 +18,7 @@ from PIL import Image
 from stmixer.media.errors import MediaError
 from stmixer.trainer.annotate.draft import Draft, LabelOptions, draft_video, preview
 from stmixer.trainer.annotate.person_detector import PersonDetector
+from stmixer.trainer.data.records import Part
 from stmixer.trainer.data.set_folder import make_folders, rate_text, write_tables
 from stmixer.trainer.errors import TrainError, writing
 
@@ -150,14 +151,14 @@ def _write_tables(out: Path, drafts: Sequence[Draft], every: int) -> None:
     videos, boxes = [], []
     for i, draft in enumerate(drafts):
         note = "draft: boxes to be checked" if draft.tracks else "draft: nobody found"
-        videos.append(
-            (draft.name, _part(i, len(drafts)), rate_text(draft.fps), draft.frames, draft.width, draft.height, note)
-        )
+        part, rate = split_part(i, len(drafts)), rate_text(draft.fps)
+        videos.append((draft.name, part, rate, draft.frames, draft.width, draft.height, note))
         boxes += _rows(draft, every)
     write_tables(out, videos, boxes)
 
 
-def _part(i: int, videos: int) -> str:
+def split_part(i: int, videos: int) -> Part:
+    """Of the i-th of so many videos: every fifth is for validation, of two to four the last."""
     last_of_few = 1 < videos < 5 and i == videos - 1
     return "val" if i % 5 == 4 or last_of_few else "train"
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from stmixer.model.bundled import bundled_as
+from stmixer.model.named import weights_named
 from stmixer.trainer.config.run import CustomSet, RunConfig, current_keys
 from stmixer.trainer.errors import TrainError, reading
 
@@ -99,7 +99,9 @@ def check_values(given: Mapping[str, Any], overrides: Mapping[str, Any], where: 
 def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
     config = parse_config(values, str(path))
     folder = path.resolve().parent
-    files = {key: getattr(config.init, key) for key in ("weights", "average_with", "backbone")}
+    # of what is said alone: that nothing was said of weights is told from "none" (RunConfig.starts_from_nothing)
+    said = config.init.model_fields_set & {"weights", "average_with", "backbone"}
+    files = {key: getattr(config.init, key) for key in said}
     init = config.init.model_copy(update={key: _placed(folder, path) for key, path in files.items()})
     long_term = config.long_term
     if long_term is not None and long_term.bank is not None:
@@ -115,10 +117,10 @@ def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
 
 
 def _placed(folder: Path, file: Path | None) -> Path | None:
-    """A configuration's file, from its folder on; or the one of bundled weights."""
+    """A configuration's file, from its folder on; or the one of weights by name."""
     if file is None:
         return None
-    named = bundled_as(file) if not (folder / file).is_file() else None
+    named = weights_named(file) if not (folder / file).is_file() else None
     return folder / file if named is None else named.file
 
 

@@ -183,7 +183,7 @@ class InitSection(Section):
     """Where training starts: a model file of ours, else the initial weights of docs/detector.md."""
 
     weights: Path | None = None
-    """A file, or the name of bundled weights."""
+    """A file, or the name of bundled or fetched weights. Null, said so: none, training starts from nothing."""
     average_with: Path | None = None
     """Another file of the same origin: training starts from the mean of both (Wortsman et al., Model soups, 2022). In
     phases, the name of an earlier one."""
@@ -454,6 +454,13 @@ class RunConfig(Section):
         """The model as this run trains it, for a number of action classes. Raises ConfigError."""
         config = self.variant.of(variant(self.model, classes=classes))
         return config if self.long_term is None else self.long_term.of(config)
+
+    @property
+    def says_no_start(self) -> bool:
+        """Whether neither weights nor a backbone are named, nor ``init: {weights: null}`` said, which asks for a start
+        from nothing."""
+        init = self.init
+        return init.weights is None and init.backbone is None and "weights" not in init.model_fields_set
 
     @property
     def bank(self) -> Path | None:

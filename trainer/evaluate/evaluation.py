@@ -22,14 +22,27 @@ from stmixer.trainer.data.clipset import ClipSource
 from stmixer.trainer.data.records import FrameFolder, Part, Picture, VideoFile
 from stmixer.trainer.data.seek import frames_from
 from stmixer.trainer.data.sets import load_data
+from stmixer.trainer.data.told_split import told_split
 from stmixer.trainer.errors import writing
+from stmixer.trainer.evaluate.clip_videos import CLIPS, make_clips
+from stmixer.trainer.evaluate.faults import find_faults
+from stmixer.trainer.evaluate.history import History, read_history
+from stmixer.trainer.evaluate.moments import ErrorMoments, worst
 from stmixer.trainer.evaluate.network import LoadedNetwork, Precision, load_network, run_network
 from stmixer.trainer.evaluate.overview import overview_table, write_overview
 from stmixer.trainer.evaluate.page import write_page
-from stmixer.trainer.evaluate.pictures import PERSON_LABEL, PICTURES_EACH, as_one_label, draw, pick
+from stmixer.trainer.evaluate.pictures import (
+    PERSON_LABEL,
+    PICTURES_EACH,
+    ReportPicture,
+    as_one_label,
+    draw,
+    pick,
+)
 from stmixer.trainer.evaluate.predictions import Predictions, Tables, tables
 from stmixer.trainer.evaluate.report import Report
 from stmixer.trainer.evaluate.reports import frame_protocol, report_empty_sets, report_sets
+from stmixer.trainer.evaluate.sections import Evidence
 from stmixer.trainer.evaluators.ava_csv import read_excluded, write_detections
 from stmixer.trainer.evaluators.empty import EmptyReport
 from stmixer.trainer.evaluators.frames import FrameProtocol
@@ -108,9 +121,12 @@ class Evaluation:
         done = EvaluationResult()
         for i, source in enumerate(sources):
             alone = Predictions({(0, k): f for (s, k), f in found.rows.items() if s == i})
+            split = source.split
+            names_of = {video.name for video in split.videos}
+            said = told_split(source.config, self.config.data_root / source.config.root, split.part, names_of)
             of_set = report_sets(
                 *([source], alone, card.labels),
-                notes=notes,
+                notes=(*notes, *said),
                 with_actions=not self.mode.turned,
                 with_tubes=True,
                 among=self.config.evaluate.out_of_set_labels,
@@ -152,19 +168,33 @@ class Evaluation:
         labels = card.labels
         given = tables(source, found.of(0), labels)
         protocol = frame_protocol(source.config, self.config.evaluate.every)
-        reader = functools.partial(read_frame, source)
         for report in reports:
             stem = source.split.name if len(reports) == 1 else f"{source.split.name}.{report.protocol}"
             report.write_json(out / f"{stem}.json")
-            write_page(out / f"{stem}.html", report, _pictures(given, report, protocol, reader))
+            write_page(out / f"{stem}.html", report, self._evidence(out, source, given, report, protocol))
         if not given.labels or source.turned:
             return
         # the public format has boxes of 0-1
         normalised = replace(source, split=replace(source.split, sizes_wh=None))
         write_detections(out / f"{source.split.name}.csv", tables(normalised, found.of(0), labels).actions)
 
+    def _evidence(
+        self, out: Path, source: ClipSource, given: Tables, report: Report, protocol: FrameProtocol
+    ) -> Evidence:
+        """Pictures, and where actions are measured every error, and the worst as clips."""
+        history, moments = read_history(self.weights.parent) or History(), ErrorMoments(source, out)
+        pictures = _pictures(given, report, protocol, functools.partial(read_frame, source))
+        if report.actions is None:
+            return Evidence(pictures, moments=moments, history=history)
+        faults = find_faults(given.truth, given.actions, report.actions, given.labels, protocol)
+        picks = [fault.pick for fault in faults.listed]
+        chosen = worst(picks, CLIPS, lambda one: 0.5 if one.score is None else one.score)
+        return Evidence(pictures, make_clips(chosen, source, moments, given), faults, moments, history)
 
-def _pictures(given: Tables, report: Report, protocol: FrameProtocol, reader: Callable[[str, int], np.ndarray]) -> list:  # type: ignore[type-arg]
+
+def _pictures(
+    given: Tables, report: Report, protocol: FrameProtocol, reader: Callable[[str, int], np.ndarray]
+) -> list[ReportPicture]:
     if report.actions is not None:
         picks = pick(given.truth, given.actions, report.actions, protocol)
         return draw(picks, given.truth, given.actions, given.labels, reader, people=given.people)

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from stmixer.trainer.evaluate.pictures import KINDS, Kind, ReportPicture
+from stmixer.trainer.evaluate.pictures import KINDS, Kind
 from stmixer.trainer.evaluate.plots import bars, person_curve, precision_recall, reliability_diagram
 from stmixer.trainer.evaluate.report import ORIGINS, Report, percent, summary
+from stmixer.trainer.evaluate.sections import STYLE as SECTIONS_STYLE
+from stmixer.trainer.evaluate.sections import (
+    Evidence,
+    clips_section,
+    confusion_section,
+    faults_section,
+    history_section,
+    moment_link,
+)
 from stmixer.trainer.evaluators.out_of_set import OutOfSet
 from stmixer.trainer.evaluators.people import PersonScore
 from stmixer.trainer.evaluators.person_cut import PRECISION_FROM
@@ -45,17 +54,19 @@ _HEADS_OF_PEOPLE: dict[Kind, str] = {
 }
 
 
-def write_page(path: Path, report: Report, pictures: Sequence[ReportPicture] = ()) -> None:
+def write_page(path: Path, report: Report, evidence: Evidence | None = None) -> None:
     """Write `page` to a file."""
-    path.write_text(page(report, pictures), encoding="utf-8")
+    path.write_text(page(report, evidence), encoding="utf-8")
 
 
-def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
+def page(report: Report, evidence: Evidence | None = None) -> str:
     """The whole document.
 
     Args:
-        pictures: see `trainer.evaluate.pictures.draw`; shown by kind, found on the left, true on the right.
+        evidence: its pictures (see `trainer.evaluate.pictures.draw`) are shown by kind, found on the left, true on the
+            right.
     """
+    evidence = evidence or Evidence()
     subject = report.subject
     figure, means = f"mAP {percent(report.mean_ap)}", ", mean over the labels that have boxes in the split"
     if report.actions is None and report.people is not None:
@@ -67,14 +78,18 @@ def page(report: Report, pictures: Sequence[ReportPicture] = ()) -> str:
         f"<p>Protocol <code>{escape(report.protocol)}</code> at IoU {report.iou:g}{means}.</p>",
         f'<p class="origin">Boxes: {escape(ORIGINS[subject.origin])}.</p>',
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines[1:]) + "</ul>" if lines[1:] else "",
+        history_section(evidence.history, subject.name),
         f'<h2>AP per label</h2><div class="wide">{bars(report.classes)}</div>' if report.classes else "",
         _people(report.people),
+        confusion_section(report.confusion),
         _out_of_set(report.out_of_set),
         _absent(report),
         _tubes(report),
         f'<h2>Precision and recall</h2><div class="plots">{_curves(report)}</div>',
         _reliability(report),
-        *(_gallery(heads[kind], [p for p in pictures if p.pick.kind == kind]) for kind in KINDS),
+        clips_section(evidence),
+        *(_gallery(heads[kind], kind, evidence) for kind in KINDS),
+        faults_section(evidence),
     ]
     return _document(title, body)
 
@@ -89,7 +104,9 @@ def _document(title: str, body: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{SECTIONS_STYLE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
 
 
@@ -165,15 +182,16 @@ def _reliability(report: Report) -> str:
     return f'<h2>Do the scores mean what they say?</h2><div class="plots">{"".join(plots)}</div>'
 
 
-def _gallery(head: str, pictures: Sequence[ReportPicture]) -> str:
-    if not pictures:
-        return ""
+def _gallery(head: str, kind: Kind, evidence: Evidence) -> str:
     figures = []
-    for p in pictures:
+    for p in evidence.pictures:
+        if p.pick.kind != kind:
+            continue
         data = base64.b64encode(p.jpeg).decode("ascii")
-        caption = escape(p.caption, quote=True)
         figures.append(
-            f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f'<figure><img alt="{escape(p.caption, quote=True)}" src="data:image/jpeg;base64,{data}">'
+            f"<figcaption>{escape(p.what)} · {moment_link(p.pick, evidence)}</figcaption></figure>"
         )
+    if not figures:
+        return ""
     return f'<h2>{head}</h2><p>Found left, true right.</p><div class="pictures">{"".join(figures)}</div>'

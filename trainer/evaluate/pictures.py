@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from stmixer.media.draw import DrawnActor, draw_actors, tile
+from stmixer.media.draw import Box, DrawnActor, draw_actors, tile
 from stmixer.trainer.evaluators.frames import FrameProtocol, protocol_rows
 from stmixer.trainer.evaluators.overlap import areas, overlaps
 from stmixer.trainer.evaluators.people import PersonScore, one_row_each
@@ -30,7 +30,11 @@ from stmixer.trainer.evaluators.tables import (
     keys,
 )
 
+if TYPE_CHECKING:
+    from stmixer.trainer.evaluate.predictions import Tables
+
 Kind = Literal["right", "wrong", "missed"]
+Table = TypeVar("Table", GroundTruth, Detections, PersonDetections)
 ReadRgb = Callable[[str, int], "np.ndarray"]
 KINDS: tuple[Kind, ...] = ("right", "wrong", "missed")
 SHOWN_SCORE = 0.3
@@ -38,6 +42,8 @@ PICTURES_EACH = 8
 """Pictures of a kind."""
 PERSON_LABEL: Mapping[int, str] = {0: "person"}
 """The list of labels of `as_one_label`."""
+MANY = 6
+"""People on a picture, from which on those whom it is not about have no text."""
 _SHOWN_LABELS = 3
 _UNKNOWN = "unlabelled"
 _UNLISTED = "not in the list"
@@ -63,11 +69,16 @@ class Pick:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportPicture:
-    """A drawn pick: a JPEG with what was found on the left and what is true on the right."""
+    """A drawn pick: a JPEG with what was found on the left and what is true on the right; ``what``, in words."""
 
     pick: Pick
-    caption: str
+    what: str
     jpeg: bytes
+
+    @property
+    def caption(self) -> str:
+        """What it is and which frame."""
+        return f"{self.what} · frame {self.pick.frame}"
 
 
 def pick(
@@ -85,16 +96,16 @@ def pick(
         score: of ``found`` against ``truth`` (`evaluate_frames` with the same protocol).
     """
     truth = protocol_rows(truth, found, protocol)[0]
-    missed = _missed(truth, found, score)
+    missed = missed_rows(truth, found, score)
     picks: list[Pick] = []
     for kind, wanted in (("right", RIGHT), ("wrong", WRONG)):
         rows = np.flatnonzero((score.verdict == wanted) & (found.score >= SHOWN_SCORE))
         rows = rows[np.argsort(-found.score[rows], kind="stable")]
         for row in _spread(found, rows, each, per_label):
             name: Kind = "right" if kind == "right" else "wrong"
-            picks.append(_pick(name, found, row, float(found.score[row])))
+            picks.append(pick_of(name, found, row, float(found.score[row])))
     for row in _spread(truth, missed, each, per_label):
-        picks.append(_pick("missed", truth, row, None))
+        picks.append(pick_of("missed", truth, row, None))
     return picks
 
 
@@ -137,16 +148,48 @@ def _drawn(
     rgb: np.ndarray,
     people: PersonDetections | None,
 ) -> ReportPicture:
-    here = found.take((found.video == p.video) & (found.frame == p.frame))
-    there = truth.take((truth.video == p.video) & (truth.frame == p.frame))
-    shown = None if people is None else people.take((people.video == p.video) & (people.frame == p.frame))
+    here, there = _on(found, p.video, p.frame), _on(truth, p.video, p.frame)
+    shown = None if people is None else _on(people, p.video, p.frame)
     size = rgb.shape[1], rgb.shape[0]
-    left = draw_actors(rgb, _found_actors(here, labels, shown, size, p))
-    right = draw_actors(rgb, _true_actors(there, labels, size))
+    about = _to_pixels(p.box, truth.unit, size)
+    left = draw_actors(rgb, _among_many(_found_actors(here, labels, shown, size, p), about))
+    right = draw_actors(rgb, _among_many(_true_actors(there, labels, size), about))
     file = io.BytesIO()
     Image.fromarray(tile([left, right], 2)).save(file, "JPEG", quality=85)
     sure = "" if p.score is None else f" {p.score:.2f}"
-    return ReportPicture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video} · frame {p.frame}", file.getvalue())
+    return ReportPicture(p, f"{p.kind}: {labels[p.label]}{sure} · {p.video}", file.getvalue())
+
+
+def found_actors(given: Tables, p: Pick, frame: int, size: tuple[int, int]) -> list[DrawnActor]:
+    """Who was found on another frame of a pick's video, for a picture of this size, px."""
+    found, people = _on(given.actions, p.video, frame), _on(given.people, p.video, frame)
+    about = p if frame == p.frame else replace(p, box=np.full(4, np.nan))
+    return _shown_alike(_found_actors(found, given.labels, people, size, about), p, size, given)
+
+
+def true_actors(given: Tables, p: Pick, frame: int, size: tuple[int, int]) -> list[DrawnActor]:
+    """Who is there on another frame of a pick's video, for a picture of this size, px."""
+    truth = _on(given.truth, p.video, frame)
+    return _shown_alike(_true_actors(truth, given.labels, size), p, size, given)
+
+
+def _shown_alike(actors: list[DrawnActor], p: Pick, size: tuple[int, int], given: Tables) -> list[DrawnActor]:
+    return _among_many(actors, _to_pixels(p.box, given.truth.unit, size))
+
+
+def _among_many(actors: list[DrawnActor], about_px: Box) -> list[DrawnActor]:
+    """The same; in a crowd those whom the picture is not about as outlines alone, so that it can be read."""
+    if len(actors) <= MANY:
+        return actors
+    return [actor if _touch(actor.box_px, about_px) else replace(actor, outline_only=True) for actor in actors]
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _on(table: Table, video: str, frame: int) -> Table:
+    return table.take((table.video == video) & (table.frame == frame))
 
 
 def _found_actors(
@@ -182,7 +225,7 @@ def _to_pixels(box: Floats, unit: str, size: tuple[int, int]) -> tuple[float, fl
     return x1, y1, x2, y2
 
 
-def _missed(truth: GroundTruth, found: Detections, score: Score) -> Ints:
+def missed_rows(truth: GroundTruth, found: Detections, score: Score) -> Ints:
     """Rows of ``truth`` with a label that no detection of that label, likely enough to say, covers; largest first."""
     shown = found.take(found.score >= SHOWN_SCORE)
     truth_key, shown_key = keys(truth, shown)
@@ -211,5 +254,6 @@ def _spread(table: GroundTruth | Detections, rows: Ints, each: int, per_label: i
     return chosen
 
 
-def _pick(kind: Kind, table: GroundTruth | Detections, row: int, score: float | None) -> Pick:
+def pick_of(kind: Kind, table: GroundTruth | Detections, row: int, score: float | None) -> Pick:
+    """A row of a table as a pick."""
     return Pick(kind, str(table.video[row]), int(table.frame[row]), int(table.label[row]), score, table.boxes[row])

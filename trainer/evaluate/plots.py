@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -64,6 +65,32 @@ def reliability_diagram(r: Reliability, what: str) -> str:
     ece = "no rows" if r.ece is None else f"ECE {r.ece:.3f}"
     title = f"{what} score · {ece}"
     return _svg(*_size(), _axes(title, "predicted", "observed") + "".join(parts), f"reliability: {title}")
+
+
+def line_chart(points: Sequence[tuple[float, float]], title: str, across: str, *, top: float | None = None) -> str:
+    """Values over rising steps, from 0 or the least of them up to ``top`` or the greatest."""
+    xs, ys = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    low, high = (0.0, top) if top is not None else (min(0.0, float(ys.min())), float(ys.max()))
+    high = high if high > low else low + 1.0
+    right = max(float(xs.max()), 1.0)
+    wide, left = 2 * _SIDE, _LEFT + 12
+    chosen = np.unique(np.linspace(0, len(xs) - 1, 2 * _POINTS).astype(np.int64))
+    px = left + wide * xs[chosen] / right
+    py = _TOP + _SIDE * (1 - (ys[chosen] - low) / (high - low))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(px.tolist(), py.tolist(), strict=True))
+    parts = [f'<text x="{left + wide / 2}" y="14" text-anchor="middle" class="head">{escape(title)}</text>']
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = left + wide * share, _TOP + _SIDE * (1 - share)
+        parts.append(
+            f'<path d="M{left} {y:.1f}h{wide}M{x:.1f} {_TOP}v{_SIDE}" class="grid"/>'
+            f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{low + share * (high - low):.3g}</text>'
+            f'<text x="{x:.1f}" y="{_TOP + _SIDE + 14}" text-anchor="middle">{share * right:.0f}</text>'
+        )
+    parts.append(f'<text x="{left + wide / 2}" y="{_TOP + _SIDE + 29}" text-anchor="middle">{escape(across)}</text>')
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>')
+    if len(chosen) == 1 or top is not None:
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{BLUE}"/>' for x, y in zip(px, py, strict=True)]
+    return _svg(left + wide + 16, _TOP + _SIDE + _BOTTOM, "".join(parts), f"{title} over {across}s")
 
 
 def _size() -> tuple[int, int]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stmixer.trainer.evaluators.ava import AvaProtocol, evaluate_ava
+from stmixer.trainer.evaluators.confusion import Confusion, confusion
 from stmixer.trainer.evaluators.frames import FRAMES_ALL, FrameProtocol, action_outcomes, evaluate_frames, protocol_rows
 from stmixer.trainer.evaluators.out_of_set import NamedOf, OutOfSet, evaluate_out_of_set
 from stmixer.trainer.evaluators.people import PERSON_THRESHOLD, PersonScore, evaluate_people
@@ -79,6 +80,7 @@ class Report:
         tubes: video scores, one per threshold of ``TUBE_THRESHOLDS``; empty where none were asked for.
         person_reliability: person score against "somebody is there", over all detections that counted.
         action_reliability: action score against "the person does it", where a person was found.
+        confusion: who is taken for what; None where actions or people are not measured.
     """
 
     subject: Subject
@@ -91,6 +93,7 @@ class Report:
     tubes: tuple[Score, ...] = ()
     person_reliability: Reliability | None = None
     action_reliability: Reliability | None = None
+    confusion: Confusion | None = None
 
     @property
     def mean_ap(self) -> float | None:
@@ -130,6 +133,7 @@ class Report:
             "tubes": [_tubes(s) for s in self.tubes],
             "person_reliability": bins(self.person_reliability),
             "action_reliability": bins(self.action_reliability),
+            "confusion": _confusion(self.confusion),
         }
 
     def write_json(self, path: Path) -> None:
@@ -224,6 +228,14 @@ def report_frames(
         tubes=tubes,
         person_reliability=_person_reliability(people, persons),
         action_reliability=reliability(found.score[counts], there[counts]) if with_actions else None,
+        confusion=None
+        if actions is None or people is None
+        else confusion(
+            *(truth, found, people, labels, protocol),
+            ignored=ignored,
+            person_score=max(person_threshold, actions_from),
+            overlap_from=threshold,
+        ),
     )
 
 
@@ -254,6 +266,9 @@ def report_ava(
         people=persons,
         person_reliability=_person_reliability(people, persons),
         action_reliability=reliability(found.score[counts], there[counts]),
+        confusion=None
+        if people is None
+        else confusion(truth, found, people, labels, FRAMES_ALL, person_score=person_threshold),
     )
 
 
@@ -394,6 +409,18 @@ def out_of_set_values(o: OutOfSet | None) -> Json | None:
         "any_label": plain(o.any_label),
         "among": None if o.among is None else plain(o.among),
         "by_label": [plain(n) for n in o.by_label],
+    }
+
+
+def _confusion(c: Confusion | None) -> Json | None:
+    if c is None:
+        return None
+    return {
+        "person_score": c.person_score,
+        "said_from": c.said_from,
+        "true": list(c.rows),
+        "said": list(c.columns),
+        "counts": c.counts.tolist(),
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from stmixer.model.bundled import bundled_as
+from stmixer.model.named import weights_named
 from stmixer.trainer.annotate.person_detector import PersonDetector, PersonFinder
 from stmixer.trainer.calibrate.run import Calibrator
 from stmixer.trainer.config.file import load_config
@@ -170,7 +170,7 @@ def _configured(lesson: Lesson, sets: TaughtSets, labels: Sequence[str], base: B
     if sets.none is not None:
         parts = list(sets.none_parts)
         chosen.append({"kind": "custom", "root": "none", "on_grid": True, "weight": 0.3, "parts": parts})
-    weights = lesson.weights if bundled_as(lesson.weights) is not None else lesson.weights.resolve()
+    weights = lesson.weights if weights_named(lesson.weights) is not None else lesson.weights.resolve()
     cores = len(os.sched_getaffinity(0))
     values: dict[str, Any] = {
         "preset": "teach",

@@ -87,7 +87,7 @@ def write_sets(
 def _add(tables: _SetTables, draft: DraftedClip, part: ClipPart) -> None:
     clip = draft.clip
     tables.videos.append(
-        (clip.name, part, rate_text(draft.fps), draft.frames, draft.width, draft.height, "", clip.name)
+        (clip.name, part, rate_text(draft.fps), draft.frames, draft.width, draft.height, "", clip.name, clip.scene)
     )
     tables.files[clip.name] = clip.path.resolve()
     step = 1 if part == "train" else EVERY * math.ceil(draft.frames / EVERY / LOOKED_AT)
@@ -144,7 +144,8 @@ def _add_set(tables: _SetTables, folder: Path, name: str, labels: Sequence[str])
         video = f"{name}/{row['video']}"
         steps[row["video"]] = 1 if row["split"] == "train" else 3 * EVERY
         frames = [row.get(column) for column in VIDEO_COLUMNS[2:6]]
-        tables.videos.append((video, row["split"], *frames, "", video))
+        scene = f"{name} {row['scene']}" if row.get("scene") else ""
+        tables.videos.append((video, row["split"], *frames, "", video, scene))
         tables.files[video] = (folder / "videos" / row["video"]).resolve()
     for box in boxes:
         step = steps.get(box["video"])
@@ -181,6 +182,6 @@ def _write(root: Path, tables: _SetTables, absent: Sequence[str]) -> None:
         link.symlink_to(file)
     root.mkdir(parents=True, exist_ok=True)
     write_csv(root / "boxes.csv", BOX_COLUMNS, tables.boxes)
-    write_csv(root / "videos.csv", (*VIDEO_COLUMNS, "source"), tables.videos)
+    write_csv(root / "videos.csv", (*VIDEO_COLUMNS, "source", "scene"), tables.videos)
     if absent:
         write_csv(root / "negatives.csv", ("source", "labels"), [(row[7], ";".join(absent)) for row in tables.videos])

@@ -18,6 +18,7 @@ from rich.console import Console
 from stmixer.trainer.evaluate.page import page, write_page
 from stmixer.trainer.evaluate.pictures import Pick, draw, pick
 from stmixer.trainer.evaluate.report import Report, Subject, report_ava, report_frames
+from stmixer.trainer.evaluate.sections import Evidence
 from stmixer.trainer.evaluators.ava import AVA_ACTIVITYNET
 from stmixer.trainer.evaluators.frames import FRAMES_ALL, FRAMES_CUSTOM, evaluate_frames, every
 from stmixer.trainer.evaluators.tables import Detections, GroundTruth, Keyframes, PersonDetections
@@ -219,7 +220,7 @@ def test_page_loads_nothing_and_shows_all(scene: Scene, tmp_path: Path) -> None:
     report = scene.report()
     picks = pick(scene.truth, scene.found, report.actions, FRAMES_CUSTOM)
     pictures = draw(picks, scene.truth, scene.found, LABELS, _grey, people=scene.people)
-    write_page(tmp_path / "report.html", report, pictures)
+    write_page(tmp_path / "report.html", report, Evidence(pictures))
     text = (tmp_path / "report.html").read_text()
     tags = _Tags()
     tags.feed(text)

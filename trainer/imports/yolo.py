@@ -1,0 +1,214 @@
+"""Folders of YOLO's: a text file of boxes beside every picture, ``class x y width height`` in shares, classes listed.
+
+``data.yaml`` says where training and validation pictures lie and what classes are called (Ultralytics, Roboflow); else
+``obj.names`` (Darknet, CVAT) or ``classes.txt`` does. A line may go on with a confidence, and with who it is. Text
+files without pictures, ``NAME_12.txt``, are those of a video's frames as Ultralytics writes them, counted from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from stmixer.trainer.data.records import Part
+from stmixer.trainer.errors import TrainError, reading
+from stmixer.trainer.imports.export import SHARES, Corners, Export, Footage, LeftOut, SeenBox
+from stmixer.trainer.imports.media_files import PICTURES
+from stmixer.trainer.imports.parts import UNUSED, part_of_name
+from stmixer.trainer.imports.shapes import around_points
+
+Which = Part | Literal["test"] | None
+
+_LISTS = ("obj.names", "classes.txt", "classes.names")
+_KEYS: tuple[tuple[str, Which], ...] = (("train", "train"), ("val", "val"), ("valid", "val"), ("test", "test"))
+_OF_FRAME = re.compile(r"(.+?)_(\d+)")
+_NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "obj.names", "readme.txt"}
+
+
+def names_file(folder: Path) -> Path | None:
+    """What says how the classes of a folder are called; None where it is no such folder."""
+    found = sorted(path for path in folder.glob("*.y*ml") if path.suffix in (".yaml", ".yml") and _has_names(path))
+    if found:
+        return found[0]
+    return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
+
+
+def _has_names(path: Path) -> bool:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and "names" in values
+
+
+def read_yolo(file: Path) -> Export:
+    """A folder, by the file that names its classes. Raises TrainError."""
+    left_out, notes = LeftOut(), list[str]()
+    folder = file.parent
+    values = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
+    names = _names(values.get("names"), file) if values else _listed(file)
+    pictures: dict[Path, Which] = {}
+    for key, part in _KEYS:
+        for place in _places(values.get(key), folder, values.get("path"), file):
+            for picture in _pictures(place, folder):
+                pictures.setdefault(picture.resolve(), part)
+    if not pictures:
+        for picture in _pictures(folder, folder):
+            pictures[picture.resolve()] = part_of_name(" ".join(picture.relative_to(folder).parts[:-1]))
+    footage: list[Footage] = []
+    used: set[Path] = set()
+    for picture, part in pictures.items():
+        label = _label_file(picture)
+        used.add(label)
+        if part == UNUSED:
+            left_out.note("pictures are of a test split", picture.name)
+            continue
+        one = Footage(_name(picture, folder), "picture", part=part)
+        one.boxes = _boxes(label, names, left_out) if label.is_file() else []
+        footage.append(one)
+    videos = _videos(folder, names, used, left_out)
+    if videos:
+        notes.append("text files without a picture are frames of videos, counted from 1 (or 0, if one is called so)")
+    return Export("YOLO", [*footage, *videos.values()], left_out, notes)
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        with reading(path):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise TrainError(f"{path} must hold keys and values")
+    return values
+
+
+def _names(value: object, file: Path) -> dict[int, str]:
+    if isinstance(value, list):
+        return {i: str(name) for i, name in enumerate(value)}
+    if isinstance(value, dict) and all(str(key).isdecimal() for key in value):
+        return {int(key): str(name) for key, name in value.items()}
+    raise TrainError(f"{file}: names is neither a list of classes nor their numbers and names")
+
+
+def _listed(file: Path) -> dict[int, str]:
+    try:
+        with reading(file):
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise TrainError(f"{file} is no text in UTF-8") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise TrainError(f"{file} names no class")
+    return dict(enumerate(names))
+
+
+def _places(value: object, folder: Path, root: object, file: Path) -> list[Path]:
+    """Folders and lists that a key names, those that are there. Raises TrainError."""
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    found = []
+    for each in given:
+        if not isinstance(each, str):
+            raise TrainError(f"{file}: {each!r} is no folder's name")
+        inner = Path(re.sub(r"^(\.\./|\./)+", "", each))  # Roboflow writes ../train/images beside train/
+        tried = [Path(root) / each, folder / str(root) / each] if isinstance(root, str) else []
+        tried += [folder / each, folder / inner]
+        there = next((path for path in tried if path.exists()), None)
+        if there is not None:
+            found.append(there)
+    return found
+
+
+def _pictures(place: Path, folder: Path) -> list[Path]:
+    """Of a folder, or of a list of files. Raises TrainError."""
+    with reading(place):
+        if place.is_dir():
+            return sorted(path for path in place.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+        if place.suffix.lower() in PICTURES:
+            return [place]
+        lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = []
+    for line in filter(None, map(str.strip, lines)):
+        inner = re.sub(r"^(\.\./|\./)+", "", line)
+        # CVAT's lists begin with data/, which is no folder
+        tried = (place.parent / line, folder / inner, folder / inner.removeprefix("data/"))
+        found += [path for path in tried if path.is_file()][:1]
+    return found
+
+
+def _label_file(picture: Path) -> Path:
+    """Beside the picture, or where ``labels`` stands for the last ``images`` of its path."""
+    parts = list(picture.parent.parts)
+    if "images" in parts:
+        at = len(parts) - 1 - parts[::-1].index("images")
+        parts[at] = "labels"
+        elsewhere = Path(*parts) / f"{picture.stem}.txt"
+        if elsewhere.is_file() or not picture.with_suffix(".txt").is_file():
+            return elsewhere
+    return picture.with_suffix(".txt")
+
+
+def _name(picture: Path, folder: Path) -> str:
+    try:
+        return picture.relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return picture.name
+
+
+def _videos(folder: Path, names: Mapping[int, str], used: set[Path], left_out: LeftOut) -> dict[str, Footage]:
+    """Of text files without a picture, by the video's name. Raises TrainError."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    with reading(folder):
+        texts = sorted(path for path in folder.rglob("*.txt") if path.name.lower() not in _NO_LABELS)
+    for path in texts:
+        match = _OF_FRAME.fullmatch(path.stem)
+        if path.resolve() in used:
+            continue
+        if match is None:
+            left_out.note("text files have no picture, and no number as a video's frames have", path.name)
+            continue
+        found.setdefault(match[1], []).append((int(match[2]), path))
+    videos = {}
+    for name, frames in found.items():
+        first = min(1, *(number for number, _ in frames))
+        video = videos[name] = Footage(name, "video")
+        for number, path in frames:
+            video.boxes += _boxes(path, names, left_out, frame=number - first)
+    return videos
+
+
+def _boxes(path: Path, names: Mapping[int, str], left_out: LeftOut, frame: int | None = None) -> list[SeenBox]:
+    """A text file's. Raises TrainError where it cannot be read."""
+    with reading(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    boxes = []
+    for at, line in enumerate(lines, start=1):
+        if not (cells := line.split()):
+            continue
+        where = f"{path.name}:{at}"
+        try:
+            label, corners, track = _box(cells, names)
+        except (ValueError, OverflowError) as error:
+            left_out.note(f"lines are no boxes ({error})", where)
+            continue
+        boxes.append(SeenBox(corners, label, size_wh=SHARES, frame=frame, track=track))
+    return boxes
+
+
+def _box(cells: Sequence[str], names: Mapping[int, str]) -> tuple[str, Corners, str | None]:
+    """Class, corners, and who it is. Raises ValueError."""
+    if len(cells) < 5:
+        raise ValueError("fewer than five values")
+    number = int(float(cells[0]))
+    if number not in names:
+        raise ValueError(f"class {number} has no name")
+    values = [float(cell) for cell in cells[1:]]
+    if len(values) >= 6 and len(values) % 2 == 0 and not cells[-1].isdecimal():
+        return names[number], around_points(list(zip(values[0::2], values[1::2], strict=True))), None
+    x, y, width, height = values[:4]
+    track = cells[-1] if len(cells) > 5 and cells[-1].isdecimal() else None
+    return names[number], (x - width / 2, y - height / 2, x + width / 2, y + height / 2), track

@@ -48,6 +48,10 @@ NOT_RUN = {
         "docs/train.md",
         "stmixer teach my_actions",
     ): "learns for minutes; tests/trainer/test_teach.py does it at toy length",
+    (
+        "docs/train.md",
+        "stmixer serve --allow-teach",
+    ): "serves until it is ended; tests/browser/test_teach_page.py does it on the page",
     ("docs/train.md", "stmixer-train calibrate"): "wants more than the toy run's few videos to fit on; "
     "tests/trainer/test_calibration.py has such",
     (

@@ -29,6 +29,7 @@ from stmixer.service.api import (
     problems,
     pulled,
     stream_ws,
+    teach,
 )
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.request_log import RequestLog, note_refusal
@@ -45,7 +46,7 @@ PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v
 HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
-"""What a key needs besides being known; elsewhere any key will do."""
+"""What a key needs besides being known; elsewhere any key will do, but for lessons (`teach.needs_admin`)."""
 TOKEN_PATH = re.compile(
     r"/v1/streams/\d+/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
 )
@@ -62,6 +63,7 @@ def create_app(service: Service) -> FastAPI:
     async def page() -> Response:
         return FileResponse(WEB / "index.html")
 
+    app.mount(teach.TRIAL, teach.TrialDoor(service), name="trial")
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     app.add_middleware(Gate, service=service)
     app.add_middleware(HeadAsGet)
@@ -84,7 +86,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
+    for part in (meta, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi):
         app.include_router(part.router)
     return app
 
@@ -152,7 +154,7 @@ class Gate:
             return
         access, token = self._service.access, _token(scope, path)
         caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token)
-        caller.allow(SCOPES.get(path))
+        caller.allow("admin" if teach.needs_admin(path) else SCOPES.get(path))
         caller.spend_request()
         scope.setdefault("state", {})["caller"] = caller
 

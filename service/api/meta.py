@@ -17,8 +17,10 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The served model: what it is, on what it was trained, its licence, how good it is, and what it wants to see."""
-    model = request.app.state.service.engine.model
+    """The served model: what it is, on what it was trained, its licence, how good it is, and what it wants to see;
+    and whether this service can be taught another one."""
+    service: Service = request.app.state.service
+    model = service.engine.model
     clip = model.config.clip
     return {
         "models": [
@@ -40,7 +42,8 @@ async def models(request: Request) -> dict[str, Any]:
                 "short_side": model.config.preprocess.short_side,
                 "lookahead_ms": float(model.window.lookahead_s * 1000),
             }
-        ]
+        ],
+        "teach": service.teaching is not None,
     }
 
 

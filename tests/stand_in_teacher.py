@@ -45,7 +45,7 @@ def main() -> None:
     work.mkdir(exist_ok=True)
     picture = base64.b64encode(encode_jpeg(np.full((60, 240, 3), 120, np.uint8))).decode()
     figure = f'<img src="data:image/jpeg;base64,{picture}"><figcaption>wave/1.mp4: one person</figcaption>'
-    (work / "draft.html").write_text(f"<title>Who</title><figure>{figure}</figure>")
+    (work / "draft.html").write_text(f"<title>Who</title><style>p {{ margin: 0 }}</style><figure>{figure}</figure>")
     say("end", "somebody in 3 of 3 clips", phase="draft")
     say("start", "learning from them", phase="learn")
     say("progress", phase="learn", done=3, total=10, left_s=70.0)

@@ -129,8 +129,8 @@ async def begin(request: Request, order: TeachOrder) -> Teach:
     """Learn from the clips that there are, in a process of low priority; what was done before is not done again."""
     teaching, service = _teaching(request)
     service.engine.check_staying()
-    await service.trial.end()
     await teaching.begin(order.name)
+    await service.trial.end()
     return await teaching.state(service.trial.told)
 
 
@@ -157,8 +157,9 @@ async def draft(request: Request) -> Response:
 async def keep(request: Request) -> KeptModel:
     """Keep what was learned: its weights are moved below ``--teach-dir``. The clips stay until they are discarded."""
     teaching, service = _teaching(request)
+    kept = await teaching.keep()
     await service.trial.end()
-    return await teaching.keep()
+    return kept
 
 
 @router.post(TRIAL, status_code=202, responses=_NONE | _BUSY)

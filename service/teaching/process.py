@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ class LessonProcess:
         """Start ``python -P -m module arguments…`` in a folder, with nothing of our environment but what starting
         Python takes; its temporary files lie in the folder too. Raises OSError."""
         temporary = folder / "tmp"
+        await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)  # of one that was killed
         temporary.mkdir(mode=0o700, exist_ok=True)
         environment = {
             **child_environment(inherits=False), "HOME": str(folder), "TMPDIR": str(temporary),

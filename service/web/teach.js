@@ -166,7 +166,8 @@ export class Teach {
     byId("teach-stop").hidden = !learning;
     byId("teach-going").hidden = !phases.length && !notes.length;
     refill(byId("teach-phases"), ...phases.map(phaseLine));
-    byId("teach-notes").replaceChildren(...notes.map((text) => make("li", { textContent: text })));
+    const others = notes.filter((text) => !text.includes("draft.html")); // its pictures are here
+    byId("teach-notes").replaceChildren(...others.map((text) => make("li", { textContent: text })));
     byId("teach-result").hidden = state !== "done";
     byId("teach-figures").replaceChildren(...(figures ? lessonFigureWords(figures) : []).map((text) => make("li", { textContent: text })));
     byId("teach-try").disabled = this.#wanted;
@@ -223,7 +224,8 @@ export class Teach {
     byId("teach-pictures").hidden = !pictures;
     if (!pictures) return;
     try {
-      const page = new DOMParser().parseFromString(await draftPage(), "text/html");
+      // without its own style, which this page may not have
+      const page = new DOMParser().parseFromString((await draftPage()).replace(/<style>.*?<\/style>/s, ""), "text/html");
       if (run !== this.#run) return;
       const figures = [...page.querySelectorAll("figure")].filter((figure) => figure.querySelector("img")?.src.startsWith("data:image/jpeg"));
       byId("teach-actors").replaceChildren(

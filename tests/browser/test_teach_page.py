@@ -22,6 +22,7 @@ from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 
 pytestmark = pytest.mark.browser
 
+LESSON_MS = 20 * 60_000
 LEARNED = "Learned; try it, then keep it or discard it"
 DROP = """({selector, names, contents}) => {
   const data = new DataTransfer();
@@ -233,7 +234,7 @@ def test_keys_reach_all_of_it(school: Page) -> None:
         "teach-discard",
     ]  # fmt: skip
     wanted[4] = next(name for name in seen if str(name).startswith("Remove clip"))
-    assert [name for name in seen if name in wanted] == wanted
+    assert [name for name in seen if name in wanted][: len(wanted)] == wanted
     school.get_by_role("button", name="Back").press("Enter")
     expect(school.get_by_role("button", name="Start camera")).to_be_visible()
     school.get_by_role("link", name="Teach").press("Enter")
@@ -294,7 +295,7 @@ def test_a_clip_dropped_in_and_its_label_live_on_the_page(
             drop(page, f'.lesson[data-label="{label}"]', *parts)
             expect(card(page, label)).to_contain_text("4 clips.")
         learn(page, "mine")
-        expect(page.locator("#teach-count")).to_have_text(LEARNED, timeout=10 * 60_000)
+        expect(page.locator("#teach-count")).to_have_text(LEARNED, timeout=LESSON_MS)
         phases = page.locator("#teach-phases b").all_text_contents()
         assert phases == ["look", "draft", "features", "learn", "calibrate", "evaluate", "write"]
         expect(page.locator("#teach-actors img")).to_have_count(8)

@@ -199,6 +199,9 @@ def test_what_was_learned_is_tried_beside_what_is_served(school: School) -> None
     assert school.ask("POST", "/trial").status_code == 202
     state = eventually(school.state, lambda state: state["trial"]["state"] != "starting", 120)
     assert state["trial"] == {"state": "ready", "says": ""}
+    (school.folder / "kept" / "taken.safetensors").touch()
+    problem(school.ask("POST", "/lesson", json={"name": "taken"}), 409, "exists")
+    (school.folder / "kept" / "taken.safetensors").unlink()
     assert school.ask("GET", "/trial/v1/models").json()["models"][0]["name"] == "stmixer-rt"
     names = {label["name"] for label in school.ask("GET", "/trial/v1/labels").json()["labels"]}
     found = school.ask("POST", "/trial/v1/detect", content=(OWN_CLIPS / "walk.mp4").read_bytes())

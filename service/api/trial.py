@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("stmixer.teaching")
 
 MOST_STREAMS = 2
-LEAVE_S = 2.0
+LEAVE_S = 6.0
+"""What its streams get to end in order: they leave after half of it."""
 
 
 def trial_settings(settings: Settings, weights: Path) -> Settings:
@@ -29,7 +30,7 @@ def trial_settings(settings: Settings, weights: Path) -> Settings:
     return settings.model_copy(
         update={
             "weights": weights, "model": None, "max_streams": MOST_STREAMS, "spare_workers": 0, "idle_decoders": 1,
-            "shutdown_timeout": LEAVE_S, "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
+            "shutdown_timeout": min(LEAVE_S, settings.shutdown_timeout), "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
             "webhook": None, "webhook_secret_file": None, "event_clips": None, "allow_files": None,
             "allow_networks": "", "allow_teach": False, "teach_dir": None,
         }

@@ -58,7 +58,14 @@ class School:
 def running(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
     folder, keys = tmp_path_factory.mktemp("school") / "teach", tmp_path_factory.mktemp("keys") / "keys.json"
     write_keys(keys, KeyFile(keys=tuple(Key(name=n, sha256=digest(n), scopes=s) for n, s in SCOPES.items())))  # type: ignore[arg-type]
-    terms = {"keys": keys, "allow_teach": "true", "teach_dir": folder, "teach_mb": 1, "max_duration_s": 20}
+    terms = {
+        "keys": keys,
+        "allow_teach": "true",
+        "teach_dir": folder,
+        "teach_mb": 1,
+        "max_duration_s": 20,
+        "idle_timeout_s": 300,
+    }
     with running_server(weights=tiny_weights, teacher_module=TEACHER, **terms) as server:
         server.admin_key = "boss"
         yield School(server, folder)
@@ -210,7 +217,8 @@ def test_what_was_learned_is_tried_beside_what_is_served(school: School) -> None
     assert actions
     assert actions <= names
     with trial_socket(school) as socket:
-        socket.send(json.dumps({"type": "start", "api_key": "boss", "score_threshold": 1}))
+        at_once = {"lookahead_ms": 0, "deadline_ms": 60_000, "score_threshold": 1}
+        socket.send(json.dumps({"type": "start", "api_key": "boss", **at_once}))
         assert json.loads(socket.recv(60))["model"] == "stmixer-rt"
         served = httpx.get(school.server.url + "/v1/models", headers={"Authorization": "Bearer boss"}).json()
         assert served["models"][0]["name"] == "tiny"

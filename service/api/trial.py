@@ -30,7 +30,8 @@ def trial_settings(settings: Settings, weights: Path) -> Settings:
     return settings.model_copy(
         update={
             "weights": weights, "model": None, "max_streams": MOST_STREAMS, "spare_workers": 0, "idle_decoders": 1,
-            "shutdown_timeout": min(LEAVE_S, settings.shutdown_timeout), "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
+            "shutdown_timeout": min(LEAVE_S, settings.shutdown_timeout),
+            "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
             "webhook": None, "webhook_secret_file": None, "event_clips": None, "allow_files": None,
             "allow_networks": "", "allow_teach": False, "teach_dir": None,
         }

@@ -288,6 +288,13 @@ def serve(
     event_clips: Annotated[Path | None, typer.Option(help="folder for clips of events, of rules that ask")] = None,
     event_clips_mb: Annotated[int | None, typer.Option(help="what those may take; the oldest give way (2048)")] = None,
     event_clips_days: Annotated[float | None, typer.Option(help="how long they are kept (14)")] = None,
+    allow_teach: Annotated[
+        bool | None, typer.Option("--allow-teach", help="new actions may be taught on the page, by admins")
+    ] = None,
+    teach_dir: Annotated[
+        Path | None, typer.Option(help="folder for lessons and models kept (~/.local/share/stmixer/teach)")
+    ] = None,
+    teach_mb: Annotated[int | None, typer.Option(help="what the clips of a lesson may take (2048)")] = None,
     allow_anonymous: Annotated[bool | None, typer.Option("--allow-anonymous", help="serve other machines")] = None,
 ) -> None:
     """Serve clips over REST and cameras over WebSocket. Every setting also exists as STMIXER_<NAME>."""

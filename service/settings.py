@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     event_clips_mb: int = Field(2048, ge=1, description="what those may take; the oldest give way")
     event_clips_days: float = Field(14.0, gt=0, description="how long they are kept")
 
+    allow_teach: bool = Field(False, description="whoever may (admin) teaches it new actions on the page")
+    teach_dir: Path | None = Field(
+        None, description="folder for lessons and for the models kept of them; ~/.local/share/stmixer/teach"
+    )
+    teach_mb: int = Field(2048, ge=1, description="what the clips of a lesson may take")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json: an object a line")
 
@@ -180,6 +186,12 @@ class Settings(BaseSettings):
             raise ValueError("a password needs --mqtt-user")
         return self
 
+    @model_validator(mode="after")
+    def _lessons_have_a_place(self) -> Settings:
+        if self.allow_teach and self.teach_folder is None:
+            raise ValueError("--allow-teach needs --teach-dir: there is no home folder for what is learned")
+        return self
+
     @classmethod
     def unknown_environment(cls) -> list[str]:
         """``STMIXER_*`` variables that name no setting: a misspelt one, or a lock that this version does not have."""
@@ -199,6 +211,17 @@ class Settings(BaseSettings):
         base = os.environ.get("XDG_CACHE_HOME", "")
         try:
             return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "stmixer"
+        except RuntimeError:  # nobody's home
+            return None
+
+    @property
+    def teach_folder(self) -> Path | None:
+        """For lessons and what is kept of them; None where there is no place for it."""
+        if self.teach_dir is not None:
+            return self.teach_dir.absolute()
+        base = os.environ.get("XDG_DATA_HOME", "")
+        try:
+            return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "stmixer" / "teach"
         except RuntimeError:  # nobody's home
             return None
 

@@ -60,6 +60,10 @@ NOT_RUN = {
     "tests/model/test_pull.py has a server of its own",
     ("docs/train.md", "torchrun --nproc-per-node 8"): "wants several GPUs; tests/trainer/test_distributed.py has two "
     "processes on a CPU",
+    (
+        "docs/train.md",
+        "stmixer serve --allow-teach",
+    ): "serves until it is ended; tests/browser/test_teach_page.py does it on the page",
     ("docs/train.md", "stmixer-train calibrate"): "wants more than the toy run's few videos to fit on; "
     "tests/trainer/test_calibration.py has such",
     (

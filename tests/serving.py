@@ -20,6 +20,7 @@ import psutil
 
 WORKER_MODULE = "stmixer.service.worker.process"
 DECODER_MODULE = "stmixer.service.decoder.process"
+TEACHER_MODULE = "stmixer.cli"
 CACHE = tempfile.TemporaryDirectory(prefix="cache-")
 """All services of a run share what is measured once."""
 START_TIMEOUT_S = 600  # the largest variant warms up for minutes
@@ -69,6 +70,7 @@ def running_server(
     *,
     worker_module: str = WORKER_MODULE,
     decoder_module: str = DECODER_MODULE,
+    teacher_module: str = TEACHER_MODULE,
     service_module: str | None = None,
     environment: Mapping[str, str] | None = None,
     descriptors: int | None = None,
@@ -76,8 +78,9 @@ def running_server(
 ) -> Iterator[Server]:
     """Settings by name, as ``STMIXER_*`` in the environment. No spare worker: it would take the tests' cores.
 
-    ``worker_module``, ``decoder_module``: another module in a child's place, of this folder (``faulty_worker``,
-    ``faulty_decoder``); ``service_module``: one in the command's (``watched_service``); ``environment`` is set besides.
+    ``worker_module``, ``decoder_module``, ``teacher_module``: another module in a child's place, of this folder
+    (``faulty_worker``, ``faulty_decoder``, ``stand_in_teacher``); ``service_module``: one in the command's
+    (``watched_service``); ``environment`` is set besides.
 
     ``descriptors``: how many each of its processes may open.
 
@@ -87,8 +90,9 @@ def running_server(
     command = ["stmixer.service.cli", "serve"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STMIXER_")}
     environment = {**inherited, **(environment or {})}
-    if (worker_module, decoder_module) != (WORKER_MODULE, DECODER_MODULE):
+    if (worker_module, decoder_module, teacher_module) != (WORKER_MODULE, DECODER_MODULE, TEACHER_MODULE):
         modules = ["--worker-module", worker_module, "--decoder-module", decoder_module]
+        modules += ["--teacher-module", teacher_module]
         command = ["stmixer.service.bench.faulty_service", *modules]
     if service_module is not None:
         command = [service_module]

@@ -34,7 +34,7 @@ package's own file, which holds the runtimes' names; ``model.backbone_config`` a
 
 _BELOW = {
     "service.errors", "service.schemas", "service.settings", "service.metrics", "service.logs",
-    "service.stream_messages", "service.event_schemas", "service.places", "service.wire",
+    "service.stream_messages", "service.event_schemas", "service.teach_schemas", "service.places", "service.wire",
 }  # fmt: skip
 _SESSIONS = {"service.sessions", "service.sources", "service.engine", "service.events", "service.ipc"}
 
@@ -48,9 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.worker": {"service.ipc", "model", "service.errors"},
     "service.engine": {"service.ipc", *_BELOW},
     "service.events": {"service.ipc", *_BELOW},
+    "service.teaching": {"service.ipc", *_BELOW},
     "service.sources": {"service.ipc", "service.engine", *_BELOW},
     "service.sessions": {"service.access", "service.streams_file", *_SESSIONS, *_BELOW},
-    "service.api": {"service.access", "service.key_file", *_SESSIONS, *_BELOW},
+    "service.api": {"service.access", "service.key_file", "service.teaching", "model.extras", *_SESSIONS, *_BELOW},
     "service.cluster": {"service.api", "service.access", *_SESSIONS, *_BELOW},
     # offline drives the stream, the sampler, the worker's reading of a ring and its runner in one process
     "service.offline": {
@@ -64,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.settings": {"service.places"},
     "service.wire": set(),
     "service.event_schemas": {"service.wire"},
+    "service.teach_schemas": {"service.wire"},
     "service.schemas": {
         "service.ipc.messages", "service.errors", "service.plotting", "service.event_schemas", "service.wire",
     },
@@ -78,8 +80,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.keys_cli": {"service.key_file", "service.errors"},
     "service.bench": {"service.client", "service.errors", "service.schemas", "service.settings", "media"},
     "service.bench.faulty_service": {
-        "service.api.server", "service.engine.worker", "service.sources.decoder_pool", "service.logs",
-        "service.settings",
+        "service.api.server", "service.engine.worker", "service.sources.decoder_pool", "service.teaching.teaching",
+        "service.logs", "service.settings",
     },
     "service.cli": {
         "service.api.server", "service.bench.cli", "service.keys_cli", "service.offline", "service.worker.runner",

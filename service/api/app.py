@@ -31,6 +31,7 @@ from stmixer.service.api import (
     problems,
     pulled,
     stream_ws,
+    teach,
 )
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.manual import manual
@@ -50,7 +51,7 @@ PUBLIC = {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v
 HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
-"""What a key needs besides being known; elsewhere any key will do."""
+"""What a key needs besides being known; elsewhere any key will do, but for lessons (`teach.needs_admin`)."""
 _TOKEN_PATH = re.compile(TOKEN_PATH)
 REVALIDATED = {"Cache-Control": "no-cache"}
 """Of the page and its files, which are no secret: a browser keeps them, and asks whether they are still the same."""
@@ -74,6 +75,7 @@ def create_app(service: Service, senders: Senders | None = None) -> FastAPI:
     async def read() -> Response:
         return HTMLResponse(text())
 
+    app.mount(teach.TRIAL, teach.TrialDoor(service), name="trial")
     app.mount("/web", PageFiles(directory=WEB), name="web")
     app.add_middleware(Gate, service=service)
     app.add_middleware(HeadAsGet)
@@ -98,7 +100,7 @@ def _with_routes() -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, asyncapi):
+    for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi):
         app.include_router(part.router)
     return app
 
@@ -176,7 +178,7 @@ class Gate:
             return
         access, token = self._service.access, _token(scope, path)
         caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token, path)
-        caller.allow(SCOPES.get(path))
+        caller.allow("admin" if teach.needs_admin(path) else SCOPES.get(path))
         caller.spend_request()
         scope.setdefault("state", {})["caller"] = caller
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from stmixer.model.bundled import bundled
+from stmixer.model.named import weights_named
 from stmixer.service.access import Caller
 from stmixer.service.api.problems import problems_of
 from stmixer.service.api.service import Service
@@ -42,10 +43,12 @@ class ModelOrder(Wire):
 async def models(request: Request) -> dict[str, Any]:
     """The models: what each is, on what it was trained, its licence, how good it is, and what it wants to see.
 
-    ``state``: ``serving``, ``ready`` (it could), ``loading``, ``failed`` with its ``reason``.
+    ``state``: ``serving``, ``ready`` (it could), ``loading``, ``failed`` with its ``reason``. ``teach``: whether this
+    service can be taught another one.
     """
     service: Service = request.app.state.service
-    return {"models": [_told(served) for served in service.engine.models.all]}
+    told = [_told(served) for served in service.engine.models.all]
+    return {"models": told, "teach": service.teaching is not None}
 
 
 @router.get(ONE, responses=problems_of(404))
@@ -93,8 +96,8 @@ async def labels(request: Request, model: Annotated[str | None, Query(max_length
 
 
 def source_of(weights: str, folder: Path | None) -> WeightsSource:
-    """Bundled weights of this name, or a file below the folder. Raises InputError."""
-    if weights in bundled():
+    """Weights of this name, bundled or fetched, or a file below the folder. Raises InputError."""
+    if "/" not in weights and weights_named(weights) is not None:
         return WeightsSource(weights, None)
     if folder is None:
         names = ", ".join(bundled())

@@ -27,6 +27,7 @@ from stmixer.service.errors import StartError
 from stmixer.service.ipc.child import hide
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DECODER_MODULE
+from stmixer.service.teaching.teaching import TEACHER_MODULE
 
 log = logging.getLogger("stmixer")
 
@@ -34,17 +35,25 @@ RECEIVE_BUFFER = 2**20
 FORCE_LOOK_S = 0.1
 
 
-def run_server(settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE) -> None:
+def run_server(
+    settings: Settings,
+    *,
+    worker_module: str = WORKER_MODULE,
+    decoder_module: str = DECODER_MODULE,
+    teacher_module: str = TEACHER_MODULE,
+) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError where that cannot begin.
 
-    ``worker_module``, ``decoder_module``: what its child processes run.
+    ``worker_module``, ``decoder_module``, ``teacher_module``: what its child processes run.
     """
     if (why := hide()) is not None:
         log.warning("our memory can be read by other processes of this user: %s", why)
     descriptors = raise_descriptor_limit()
     listening = bind(settings)
     try:
-        service = Service(settings, worker_module=worker_module, decoder_module=decoder_module)
+        service = Service(
+            settings, worker_module=worker_module, decoder_module=decoder_module, teacher_module=teacher_module
+        )
         asyncio.run(serve(service, listening, descriptors))
     finally:
         listening.close()

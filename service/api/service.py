@@ -9,11 +9,14 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from weakref import WeakSet
 
 from stmixer.model.clip import MAX_ASPECT
+from stmixer.model.extras import TRAIN, brought_by, missing
 from stmixer.service.access import Access, Caller, StreamPlace
 from stmixer.service.api.drawings import Drawings
+from stmixer.service.api.trial import TaughtTrial, trial_settings
 from stmixer.service.api.uploads import WaitingUploads, free_disk_bytes
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
@@ -26,6 +29,7 @@ from stmixer.service.events.clips import DAY_S, ClipStore
 from stmixer.service.events.desk import EventDesk
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
+from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
@@ -41,6 +45,7 @@ from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.names import Names
 from stmixer.service.sources.played_file import files_not_allowed, open_below
 from stmixer.service.sources.pulled import PullTerms
+from stmixer.service.teaching.teaching import TEACHER_MODULE, Teaching
 
 log = logging.getLogger("stmixer")
 
@@ -65,18 +70,33 @@ def check_memory(model: ModelInfo, available: int | None) -> None:
         )
 
 
+def check_can_teach() -> None:
+    """Raises StartError where what trains is not installed."""
+    if absent := missing(TRAIN):
+        raise StartError("missing", f"--allow-teach: {brought_by('train', absent)}")
+
+
 class Service:
     """Engine, decoder pool and metrics behind the routes.
 
-    ``worker_module``, ``decoder_module``: what its child processes run.
+    ``worker_module``, ``decoder_module``, ``teacher_module``: what its child processes run. ``access``: another
+    service's, where callers are the same. ``live_scope``: what a key needs for a live stream.
     """
 
     def __init__(
-        self, settings: Settings, *, worker_module: str = WORKER_MODULE, decoder_module: str = DECODER_MODULE
+        self,
+        settings: Settings,
+        *,
+        worker_module: str = WORKER_MODULE,
+        decoder_module: str = DECODER_MODULE,
+        teacher_module: str = TEACHER_MODULE,
+        access: Access | None = None,
+        live_scope: Scope = "stream",
     ) -> None:
-        self.settings = settings
+        self.settings, self.live_scope = settings, live_scope
+        self._worker_module, self._decoder_module = worker_module, decoder_module
         self.metrics = Metrics()
-        self.access = Access(settings.keys, known=KEY_NAME.set)
+        self.access = access or Access(settings.keys, known=KEY_NAME.set)
         self.engine = Engine(settings, self.metrics, worker_module)
         self.pool = DecoderPool(settings, decoder_module)
         self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
@@ -93,6 +113,12 @@ class Service:
             self.filed = FiledStreams(
                 settings.streams, self.pulled, self._pull_terms, self._pull_filed, self._change_filed
             )
+        self.teaching: Teaching | None = None
+        if settings.allow_teach:
+            assert settings.teach_folder is not None
+            room = settings.teach_mb * 2**20, settings.max_duration_s
+            self.teaching = Teaching(settings.teach_folder, *room, teacher_module)
+        self.trial = TaughtTrial(self._tried)
         self._sessions: WeakSet[Session] = WeakSet()
         self.uploads = WaitingUploads(
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
@@ -108,6 +134,9 @@ class Service:
         filed = {} if self.filed is None else self.filed.read()
         self.events.read()
         try:
+            if self.teaching is not None:
+                check_can_teach()
+                self.teaching.open()
             if self.clips is not None:
                 await self.clips.start()
             await self.engine.start()
@@ -152,6 +181,9 @@ class Service:
 
     async def drain(self) -> None:
         """Let what runs finish; what has not by then is answered with what there is."""
+        await asyncio.gather(self._end_lesson(), self._drain_streams())
+
+    async def _drain_streams(self) -> None:
         if self.filed is not None:
             await self.filed.close()
         await self.resumable.close()
@@ -173,6 +205,7 @@ class Service:
     async def stop(self) -> None:
         """End every child."""
         self.events.leaving = True
+        await self._end_lesson()
         for task in (self._keeping, self._watching):
             if task is not None:
                 task.cancel()
@@ -186,6 +219,18 @@ class Service:
         await self._easel.close()
         await self.engine.stop()
         await self.pool.stop()
+
+    async def _end_lesson(self) -> None:
+        await self.trial.end()
+        if self.teaching is not None:
+            await self.teaching.close()
+
+    def _tried(self, weights: Path) -> Service:
+        """A service for what a lesson taught."""
+        return Service(
+            trial_settings(self.settings, weights), worker_module=self._worker_module,
+            decoder_module=self._decoder_module, access=self.access, live_scope="admin",
+        )  # fmt: skip
 
     # -- whose key it is
 

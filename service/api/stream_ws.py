@@ -184,7 +184,7 @@ class Connection:
 
     def _caller(self, secret: str | None) -> Caller:
         caller = self._service.access.caller(secret)
-        caller.allow("stream")
+        caller.allow(self._service.live_scope)
         caller.spend_request()
         return caller
 

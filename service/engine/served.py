@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from stmixer.model.bundled import DEFAULT, bundled_as
+from stmixer.model.bundled import DEFAULT
+from stmixer.model.named import weights_named
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Stream
@@ -125,9 +126,9 @@ class ServedModel:
 
 def file_of(source: WeightsSource) -> Path | None:
     """The file that workers load; None of a variant with initial weights."""
-    if source.weights is not None and bundled_as(source.weights) is None:
+    if source.weights is not None and weights_named(source.weights) is None:
         return source.weights
-    named = bundled_as(source.weights or source.model or DEFAULT)
+    named = weights_named(source.weights or source.model or DEFAULT)
     return None if named is None else named.file
 
 

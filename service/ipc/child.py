@@ -79,7 +79,7 @@ class Child:
         of ours only what starting Python takes.
         """
         ours, theirs = socket.socketpair()
-        together = {**(environment or {}), **_environment(inherits=inherits)}
+        together = {**(environment or {}), **child_environment(inherits=inherits)}
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments,
@@ -167,7 +167,7 @@ STARTS_PYTHON = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PY
 """Variables without which another interpreter may not start, or starts slower."""
 
 
-def _environment(*, inherits: bool) -> dict[str, str]:
+def child_environment(*, inherits: bool) -> dict[str, str]:
     """Ours, with modules found wherever the parent was started from, and OpenMP threads that sleep while they wait.
 
     By default they spin; beside decoders on the same cores that turned a 15 ms batch of ``tiny`` into over a second.

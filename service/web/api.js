@@ -1,5 +1,5 @@
 // What the page asks of the server over HTTP, and the key it asks with.
-import { DRAWING_BY_CODE, problemWords } from "./words.js";
+import { DRAWING_BY_CODE, TEACHING_BY_CODE, UNTAUGHT_BY_CODE, problemWords } from "./words.js";
 
 const KEY = "stmixer.key";
 const DRAWN_EVERY_MS = 1000; // a key has a limit of requests a minute
@@ -12,13 +12,22 @@ export const hasKey = () => Boolean(getKey());
 // Relative to the page, so that a reverse proxy may serve it under any path.
 export const address = (path) => new URL(path, document.baseURI);
 
+let trying = false;
+
+/** Whether what was just taught answers, rather than the model that is served. */
+export function tryTaught(on) {
+  trying = on;
+}
+
+const ofModel = (path) => (trying ? `v1/teach/trial/${path}` : path);
+
 const socketAddress = (path) => {
   const url = address(path);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url;
 };
 
-export const streamAddress = () => socketAddress("v1/streams/ws");
+export const streamAddress = () => socketAddress(ofModel("v1/streams/ws"));
 
 /** Where a pulled stream says what it sees. */
 export const followAddress = (id) => socketAddress(`v1/streams/${id}/ws`);
@@ -50,8 +59,8 @@ function parseProblem(text) {
   }
 }
 
-/** The answer of a GET, or of what `options` say, that went well. Raises Refused. */
-async function got(path, options = {}) {
+/** The answer of a GET, or of what `options` say, that went well. Raises Refused, in `words` by code where those have it. */
+async function got(path, options = {}, words = {}) {
   let response;
   try {
     response = await fetch(address(path), { ...options, headers: { ...authorization(), ...options.headers } });
@@ -60,12 +69,12 @@ async function got(path, options = {}) {
   }
   if (response.ok) return response;
   const problem = parseProblem(await response.text().catch(() => ""));
-  throw new Refused(problemWords(response.status, problem, retryAfter(response.headers.get("Retry-After"))));
+  throw new Refused(problemWords(response.status, problem, retryAfter(response.headers.get("Retry-After")), words));
 }
 
 /** What `take(response)` makes of such an answer. Raises Refused too where its body breaks off, or is something else: a proxy's page. */
-async function taken(path, take, options) {
-  const response = await got(path, options);
+async function taken(path, take, options, words) {
+  const response = await got(path, options, words);
   try {
     return await take(response);
   } catch {
@@ -73,11 +82,11 @@ async function taken(path, take, options) {
   }
 }
 
-/** The model that answers, as GET /v1/models has it. Raises Refused. */
-export const currentModel = () => taken("v1/models", async (answer) => (await answer.json()).models?.[0] ?? null);
+/** What is served, as GET /v1/models has it: {models, teach}. Raises Refused. */
+export const served = () => taken(ofModel("v1/models"), (answer) => answer.json());
 
 /** The actions it names: [{id, name}]. Raises Refused. */
-export const currentLabels = () => taken("v1/labels", async (answer) => (await answer.json()).labels);
+export const currentLabels = () => taken(ofModel("v1/labels"), async (answer) => (await answer.json()).labels);
 
 /** The API's description, a Blob of JSON. Raises Refused. */
 export const apiDocument = () => taken("openapi.json", async (answer) => new Blob([await answer.text()], { type: "application/json" }));
@@ -137,13 +146,52 @@ export const setRules = (id, rules) =>
     body: JSON.stringify({ rules }),
   });
 
+/** The lesson, as GET /v1/teach has it. Raises Refused. */
+export const lesson = () => taken("v1/teach", (answer) => answer.json(), {}, UNTAUGHT_BY_CODE);
+
+const teaching = (path, options) => got(`v1/teach${path}`, options, TEACHING_BY_CODE);
+
+/** Has it learn from the clips that there are. Raises Refused. */
+export const beginLesson = (name) => teaching("/lesson", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
+
+/** Has it learn no more. Raises Refused. */
+export const stopLesson = () => teaching("/lesson", { method: "DELETE" });
+
+/** Lets go of a clip. Raises Refused. */
+export const removeClip = (id) => teaching(`/clips/${id}`, { method: "DELETE" });
+
+/** Has what was learned kept. Raises Refused. */
+export const keepLesson = () => teaching("/kept", { method: "POST" });
+
+/** Deletes the clips, and what was learned from them. Raises Refused. */
+export const discardLesson = () => teaching("", { method: "DELETE" });
+
+/** Has what was learned answer below an address of its own. Raises Refused. */
+export const beginTrial = () => teaching("/trial", { method: "POST" });
+
+/** Ends that. Raises Refused. */
+export const endTrial = () => teaching("/trial", { method: "DELETE" });
+
+/** The page that shows who was taken for the actor of each clip, as text. Raises Refused. */
+export const draftPage = () => taken("v1/teach/draft.html", (answer) => answer.text());
+
+/** Posts a clip to learn from, `onUpload(fraction)`. Rejects with Refused. */
+export function addClip(label, file, onUpload) {
+  const url = address("v1/teach/clips");
+  url.searchParams.set("label", label);
+  const [scene, mark] = (file.name ?? "").split(/(__)/);
+  if (scene && mark) url.searchParams.set("scene", scene);
+  const headers = { "Content-Type": file.type || "application/octet-stream" };
+  return posted(url, file, { headers, signal: new AbortController().signal, onUpload, words: TEACHING_BY_CODE });
+}
+
 /** The sample clip, a File. Raises Refused. */
 export const sampleClip = () => taken("web/sample.mp4", async (answer) => new File([await answer.blob()], "sample.mp4", { type: "video/mp4" }));
 
 /** Why a WebSocket did not open, as a plain: the browser hides the refusal, but /readyz is public. */
 export async function whyNotReady() {
   try {
-    const response = await fetch(address("readyz"));
+    const response = await fetch(address(ofModel("readyz")), { headers: authorization() });
     if (response.ok) return { title: "The server did not open the stream", detail: "It may not take streams from this address." };
     return problemWords(503, {}, retryAfter(response.headers.get("Retry-After")));
   } catch {
@@ -157,7 +205,7 @@ export async function whyNotReady() {
  * `signal` fired.
  */
 export function detect(file, { options, signal, onUpload = () => {}, onLine = () => {} }) {
-  const url = address("v1/detect");
+  const url = address(ofModel("v1/detect"));
   for (const [name, value] of Object.entries(options)) url.searchParams.set(name, value);
   const headers = { Accept: "application/x-ndjson", "Content-Type": file.type || "application/octet-stream" };
   return posted(url, file, { headers, signal, onUpload, onLine });
@@ -193,6 +241,8 @@ async function look(id, onDrawn, signal) {
   }
 }
 
+const wentWell = ({ status }) => status >= 200 && status < 300;
+
 function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wantsBlob = false, words }) {
   const request = new XMLHttpRequest();
   request.open("POST", url);
@@ -214,10 +264,10 @@ function posted(url, body, { headers, signal, onUpload, onLine = () => {}, wants
     request.upload.addEventListener("progress", (event) => event.lengthComputable && onUpload(event.loaded / event.total));
     request.upload.addEventListener("load", () => onUpload(1));
     request.addEventListener("progress", () => {
-      if (!wantsBlob && request.status === 200) takeLines(request.responseText.lastIndexOf("\n") + 1);
+      if (!wantsBlob && wentWell(request)) takeLines(request.responseText.lastIndexOf("\n") + 1);
     });
     request.addEventListener("load", async () => {
-      if (request.status === 200) {
+      if (wentWell(request)) {
         if (!wantsBlob) takeLines(request.responseText.length);
         resolve(request.response);
         return;

@@ -1,5 +1,5 @@
 // The page: two ways in, one stage. What each way does is in live.js and upload.js.
-import { Refused, currentModel, sampleClip } from "./api.js";
+import { Refused, sampleClip, served, tryTaught } from "./api.js";
 import { byId } from "./dom.js";
 import { Live } from "./live.js";
 import { attachModel, nameModel } from "./model.js";
@@ -8,6 +8,7 @@ import { settings } from "./settings.js";
 import { Report } from "./report.js";
 import { Rules } from "./rules.js";
 import { notice, setActions, setMode, setState, showMessage } from "./stage.js";
+import { TEACH, TRIAL, Teach } from "./teach.js";
 import { Upload } from "./upload.js";
 import { WALL, Wall } from "./wall.js";
 
@@ -29,15 +30,30 @@ const upload = new Upload(overlay, { leave: () => idle(null), onModel: showModel
 
 const wall = new Wall({ leave: () => idle(null), withKey: () => greet(), rules });
 
-/** The address says whether the wall is shown, so that it can be kept and come back to. */
+const teach = new Teach({ leave: () => idle(null), withKey: () => greet() });
+
+/** The address says what is shown, so that it can be kept and come back to. */
 async function route() {
-  if (location.hash !== WALL) {
-    wall.close();
-    return;
-  }
+  if (location.hash !== WALL) wall.close();
+  if (location.hash !== TEACH) teach.close();
+  await changeModel();
+  if (location.hash !== WALL && location.hash !== TEACH) return;
   if (document.body.dataset.mode === "camera") await live.stop();
   upload.close();
-  if (location.hash === WALL) wall.open(); // it may be another by now
+  // it may be another by now
+  if (location.hash === WALL) wall.open();
+  if (location.hash === TEACH) teach.open();
+}
+
+/** The model of a trial, or that of everybody, by the address. */
+async function changeModel() {
+  const trying = location.hash === TRIAL;
+  if (trying === !byId("trial").hidden) return;
+  byId("trial").hidden = !trying;
+  if (document.body.dataset.mode === "camera") await live.stop();
+  tryTaught(trying);
+  idle(null);
+  await greet();
 }
 addEventListener("hashchange", route);
 
@@ -96,12 +112,15 @@ addEventListener("drop", (event) => {
   if (!holdsFile(event)) return;
   event.preventDefault();
   hint(0);
-  look(event.dataTransfer.files[0]);
+  if (document.body.dataset.mode === "teach") teach.drop(event);
+  else look(event.dataTransfer.files[0]);
 });
 
 async function greet() {
   try {
-    showModel((await currentModel()) ?? {});
+    const { models, teach: mayBeTaught } = await served();
+    showModel(models?.[0] ?? {});
+    if (mayBeTaught) byId("to-teach").hidden = false;
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     showMessage(error.plain, {
@@ -120,5 +139,5 @@ const reveal = () => {
 };
 setTimeout(reveal, REVEAL_MS);
 idle(null);
-greet().finally(reveal);
-route();
+(location.hash === TRIAL ? route() : greet()).finally(reveal);
+if (location.hash !== TRIAL) route();

@@ -52,6 +52,22 @@ export const DRAWING_BY_CODE = {
   too_large: ["There is too much to draw in this video", "Raise the person threshold in Settings, or cut the video shorter."],
 };
 
+/** Of a service that cannot be taught. */
+export const UNTAUGHT_BY_CODE = { not_found: ["This server takes no lessons", "Its owner starts it with --allow-teach."] };
+
+/** Of a lesson. */
+export const TEACHING_BY_CODE = {
+  bad_label: ["An action cannot be called that", "Letters, digits and blanks make a good name, 60 of them at most; and write it the same way each time."],
+  exists: ["A model of this name was kept already", "Choose another name."],
+  learning: ["It is learning now", "Wait for its end, or stop it first."],
+  no_clips: ["There is no clip to learn from yet", "Drop or record a few of each action."],
+  not_learned: ["There is nothing to try or keep", "Have it learn first."],
+  storage: ["The server's disk is full", "Tell the server's owner; what is there already is kept."],
+  too_large: ["This is more than the server takes", "Remove some clips, or cut this one shorter."],
+  too_long: ["This clip is too long", "A clip may have a minute; a few seconds of the action are best."],
+  too_many: ["There are as many clips as there may be", "Remove some first."],
+};
+
 const waitWords = (seconds) => (seconds ? `Try again in about ${plural(seconds, "second")}.` : "Try again in a moment.");
 
 /** An HTTP answer that is no result. `problem` is RFC 9457 JSON where there was any; status 0 is no answer at all. `words` by code, before those of all. */
@@ -210,4 +226,39 @@ export function ruleWords({ label, for_s, min_score, zone, count, clip }) {
   const who = count ? `${plural(count.min, "person", "people")} or more` : "somebody";
   const what = label ? `does “${label}”` : "is there";
   return `${who} ${what}${zone ? " in the zone" : ""} for ${for_s} s, score ${min_score} or more${clip ? ", with a clip" : ""}`;
+}
+
+/** "3 clips" */
+export const clipCountWords = (count) => (count ? plural(count, "clip") : "No clip yet");
+
+/** How much longer, as one would say it. */
+export function leftWords(seconds) {
+  if (seconds < 2) return "a moment left";
+  return seconds < 90 ? `about ${plural(Math.ceil(seconds), "second")} left` : `about ${plural(Math.round(seconds / 60), "minute")} left`;
+}
+
+/** How a lesson stands, in a line. `lesson` of GET /v1/teach. */
+export function lessonStateWords({ state, says, phases }) {
+  switch (state) {
+    case "learning":
+      return `Learning${phases.length ? `: ${phases.at(-1).says}` : ""}`;
+    case "done":
+      return "Learned; try it, then keep it or discard it";
+    case "failed":
+      return `It could not learn: ${says}`;
+    case "stopped":
+      return says ? `${says[0].toUpperCase()}${says.slice(1)}.` : "Stopped";
+    default:
+      return "";
+  }
+}
+
+/** How good what was learned is, on the clips that it did not learn from. `figures` of GET /v1/teach. */
+export function lessonFigureWords({ mean_ap, recall, false_people, keyframes, named }) {
+  const percent = (share) => `${Math.round(share * 100)} %`;
+  const lines = [`Looked at ${plural(keyframes, "picture")} of clips that it did not learn from.`, `It found ${percent(recall)} of the people, and ${false_people.toFixed(2)} a picture who are not there.`];
+  if (mean_ap !== null) lines.push(`Of what they do: mAP ${mean_ap.toFixed(2)}, where 1 is perfect.`);
+  if (named !== null) lines.push(`Of people who do none of it, ${percent(named)} were said to.`);
+  if (!recall) lines.push("It found nobody: look below at who was taken for the actor, and whether people can be seen in the clips.");
+  return lines;
 }

@@ -25,7 +25,7 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import asyncapi, detect, draw, events, following, meta, previews, pulled, stream_ws
+from stmixer.service.api import asyncapi, detect, draw, events, following, meta, previews, pulled, stream_ws, teach
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -40,9 +40,11 @@ HTTP = [
     ("GET", "/v1/status", "admin"), ("GET", "/metrics", "admin"), ("POST", "/v1/detect", "detect"),
     ("GET", "/nowhere", None), ("GET", "/v1/events", "stream"), ("POST", "/v1/draw", "detect"),
     ("GET", "/v1/drawings/{request_id}", None),
+    ("GET", "/v1/teach", "admin"),
 ]  # fmt: skip
-ELSE = {"/nowhere": 404, "/v1/drawings/{request_id}": 404, "/v1/draw": 400}
-"""What is answered to who may ask, where that is not 200: a video alone cannot be drawn, and nothing is being drawn."""
+ELSE = {"/nowhere": 404, "/v1/teach": 404, "/v1/drawings/{request_id}": 404, "/v1/draw": 400}
+"""What is answered to who may ask, where that is not 200: a video alone cannot be drawn, nothing is being drawn, and
+this service takes no lessons."""
 OPEN = sorted(PUBLIC | {"/web/index.html"})
 NOT_HTTP = "/v1/streams/ws"
 SECURITY = ("content-security-policy", "x-content-type-options", "referrer-policy", "permissions-policy")
@@ -132,13 +134,15 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routers = (meta, detect, draw, stream_ws, pulled, following, previews, events, asyncapi)
+    routers = (meta, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi)
     routes = [*web.routes, *(route for part in routers for route in part.router.routes)]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
     # test_whose_a_pulled_stream_is, and test_looking.py
     looks = {pulled.ONE + what for what in ("", "/events", "/rules", "/ws", "/snapshot.jpg", "/preview.mjpg")}
     ours = looks | {"/v1/tokens"}
     ours |= {f"/v1/events/{{event_id}}/{what}" for what in ("clip.mp4", "thumbnail.jpg")}  # test_clip_routes.py
+    taught = ("/clips", "/clips/{clip_id}", "/lesson", "/draft.html", "/kept", "/trial")  # test_teach_routes.py
+    ours |= {teach.TEACH + what for what in taught}
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours
     assert {route.path for route in routes if isinstance(route, APIWebSocketRoute)} == {
         "/v1/streams/ws", pulled.ONE + "/ws"

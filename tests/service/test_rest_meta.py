@@ -137,7 +137,9 @@ def test_metrics_as_openmetrics(server: Server) -> None:
 
 
 def test_models_and_labels(server: Server) -> None:
-    (model,) = httpx.get(server.url + "/v1/models").json()["models"]
+    answer = httpx.get(server.url + "/v1/models").json()
+    assert answer["teach"] is False
+    (model,) = answer["models"]
     assert (model["name"], model["default"], model["trained"], model["source"]) == ("tiny", True, False, "fill.py")
     assert (model["classes"], model["device"]) == (80, "cpu")
     ran = (model["runtime"], model["precision"], model["chosen"])
@@ -178,7 +180,9 @@ def test_the_openapi_document(server: Server) -> None:
         "/v1/streams/{stream_id}", "/v1/streams/{stream_id}/events", "/v1/streams/{stream_id}/ws",
         "/v1/streams/{stream_id}/snapshot.jpg", "/v1/streams/{stream_id}/preview.mjpg", "/v1/tokens", "/v1/streams/ws",
         "/v1/streams/{stream_id}/rules", "/v1/events", "/v1/events/{event_id}/clip.mp4",
-        "/v1/events/{event_id}/thumbnail.jpg", "/healthz", "/readyz", "/metrics", "/asyncapi.json",
+        "/v1/events/{event_id}/thumbnail.jpg", "/v1/teach", "/v1/teach/clips", "/v1/teach/clips/{clip_id}",
+        "/v1/teach/lesson", "/v1/teach/draft.html", "/v1/teach/kept", "/v1/teach/trial",
+        "/healthz", "/readyz", "/metrics", "/asyncapi.json",
     }  # fmt: skip
     for reference in references_in(document):
         node: Any = document

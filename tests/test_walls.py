@@ -25,7 +25,7 @@ ROOMS = ("model", "media", "service", "trainer")
 LEAVES = {
     "model.backbone_config", "model.boxes", "model.bundled", "model.clip", "model.config", "model.config_reading",
     "model.labels", "model.linking", "model.query_bank", "model.runtimes", "model.smoothing", "model.tracks",
-    "model.zoo",
+    "model.named", "model.pulled", "model.zoo",
     "media.errors", "media.grid", "media.limits", "media.timeline",
 }  # fmt: skip
 """Single modules that every room may import. They import leaves alone; no PyTorch, no PyAV. ``model.runtimes`` is the

@@ -41,13 +41,15 @@ class ModelOrder(Wire):
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The models: what each is, on what it was trained, its licence, how good it is, and what it wants to see.
+    """The models, the default one first: what each is, on what it was trained, its licence, how good it is, and what it
+    wants to see.
 
     ``state``: ``serving``, ``ready`` (it could), ``loading``, ``failed`` with its ``reason``. ``teach``: whether this
     service can be taught another one.
     """
     service: Service = request.app.state.service
-    told = [_told(served) for served in service.engine.models.all]
+    first = sorted(service.engine.models.all, key=lambda served: not served.is_default)
+    told = [_told(served) for served in first]
     return {"models": told, "teach": service.teaching is not None}
 
 

@@ -140,7 +140,7 @@ class Service:
             if self.clips is not None:
                 await self.clips.start()
             await self.engine.start()
-            await self.events.start([label.name for label in self.engine.model.labels])
+            await self.events.start(self.engine.models.labels)
             if self.filed is not None:
                 self.filed.check(filed)  # again, now that the model's labels are known
             check_memory(self.engine.model, available_bytes())

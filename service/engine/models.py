@@ -44,6 +44,8 @@ class Models:
         self._on_message, self._on_death, self._on_change = on_message, on_death, on_change
         self._by_name: dict[str, ServedModel] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self.labels: set[str] = set()
+        """Names of the actions that the models know which can serve."""
         self.default = self._by_name[""] = self._made(
             "", WeightsSource(settings.model, settings.weights or settings.watch)
         )
@@ -53,6 +55,7 @@ class Models:
         await self.default.start()
         self.default.name = self.default.info.name
         self._by_name = {self.default.name: self.default}
+        self._know_labels()
         self.be_default(self.default)
 
     async def stop(self) -> None:
@@ -123,6 +126,7 @@ class Models:
             served.failed = "something went wrong on our side; the log has more"
             await self._end(served)
             return
+        self._know_labels()
         log.info("model %s can serve", served.name)
         if then is not None:
             await then(served.name)
@@ -150,7 +154,12 @@ class Models:
             raise InputError("model_in_use", f"{name} has streams", 409)
         if self._by_name.get(name) is served:
             del self._by_name[name]
+            self._know_labels()
             await self._end(served)
+
+    def _know_labels(self) -> None:
+        self.labels.clear()
+        self.labels.update(label.name for s in self._by_name.values() if s.started for label in s.info.labels)
 
     async def _end(self, served: ServedModel) -> None:
         await served.stop()

@@ -48,7 +48,7 @@ class EventDesk:
     def __init__(self, settings: Settings, metrics: Metrics, keeper: ClipKeeper | None = None) -> None:
         self._settings, self._metrics, self._keeper = settings, metrics, keeper
         self.leaving = False
-        self._labels: frozenset[str] | None = None
+        self._labels: Collection[str] | None = None
         self._common: tuple[Rule, ...] = ()
         self._ledger: Ledger | None = None
         self._receivers: Receivers | None = None
@@ -69,8 +69,8 @@ class EventDesk:
             self._common = read_rules(self._settings.rules)
 
     async def start(self, labels: Collection[str]) -> None:
-        """``labels``: those of the model. Raises StartError."""
-        self._labels = frozenset(labels)
+        """``labels``: those that the models know, now and later on. Raises StartError."""
+        self._labels = labels
         try:
             self.check(self._common)
         except InputError as error:

@@ -13,6 +13,7 @@ import pytest
 from test_engine import NO_SECONDS, OPENED, TINY, Played
 from test_stream import Camera
 
+from stmixer.model.labels import Label
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.models import MOST_MODELS
@@ -218,12 +219,27 @@ def test_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     acted(monkeypatch, act, better=TINY, next=TINY)
 
 
+def test_rules_may_name_what_any_of_them_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    knits = replace(TINY, labels=(*TINY.labels, Label(999, "knit")))
+
+    async def act(stage: Stage) -> None:
+        labels = stage.engine.models.labels
+        assert "knit" not in labels
+        await stage.loaded("knits")
+        assert "knit" in labels
+        await stage.engine.models.forget("knits")
+        assert "knit" not in labels
+
+    acted(monkeypatch, act, knits=knits)
+
+
 def test_one_that_is_loading_can_be_forgotten_and_names_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(stage: Stage) -> None:
         stage.gates["slow"] = asyncio.Event()
         served = stage.engine.load("slow", WeightsSource("slow", None), default=True)
         await asyncio.sleep(0)
         assert served.state == "loading"
+        assert stage.engine.models.labels == {label.name for label in TINY.labels}
         with pytest.raises(InputError, match="there is a model slow already"):
             stage.engine.load("slow", WeightsSource("slow", None), default=True)
         await stage.engine.models.forget("slow")

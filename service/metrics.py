@@ -111,6 +111,7 @@ class Metrics:
         self.keyframes_waiting = gauge("keyframes_waiting", "Keyframes ready and not yet with a worker.")
         self.ring_bytes = gauge("ring_bytes", "Memory of all frame rings.")
         self.gpu_memory = gauge("gpu_memory_bytes", "Memory the worker has reserved on its GPU.", "worker")
+        self.ready = gauge("ready", "1 where /readyz says so.")
         self.worker_up = gauge("worker_up", "1 when the worker has warmed up and runs.", "worker")
         Info("stmixer_build", "What runs.", registry=registry).info(
             {"version": metadata.version("stmixer"), "python": platform.python_version()}
@@ -128,8 +129,6 @@ class Metrics:
                 self.frames_dropped.labels(source, reason)
         for stage in STAGES:
             self.stage.labels(stage)
-        for reason in RESTART_REASONS:
-            self.worker_restarts.labels("0", reason)
         for reason in LOST_REASONS:
             self.decoders_lost.labels(reason)
         for reason in REJECT_REASONS:
@@ -163,6 +162,11 @@ class Metrics:
     def dropped(self, source: str, reason: str, count: int) -> None:
         """Frames lost. A reason comes from a decoder, which has met untrusted media: one we do not know is "other"."""
         self.frames_dropped.labels(source, reason if reason in DROP_REASONS else OTHER_REASON).inc(count)
+
+    def begin_worker(self, worker: str) -> None:
+        """A worker's place is new: what is counted of it begins at 0."""
+        for reason in RESTART_REASONS:
+            self.worker_restarts.labels(worker, reason)
 
     def forget_worker(self, worker: str) -> None:
         """A worker's place is no more: what is told of how it is now goes with it."""

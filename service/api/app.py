@@ -102,6 +102,7 @@ def _with_routes() -> FastAPI:
     problems.install(app)
     for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi):
         app.include_router(part.router)
+    app.include_router(models.changes)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,9 @@ from stmixer.service.errors import InputError
 from stmixer.service.wire import Wire
 
 router = APIRouter()
+"""What may be asked."""
+changes = APIRouter()
+"""What an admin may do."""
 
 ONE = "/v1/models/{name}"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -49,39 +53,43 @@ async def models(request: Request) -> dict[str, Any]:
     """
     service: Service = request.app.state.service
     first = sorted(service.engine.models.all, key=lambda served: not served.is_default)
-    told = [_told(served) for served in first]
+    told = [_told(served, request) for served in first]
     return {"models": told, "teach": service.teaching is not None}
 
 
 @router.get(ONE, responses=problems_of(404))
 async def model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
-    return _told(_named(request, name))
+    return _told(_named(request, name), request)
 
 
-@router.post("/v1/models", status_code=202, responses=problems_of(403, 409, 422, 503))
+@changes.post("/v1/models", status_code=202, responses=problems_of(403, 409, 422, 503))
 async def load(request: Request, order: ModelOrder) -> JSONResponse:
     """Load another model beside those that serve; ``Location`` says how it goes. Scope admin."""
     service = _of_an_admin(request)
     service.engine.check_staying()
-    source = await asyncio.to_thread(source_of, order.weights, service.settings.weights_dir)
-    name = order.name or (order.weights if source.weights is None else source.weights.stem)
+    try:
+        source = await asyncio.to_thread(source_of, order.weights, service.settings.weights_dir)
+    except (OSError, ValueError):  # a name that no file system takes
+        raise InputError("no_such_weights", "there are no such weights") from None
+    name = order.name or _name_of(source)
     served = service.engine.load(name, source, default=order.default)
     where = f"{request.scope.get('root_path', '')}/v1/models/{served.name}"
-    return JSONResponse(_told(served), 202, {"Location": where})
+    return JSONResponse(_told(served, request), 202, {"Location": where})
 
 
-@router.post(ONE + "/default", responses=problems_of(403, 404, 409))
+@changes.post(ONE + "/default", responses=problems_of(403, 404, 409))
 async def make_default(request: Request, name: str) -> dict[str, Any]:
     """Make it the default one: it takes over what runs, where it sees and tells alike. Scope admin."""
     service, served = _of_an_admin(request), _named(request, name)
-    if not served.started:
-        raise InputError("model_not_ready", f"{name} is {served.state}", 409)
+    if not served.ready:
+        state = "without a worker" if served.started else served.state
+        raise InputError("model_not_ready", f"{name} is {state}", 409)
     await service.engine.make_default(name)
-    return _told(served)
+    return _told(served, request)
 
 
-@router.delete(ONE, status_code=204, response_class=Response, responses=problems_of(403, 404, 409))
+@changes.delete(ONE, status_code=204, response_class=Response, responses=problems_of(403, 404, 409))
 async def forget(request: Request, name: str) -> Response:
     """End a model that serves nobody. Scope admin."""
     await _of_an_admin(request).engine.models.forget(name)
@@ -100,7 +108,7 @@ async def labels(request: Request, model: Annotated[str | None, Query(max_length
 def source_of(weights: str, folder: Path | None) -> WeightsSource:
     """Weights of this name, bundled or fetched, or a file below the folder. Raises InputError."""
     if "/" not in weights and weights_named(weights) is not None:
-        return WeightsSource(weights, None)
+        return WeightsSource(None, Path(weights))
     if folder is None:
         names = ", ".join(bundled())
         raise InputError("no_such_weights", f"there are no weights {weights!r}; there is {names}, and no --weights-dir")
@@ -109,6 +117,15 @@ def source_of(weights: str, folder: Path | None) -> WeightsSource:
     if not file.is_relative_to(root) or file.suffix not in SUFFIXES or not file.is_file():
         raise InputError("no_such_weights", f"{weights!r} is no .safetensors or .onnx file below --weights-dir")
     return WeightsSource(None, file)
+
+
+def _name_of(source: WeightsSource) -> str:
+    """What weights are called of which nobody says it. Raises InputError."""
+    assert source.weights is not None
+    name = source.weights.name.removesuffix(source.weights.suffix if source.weights.suffix in SUFFIXES else "")
+    if re.fullmatch(NAME, name) is None:
+        raise InputError("bad_option", f"name: give {name!r} one of letters, digits, dots, dashes and underscores")
+    return name
 
 
 def _of_an_admin(request: Request) -> Service:
@@ -127,10 +144,11 @@ def _named(request: Request, name: str) -> ServedModel:
     return found
 
 
-def _told(served: ServedModel) -> dict[str, Any]:
+def _told(served: ServedModel, request: Request) -> dict[str, Any]:
+    caller: Caller = request.state.caller
     head = {"name": served.name, "default": served.is_default, "state": served.state, "digest": served.digest}
     if served.failed is not None:
-        return head | {"reason": served.failed}
+        return head | {"reason": served.failed if caller.sees_all else "an admin is told why"}  # it may name files
     if not served.started:
         return head
     info = served.info

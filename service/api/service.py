@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakSet
@@ -27,6 +28,7 @@ from stmixer.service.errors import AccessError, CapacityError, InputError, Start
 from stmixer.service.event_schemas import Rule
 from stmixer.service.events.clips import DAY_S, ClipStore
 from stmixer.service.events.desk import EventDesk
+from stmixer.service.events.rules import check_rules
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.key_file import Scope
@@ -124,7 +126,8 @@ class Service:
             settings.max_waiting_uploads, settings.waiting_bytes, self.metrics, free_bytes=free_disk_bytes
         )
         self.drawings = Drawings(settings.upload_wait_s)
-        self._turn = asyncio.Lock()
+        self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        """Of uploads, a model's each."""
         self._drained_by: float | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -139,6 +142,7 @@ class Service:
                 self.teaching.open()
             if self.clips is not None:
                 await self.clips.start()
+            watched = None if self.settings.watch is None else WatchedFile(self.settings.watch, self.engine)
             await self.engine.start()
             await self.events.start(self.engine.models.labels)
             if self.filed is not None:
@@ -148,8 +152,8 @@ class Service:
             if missing := self.missing_walls:
                 log.warning("decoders go without some walls on this machine: %s", "; ".join(missing))
             self._keeping = asyncio.create_task(self._keep_looking())
-            if self.settings.watch is not None:
-                self._watching = asyncio.create_task(WatchedFile(self.settings.watch, self.engine).watch())
+            if watched is not None:
+                self._watching = asyncio.create_task(watched.watch())
             if self.filed is not None:
                 self.filed.start(filed)
         except BaseException:
@@ -335,8 +339,9 @@ class Service:
         return session
 
     async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
-        """Other rules of a live stream's own, checked."""
+        """Other rules of a live stream's own. Raises InputError where its model knows no such label."""
         assert session.watched is not None
+        check_rules(rules, [label.name for label in self.engine.models.of(session.stream).info.labels])
         await self.events.set_rules(session.watched, rules)
         if self.clips is not None:
             self.clips.watch(session, session.watched.rules)
@@ -350,7 +355,8 @@ class Service:
 
     def _pull_terms(self, order: PullOrder, whose: str | None = None) -> PullTerms:
         """What is fetched, and how; ``whose`` the lookups of names are. Raises InputError for what may never be."""
-        self.events.check(order.rules)
+        if order.model is None or self.engine.models.named(order.model) is not None:
+            self.events.check(order.rules)  # else when it begins
         settings, url = self.settings, parse_url(order.url)
         policy = AddressPolicy(self._networks, self._names.of(whose))
         if url.scheme == FILE:
@@ -379,8 +385,9 @@ class Service:
 
     async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:
         """The session of an upload that is here, once there is room: first come, first served. Raises CapacityError."""
+        turn = self._turns[self.engine.models.get(options.model).name]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.upload_wait_s), self._turn:
+            async with asyncio.timeout(self.settings.upload_wait_s), turn:
                 while not await self._make_room("all", options):
                     self.engine.room.clear()
                     await self.engine.room.wait()

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stmixer.service.access import Caller
-from stmixer.service.api import detect, meta, problems, stream_ws
+from stmixer.service.api import detect, meta, models, problems, stream_ws
 from stmixer.service.api.answers import MP4, until_disconnect
 from stmixer.service.api.previews import media
 from stmixer.service.api.service import Service
@@ -87,7 +87,8 @@ async def add_clip(request: Request, label: Label, scene: Scene = None) -> Teach
             async with received_file(request, service.settings, caller, service.uploads, upload) as (file, _):
                 clip = await teaching.begin_clip(label, scene)
                 try:
-                    await until_disconnect(request, _encoded_anew(service, teaching, caller, file, clip.fd))
+                    address = request.client.host if request.client else ""
+                    await until_disconnect(request, _encoded_anew(service, teaching, caller, address, file, clip.fd))
                 except BaseException:
                     teaching.abandon_clip(clip)
                     raise
@@ -96,13 +97,15 @@ async def add_clip(request: Request, label: Label, scene: Scene = None) -> Teach
         place.release()
 
 
-async def _encoded_anew(service: Service, teaching: Teaching, caller: Caller, file: BinaryIO, target_fd: int) -> None:
+async def _encoded_anew(
+    service: Service, teaching: Teaching, caller: Caller, address: str, file: BinaryIO, target_fd: int
+) -> None:
     """The video's pictures and nothing else of it: a drawing in which nobody is drawn."""
     settings = service.settings.model_copy(update={"max_duration_s": teaching.most_clip_s})
     with storage_errors("a clip"):
         nobody = tempfile.TemporaryFile(prefix="stmixer-")  # noqa: SIM115
     with nobody:
-        async with service.drawings.one_more(REQUEST_ID.get(), caller) as one:
+        async with service.drawings.one_more(REQUEST_ID.get(), caller, address) as one:
             await render(
                 service.pool, settings, service.metrics, trained=True,
                 source_fd=file.fileno(), target_fd=target_fd, drawing_fd=nobody.fileno(), progress=one.come,
@@ -212,7 +215,7 @@ class TrialDoor:
 def _trial_app(service: Service) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
-    for part in (meta, detect, stream_ws):
+    for part in (meta, models, detect, stream_ws):
         app.include_router(part.router)
     app.state.service = service
     return app

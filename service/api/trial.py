@@ -29,7 +29,9 @@ def trial_settings(settings: Settings, weights: Path) -> Settings:
     """Those of a service that serves these weights and does nothing else: no streams, events or lessons of its own."""
     return settings.model_copy(
         update={
-            "weights": weights, "model": None, "max_streams": MOST_STREAMS, "spare_workers": 0, "idle_decoders": 1,
+            "weights": weights, "model": None, "watch": None, "weights_dir": None,
+            "device": settings.device.partition(",")[0],
+            "max_streams": MOST_STREAMS, "spare_workers": 0, "idle_decoders": 1,
             "shutdown_timeout": min(LEAVE_S, settings.shutdown_timeout),
             "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
             "webhook": None, "webhook_secret_file": None, "event_clips": None, "allow_files": None,

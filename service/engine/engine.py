@@ -71,6 +71,7 @@ class Engine:
         metrics.keyframe_load.set_function(lambda: max(seat.scheduler.turns.load for seat in self.seats))
         metrics.ring_bytes.set_function(lambda: sum(s.ring.shape.total_bytes for s in self.streams.values() if s.ring))
         metrics.streams_capacity.set_function(lambda: self.capacity)
+        metrics.ready.set_function(lambda: int(self.ready))
 
     # -- life
 
@@ -416,7 +417,7 @@ class Engine:
         keyframes, people = [pending for pending, _ in ran], [len(actors) for _, actors in ran]
         entries, scores = left_of(keyframes, people, tuple([label.id for label in worker.model.labels]), payload)
         for pending, entry in zip(keyframes, entries, strict=True):
-            if entry:
+            if entry and pending.stream.id in seat.streams:  # else it has gone on with other weights meanwhile
                 pending.stream.remember(pending, entry)
         worker.batch, now, name = None, time.monotonic(), self.models.at(seat).name
         self._learn(seat, batch, done, now, compiled=worker.compiles(batch.shapes))
@@ -435,7 +436,7 @@ class Engine:
             return
         worked_s = done.seconds.preprocess + done.seconds.inference + done.seconds.postprocess
         seat.cost.observe(len(batch.keyframes), batch.shapes.new_frames, worked_s, now - batch.since - worked_s)
-        seat.learn(busy=seat.scheduler.turns.load > BUSY)
+        seat.learn(busy=max(seat.scheduler.turns.load, seat.load()) > BUSY)
 
     def _fail(self, batch: Batch) -> None:
         """A batch did not run, and its worker goes on."""

@@ -183,6 +183,7 @@ class Models:
             for seat in seats
         ]  # fmt: skip
         for seat in seats:
+            metrics.begin_worker(seat.name)
             metrics.seat_streams.labels(seat.name).set_function(partial(len, seat.streams))
             metrics.seat_capacity.labels(seat.name).set_function(partial(_offered, seat))
         return ServedModel(name, source, seats, supervisors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,9 +12,10 @@ from stmixer.model.named import weights_named
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.stream import Stream
-from stmixer.service.engine.supervisor import Supervisor
+from stmixer.service.engine.supervisor import Loads, Supervisor, sha256_of
 from stmixer.service.engine.worker import WeightsSource
 from stmixer.service.errors import StartError
+from stmixer.service.ipc.channel import ChannelError
 
 ModelState = Literal["loading", "ready", "serving", "failed"]
 
@@ -41,14 +41,21 @@ class ServedModel:
         """
         file = file_of(self.source)
         try:
-            self.digest = None if file is None else await asyncio.to_thread(_sha256, file)
-            first, *others = self._supervisors
-            await first.start()
-            first_at = self.seats[0].place.device
-            alike = [self.info if seat.place.device == first_at else None for seat in self.seats[1:]]
-            await asyncio.gather(*(workers.start(like) for workers, like in zip(others, alike, strict=True)))
+            self.digest = None if file is None else await asyncio.to_thread(sha256_of, file)
         except OSError as error:
             raise StartError("weights", f"{file} cannot be read: {error.strerror or error}") from None
+        for supervisor in self._supervisors:
+            supervisor.loads = Loads(file, self.digest)
+        first, *others = self._supervisors
+        await first.start()
+        first_at = self.seats[0].place.device
+        alike = [self.info if seat.place.device == first_at else None for seat in self.seats[1:]]
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails takes the others with it
+                for workers, like in zip(others, alike, strict=True):
+                    group.create_task(workers.start(like))
+        except* (StartError, ChannelError) as errors:
+            raise errors.exceptions[0] from None
 
     async def stop(self) -> None:
         """End all its workers."""
@@ -130,8 +137,3 @@ def file_of(source: WeightsSource) -> Path | None:
         return source.weights
     named = weights_named(source.weights or source.model or DEFAULT)
     return None if named is None else named.file
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

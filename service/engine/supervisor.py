@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stmixer.service.engine.model_info import ModelInfo
@@ -21,6 +24,29 @@ log = logging.getLogger("stmixer.supervisor")
 
 MAX_DEATHS_PER_MINUTE = 5
 SPARE_RETRY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """The file that workers load, and its SHA-256; None of neither."""
+
+    file: Path | None
+    digest: str | None
+
+    def check(self) -> None:
+        """Raises StartError where another file lies there by now: its results would go by the old one's name."""
+        if self.file is not None and sha256_of(self.file) != self.digest:
+            raise StartError(
+                "weights_changed",
+                f"{self.file} is another file than the one that is served: put that back, or load this one as another "
+                "model (POST /v1/models, --watch)",
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Supervisor:
@@ -44,6 +70,7 @@ class Supervisor:
     ) -> None:
         self._settings, self._metrics, self._source, self._seat = settings, metrics, source, seat
         self._keeps_spare = False
+        self.loads = Loads(None, None)
         self._on_message, self._on_death, self._on_change = on_message, on_death, on_change
         self._worker_module = worker_module
         self._deaths: list[float] = []
@@ -123,7 +150,8 @@ class Supervisor:
             self._on_change()
 
     async def _start_spare(self, like: ModelInfo | None = None) -> None:
-        """Start a worker as the spare. Raises StartError."""
+        """Start a worker as the spare. Raises StartError, and where the file is not the one any more that is served."""
+        await asyncio.to_thread(self.loads.check)
         options = worker_options(self._settings, self._source, self._seat.place, self._seat.model or like)
         worker = await Worker.start(self._seat.name, self._worker_module, options)
         self._seat.spare = worker

@@ -37,7 +37,8 @@ class WatchedFile:
         self._loaded: list[str] = []
 
     async def watch(self) -> None:
-        """For ever."""
+        """For ever; what served when this began is forgotten in its turn."""
+        self._loaded.append(self._engine.models.default.name)
         while True:
             await asyncio.sleep(LOOK_S)
             try:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from stmixer.model.named import weights_named
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.errors import StartError
@@ -188,10 +189,15 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """What workers load: bundled weights or a variant by name (``model``), or a file (``weights``)."""
+    """What workers load: bundled weights or a variant by name (``model``), or ``weights``: a file, or a name."""
 
     model: str | None
     weights: Path | None
+
+
+def _address_of(weights: Path) -> str:
+    """A name as it is; a file by its path from the root, for a worker begins elsewhere."""
+    return str(weights if weights_named(weights) is not None else weights.absolute())
 
 
 def worker_options(
@@ -200,7 +206,7 @@ def worker_options(
     """What a worker process is started with. ``like``: how another one runs at such a place, which did choose."""
     options = WorkerOptions(
         model=source.model,
-        weights=str(source.weights.absolute()) if source.weights else None,
+        weights=None if source.weights is None else _address_of(source.weights),
         device=place.device,
         runtime=settings.runtime,
         precision=settings.precision,

@@ -29,7 +29,7 @@ def held_by(name: str, digit: str, percent: int | None) -> Caller:
 def with_room_for(streams: int) -> Service:
     """A service that has not begun, but for its model."""
     service = Service(Settings(max_streams=streams))
-    service.engine.seat.model = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
+    service.engine.seats[0].model = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
     return service
 
 

@@ -19,6 +19,9 @@ export function tryTaught(on) {
   trying = on;
 }
 
+/** A trial's streams have numbers of their own, and neither rules nor events. */
+export const isTrial = () => trying;
+
 const ofModel = (path) => (trying ? `v1/teach/trial/${path}` : path);
 
 const socketAddress = (path) => {

@@ -1,4 +1,5 @@
 // Camera mode: picture in, boxes over it, and the numbers beside it.
+import { isTrial } from "./api.js";
 import { FramePump, cameras, chooseCamera, openCamera, pictureOf } from "./camera.js";
 import { byId, make } from "./dom.js";
 import { EventList } from "./events.js";
@@ -171,7 +172,8 @@ export class Live {
 
   #ready(message, isNew) {
     if (isNew) this.#peopleBefore = this.#people;
-    if (!this.#offersRules) setActions({ label: "Stop", run: () => this.stop() }, { label: "Rules", run: () => this.#openRules() });
+    if (!this.#offersRules && !isTrial())
+      setActions({ label: "Stop", run: () => this.stop() }, { label: "Rules", run: () => this.#openRules() });
     this.#offersRules = true; // once: whoever is on a button when the line comes back stays there
     this.#periodMs = 1000 / (message.keyframe_hz || settings.values.keyframe_hz);
     this.#seen?.period(this.#periodMs / 1000);

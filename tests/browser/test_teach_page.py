@@ -138,6 +138,8 @@ def test_what_was_learned_is_tried_on_camera_and_on_a_video(school: Page, servic
     school.get_by_role("button", name="Close").last.click()
     school.get_by_role("button", name="Start camera").click()
     wait_for(school, "__stmixer.state === 'live' && __stmixer.results.at(-1)?.seq >= 2")
+    expect(school.get_by_role("button", name="Stop")).to_be_visible()
+    expect(school.get_by_role("button", name="Rules")).to_have_count(0)  # they would be another stream's
     assert httpx.get(service.url + "/v1/models").json()["models"][0]["name"] == "tiny"
     school.reload()
     expect(school.locator("#model")).to_have_text("stmixer-rt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,15 +15,26 @@ from test_engine import NO_SECONDS, OPENED, TINY, Played
 from test_stream import Camera
 
 from stmixer.model.labels import Label
+from stmixer.service.engine.admission import capacity_of
+from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.models import MOST_MODELS
 from stmixer.service.engine.served import ServedModel
+from stmixer.service.engine.stream import Pending
 from stmixer.service.engine.watched_file import WatchedFile
-from stmixer.service.engine.worker import WeightsSource, Worker
+from stmixer.service.engine.worker import Batch, Shapes, WeightsSource, Worker
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.ipc.child import Child
-from stmixer.service.ipc.messages import AttachRing, BatchDone, DetachRing, RunBatch, WindowsCopied, WorkerOptions
+from stmixer.service.ipc.messages import (
+    AttachRing,
+    BatchDone,
+    DetachRing,
+    RunBatch,
+    StageSeconds,
+    WindowsCopied,
+    WorkerOptions,
+)
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 
@@ -43,6 +55,7 @@ class Stage:
     engine: Engine = field(init=False)
     played: list[Played] = field(default_factory=list)
     gates: dict[str | None, asyncio.Event] = field(default_factory=dict)
+    started: list[str | None] = field(default_factory=list)
 
     async def start_worker(self, name: str, module: str, options: WorkerOptions) -> Worker:
         """In ``Worker.start``'s place."""
@@ -54,6 +67,7 @@ class Stage:
             raise info
         played = Played()
         self.played.append(played)
+        self.started.append(asked)
         return Worker(name, cast(Child, played), info, {1: 0.1})
 
     async def opened(self, model: str | None = None) -> Camera:
@@ -190,6 +204,87 @@ def test_one_that_does_not_load_changes_nothing_and_may_be_tried_again(monkeypat
         assert stage.by_model() == {"tiny": [], "broken": [1]}
 
     acted(monkeypatch, act, broken=StartError("weights", "it is cut short"))
+
+
+def test_a_worker_that_follows_loads_the_very_file_that_the_first_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"one")
+
+    async def act(stage: Stage) -> None:
+        stage.infos[str(file)] = TINY
+        stage.engine.load("mine", WeightsSource(None, file), default=False)
+        await asyncio.gather(*stage.engine.models._loading.values())
+        assert stage.engine.models.get("mine").digest == hashlib.sha256(b"one").hexdigest()
+        file.write_bytes(b"two")
+        await stage.engine.make_default("mine")  # which wants a spare
+        await _said(caplog, "mine.safetensors is another file than the one that is served")
+        assert stage.started.count(str(file)) == 1
+        file.write_bytes(b"one")
+        (seat,) = stage.engine.models.get("mine").seats
+        seat.worker.give_up("exit")  # type: ignore[union-attr]
+        await _said(caplog, "exit")
+        stage.engine.models.default._supervisors[0]._look.set()
+        for _ in range(500):
+            if stage.started.count(str(file)) > 1:
+                break
+            await asyncio.sleep(0.01)
+        assert stage.started.count(str(file)) > 1
+
+    acted(monkeypatch, act, spares=1)
+
+
+def test_one_that_has_lost_its_worker_is_not_taken_for_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(stage: Stage) -> None:
+        served = await stage.loaded("better")
+        assert served.ready
+        served.seats[0].worker = None
+        assert served.started
+        assert not served.ready
+
+    acted(monkeypatch, act, better=TINY)
+
+
+def test_a_seat_that_does_not_start_takes_the_models_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(stage: Stage) -> None:
+        order = list[int]()
+
+        async def start_worker(name: str, module: str, options: WorkerOptions) -> Worker:
+            order.append(len(order))
+            if len(order) == 2:
+                raise StartError("worker_failed", "no memory")
+            if len(order) == 3:
+                await asyncio.sleep(0.05)
+            return await stage.start_worker(name, module, options)
+
+        stage.engine.models._settings = stage.engine.settings.model_copy(update={"device": "cuda:0,cuda:1,cuda:2"})
+        monkeypatch.setattr(Worker, "start", start_worker)
+        served = await stage.loaded("many")
+        assert (served.state, served.failed) == ("failed", "no memory")
+        await asyncio.sleep(0.1)
+        assert not any(played.alive for played in stage.played[1:])
+        assert len(stage.played) >= 2
+
+    acted(monkeypatch, act, many=TINY)
+
+
+def test_capacity_follows_what_is_admitted_and_not_the_load_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that warmed up beside busy ones has measured too little, and then lets in too little to learn better."""
+
+    async def act(stage: Stage) -> None:
+        (seat,) = stage.engine.models.get("tiny").seats
+        seat.cost, seat._warmup_s, seat.capacity = KeyframeCost({1: 0.08}, 0.0, 8), {1: 0.08}, capacity_of({1: 0.08})
+        first = seat.capacity
+        for _ in range(first - 1):
+            await stage.opened()
+        batch = Batch(1, (cast(Pending, None),), 0.0, Shapes(None, 1, 8), 0.0)
+        done = BatchDone(1, (), StageSeconds(0.0, 0.04, 0.0), 0)
+        for _ in range(200):
+            stage.engine._learn(seat, batch, done, 0.04, compiled=False)
+        assert seat.capacity == 2 * first
+
+    acted(monkeypatch, act)
 
 
 def test_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +462,14 @@ def test_a_file_that_is_watched_is_loaded_once_it_is_another_one_and_at_rest(
         assert [name for name, *_ in await look()] == ["tiny", "mine.4", "mine.5"], "the one before is a way back"
 
     acted(monkeypatch, act)
+
+
+async def _said(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    for _ in range(500):
+        if words in caplog.text:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(caplog.text)
 
 
 async def _settled(stage: Stage) -> None:

@@ -51,6 +51,10 @@ NOT_RUN = {
         "docs/operate.md",
         "stmixer bench streams",
     ): "measures for minutes; tests/service/test_bench_streams.py is shorter",
+    (
+        "docs/operate.md",
+        'curl -sS -X POST "$STMIXER/v1/models"',
+    ): "wants weights of one's own; tests/service/test_models.py does the same",
     ("docs/proxy.md", "stmixer serve --keys"): "the addresses are made up; tests/service/test_proxies.py has its own",
     (
         "docs/train.md",

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 LACKING = (
-    "annotated-doc", "annotated-types", "anyio", "av", "certifi", "click", "fastapi", "h11", "httpcore", "httpx",
-    "idna", "markdown-it-py", "mdurl", "opentelemetry-api", "prometheus-client", "psutil", "pydantic", "pydantic-core",
+    "aiomqtt", "annotated-doc", "annotated-types", "anyio", "av", "certifi", "click", "fastapi", "h11", "httpcore", "httpx",
+    "idna", "markdown-it-py", "mdurl", "opentelemetry-api", "paho-mqtt", "prometheus-client", "psutil", "pydantic", "pydantic-core",
     "pydantic-settings", "pytest-timeout", "python-dotenv", "python-multipart", "rich", "shellingham", "starlette",
     "typer", "typing-inspection", "uvicorn", "websockets",
 )  # fmt: skip

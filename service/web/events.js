@@ -168,7 +168,7 @@ export class EventList {
     this.#looking?.abort();
     this.#looking = null;
     // the list was written anew meanwhile, so the browser has no button to give the focus back to
-    this.#list.querySelector(`[data-key="${CSS.escape(this.#played)}"]`)?.focus();
+    [...this.#list.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === this.#played)?.focus();
     if (!this.#clip) return;
     URL.revokeObjectURL(this.#clip);
     this.#clip = null;

@@ -31,6 +31,9 @@ class Element extends EventTarget {
     this.children.unshift(...children);
   }
   querySelector() {}
+  querySelectorAll() {
+    return [];
+  }
   remove() {}
   reset() {}
   setAttribute() {}

@@ -384,6 +384,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_webhook import HALL, SECRET, T0_US, event
+from stmixer.service.events.delivery import Delivery
 from stmixer.service.events.ledger import Ledger
 from stmixer.service.events.store import Change, Store
 from stmixer.service.events.webhook import Webhook
@@ -392,7 +393,8 @@ from stmixer.service.metrics import Metrics
 async def main():
     ledger = Ledger(Store(Path(sys.argv[1])))
     await ledger.do(ledger.store.save, [Change(HALL, (event("a"), event("b"), event("c")))], True, T0_US)
-    await Webhook(f"http://127.0.0.1:{sys.argv[3]}/hook", SECRET, ledger, Metrics()).run()
+    webhook = Webhook(f"http://127.0.0.1:{sys.argv[3]}/hook", SECRET, lambda: T0_US / 1e6)
+    await Delivery(webhook, ledger, Metrics(), lambda: T0_US / 1e6).run()
 
 asyncio.run(main())
 """

@@ -24,7 +24,7 @@ class Runner:
     """Stands where the model would be: notes the windows it is given."""
 
     def __init__(self, known: bool = False) -> None:
-        self.card = SimpleNamespace(config=variant("tiny"), trained=True, labels=())
+        self.card = SimpleNamespace(config=variant("tiny"), name="tiny", trained=True, labels=())
         self.batches: list[list[Any]] = []
         self.forgotten: list[int] = []
         self._known = known

@@ -25,7 +25,19 @@ from wire import Wire
 from ws_client import jpeg, plain_socket
 
 from stmixer.service.access import Access, Budget
-from stmixer.service.api import asyncapi, detect, draw, events, following, meta, previews, pulled, stream_ws, teach
+from stmixer.service.api import (
+    asyncapi,
+    detect,
+    draw,
+    events,
+    following,
+    meta,
+    models,
+    previews,
+    pulled,
+    stream_ws,
+    teach,
+)
 from stmixer.service.api.app import PUBLIC, create_app
 from stmixer.service.api.server import check_certificate
 from stmixer.service.api.service import Service
@@ -134,13 +146,14 @@ def test_what_is_open_is_open_but_not_to_other_pages(locked: Server, path: str) 
 
 def test_the_table_knows_every_route() -> None:
     web = create_app(Service(Settings()))
-    routers = (meta, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi)
-    routes = [*web.routes, *(route for part in routers for route in part.router.routes)]
+    routers = (meta, models, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi)
+    routes = [*web.routes, *(route for part in routers for route in part.router.routes), *models.changes.routes]
     asked = {route.path for route in routes if isinstance(route, APIRoute)} | {web.openapi_url}
     # test_whose_a_pulled_stream_is, and test_looking.py
     looks = {pulled.ONE + what for what in ("", "/events", "/rules", "/ws", "/snapshot.jpg", "/preview.mjpg")}
     ours = looks | {"/v1/tokens"}
     ours |= {f"/v1/events/{{event_id}}/{what}" for what in ("clip.mp4", "thumbnail.jpg")}  # test_clip_routes.py
+    ours |= {models.ONE, models.ONE + "/default"}  # test_models.py
     taught = ("/clips", "/clips/{clip_id}", "/lesson", "/draft.html", "/kept", "/trial")  # test_teach_routes.py
     ours |= {teach.TEACH + what for what in taught}
     assert asked == {path for _, path, _ in HTTP if path != "/nowhere"} | PUBLIC | ours

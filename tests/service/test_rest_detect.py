@@ -123,7 +123,7 @@ def test_the_shape_of_the_answer(server: Server) -> None:
     for seq, keyframe in enumerate(answer["keyframes"]):
         assert set(keyframe) == {
             "seq", "pts_us", "received_at_us", "sent_at_us", "warming", "timings_ms", "dropped_since_last", "frame",
-            "actors",
+            "actors", "model",
         }  # fmt: skip
         assert (keyframe["seq"], keyframe["dropped_since_last"]) == (seq, 0)
         assert keyframe["frame"] == answer["frame"]

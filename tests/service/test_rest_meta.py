@@ -33,7 +33,7 @@ COUNTERS = {
 GAUGES = {
     "streams_active": {"source"}, "streams_capacity": set[str](), "keyframes_waiting": set[str](),
     "keyframe_load": set[str](), "uploads_waiting": set[str](), "pulled_streams": {"state"},
-    "events_open": set[str](), "events_waiting": {"to"}, "event_age_seconds": {"to"},
+    "events_open": set[str](), "events_waiting": {"to"}, "event_age_seconds": {"to"}, "event_receiver_up": {"to"},
     "event_clip_bytes": set[str](), "seat_streams": {"worker"}, "seat_capacity": {"worker"}, "ready": set[str](),
     "ring_bytes": set[str](), "gpu_memory_bytes": {"worker"}, "worker_up": {"worker"},
 }  # fmt: skip

@@ -30,7 +30,7 @@ def test_a_full_collection_while_it_serves_looks_at_nothing_of_the_start(monkeyp
 
     settings: dict[str, Any] = {"allow_anonymous": True}
     service = cast(Service, SimpleNamespace(settings=Settings(**settings), start=nothing, stop=nothing, filed=None))
-    monkeypatch.setattr(server, "create_app", lambda _: None)
+    monkeypatch.setattr(server, "create_app", lambda *_: None)
     monkeypatch.setattr(server, "Server", Serves)
     before = len(gc.get_objects())
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -72,7 +72,7 @@ def test_a_conversation_from_start_to_summary(server: Server) -> None:
     for r in results:
         assert set(r) - {"at"} == {
             "type", "seq", "pts_us", "received_at_us", "sent_at_us", "warming", "timings_ms", "dropped_since_last",
-            "frame", "actors",
+            "frame", "actors", "model",
         }  # fmt: skip
         assert set(r["timings_ms"]) == {"lookahead", "decode", "queue", "inference", "postprocess"}
         assert all(0 <= ms < 60_000 for ms in r["timings_ms"].values())

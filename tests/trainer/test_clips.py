@@ -40,7 +40,7 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
             preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, kept=kept, entries=None
         )
 
-    card = SimpleNamespace(config=config, trained=True, labels=())
+    card = SimpleNamespace(config=config, name=config.name, trained=True, labels=())
     runner = SimpleNamespace(card=card, run=run, forget=lambda stream: None, missing=tuple, bank_bytes=(0, 0))
     options = DetectOptions(keyframe_hz=hz, lookahead_ms=lookahead_ms)
     results = list(FileResults(runner, path, options))  # type: ignore[arg-type]

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 LACKING = (
-    "aiomqtt", "annotated-doc", "annotated-types", "anyio", "av", "certifi", "click", "fastapi", "h11", "httpcore", "httpx",
-    "idna", "markdown-it-py", "mdurl", "opentelemetry-api", "paho-mqtt", "prometheus-client", "psutil", "pydantic", "pydantic-core",
-    "pydantic-settings", "pytest-timeout", "python-dotenv", "python-multipart", "rich", "shellingham", "starlette",
-    "typer", "typing-inspection", "uvicorn", "websockets",
+    "aiomqtt", "annotated-doc", "annotated-types", "anyio", "av", "certifi", "click", "fastapi", "h11", "httpcore",
+    "httpx", "idna", "markdown-it-py", "mdurl", "opentelemetry-api", "paho-mqtt", "prometheus-client", "psutil",
+    "pydantic", "pydantic-core", "pydantic-settings", "pytest-timeout", "python-dotenv", "python-multipart", "rich",
+    "shellingham", "starlette", "typer", "typing-inspection", "uvicorn", "websockets",
 )  # fmt: skip
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

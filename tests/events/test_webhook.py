@@ -392,7 +392,7 @@ from stmixer.service.metrics import Metrics
 
 async def main():
     ledger = Ledger(Store(Path(sys.argv[1])))
-    await ledger.do(ledger.store.save, [Change(HALL, (event("a"), event("b"), event("c")))], True, T0_US)
+    await ledger.do(ledger.store.save, [Change(HALL, (event("a"), event("b"), event("c")))], ["webhook"], T0_US)
     webhook = Webhook(f"http://127.0.0.1:{sys.argv[3]}/hook", SECRET, lambda: T0_US / 1e6)
     await Delivery(webhook, ledger, Metrics(), lambda: T0_US / 1e6).run()
 

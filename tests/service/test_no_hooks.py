@@ -26,7 +26,8 @@ READS_THE_ENVIRONMENT = {
     "service/settings.py", "service/cli.py", "service/ipc/child.py", "service/decoder/cell.py", "service/bench/cli.py",
     "service/bench/processes.py", "model/pulled.py",
 }  # fmt: skip
-"""Settings; a default of OpenMP's; what a child is given, and forgets; the benchmark's key, and its own service; the cache folder."""
+"""Settings; a default of OpenMP's; what a child is given, and forgets; the benchmark's key, and its own service; the
+cache folder."""
 TELLING = {**slowly(60_000), "WORKER_MODULE": "faulty_worker", "DECODER_MODULE": "uncelled_decoder",
            "PYTEST_CURRENT_TEST": "a test"}  # fmt: skip
 

@@ -232,6 +232,40 @@ def test_yolo_of_pictures(tmp_path: Path) -> None:
     assert [video.name for video in split.videos] == ["images/train/a.png", "images/train/bare.png"]
 
 
+@pytest.mark.parametrize(
+    ("line", "box", "track"),
+    [
+        ("0 .1 .2 .9 .2 .9 .95 .1 1", [0.1, 0.2, 0.9, 1.0], ""),  # a last corner on the border
+        ("0 .1 .2 .9 .2 .9 .95 .3 .9 0 .5", [0.0, 0.2, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95 .1 0", [0.1, 0.0, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95", [0.1, 0.2, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95 .77", [0.1, 0.2, 0.9, 0.95], ""),  # with a confidence
+        ("0 .1 .2 .9 .2 .9 .95 7", [0.1, 0.2, 0.9, 0.95], "0"),  # with who it is
+        ("0 .1 .2 .9 .2 .9 .95 .02 7", [0.1, 0.2, 0.9, 0.95], "0"),  # with both
+        ("0 .1 .2 .9 .2 .9 .95 .1 .9 .02 7", [0.1, 0.2, 0.9, 0.95], "0"),
+        ("0 .5 .5 .2 .4 .9", [0.4, 0.3, 0.6, 0.7], ""),
+        ("0 .5 .5 .2 .4 .9 1", [0.4, 0.3, 0.6, 0.7], "0"),
+    ],
+)
+def test_yolo_of_outlines(here: Path, tmp_path: Path, line: str, box: list[float], track: str) -> None:
+    """A number on the border, a confidence or a track behind it make no box out of an outline."""
+    (here / "classes.txt").write_text("walk\n")
+    (here / "walk_1.txt").write_text(line)
+    imported(here, "-o", tmp_path / "set")
+    (row,) = rows(tmp_path / "set" / "boxes.csv")
+    assert (corners(row), row["track"]) == (pytest.approx(box), track)
+
+
+def test_yolo_of_keypoints(here: Path, tmp_path: Path) -> None:
+    """They are no outline, also where a confidence or who it is follows."""
+    (here / "data.yaml").write_text("names: [walk]\nkpt_shape: [2, 3]\n")
+    (here / "walk_1.txt").write_text("0 .5 .5 .2 .4 .9 .9 2 .1 .1 2\n0 .5 .5 .2 .4 .9 .9 2 0 0 0 .8 7\n")
+    imported(here, "-o", tmp_path / "set")
+    table = rows(tmp_path / "set" / "boxes.csv")
+    assert [corners(row) for row in table] == [pytest.approx([0.4, 0.3, 0.6, 0.7])] * 2
+    assert [row["track"] for row in table] == ["", "0"]
+
+
 def test_yolo_of_a_videos_frames(here: Path, tmp_path: Path) -> None:
     """Text files as a tracker writes them, a file a frame from 1 on, with confidence and who it is."""
     (here / "classes.txt").write_text("person\nwalk\n")
@@ -371,6 +405,7 @@ WRONG: dict[str, tuple[Make, str]] = {
     "no UTF-8": (_file("a.json", b"\xff\xfe\xfa"), "it is no text in UTF-8"),
     "images": (_file("a.json", '{"images": 3, "annotations": []}'), "images is no list of objects"),
     "a csv": (_file("a.csv", "a,b\n1,2\n"), "a.csv is none of what can be read"),
+    "keypoints": (_file("data.yaml", "names: [a]\nkpt_shape: 17\n"), "kpt_shape is not how many keypoints there are"),
     "no names": (_file("data.yaml", "names: 3\n"), "names is neither a list of classes nor their numbers and names"),
 }  # fmt: skip
 

@@ -311,8 +311,10 @@ def pull_weights(
 
 
 def _where_from(target: str, name: str | None, sha256: str | None, folder: Path) -> tuple[str, str | None, str | None]:
-    """Address, name and hash of what is to be fetched. Raises UsageError, OSError where the folder for what people fetch
-    themselves cannot be made."""
+    """Address, name and hash of what is to be fetched. Raises UsageError, OSError.
+
+    The folder is there when somebody is told to put something into it.
+    """
     if "://" in target:
         return target, name, sha256
     one = published().get(target)

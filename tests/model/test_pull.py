@@ -30,8 +30,11 @@ from stmixer.trainer.config.file import load_config
 
 @dataclass
 class Shelf:
-    """What a server has, by path, and how it behaves; ``asked``: path and Range of every request. Without an ``etag`` it
-    does not say which version a file is; ``sure_of_none``: it sends any part that is asked for, whatever the version."""
+    """What a server has, by path, and how it behaves; ``asked``: path and Range of every request.
+
+    Without an ``etag`` it does not say which version a file is; ``sure_of_none``: it sends any part that is asked for,
+    whatever the version.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -429,8 +432,8 @@ def test_how_a_published_one_is_to_be_had(cache: Path) -> None:
         (["pull", "stmixer-rt"], 0, "comes with the package: there is nothing to fetch"),
         (["pull", "nobody-knows"], 2, "nobody-knows is no https address, and none of the names that are known"),
         (["pull", "https://127.0.0.1/x.safetensors", "--name", "tiny"], 2, "is the name of something that is bundled"),
-        (["pull", "https://127.0.0.1/stmixer-rt.safetensors"], 2, "stmixer-rt is the name of something that is bundled"),
-        (["pull", "https://127.0.0.1/a/vit_b.pth"], 2, "vit_b is the name of something that is bundled"),
+        (["pull", "https://127.0.0.1/stmixer-rt.safetensors"], 2, "stmixer-rt is the name of something"),
+        (["pull", "https://127.0.0.1/a/vit_b.pth"], 2, "vit_b is the name of something"),
     ],
 )
 def test_names_of_the_command(cache: Path, words: list[str], code: int, says: str) -> None:

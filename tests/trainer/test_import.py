@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import json
 import random
 import zipfile
@@ -353,6 +354,66 @@ def test_no_video_is_written_over(here: Path, tmp_path: Path) -> None:
     imported(here, "-o", tmp_path / "set")
     assert not own.is_symlink()
     assert own.stat().st_size == (CLIPS / "walk.mp4").stat().st_size
+
+
+@pytest.mark.parametrize("how", ["link", "copy", "made"])
+def test_a_video_without_a_row_is_taken_away(here: Path, tmp_path: Path, how: str) -> None:
+    """However it came there, so that the next run finds room."""
+    if how == "made":
+        draw_pictures(here, "street/000001.png", "street/000003.png")
+        values = coco_video()
+        for annotation in values["annotations"]:
+            annotation["image_id"] = 13  # a picture that is not there
+        write_json(here / "a.json", values)
+    else:
+        (here / "classes.txt").write_text("walk\n")
+        (here / "walk_999999.txt").write_text("0 .5 .5 .2 .4\n0 .5 .5 .2 .4 .9 3\n")
+        (here / "walk_1.txt").write_text("")
+    words = [here, "-o", tmp_path / "set", *(["--copy"] if how == "copy" else [])]
+    for _ in range(2):
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "videos have no box on any of their frames" in result.stderr
+        assert [path for path in (tmp_path / "set" / "videos").rglob("*") if not path.is_dir()] == []
+
+
+def test_a_video_of_ones_own_is_not_taken_away(here: Path, tmp_path: Path) -> None:
+    """It lay in the set's folder before, and the export names it by a link."""
+    own = tmp_path / "set" / "videos" / "walk.mp4"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((CLIPS / "walk.mp4").read_bytes())
+    (here / "walk.mp4").unlink()
+    (here / "walk.mp4").symlink_to(own)
+    (here / "classes.txt").write_text("walk\n")
+    (here / "walk_999999.txt").write_text("0 .5 .5 .2 .4\n")
+    assert "no box on any of their frames" in call(here, "-o", tmp_path / "set").stderr
+    assert own.stat().st_size == (CLIPS / "walk.mp4").stat().st_size
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_video_that_is_not_finished_is_taken_away(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
+) -> None:
+    """A folder that is full in the middle of it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if copy:
+        (here / "a.xml").write_text(cvat_video())
+
+        def copied_in_part(source: Path, target: Path) -> None:
+            target.write_bytes(source.read_bytes()[:1000])
+            full()
+
+        monkeypatch.setattr("shutil.copyfile", copied_in_part)
+    else:
+        draw_pictures(here, "street/000001.png", "street/000003.png")
+        write_json(here / "a.json", coco_video())
+        monkeypatch.setattr("stmixer.media.encode.Mp4Writer.write", full)
+    refused = call(here, "-o", tmp_path / "set", *(["--copy"] if copy else []))
+    assert (refused.exit_code, "No space left" in refused.stderr) == (2, True), refused.stderr
+    assert [path for path in (tmp_path / "set" / "videos").rglob("*") if not path.is_dir()] == []
 
 
 def test_coco_of_a_video_that_is_a_file(here: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +95,11 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
     if (named := weights_named(path)) is not None:
         card, stated = read_header(named.file)
         return _called(card, named), stated
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise CheckpointError(f"{path} is not a file")
     try:
         kind = described(path)
-    except OSError:
+    except (OSError, ValueError):
         kind = None  # told below
     if kind is not None and not kind.startswith("a safetensors file"):
         raise CheckpointError(f"{path} is not a safetensors file: it is {kind}")
@@ -107,7 +108,7 @@ def read_header(path: Path) -> tuple[ModelCard, str]:
             metadata = file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist{_how_to_get(path)}") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a safetensors file ({error}); a published .pth is read by `stmixer-weights convert`"
         ) from None

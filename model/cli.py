@@ -239,7 +239,7 @@ def _listed() -> Iterator[tuple[str, ...]]:
     for name, known in bundled().items():
         yield (name, *_on_disk(known), "see its card", "bundled")
     for name, fetched in there.items():
-        known = NamedWeights(name, fetched.file)
+        known = NamedWeights(name, _ready_or_fetched(fetched))
         known_map = _percent(published().get(name))
         yield (name, *_on_disk(known), known_map, _whence(fetched))
     for name, one in published().items():
@@ -247,6 +247,12 @@ def _listed() -> Iterator[tuple[str, ...]]:
             size = "unknown" if one.size is None else f"{one.size / 1e6:.1f}"
             get = "stmixer-weights pull" if one.url is not None else "by hand: stmixer-weights pull says how"
             yield (name, one.variant, size, one.sha256 or "unknown", _percent(one), get)
+
+
+def _ready_or_fetched(one: PulledWeights) -> Path:
+    """The file that its name stands for; where it is yet to be converted, what was fetched."""
+    ready = one.file.with_suffix(".safetensors")
+    return ready if ready.is_file() else one.file
 
 
 def _on_disk(one: NamedWeights) -> tuple[str, str, str]:
@@ -290,8 +296,6 @@ def pull_weights(
             _tell_pulled(there)
             return
         url, name, sha256 = _where_from(target, name, sha256, folder)
-        if name is not None and name in {*bundled(), *VARIANTS}:
-            raise UsageError(f"{name} is the name of something that is bundled; give another with --name")
         try:
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task("fetching", total=None)
@@ -307,7 +311,10 @@ def pull_weights(
 
 
 def _where_from(target: str, name: str | None, sha256: str | None, folder: Path) -> tuple[str, str | None, str | None]:
-    """Address, name and hash of what is to be fetched. Raises UsageError."""
+    """Address, name and hash of what is to be fetched. Raises UsageError, OSError.
+
+    The folder is there when somebody is told to put something into it.
+    """
     if "://" in target:
         return target, name, sha256
     one = published().get(target)
@@ -315,6 +322,7 @@ def _where_from(target: str, name: str | None, sha256: str | None, folder: Path)
         names = ", ".join([*bundled(), *pulled(folder), *published()])
         raise UsageError(f"{target} is no https address, and none of the names that are known: {names}")
     if one.url is None:
+        folder.mkdir(parents=True, exist_ok=True)
         raise UsageError(
             f"{one.title} is not to be had by a program: its authors publish it {one.where}. Fetch it there in a "
             f"browser, then `stmixer-weights convert FILE.pth -o {folder / one.name}.safetensors --variant "
@@ -328,7 +336,7 @@ def _tell_pulled(one: PulledWeights) -> None:
     sure = f", SHA-256 {one.sha256}" if one.sha256 else ""
     typer.echo(f"{one.file}: {one.bytes:,} bytes{sure}, {_whence(one)}")
     ready = one.file.with_suffix(".safetensors")
-    if ready.is_file():
+    if _ready_or_fetched(one) == ready:
         typer.echo(f"it goes by the name {one.name}: stmixer serve --weights {one.name}")
     else:
         typer.echo(f"it is one of PyTorch's: stmixer-weights convert {one.file} -o {ready}, then it goes by {one.name}")

@@ -22,9 +22,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
+from stmixer.model.bundled import bundled
 from stmixer.model.card import CheckpointError, read_header
 from stmixer.model.foreign.file_kind import described
 from stmixer.model.pulled import ENDINGS, PulledWeights, is_name, pulled, record_pulled
+from stmixer.model.zoo import VARIANTS
 
 MOST_BYTES = 4 << 30
 """Of a file."""
@@ -131,6 +133,8 @@ def _name(url: str, name: str | None) -> str:
         name = next((file[: -len(end)] for end in ENDINGS if file.lower().endswith(end)), file)
     if not is_name(name):
         raise PullError(f"{name!r} is no name for weights; give one with --name, of letters, digits, dots and dashes")
+    if name in {*bundled(), *VARIANTS}:
+        raise PullError(f"{name} is the name of something that is bundled; give another with --name")
     return name
 
 
@@ -149,13 +153,15 @@ def _fetch(url: str, partial: Path, context: ssl.SSLContext, progress: Progress)
     """All of it into a file, going on with what is there. Raises PullError, OSError."""
     begun = _begun(partial, url)
     there = partial.stat().st_size if begun is not None else 0
+    if begun is not None and begun.total == there:  # whole, only not looked at yet
+        return
     headers = {"Accept-Encoding": "identity", "User-Agent": "stmixer-weights"}
-    if begun is not None and there:
+    if begun is not None and begun.version:
         headers |= {"Range": f"bytes={there}-", "If-Range": begun.version}
     opener = build_opener(ProxyHandler(), HTTPSHandler(context=context), _HttpsRedirects())
     try:
         with opener.open(Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
-            _store(answer, url, partial, there, progress)
+            _store(answer, url, partial, begun, progress)
     except PullError:
         raise
     except HTTPError as error:
@@ -166,24 +172,22 @@ def _fetch(url: str, partial: Path, context: ssl.SSLContext, progress: Progress)
     except (URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         said = "nothing came for a while" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
-        raise PullError(f"{url} cannot be fetched: {said}{_goes_on(partial)}") from None
+        raise PullError(f"{url} cannot be fetched: {said}{_goes_on(partial, url)}") from None
 
 
-def _store(answer: Any, url: str, partial: Path, there: int, progress: Progress) -> None:
+def _store(answer: Any, url: str, partial: Path, begun: _Begun | None, progress: Progress) -> None:
     """The answer's body behind what is there, or in its place. Raises PullError, OSError."""
-    goes_on = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {there}-")
-    if answer.status == 206 and not goes_on:
-        _forget(partial)
-        raise PullError(f"{url} sends another part than was asked for; the same command begins anew")
-    start = there if goes_on else 0
+    start = _start(answer, url, partial, begun)
     length = answer.headers.get("Content-Length")
     total = start + int(length) if length is not None and length.isdecimal() else None
     _check_size(url, total, partial)
-    version = _strong(answer.headers.get("ETag")) or answer.headers.get("Last-Modified") or ""
+    if not start:
+        _forget(partial)
+    version = _version(answer) or (begun.version if begun is not None and start else "")
     state = {"url": url, "version": version, "total": total}
     _state_file(partial).write_text(json.dumps(state), encoding="utf-8")
     done = start
-    with partial.open("ab" if goes_on else "wb") as file:
+    with partial.open("ab" if start else "wb") as file:
         progress(done, total)
         while chunk := answer.read(_CHUNK):
             done += len(chunk)
@@ -194,7 +198,26 @@ def _store(answer: Any, url: str, partial: Path, there: int, progress: Progress)
             file.write(chunk)
             progress(done, total)
     if total is not None and done < total:
-        raise PullError(f"{url} ended at {done:,} of {total:,} bytes{_goes_on(partial)}")
+        raise PullError(f"{url} ended at {done:,} of {total:,} bytes{_goes_on(partial, url)}")
+
+
+def _start(answer: Any, url: str, partial: Path, begun: _Begun | None) -> int:
+    """How much of what is there the answer goes on behind, in bytes. Raises PullError where it is the wrong part."""
+    if answer.status != 206:
+        return 0
+    there = partial.stat().st_size if begun is not None else 0
+    if begun is None or not (answer.headers.get("Content-Range") or "").startswith(f"bytes {there}-"):
+        _forget(partial)
+        raise PullError(f"{url} sends another part than was asked for; the same command begins anew")
+    if _version(answer) not in ("", begun.version):
+        _forget(partial)
+        raise PullError(f"{url} sends a part of another version than was begun with; the same command begins anew")
+    return there
+
+
+def _version(answer: Any) -> str:
+    """What tells this version from others: an ETag, or when it was changed; nothing where the server does not say."""
+    return _strong(answer.headers.get("ETag")) or answer.headers.get("Last-Modified") or ""
 
 
 def _check_size(url: str, total: int | None, partial: Path) -> None:
@@ -241,10 +264,10 @@ def _is_of_pytorch(path: Path) -> bool:
 
 
 def _begun(partial: Path, url: str) -> _Begun | None:
-    """What was begun, where it can go on: the same address, a version that can be told, some of it there."""
+    """What was begun, where some of it is there: of the same address. It can go on where its version is known."""
     try:
         begun = _Begun(**json.loads(_state_file(partial).read_text(encoding="utf-8")))
-        return begun if begun.url == url and begun.version and partial.stat().st_size else None
+        return begun if begun.url == url and partial.stat().st_size else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -259,9 +282,9 @@ def _forget(partial: Path) -> None:
     _state_file(partial).unlink(missing_ok=True)
 
 
-def _goes_on(partial: Path) -> str:
-    there = partial.exists() and partial.stat().st_size
-    return "; what came is kept, the same command goes on" if there else ""
+def _goes_on(partial: Path, url: str) -> str:
+    begun = _begun(partial, url)
+    return "; what came is kept, the same command goes on" if begun is not None and begun.version else ""
 
 
 def _state_file(partial: Path) -> Path:

@@ -86,7 +86,7 @@ def _weights(path_or_name: str | os.PathLike[str]) -> Path:
 
     path = Path(path_or_name)
     if path.suffix in (".safetensors", ".onnx"):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise StartError("bad_weights", f"there is no file {path}; leave it out for the bundled weights")
         return path
     if weights_named(path) is not None:

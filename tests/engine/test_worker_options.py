@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from stmixer.model.bundled import bundled
 from stmixer.model.labels import AVA_LABELS
+from stmixer.model.pulled import cache_folder
 from stmixer.model.runtimes.measure import Trial
 from stmixer.model.zoo import variant
 from stmixer.service.engine.model_info import ModelInfo
@@ -54,6 +56,24 @@ def test_where_what_is_measured_once_is_kept(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert worker_options(Settings(), STANDARD, Place("auto")).cache == str(tmp_path / "x/stmixer")
     assert worker_options(Settings(cache_dir=tmp_path / "own"), STANDARD, Place("auto")).cache == str(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mine", ("mine", 320, "eager")), ("stmixer-rt-hd", ("stmixer-rt-hd", 448, "onnx"))]
+)
+def test_weights_by_name_reach_a_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, expected: tuple[str, int, str]
+) -> None:
+    """Fetched ones, and bundled ones that share a file: a worker begins in another folder, and is told the name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = cache_folder()
+    assert folder is not None
+    folder.mkdir(parents=True)
+    (folder / "mine.safetensors").symlink_to(bundled()["stmixer-rt"].file)
+    options = worker_options(Settings(), WeightsSource(None, Path(name)), Place("cpu"))
+    monkeypatch.chdir(tmp_path)
+    runner, ready = open_runner(replace(options, max_batch=1, chosen="as the first"))
+    assert (runner.card.name, runner.card.config.preprocess.short_side, ready.runtime) == expected
 
 
 def test_a_worker_runs_what_won_and_one_after_it_does_not_measure(

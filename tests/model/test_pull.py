@@ -30,11 +30,16 @@ from stmixer.trainer.config.file import load_config
 
 @dataclass
 class Shelf:
-    """What a server has, by path, and how it behaves; ``asked``: path and Range of every request."""
+    """What a server has, by path, and how it behaves; ``asked``: path and Range of every request.
+
+    Without an ``etag`` it does not say which version a file is; ``sure_of_none``: it sends any part that is asked for,
+    whatever the version.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
-    etag: str = '"one"'
+    etag: str | None = '"one"'
+    sure_of_none: bool = False
     cut_at: int | None = None
     claims: int | None = None
     asked: list[tuple[str, str | None]] = field(default_factory=list)
@@ -72,13 +77,17 @@ def shelf(certificate: tuple[Path, Path]) -> Iterator[Shelf]:
                 self.send_error(404)
                 return
             start = 0
-            if wanted is not None and self.headers.get("If-Range") == held.etag:
+            if wanted is not None and (held.sure_of_none or self.headers.get("If-Range") == held.etag):
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data) > 0:
+                self.send_error(416)
+                return
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.send_header("Content-Length", str(held.claims or len(data) - start))
-            self.send_header("ETag", held.etag)
+            if held.etag is not None:
+                self.send_header("ETag", held.etag)
             self.end_headers()
             self.wfile.write(data[start : held.cut_at])
 
@@ -173,6 +182,65 @@ def test_what_was_changed_meanwhile_begins_anew(shelf: Shelf, fetch: Fetch, cach
     shelf.files["/mine.safetensors"], shelf.etag, shelf.cut_at = weights, '"two"', None
     fetch("/mine.safetensors")
     assert (cache / "mine.safetensors").read_bytes() == weights
+
+
+def test_a_part_of_another_version_is_not_put_behind_what_is_there(
+    shelf: Shelf, fetch: Fetch, cache: Path, weights: bytes
+) -> None:
+    """By a server that does not mind which version it is asked for."""
+    shelf.files["/mine.safetensors"], shelf.cut_at, shelf.sure_of_none = weights, 100_000, True
+    with pytest.raises(PullError, match="goes on"):
+        fetch("/mine.safetensors")
+    other = weights[:-1000] + bytes(1000)
+    shelf.files["/mine.safetensors"], shelf.etag, shelf.cut_at = other, '"two"', None
+    with pytest.raises(PullError, match="sends a part of another version than was begun with; the same command begins"):
+        fetch("/mine.safetensors")
+    assert not (cache / ".mine.partial").exists()
+    assert fetch("/mine.safetensors").sha256 == hashlib.sha256(other).hexdigest()
+
+
+def test_a_part_that_does_not_say_its_version_goes_on(shelf: Shelf, fetch: Fetch, weights: bytes) -> None:
+    """Nor has it to: whoever goes on knows it. Cut off once more it goes on still."""
+    shelf.files["/mine.safetensors"], shelf.cut_at = weights, 100_000
+    with pytest.raises(PullError, match="goes on"):
+        fetch("/mine.safetensors")
+    shelf.etag, shelf.sure_of_none, shelf.cut_at = None, True, 200_000
+    with pytest.raises(PullError, match=r"ended at 200,000 of .* goes on"):
+        fetch("/mine.safetensors")
+    shelf.cut_at = None
+    assert fetch("/mine.safetensors").sha256 == hashlib.sha256(weights).hexdigest()
+    assert [asked for _, asked in shelf.asked] == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_nobody_is_promised_that_it_goes_on_where_it_cannot(
+    shelf: Shelf, fetch: Fetch, cache: Path, weights: bytes
+) -> None:
+    """Without a version nobody knows of what it would go on with."""
+    shelf.files["/mine.safetensors"], shelf.cut_at, shelf.etag = weights, 100_000, None
+    with pytest.raises(PullError, match=r"ended at 100,000 of [\d,]+ bytes$"):
+        fetch("/mine.safetensors")
+    shelf.cut_at = None
+    assert fetch("/mine.safetensors").sha256 == hashlib.sha256(weights).hexdigest()
+    assert [asked for _, asked in shelf.asked] == [None, None]
+
+
+@pytest.mark.parametrize("etag", ['"one"', None])
+def test_what_was_whole_and_not_looked_at_is_not_fetched_again(
+    shelf: Shelf, fetch: Fetch, cache: Path, weights: bytes, etag: str | None
+) -> None:
+    """The process ended between the last byte and the name."""
+    shelf.files["/mine.safetensors"], shelf.etag = weights, etag
+    with pytest.MonkeyPatch.context() as patch:
+
+        def ended(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("stmixer.model.pull._kept", ended)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("/mine.safetensors")
+    assert fetch("/mine.safetensors").sha256 == hashlib.sha256(weights).hexdigest()
+    assert len(shelf.asked) == 1
+    assert sorted(path.name for path in cache.iterdir() if path.suffix != ".lock") == ["mine.json", "mine.safetensors"]
 
 
 NO_WEIGHTS = {
@@ -288,6 +356,36 @@ def test_one_of_pytorchs_is_to_be_converted(shelf: Shelf, fetch: Fetch, cache: P
         read_header(Path("slow"))
 
 
+def test_the_list_knows_what_was_converted(shelf: Shelf, fetch: Fetch, cache: Path, weights: bytes) -> None:
+    shelf.files["/slow.pth"] = b"\x80\x02" + b"}q\0." * 30
+    fetch("/slow.pth")
+
+    def row() -> str:
+        (found,) = [line for line in call("list").stdout.splitlines() if " slow " in line]
+        return found
+
+    assert "to be converted" in row()
+    (cache / "slow.safetensors").write_bytes(weights)
+    assert "to be converted" not in row()
+    assert hashlib.sha256(weights).hexdigest() in row()
+    assert f"fetched from {shelf.url}/slow.pth" in row()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "x" * 5000, "x" * 300 + ".safetensors"])
+def test_a_name_that_no_file_can_have(cache: Path, tmp_path: Path, name: str) -> None:
+    """Is said not to be there, wherever weights may be named, not told as the system's error."""
+    assert weights_named(name) is None
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_header(Path(name))
+    with pytest.raises(StmixerError, match=r"is neither a .safetensors|there is no file"):
+        stmixer.load(name)
+    run = {"run_dir": "run", "model": "rt_nano", "init": {"weights": name}, "sets": [{"kind": "custom"}]}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    assert load_config(tmp_path / "run.yaml").init.weights == tmp_path / name
+    told = call("info", name)
+    assert (told.exit_code, type(told.exception)) == (2, SystemExit)
+
+
 # -- the commands
 
 
@@ -321,7 +419,11 @@ def test_how_a_published_one_is_to_be_had(cache: Path) -> None:
     assert "its authors publish it on Google Drive" in says
     assert f"convert FILE.pth -o {cache / 'stmixer-slowonly-r50'}.safetensors --variant slowonly_r50" in says
     assert "Its size and SHA-256 are unknown" in says
-    assert not cache.exists()
+    there = cache.parent.parent.parent / "FILE.pth"
+    there.write_bytes(b"no checkpoint")
+    done = call("convert", str(there), "-o", f"{cache / 'stmixer-slowonly-r50'}.safetensors")
+    assert (done.exit_code, "is not a folder" in done.stderr) == (2, False), done.stderr
+    assert str(there) in "".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -330,6 +432,8 @@ def test_how_a_published_one_is_to_be_had(cache: Path) -> None:
         (["pull", "stmixer-rt"], 0, "comes with the package: there is nothing to fetch"),
         (["pull", "nobody-knows"], 2, "nobody-knows is no https address, and none of the names that are known"),
         (["pull", "https://127.0.0.1/x.safetensors", "--name", "tiny"], 2, "is the name of something that is bundled"),
+        (["pull", "https://127.0.0.1/stmixer-rt.safetensors"], 2, "stmixer-rt is the name of something"),
+        (["pull", "https://127.0.0.1/a/vit_b.pth"], 2, "vit_b is the name of something"),
     ],
 )
 def test_names_of_the_command(cache: Path, words: list[str], code: int, says: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import json
 import random
 import zipfile
@@ -232,6 +233,40 @@ def test_yolo_of_pictures(tmp_path: Path) -> None:
     assert [video.name for video in split.videos] == ["images/train/a.png", "images/train/bare.png"]
 
 
+@pytest.mark.parametrize(
+    ("line", "box", "track"),
+    [
+        ("0 .1 .2 .9 .2 .9 .95 .1 1", [0.1, 0.2, 0.9, 1.0], ""),  # a last corner on the border
+        ("0 .1 .2 .9 .2 .9 .95 .3 .9 0 .5", [0.0, 0.2, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95 .1 0", [0.1, 0.0, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95", [0.1, 0.2, 0.9, 0.95], ""),
+        ("0 .1 .2 .9 .2 .9 .95 .77", [0.1, 0.2, 0.9, 0.95], ""),  # with a confidence
+        ("0 .1 .2 .9 .2 .9 .95 7", [0.1, 0.2, 0.9, 0.95], "0"),  # with who it is
+        ("0 .1 .2 .9 .2 .9 .95 .02 7", [0.1, 0.2, 0.9, 0.95], "0"),  # with both
+        ("0 .1 .2 .9 .2 .9 .95 .1 .9 .02 7", [0.1, 0.2, 0.9, 0.95], "0"),
+        ("0 .5 .5 .2 .4 .9", [0.4, 0.3, 0.6, 0.7], ""),
+        ("0 .5 .5 .2 .4 .9 1", [0.4, 0.3, 0.6, 0.7], "0"),
+    ],
+)
+def test_yolo_of_outlines(here: Path, tmp_path: Path, line: str, box: list[float], track: str) -> None:
+    """A number on the border, a confidence or a track behind it make no box out of an outline."""
+    (here / "classes.txt").write_text("walk\n")
+    (here / "walk_1.txt").write_text(line)
+    imported(here, "-o", tmp_path / "set")
+    (row,) = rows(tmp_path / "set" / "boxes.csv")
+    assert (corners(row), row["track"]) == (pytest.approx(box), track)
+
+
+def test_yolo_of_keypoints(here: Path, tmp_path: Path) -> None:
+    """They are no outline, also where a confidence or who it is follows."""
+    (here / "data.yaml").write_text("names: [walk]\nkpt_shape: [2, 3]\n")
+    (here / "walk_1.txt").write_text("0 .5 .5 .2 .4 .9 .9 2 .1 .1 2\n0 .5 .5 .2 .4 .9 .9 2 0 0 0 .8 7\n")
+    imported(here, "-o", tmp_path / "set")
+    table = rows(tmp_path / "set" / "boxes.csv")
+    assert [corners(row) for row in table] == [pytest.approx([0.4, 0.3, 0.6, 0.7])] * 2
+    assert [row["track"] for row in table] == ["", "0"]
+
+
 def test_yolo_of_a_videos_frames(here: Path, tmp_path: Path) -> None:
     """Text files as a tracker writes them, a file a frame from 1 on, with confidence and who it is."""
     (here / "classes.txt").write_text("person\nwalk\n")
@@ -321,6 +356,66 @@ def test_no_video_is_written_over(here: Path, tmp_path: Path) -> None:
     assert own.stat().st_size == (CLIPS / "walk.mp4").stat().st_size
 
 
+@pytest.mark.parametrize("how", ["link", "copy", "made"])
+def test_a_video_without_a_row_is_taken_away(here: Path, tmp_path: Path, how: str) -> None:
+    """However it came there, so that the next run finds room."""
+    if how == "made":
+        draw_pictures(here, "street/000001.png", "street/000003.png")
+        values = coco_video()
+        for annotation in values["annotations"]:
+            annotation["image_id"] = 13  # a picture that is not there
+        write_json(here / "a.json", values)
+    else:
+        (here / "classes.txt").write_text("walk\n")
+        (here / "walk_999999.txt").write_text("0 .5 .5 .2 .4\n0 .5 .5 .2 .4 .9 3\n")
+        (here / "walk_1.txt").write_text("")
+    words = [here, "-o", tmp_path / "set", *(["--copy"] if how == "copy" else [])]
+    for _ in range(2):
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "videos have no box on any of their frames" in result.stderr
+        assert [path for path in (tmp_path / "set" / "videos").rglob("*") if not path.is_dir()] == []
+
+
+def test_a_video_of_ones_own_is_not_taken_away(here: Path, tmp_path: Path) -> None:
+    """It lay in the set's folder before, and the export names it by a link."""
+    own = tmp_path / "set" / "videos" / "walk.mp4"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((CLIPS / "walk.mp4").read_bytes())
+    (here / "walk.mp4").unlink()
+    (here / "walk.mp4").symlink_to(own)
+    (here / "classes.txt").write_text("walk\n")
+    (here / "walk_999999.txt").write_text("0 .5 .5 .2 .4\n")
+    assert "no box on any of their frames" in call(here, "-o", tmp_path / "set").stderr
+    assert own.stat().st_size == (CLIPS / "walk.mp4").stat().st_size
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_video_that_is_not_finished_is_taken_away(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
+) -> None:
+    """A folder that is full in the middle of it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if copy:
+        (here / "a.xml").write_text(cvat_video())
+
+        def copied_in_part(source: Path, target: Path) -> None:
+            target.write_bytes(source.read_bytes()[:1000])
+            full()
+
+        monkeypatch.setattr("shutil.copyfile", copied_in_part)
+    else:
+        draw_pictures(here, "street/000001.png", "street/000003.png")
+        write_json(here / "a.json", coco_video())
+        monkeypatch.setattr("stmixer.media.encode.Mp4Writer.write", full)
+    refused = call(here, "-o", tmp_path / "set", *(["--copy"] if copy else []))
+    assert (refused.exit_code, "No space left" in refused.stderr) == (2, True), refused.stderr
+    assert [path for path in (tmp_path / "set" / "videos").rglob("*") if not path.is_dir()] == []
+
+
 def test_coco_of_a_video_that_is_a_file(here: Path, tmp_path: Path) -> None:
     """Where the pictures are not there and the video is, their numbers are its frames."""
     values = coco_video()
@@ -371,6 +466,7 @@ WRONG: dict[str, tuple[Make, str]] = {
     "no UTF-8": (_file("a.json", b"\xff\xfe\xfa"), "it is no text in UTF-8"),
     "images": (_file("a.json", '{"images": 3, "annotations": []}'), "images is no list of objects"),
     "a csv": (_file("a.csv", "a,b\n1,2\n"), "a.csv is none of what can be read"),
+    "keypoints": (_file("data.yaml", "names: [a]\nkpt_shape: 17\n"), "kpt_shape is not how many keypoints there are"),
     "no names": (_file("data.yaml", "names: 3\n"), "names is neither a list of classes nor their numbers and names"),
 }  # fmt: skip
 

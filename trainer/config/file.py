@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -120,7 +121,7 @@ def _placed(folder: Path, file: Path | None) -> Path | None:
     """A configuration's file, from its folder on; or the one of weights by name."""
     if file is None:
         return None
-    named = weights_named(file) if not (folder / file).is_file() else None
+    named = weights_named(file) if not os.path.isfile(folder / file) else None
     return folder / file if named is None else named.file
 
 

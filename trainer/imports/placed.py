@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -36,6 +37,7 @@ class PlacedVideo:
         times_us: (n,) when each frame is shown; ``seekable``: found wherever reading starts.
         size_wh: of its pictures, px; ``shown_wh``: what of that its pictures fill.
         frames: of one that is made of pictures, the number that the export has for each of its frames; else None.
+        own: it was put there; else it lay there itself.
     """
 
     footage: Footage
@@ -45,6 +47,7 @@ class PlacedVideo:
     shown_wh: tuple[int, int]
     frames: Mapping[int, int] | None = None
     seekable: bool = True
+    own: bool = True
 
     @property
     def fps(self) -> float:
@@ -82,8 +85,8 @@ def place_video(footage: Footage, source: Path, folder: Path, name: str, *, copy
         size = reader.info.width, reader.info.height
     input_size(*size, 256, 256 * MAX_ASPECT)
     index = read_index(source)
-    put(source, folder / name, copy=copy, force=force)
-    return PlacedVideo(footage, name, index.times_us, size, size, seekable=index.seekable)
+    own = put(source, folder / name, copy=copy, force=force)
+    return PlacedVideo(footage, name, index.times_us, size, size, seekable=index.seekable, own=own)
 
 
 def make_video(
@@ -110,7 +113,7 @@ def make_video(
     _make_room(target, force=force)
     frames: dict[int, int] = {}
     times: list[int] = []
-    with Mp4Writer(target, width, height, fps, crf=CRF) as writer:
+    with _whole_or_not(target), Mp4Writer(target, width, height, fps, crf=CRF) as writer:
         for number in numbers:
             where = pictures[number].name
             try:
@@ -128,16 +131,28 @@ def make_video(
     return PlacedVideo(footage, name, np.array(times, dtype=np.int64), even, (width, height), frames)
 
 
-def put(source: Path, target: Path, *, copy: bool, force: bool) -> None:
+def put(source: Path, target: Path, *, copy: bool, force: bool) -> bool:
     """A link to a file, or a copy, in place of an earlier link, or with ``force`` of anything; a file that lies there
-    itself stays. Raises OSError."""
+    itself stays, and False says so. Raises OSError."""
     if not target.is_symlink() and target.exists() and target.samefile(source):
-        return
+        return False
     _make_room(target, force=force)
-    if copy:
-        shutil.copyfile(source, target)
-    else:
-        target.symlink_to(source.resolve())
+    with _whole_or_not(target):
+        if copy:
+            shutil.copyfile(source, target)
+        else:
+            target.symlink_to(source.resolve())
+    return True
+
+
+@contextmanager
+def _whole_or_not(target: Path) -> Iterator[None]:
+    """Takes away what was not finished."""
+    try:
+        yield
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _make_room(target: Path, *, force: bool) -> None:

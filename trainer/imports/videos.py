@@ -86,15 +86,17 @@ class VideoSet:
         video = self._place(one)
         if video is None:
             return
-        found = self._rows_of(video)
-        if not found:
-            self.left_out.note("videos have no box on any of their frames", one.name)
-            if (link := self.out / "videos" / video.name).is_symlink():
-                link.unlink()
-            return
-        write_preview(self.out, video, found)
-        self._placed.append(video)
-        self._rows[video.name] = found
+        try:
+            found = self._rows_of(video)
+            if found:
+                write_preview(self.out, video, found)
+                self._placed.append(video)
+                self._rows[video.name] = found
+            else:
+                self.left_out.note("videos have no box on any of their frames", one.name)
+        finally:
+            if video.own and video.name not in self._rows:
+                (self.out / "videos" / video.name).unlink(missing_ok=True)
 
     def _place(self, one: Footage) -> PlacedVideo | None:
         """None where its files are not found. Raises MediaError, OSError."""

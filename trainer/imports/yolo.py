@@ -1,7 +1,8 @@
 """Folders of YOLO's: a text file of boxes beside every picture, ``class x y width height`` in shares, classes listed.
 
 ``data.yaml`` says where training and validation pictures lie and what classes are called (Ultralytics, Roboflow); else
-``obj.names`` (Darknet, CVAT) or ``classes.txt`` does. A line may go on with a confidence, and with who it is. Text
+``obj.names`` (Darknet, CVAT) or ``classes.txt`` does. A line may go on with a confidence, and with who it is; one with
+more values is an outline's points, ``class x y x y …``, or has keypoints, where ``data.yaml`` says how many. Text
 files without pictures, ``NAME_12.txt``, are those of a video's frames as Ultralytics writes them, counted from 1.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,14 @@ _LISTS = ("obj.names", "classes.txt", "classes.names")
 _KEYS: tuple[tuple[str, Which], ...] = (("train", "train"), ("val", "val"), ("valid", "val"), ("test", "test"))
 _OF_FRAME = re.compile(r"(.+?)_(\d+)")
 _NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "obj.names", "readme.txt"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What lines mean: how classes are called by number, and how many values of keypoints follow a box."""
+
+    names: Mapping[int, str]
+    keypoints: int
 
 
 def names_file(folder: Path) -> Path | None:
@@ -51,6 +61,7 @@ def read_yolo(file: Path) -> Export:
     folder = file.parent
     values = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
     names = _names(values.get("names"), file) if values else _listed(file)
+    form = _Lines(names, _keypoints(values.get("kpt_shape"), file))
     pictures: dict[Path, Which] = {}
     for key, part in _KEYS:
         for place in _places(values.get(key), folder, values.get("path"), file):
@@ -68,9 +79,9 @@ def read_yolo(file: Path) -> Export:
             left_out.note("pictures are of a test split", picture.name)
             continue
         one = Footage(_name(picture, folder), "picture", part=part)
-        one.boxes = _boxes(label, names, left_out) if label.is_file() else []
+        one.boxes = _boxes(label, form, left_out) if label.is_file() else []
         footage.append(one)
-    videos = _videos(folder, names, used, left_out)
+    videos = _videos(folder, form, used, left_out)
     if videos:
         notes.append("text files without a picture are frames of videos, counted from 1 (or 0, if one is called so)")
     return Export("YOLO", [*footage, *videos.values()], left_out, notes)
@@ -93,6 +104,15 @@ def _names(value: object, file: Path) -> dict[int, str]:
     if isinstance(value, dict) and all(str(key).isdecimal() for key in value):
         return {int(key): str(name) for key, name in value.items()}
     raise TrainError(f"{file}: names is neither a list of classes nor their numbers and names")
+
+
+def _keypoints(value: object, file: Path) -> int:
+    """How many values of keypoints follow a box, of Ultralytics' [points, values of each]. Raises TrainError."""
+    if value is None:
+        return 0
+    if isinstance(value, list) and len(value) == 2 and all(type(each) is int and each > 0 for each in value):
+        return int(value[0] * value[1])
+    raise TrainError(f"{file}: kpt_shape is not how many keypoints there are and how many values each has")
 
 
 def _listed(file: Path) -> dict[int, str]:
@@ -159,7 +179,7 @@ def _name(picture: Path, folder: Path) -> str:
         return picture.name
 
 
-def _videos(folder: Path, names: Mapping[int, str], used: set[Path], left_out: LeftOut) -> dict[str, Footage]:
+def _videos(folder: Path, form: _Lines, used: set[Path], left_out: LeftOut) -> dict[str, Footage]:
     """Of text files without a picture, by the video's name. Raises TrainError."""
     found: dict[str, list[tuple[int, Path]]] = {}
     with reading(folder):
@@ -177,11 +197,11 @@ def _videos(folder: Path, names: Mapping[int, str], used: set[Path], left_out: L
         first = min(1, *(number for number, _ in frames))
         video = videos[name] = Footage(name, "video")
         for number, path in frames:
-            video.boxes += _boxes(path, names, left_out, frame=number - first)
+            video.boxes += _boxes(path, form, left_out, frame=number - first)
     return videos
 
 
-def _boxes(path: Path, names: Mapping[int, str], left_out: LeftOut, frame: int | None = None) -> list[SeenBox]:
+def _boxes(path: Path, form: _Lines, left_out: LeftOut, frame: int | None = None) -> list[SeenBox]:
     """A text file's. Raises TrainError where it cannot be read."""
     with reading(path):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -191,7 +211,7 @@ def _boxes(path: Path, names: Mapping[int, str], left_out: LeftOut, frame: int |
             continue
         where = f"{path.name}:{at}"
         try:
-            label, corners, track = _box(cells, names)
+            label, corners, track = _box(cells, form)
         except (ValueError, OverflowError) as error:
             left_out.note(f"lines are no boxes ({error})", where)
             continue
@@ -199,16 +219,27 @@ def _boxes(path: Path, names: Mapping[int, str], left_out: LeftOut, frame: int |
     return boxes
 
 
-def _box(cells: Sequence[str], names: Mapping[int, str]) -> tuple[str, Corners, str | None]:
+def _box(cells: Sequence[str], form: _Lines) -> tuple[str, Corners, str | None]:
     """Class, corners, and who it is. Raises ValueError."""
     if len(cells) < 5:
         raise ValueError("fewer than five values")
     number = int(float(cells[0]))
-    if number not in names:
+    if number not in form.names:
         raise ValueError(f"class {number} has no name")
-    values = [float(cell) for cell in cells[1:]]
-    if len(values) >= 6 and len(values) % 2 == 0 and not cells[-1].isdecimal():
-        return names[number], around_points(list(zip(values[0::2], values[1::2], strict=True))), None
+    values = [float(cell) for cell in (*cells[1:5], *cells[5 + form.keypoints :])]
+    last = cells[-1] if len(values) > 4 and cells[-1].isdecimal() else None
+    if not form.keypoints and (len(values) > 6 or (len(values) == 6 and last is None)):
+        return form.names[number], *_outline(values, last)
     x, y, width, height = values[:4]
-    track = cells[-1] if len(cells) > 5 and cells[-1].isdecimal() else None
-    return names[number], (x - width / 2, y - height / 2, x + width / 2, y + height / 2), track
+    return form.names[number], (x - width / 2, y - height / 2, x + width / 2, y + height / 2), last
+
+
+def _outline(values: Sequence[float], last: str | None) -> tuple[Corners, str | None]:
+    """The box around points, and who it is. ``last``: the last value where it is a whole number.
+
+    Behind the points comes one value, a confidence or who it is, or both; of an even number of values these are the
+    last two where the last is above 1, which no share is.
+    """
+    behind = len(values) % 2 or (2 if last is not None and int(last) > 1 else 0)
+    points = values[: len(values) - behind]
+    return around_points(list(zip(points[0::2], points[1::2], strict=True))), last if behind else None

@@ -21,7 +21,7 @@ PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 MAX_BYTES = 60 * 2**20
 """Of the tracked files and the wheels together: what is carried to such a machine."""
-WHEELS_BYTES = 40_750_000
+WHEELS_BYTES = 40_900_000
 """What the wheels take, as fetched last; the largest is PyAV's, 35.8 MB."""
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 

@@ -235,7 +235,7 @@ def _ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
     one is as anywhere."""
 
     def heed(number: int, _: object) -> None:
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         end()
 
     before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}

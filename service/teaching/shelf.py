@@ -107,10 +107,11 @@ class Shelf:
             if sum(clip.bytes for clip in self.clips()) + size > self.most_bytes:
                 raise self._full()
             os.fdatasync(new.fd)
-            os.replace(new.path, new.path.with_name(f"{f'{new.scene}__' if new.scene else ''}{new.clip_id}.mp4"))
-        except FileNotFoundError:
-            self.abandon(new)
-            raise _discarded() from None
+            whole = new.path.with_name(f"{f'{new.scene}__' if new.scene else ''}{new.clip_id}.mp4")
+            try:
+                os.replace(new.path, whole)
+            except FileNotFoundError:
+                raise _discarded() from None
         except BaseException:
             self.abandon(new)
             raise

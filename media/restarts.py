@@ -49,6 +49,21 @@ def watch_of(begun: bytes) -> VideoWatch:
     return BoxWatch() if begun[4:8] in _BETWEEN else TransportWatch()
 
 
+class _Marks:
+    """Where a mark stands in bytes that are gone through from front to back: each is looked at once, however many
+    headers there are."""
+
+    def __init__(self, buffer: bytes, mark: bytes) -> None:
+        self._buffer, self._mark = buffer, mark
+        self._next = buffer.find(mark)
+
+    def after(self, at: int) -> int:
+        """The first from there on, which rises from call to call; -1: there is none."""
+        if 0 <= self._next < at:
+            self._next = self._buffer.find(self._mark, at)
+        return self._next
+
+
 class HeaderWatch:
     """WebM and Matroska: a header in mid-stream whose tracks are others than those of the one before."""
 
@@ -59,6 +74,7 @@ class HeaderWatch:
     def feed(self, data: bytes) -> Takeover | None:
         """The next bytes, however many."""
         before, buffer, at = len(self._held), self._held + data, 0
+        all_tracks, clusters = _Marks(buffer, _TRACKS), _Marks(buffer, _CLUSTER)
         while True:
             if not self._opens:
                 header = _HEADER.search(buffer, at) if buffer.find(_EBML, at) >= 0 else None
@@ -66,8 +82,8 @@ class HeaderWatch:
                     self._held = buffer[max(at, len(buffer) - _HEADER_BYTES) :]
                     return None
                 at, self._opens = header.start(), True
-            tracks_at = buffer.find(_TRACKS, at)
-            end = buffer.find(_CLUSTER, tracks_at + 1) if tracks_at >= 0 else -1
+            tracks_at = all_tracks.after(at)
+            end = clusters.after(tracks_at + 1) if tracks_at >= 0 else -1
             if end < 0 and len(buffer) - at < _MOST_OPENING:
                 self._held = buffer[at:]
                 return None
@@ -98,7 +114,7 @@ class MarkWatch:
 
 class BoxWatch:
     """Fragmented MP4: boxes ``ftyp`` and ``moov`` behind fragments, other ones than before, or with fragments counted
-    anew."""
+    anew. ``lost``: what came is no boxes, and nothing more is looked at."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -106,12 +122,12 @@ class BoxWatch:
         self._opening: list[bytes] = []
         self._movie, self._new_movie = b"", b""
         self._fragment = -1
-        self._lost = False
+        self.lost = False
 
     def feed(self, data: bytes) -> Takeover | None:
         """The next bytes, however many; nothing more once they are no boxes."""
         at, starts = 0, -1
-        while at < len(data) and not self._lost:
+        while at < len(data) and not self.lost:
             if self._left:
                 passed = min(self._left, len(data) - at)
                 at, self._left = at + passed, self._left - passed
@@ -151,7 +167,7 @@ class BoxWatch:
         size, kind = int.from_bytes(head[:4]), head[4:8]
         size = int.from_bytes(head[8:16]) if size == 1 else size
         if size < len(head) or not kind.isalnum() or len(self._opening) > _MOST_BOXES:
-            self._lost = True
+            self.lost = True
             return False
         self._left = size - len(head)
         if self._begins(kind) and not self._left:

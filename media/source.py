@@ -145,8 +145,7 @@ class SeekableByteSource(ByteSource):
         return self._file.tell()
 
     def _look(self, at: int, size: int) -> bytes:
-        self._file.seek(at)
-        return self._file.read(size)
+        return b"" if self.seek(at) < 0 else self._file.read(size)
 
     def takes_over(self) -> bool:
         """Whether another video takes over in it."""

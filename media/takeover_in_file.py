@@ -45,11 +45,16 @@ def _begins_anew(file: BinaryIO, begun: bytes) -> bool:
 
 
 def _boxes_begin_anew(file: BinaryIO, watch: BoxWatch) -> bool:
-    """From box to box, passing over what is in them."""
+    """From box to box, passing over what is in them, as far as they are boxes."""
     while data := file.read(_LOOK):
         if watch.feed(data) is not None:
             return True
-        file.seek(watch.pass_over(), os.SEEK_CUR)
+        if watch.lost:
+            return False
+        try:
+            file.seek(watch.pass_over(), os.SEEK_CUR)
+        except (OSError, ValueError, OverflowError):  # no file is as long as a damaged one says
+            return False
     return False
 
 

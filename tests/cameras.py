@@ -21,11 +21,12 @@ from conftest import TESTS
 from in_process import Running
 from ws_client import numbered
 
+from stmixer.service.pulled_url import parse_url
 from stmixer.service.schemas import DetectOptions, Pulled
 from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.session import Session
-from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PullTerms
 

@@ -49,14 +49,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.engine": {"service.ipc", *_BELOW},
     "service.events": {"service.ipc", *_BELOW},
     "service.teaching": {"service.ipc", *_BELOW},
-    "service.sources": {"service.ipc", "service.engine", *_BELOW},
+    "service.sources": {"service.ipc", "service.engine", "service.pulled_url", *_BELOW},
     "service.sessions": {"service.access", "service.streams_file", *_SESSIONS, *_BELOW},
-    "service.api": {"service.access", "service.key_file", "service.teaching", "model.extras", *_SESSIONS, *_BELOW},
+    "service.api": {
+        "service.access", "service.key_file", "service.pulled_url", "service.teaching", "model.extras",
+        *_SESSIONS, *_BELOW,
+    },
     "service.cluster": {"service.api", "service.access", *_SESSIONS, *_BELOW},
     # offline drives the stream, the sampler, the worker's reading of a ring and its runner in one process
     "service.offline": {
         "service.engine", "service.ipc", "service.decoder.sampling", "service.worker.process", "service.worker.runner",
-        "service.errors", "service.schemas", "media", "model",
+        "service.errors", "service.pulled_url", "service.schemas", "media", "model",
     },
     # what stands at the top of the service
     "service": set(),
@@ -73,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.metrics": {"service.ipc.messages", "service.schemas"},
     "service.logs": {"service.settings"},
     "service.key_file": {"service.errors"},
+    "service.pulled_url": {"service.errors"},
     "service.access": {"service.errors", "service.key_file"},
     "service.streams_file": {"service.errors", "service.schemas", "service.wire"},
     "service.stream_messages": {"service.schemas", "service.event_schemas", "service.wire"},

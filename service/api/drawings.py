@@ -18,6 +18,8 @@ OF_ONE = 1
 """Of these, of a key, or of an address where no keys are asked for: one's long videos leave room for another's. This
 machine's own address, where no keys are asked for, is nobody else's."""
 
+DRAWN = "drawn"
+
 
 @dataclass(eq=False)
 class Drawing:
@@ -45,8 +47,11 @@ class Drawings:
         self._all: set[Drawing] = set()
 
     @asynccontextmanager
-    async def one_more(self, request_id: str, caller: Caller, address: str = "") -> AsyncIterator[Drawing]:
-        """Around one, from when its turn has come; ``address``: whence it is asked for. Raises CapacityError."""
+    async def one_more(
+        self, request_id: str, caller: Caller, address: str = "", *, done: str = DRAWN
+    ) -> AsyncIterator[Drawing]:
+        """Around one, from when its turn has come; ``address``: whence it is asked for; ``done``: what is done with
+        such videos, in words. Raises CapacityError."""
         drawing = Drawing(request_id, caller, place_of(address) if caller.key is None else caller.key.sha256)
         self._all.add(drawing)
         alone = caller.key is None and _is_this_machine(address)
@@ -59,7 +64,7 @@ class Drawings:
                         await places.enter_async_context(self._free)
                 except TimeoutError:
                     one = "address" if caller.key is None else "key"
-                    full = f"{AT_A_TIME} videos, or {OF_ONE} of this {one}, are being drawn already; try again later"
+                    full = f"{AT_A_TIME} videos, or {OF_ONE} of this {one}, are being {done} already; try again later"
                     raise CapacityError("capacity", full) from None
                 yield drawing
         finally:

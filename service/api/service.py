@@ -34,6 +34,7 @@ from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics
+from stmixer.service.pulled_url import FILE, parse_url
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
 from stmixer.service.sessions.event_clips import EventClips
 from stmixer.service.sessions.filed_streams import FiledStreams
@@ -41,7 +42,7 @@ from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
-from stmixer.service.sources.addresses import FILE, AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.names import Names

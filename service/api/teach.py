@@ -24,6 +24,7 @@ from stmixer.service.logs import REQUEST_ID
 from stmixer.service.sources.rendering import render
 from stmixer.service.teach_schemas import KeptModel, Teach, TeachClip, TeachOrder
 from stmixer.service.teaching.names import label_of, scene_of
+from stmixer.service.teaching.shelf import NewClip
 from stmixer.service.teaching.teaching import Teaching
 
 router = APIRouter()
@@ -32,6 +33,8 @@ TEACH = "/v1/teach"
 TRIAL = TEACH + "/trial"
 DRAFT_CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 """Of a page that holds all it shows."""
+TAKEN_IN = "drawn, or encoded anew for the lesson,"
+NOT_TAKEN_IN = "this clip could not be encoded anew ({}); convert it to H.264 in MP4, or record it again"
 _NONE = problems.problems_of(401, 403, 404, 429)
 _BUSY = problems.problems_of(409, 503)
 _UPLOADED = problems.problems_of(400, 408, 413, 415, 422)
@@ -88,7 +91,7 @@ async def add_clip(request: Request, label: Label, scene: Scene = None) -> Teach
                 clip = await teaching.begin_clip(label, scene)
                 try:
                     address = request.client.host if request.client else ""
-                    await until_disconnect(request, _encoded_anew(service, teaching, caller, address, file, clip.fd))
+                    await until_disconnect(request, _encoded_anew(service, teaching, caller, address, file, clip))
                 except BaseException:
                     teaching.abandon_clip(clip)
                     raise
@@ -98,17 +101,24 @@ async def add_clip(request: Request, label: Label, scene: Scene = None) -> Teach
 
 
 async def _encoded_anew(
-    service: Service, teaching: Teaching, caller: Caller, address: str, file: BinaryIO, target_fd: int
+    service: Service, teaching: Teaching, caller: Caller, address: str, file: BinaryIO, clip: NewClip
 ) -> None:
-    """The video's pictures and nothing else of it: a drawing in which nobody is drawn."""
+    """The video's pictures and nothing else of it: a drawing in which nobody is drawn. Raises InputError,
+    CapacityError."""
+
+    def come(done_s: float, of_s: float | None) -> None:
+        one.come(done_s, of_s)
+        teaching.check_growing(clip)
+
     settings = service.settings.model_copy(update={"max_duration_s": teaching.most_clip_s})
     with storage_errors("a clip"):
         nobody = tempfile.TemporaryFile(prefix="stmixer-")  # noqa: SIM115
     with nobody:
-        async with service.drawings.one_more(REQUEST_ID.get(), caller, address) as one:
+        async with service.drawings.one_more(REQUEST_ID.get(), caller, address, done=TAKEN_IN) as one:
             await render(
                 service.pool, settings, service.metrics, trained=True,
-                source_fd=file.fileno(), target_fd=target_fd, drawing_fd=nobody.fileno(), progress=one.come,
+                source_fd=file.fileno(), target_fd=clip.fd, drawing_fd=nobody.fileno(), progress=come,
+                failed=NOT_TAKEN_IN,
             )  # fmt: skip
 
 

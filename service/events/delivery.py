@@ -42,8 +42,15 @@ class Receiver(Protocol):
     def name(self) -> ReceiverName:
         """In the spool and in metrics."""
 
+    @property
+    def tells_outages(self) -> bool:
+        """Whether it logs itself that it cannot be reached, once for all that waits."""
+
     async def send(self, message: Waiting) -> Refusal | None:
         """None where it was taken; else why not. It takes some seconds at most."""
+
+    async def give_up(self, message: Waiting) -> None:
+        """A message is not sent any more."""
 
     async def close(self) -> None:
         """Nothing more is sent."""
@@ -124,7 +131,7 @@ class Delivery:
         self._metrics.events_waiting.labels(self._name).set(count)
 
     async def _send(self, message: Waiting, now: float) -> None:
-        refusal = await self.receiver.send(message)
+        refusal = await self._try(message)
         queue, outcome = message.queue, self._metrics.deliveries
         if refusal is None:
             await self._ledger.do(self._ledger.store.spool.delivered, message.number)
@@ -140,13 +147,24 @@ class Delivery:
             outcome.labels(self._name, "dead").inc()
             log.error("%s: an event of rule %s is given up after a day: %s", self._name, rule, refusal.why)
             self._failures.pop(queue, None)
+            await self.receiver.give_up(message)
             return
         before = self._failures.get(queue)
         tries = 1 if before is None else before.tries + 1
         wait_s = min(FIRST_WAIT_S * 2 ** min(tries - 1, 20), LONGEST_WAIT_S)
         self._failures[queue] = Failure(tries, now, now + wait_s, refusal.reached)
         outcome.labels(self._name, "retried").inc()
-        log.warning("%s: an event of rule %s was not taken (%s); again in %g s", self._name, rule, refusal.why, wait_s)
+        level = logging.DEBUG if self.receiver.tells_outages and not refusal.reached else logging.WARNING
+        words = "%s: an event of rule %s was not taken (%s); again in %g s"
+        log.log(level, words, self._name, rule, refusal.why, wait_s)
+
+    async def _try(self, message: Waiting) -> Refusal | None:
+        """A fault of ours is a refusal too: what waits behind others goes on, and a day is a day."""
+        try:
+            return await self.receiver.send(message)
+        except Exception as error:
+            log.exception("an event may not have reached the %s", self._name)
+            return Refusal(type(error).__name__)
 
     def _age_s(self) -> float:
         """Of the oldest message that waits."""

@@ -12,12 +12,12 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from stmixer.service.event_schemas import Event, Rule
+from stmixer.service.event_schemas import Rule
 from stmixer.service.events.broker import Broker, BrokerGone
 from stmixer.service.events.delivery import Refusal
 from stmixer.service.events.home_assistant import config_topic, sensor
 from stmixer.service.events.ledger import Ledger
-from stmixer.service.events.names import RuleOfStream, StreamName
+from stmixer.service.events.names import RuleOfStream
 from stmixer.service.events.retained import Retained
 from stmixer.service.events.spool import ReceiverName, Waiting
 from stmixer.service.events.topics import OFF, OFFLINE, ON, ONLINE, Topics
@@ -31,6 +31,7 @@ class Mqtt:
     """A receiver. ``run`` it; ``show`` it what there is. ``discovery``: Home Assistant's prefix, empty for none."""
 
     name: ReceiverName = "mqtt"
+    tells_outages = True
 
     def __init__(self, broker: Broker, topics: Topics, discovery: str, ledger: Ledger) -> None:
         self._broker, self._topics, self._discovery, self._ledger = broker, topics, discovery, ledger
@@ -72,16 +73,24 @@ class Mqtt:
 
     async def send(self, message: Waiting) -> Refusal | None:
         """The event, then the state that comes of it."""
-        event = Event.model_validate_json(message.body)
-        which = RuleOfStream(StreamName(message.owner, event.stream), event.rule)
+        which = message.of
         async with self._turn:
             try:
-                await self._broker.publish(self._topics.event(event.stream, event.rule), message.body)
-                if self._has_state(which):
-                    await self._say_state(which, is_on=message.is_on)
+                await self._broker.publish(self._topics.event(which.stream.name, which.rule), message.body)
+                await self._say_state_after(message)
             except BrokerGone as gone:
                 return Refusal(str(gone), gone.reached)
         return None
+
+    async def give_up(self, message: Waiting) -> None:
+        """The state that would have come of the event: else it would stay what it was before."""
+        async with self._turn:
+            with contextlib.suppress(BrokerGone):  # with the next connection it comes by itself
+                await self._say_state_after(message)
+
+    async def _say_state_after(self, message: Waiting) -> None:
+        if self._has_state(message.of):
+            await self._say_state(message.of, is_on=message.is_on)
 
     def _has_state(self, which: RuleOfStream) -> bool:
         """Not where its stream has no name, or another owner's has that name now."""

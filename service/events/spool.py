@@ -40,19 +40,22 @@ CREATE INDEX events_open ON events (owner, stream, rule) WHERE open;
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A message that is not delivered yet. ``queue``: of its owner's rule, in which messages keep their order;
-    ``at_us``: epoch µs of its event's change; ``is_on``: whether an event of its rule and stream was open then.
+    ``body``: of its event, be it as another version had it; ``at_us``: epoch µs of its event's change; ``stream``: by
+    its name; ``is_on``: whether an event of its rule and stream was open then.
     """
 
     number: int
     queue: str
     body: str
     at_us: int
+    stream: str
     is_on: bool
 
     @property
-    def owner(self) -> str:
-        """Whose it is (``StreamName``)."""
-        return self.queue.rpartition("/")[0]
+    def of(self) -> RuleOfStream:
+        """What it is of."""
+        owner, _, rule = self.queue.rpartition("/")
+        return RuleOfStream(StreamName(owner, self.stream), rule)
 
 
 class Spool:
@@ -88,10 +91,13 @@ class Spool:
         marks = ",".join("?" * len(left_out))
         first = f"SELECT min(number) FROM spool WHERE receiver = ? AND queue NOT IN ({marks}) GROUP BY owner"
         rows = self._db.execute(
-            f"SELECT number, queue, body, at_us, is_on FROM spool WHERE number IN ({first}) ORDER BY number",
+            f"SELECT number, queue, body, at_us, stream, is_on FROM spool WHERE number IN ({first}) ORDER BY number",
             (receiver, *left_out),
         )
-        return [Waiting(number, queue, body, at_us, bool(is_on)) for number, queue, body, at_us, is_on in rows]
+        return [
+            Waiting(number, queue, body, at_us, stream, bool(is_on))
+            for number, queue, body, at_us, stream, is_on in rows
+        ]
 
     def delivered(self, number: int) -> None:
         """A message is where it should be, or never will be."""

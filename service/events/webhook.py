@@ -44,6 +44,7 @@ class Webhook:
     """A receiver. ``secret`` None: unsigned. ``calendar``: epoch s."""
 
     name: ReceiverName = "webhook"
+    tells_outages = False
 
     def __init__(self, url: str, secret: bytes | None, calendar: Callable[[], float] = time.time) -> None:
         self._url, self._secret, self._calendar = url, secret, calendar
@@ -53,6 +54,9 @@ class Webhook:
     async def close(self) -> None:
         """Nothing more is sent."""
         await self._client.aclose()
+
+    async def give_up(self, message: Waiting) -> None:
+        """Nothing comes of it."""
 
     async def send(self, message: Waiting) -> Refusal | None:
         """None where it was taken; else why not."""

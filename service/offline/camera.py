@@ -34,6 +34,8 @@ log = logging.getLogger("stmixer")
 
 MOST = 30
 """Pictures that wait, at most: a second of most cameras."""
+LATE_S = 5.0
+"""A camera takes so long to open, or to send a picture, besides the time for which it is to be looked at."""
 LEAVE_S = 2.0
 """A thread that reads is waited for so long in the end; it holds nothing that outlives the process."""
 
@@ -75,14 +77,16 @@ class Recent:
         self.end()
         self._thread.join(LEAVE_S)
 
-    def take(self) -> CameraPicture | None:
+    def take(self, patience_s: float | None = None) -> CameraPicture | None:
         """The oldest that waits, once there is one; None where no more will come.
 
         Raises:
             MediaError: the camera cannot be read, or is lost.
+            TimeoutError: nothing came for so long.
         """
         with self._told:
-            self._told.wait_for(lambda: self._waiting or self._over or self._ended)
+            if not self._told.wait_for(lambda: self._waiting or self._over or self._ended, patience_s):
+                raise TimeoutError
             if self._ended:
                 return None
             if self._waiting:
@@ -128,7 +132,8 @@ class CameraCommand:
 
     Args:
         outputs: as ``outputs.check_outputs`` has let pass.
-        seconds: of the camera's clock, after which it ends; None for Ctrl-C alone.
+        seconds: of the camera's clock, after which it ends, or of ours (and ``LATE_S``) in which no picture comes; None
+            for signals alone.
         on_result: told of each result when it is there.
         pictures: of an input.
     """
@@ -150,10 +155,11 @@ class CameraCommand:
         self._kept: list[Result] = []
 
     def run(self, item: Input) -> Summary:
-        """Until Ctrl-C, the time that was given, or the camera's end; what was counted.
+        """Until SIGINT (Ctrl-C), SIGTERM, the time that was given, or the camera's end; what was counted.
 
         Raises:
-            MediaError: the camera cannot be read, or is lost; what was found before is written.
+            MediaError: the camera cannot be read, or is lost; what was found before is written. ``silent``: nothing
+                came in the time that was given.
             StartError: a result cannot be written.
         """
         with ExitStack() as stack:
@@ -162,17 +168,21 @@ class CameraCommand:
                 stack.callback(table.close)
             stream = stack.enter_context(FrameStream(self._runner, self._options))
             recent = stack.enter_context(Recent(self._pictures(item)))
-            stack.enter_context(_ended_by_ctrl_c(recent.end))
+            stack.enter_context(_ended_by_signals(recent.end))
             lost: MediaError | None = None
             first_us: int | None = None
+            patience_s = None if self._seconds is None else self._seconds + LATE_S
             try:
-                while (picture := recent.take()) is not None:
+                while (picture := recent.take(patience_s)) is not None:
                     first_us = picture.pts_us if first_us is None else first_us
                     if self._seconds is not None and picture.pts_us - first_us > self._seconds * 1e6:
                         break
                     self._tell(item, tables, stream, stream.feed(picture.rgb(), picture.pts_us), recent.displaced)
             except MediaError as error:
                 lost = error
+            except TimeoutError:
+                if first_us is None:
+                    lost = MediaError("silent", f"the camera sent no picture within {patience_s:g} s")
             self._tell(item, tables, stream, stream.end(), recent.displaced)
             self._write(stream, recent.displaced)
             if lost is not None:
@@ -220,15 +230,17 @@ def _counted(stream: FrameStream, displaced: int) -> Summary:
 
 
 @contextmanager
-def _ended_by_ctrl_c(end: Callable[[], None]) -> Iterator[None]:
-    """What runs is finished, whatever it is; a second Ctrl-C is as anywhere."""
+def _ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
+    """By Ctrl-C, and by what `timeout`, `docker stop` and systemd send: what runs is finished, whatever it is; a second
+    one is as anywhere."""
 
-    def heed(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
+    def heed(number: int, _: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
         end()
 
-    before = signal.signal(signal.SIGINT, heed)
+    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

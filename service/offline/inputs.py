@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from stmixer.service.errors import InputError
+from stmixer.service.pulled_url import parse_url
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset(
@@ -31,7 +32,8 @@ class Input:
     """One video or picture.
 
     Attributes:
-        name: what it is called in results: as it was given, or from the given folder on.
+        name: what it is called in results: as it was given, or from the given folder on; an address without user and
+            password, a camera's without what it is asked for besides.
         kind: ``video`` and ``picture`` lie at ``place``, a path; a ``url`` is to be fetched from there; a ``camera`` is
             a device of this machine at a path, or an RTSP address.
     """
@@ -50,6 +52,8 @@ class Input:
         """Its last part, for files of results."""
         if self.kind == "url":
             return PurePosixPath(unquote(urlsplit(self.place).path)).name or "video"
+        if not self.place.startswith("/") and self.kind == "camera":
+            return PurePosixPath(urlsplit(self.name).path).name or "camera"
         return self.path.name
 
 
@@ -61,7 +65,7 @@ def inputs_of(given: Sequence[str]) -> list[Input]:
 
     Raises:
         InputError: ``not_found`` for what is not there or holds nothing, ``unsupported_source`` for an address of
-            another kind, ``bad_option`` for a camera among others.
+            another kind, ``bad_url`` for a camera's that cannot be read, ``bad_option`` for a camera among others.
     """
     found: dict[tuple[str, str], Input] = {}
     for item in (one for text in given for one in _meant(text, lists=True)):
@@ -80,15 +84,15 @@ def _meant(text: str, *, lists: bool) -> Iterator[Input]:
     path = Path(text)
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() in ("http", "https"):
-        yield Input(text, "url", text)
+        yield Input(re.sub(r"//[^/?#]*@", "//", text), "url", text)
     elif scheme is not None and scheme[1].lower() == "rtsp":
-        yield Input(_without_password(text), "camera", text)
+        yield Input(str(parse_url(text)), "camera", text)
     elif _is_camera(path):
         yield Input(text, "camera", str(path.absolute()))
     elif scheme is not None:
         raise InputError(
             "unsupported_source",
-            f"{_without_password(text)}: `detect` reads files, http(s) addresses, webcams and rtsp:// cameras",
+            f"{re.sub('//.*@', '//', text)}: `detect` reads files, http(s) addresses, webcams and rtsp:// cameras",
         )
     elif path.is_dir():
         yield from _of_folder(path)
@@ -116,10 +120,6 @@ def _meant(text: str, *, lists: bool) -> Iterator[Input]:
 
 def _is_camera(path: Path) -> bool:
     return path.is_char_device() and path.name.startswith("video")
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", text)
 
 
 def _of_file(name: str, path: Path) -> Input:

@@ -16,7 +16,8 @@ import termios
 from collections.abc import Callable
 
 from stmixer.service.ipc.messages import OpenCamera, Progress
-from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl
+from stmixer.service.pulled_url import PulledUrl
+from stmixer.service.sources.addresses import AddressPolicy, AddressRefused
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource

@@ -21,7 +21,8 @@ from typing import Literal, Protocol
 from stmixer.service.errors import StmixerError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.logs import fields
-from stmixer.service.sources.addresses import FILE, AddressPolicy, PulledUrl
+from stmixer.service.pulled_url import FILE, PulledUrl
+from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.camera import CameraSource
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.patience import STUCK_S

@@ -23,6 +23,7 @@ from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 log = logging.getLogger("stmixer.rendering")
 
+NOT_DRAWN = "drawing into this video failed ({}); ask for JSON instead"
 CPU_PER_SECOND = 20
 """CPU seconds that drawing may take per second that a video may play."""
 
@@ -37,11 +38,13 @@ async def render(
     target_fd: int,
     drawing_fd: int,
     progress: Callable[[float, float | None], None] = lambda done_s, of_s: None,
+    failed: str = NOT_DRAWN,
 ) -> None:
     """Draw the keyframes of ``ipc.drawing``, by rising time, into a copy of a video file.
 
-    ``progress`` is told seconds of the video that are drawn and how long it is, None where it does not say. Raises
-    InputError, CapacityError.
+    ``progress`` is told seconds of the video that are drawn and how long it is, None where it does not say; what it
+    raises ends it. ``failed``: what is said where the decoder breaks off, with ``{}`` for how. Raises InputError,
+    CapacityError.
     """
     limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
     order = Render(trained, limits, CPU_PER_SECOND * settings.max_duration_s)
@@ -75,7 +78,7 @@ async def render(
             case other:
                 raise ChannelError(f"{type(other).__name__} is no answer to Render")
     except ChannelError as error:
-        raise InputError("unreadable", f"drawing into this video failed ({error}); ask for JSON instead") from None
+        raise InputError("unreadable", failed.format(error)) from None
     finally:
         looking.cancel()
         await pool.release(decoder, clean=clean)

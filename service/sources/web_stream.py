@@ -17,7 +17,8 @@ from urllib.parse import urljoin
 import httpx
 
 from stmixer.service.errors import InputError
-from stmixer.service.sources.addresses import AddressPolicy, PulledUrl, parse_url
+from stmixer.service.pulled_url import PulledUrl, parse_url
+from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, reachable
 from stmixer.service.sources.container import ContainerSource

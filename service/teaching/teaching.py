@@ -129,6 +129,10 @@ class Teaching:
             with _stored():
                 return await asyncio.to_thread(self._shelf.begin, label, scene)
 
+    def check_growing(self, clip: NewClip) -> None:
+        """Raises InputError where what is being written takes too much."""
+        self._shelf.check_growing(clip)
+
     async def commit_clip(self, clip: NewClip) -> TeachClip:
         """It is whole. Raises InputError, CapacityError where it cannot be kept; it is abandoned then."""
         async with self._turn:

@@ -178,12 +178,20 @@ export const endTrial = () => teaching("/trial", { method: "DELETE" });
 /** The page that shows who was taken for the actor of each clip, as text. Raises Refused. */
 export const draftPage = () => taken("v1/teach/draft.html", (answer) => answer.text());
 
+/** What stands before `__` in a file's name, as a scene may be called; "" where nothing does. */
+export function sceneOf(name) {
+  const [scene, mark] = name.normalize("NFC").split(/(__)/);
+  if (!mark) return "";
+  const letters = scene.replace(/[^\p{L}\p{M}\p{N} _'’&+()-]/gu, "-").replace(/^[^\p{L}\p{N}]+/u, "");
+  return [...letters].slice(0, 45).join("").replace(/[ _]+$/, "");
+}
+
 /** Posts a clip to learn from, `onUpload(fraction)`. Rejects with Refused. */
 export function addClip(label, file, onUpload) {
   const url = address("v1/teach/clips");
   url.searchParams.set("label", label);
-  const [scene, mark] = (file.name ?? "").split(/(__)/);
-  if (scene && mark) url.searchParams.set("scene", scene);
+  const scene = sceneOf(file.name ?? "");
+  if (scene) url.searchParams.set("scene", scene);
   const headers = { "Content-Type": file.type || "application/octet-stream" };
   return posted(url, file, { headers, signal: new AbortController().signal, onUpload, words: TEACHING_BY_CODE });
 }

@@ -58,6 +58,7 @@ export const UNTAUGHT_BY_CODE = { not_found: ["This server takes no lessons", "I
 /** Of a lesson. */
 export const TEACHING_BY_CODE = {
   bad_label: ["An action cannot be called that", "Letters, digits and blanks make a good name, 60 of them at most; and write it the same way each time."],
+  discarded: ["The lesson was discarded meanwhile", "Send the clip again, if it is for the new one."],
   exists: ["A model of this name was kept already", "Choose another name."],
   learning: ["It is learning now", "Wait for its end, or stop it first."],
   no_clips: ["There is no clip to learn from yet", "Drop or record a few of each action."],

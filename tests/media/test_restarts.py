@@ -12,7 +12,9 @@ import pytest
 from live_video import picture, piece
 
 from stmixer.media.decode import VideoReader
+from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.restarts import HeaderWatch
 from stmixer.media.takeover_in_file import takes_over
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -188,6 +190,54 @@ def test_nothing_that_a_file_holds_breaks_the_look_through_it(
         file.seek(0)
         assert takes_over(file) in (False, True)
         assert file.tell() == 0
+
+
+@pytest.mark.parametrize("size", [2**62, 2**62 + 2**61, 2**63 - 9, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("kind", [b"mdat", b"free", b"abcd"])
+def test_a_box_that_is_larger_than_any_file_is_said_to_be_unreadable(tmp_path: Path, kind: bytes, size: int) -> None:
+    ftyp = b"\0\0\0\x14ftypisom\0\0\2\0isom"
+    data = ftyp + b"\0\0\0\1" + kind + size.to_bytes(8) + bytes(5000)
+    (tmp_path / "x.mp4").write_bytes(data)
+    for source in (io.BytesIO(data), tmp_path / "x.mp4"):
+        with pytest.raises(MediaError) as refused, VideoReader(source, limits=Limits()):
+            pass
+        assert refused.value.code == "unreadable"
+
+
+class Counted(bytes):
+    """Bytes that count how many of them are looked through for a mark."""
+
+    looked = 0
+
+    def __radd__(self, before: bytes) -> Counted:
+        return Counted(before + bytes(self))
+
+    def find(self, mark: bytes, *place: int) -> int:  # type: ignore[override]
+        found = super().find(mark, *place)
+        Counted.looked += (len(self) if found < 0 else found) - (place[0] if place else 0)
+        return found
+
+
+@pytest.mark.parametrize("between", [b"", b"\x16\x54\xae\x6b"])
+def test_a_file_of_nothing_but_headers_is_looked_through_once(between: bytes) -> None:
+    header = b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm" + between
+    data = Counted(header * 50_000)
+    Counted.looked = 0
+    assert HeaderWatch().feed(data) is None
+    assert Counted.looked < 6 * len(data)
+
+
+def test_what_is_no_boxes_any_more_is_not_read_on() -> None:
+    reads: list[int] = []
+
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            reads.append(self.tell())
+            return super().read(size)
+
+    ftyp = b"\0\0\0\x14ftypisom\0\0\2\0isom"
+    assert not takes_over(File(ftyp + bytes(1 << 20)))
+    assert reads == [0, 0]
 
 
 @pytest.fixture(scope="module")

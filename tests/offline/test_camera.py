@@ -27,6 +27,7 @@ import stmixer
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.webcam import webcam
+from stmixer.service.offline import camera as cameras_of
 from stmixer.service.offline.camera import MOST, CameraCommand, CameraPicture, Recent
 from stmixer.service.offline.inputs import Input, inputs_of
 from stmixer.service.offline.told import at_once
@@ -150,19 +151,47 @@ def test_it_ends_after_the_time_that_was_given(runner: Any) -> None:
     assert summary.received == 31
 
 
-def test_ctrl_c_ends_it_and_all_is_written(runner: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_all_is_written(runner: Any, tmp_path: Path, number: signal.Signals) -> None:
     """What was fed by then is looked at to its end; the handler that was there before is there again."""
-    before, pressed = signal.getsignal(signal.SIGINT), []
+    before, pressed = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], []
 
     def press() -> None:
         if not pressed:
             pressed.append(True)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     summary, told = watched(runner, film(42), tmp_path / "out.json", on_result=press)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
     assert summary.received < 42
     assert len(json.loads((tmp_path / "out.json").read_text())["keyframes"]) == len(told) == summary.ok >= 1
+
+
+@pytest.mark.parametrize("first", [0, 31])
+def test_a_camera_that_sends_nothing_ends_by_our_clock(
+    runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """An error where it never sent anything; else the time that was given is over."""
+    monkeypatch.setattr(cameras_of, "LEAVE_S", 0.0)
+    over = threading.Event()
+
+    def silent() -> Iterator[CameraPicture]:
+        yield from film(first)
+        over.wait(120)
+
+    try:
+        if first:
+            summary, _ = watched(runner, silent(), tmp_path / "out.json", seconds=2)
+            assert summary.received == 31
+            assert len(json.loads((tmp_path / "out.json").read_text())["keyframes"]) == 3
+        else:
+            monkeypatch.setattr(cameras_of, "LATE_S", 0.0)
+            with pytest.raises(MediaError, match=r"no picture within 0\.1 s") as nothing:
+                watched(runner, silent(), seconds=0.1)
+            assert nothing.value.code == "silent"
+        assert not over.is_set()
+    finally:
+        over.set()
 
 
 def test_a_camera_that_is_lost_leaves_what_was_found(runner: Any, tmp_path: Path) -> None:

@@ -72,6 +72,30 @@ def test_addresses() -> None:
     assert inputs_of(["HTTP://example.org"])[0].file_name == "video"
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "file_name"),
+    [
+        ("rtsp://user:secret@cam.local", "rtsp://cam.local/", "camera"),
+        ("RTSP://user:secret@cam.local:8554/", "rtsp://cam.local:8554/", "camera"),
+        ("rtsp://cam/live?user=a&password=secret", "rtsp://cam/live?…", "live"),
+        ("rtsp://cam?password=secret", "rtsp://cam/?…", "camera"),
+        ("rtsp://u:se@cret@cam/a/b", "rtsp://cam/a/b", "b"),
+        ("https://u:se@cret@example.org/v.mp4?id=7", "https://example.org/v.mp4?id=7", "v.mp4"),
+    ],
+)
+def test_what_an_address_is_called_says_nothing_that_is_secret(given: str, name: str, file_name: str) -> None:
+    (item,) = inputs_of([given])
+    assert (item.name, item.file_name, item.place) == (name, file_name, given)
+
+
+@pytest.mark.parametrize("given", ["rtsp://u:se/cret@cam/1", "rtsp://v:b/cret@cam", "rtsp://", "rtmp://u:se/cret@cam"])
+def test_an_address_that_cannot_be_read_is_not_repeated(given: str) -> None:
+    with pytest.raises(InputError) as caught:
+        inputs_of([given])
+    assert caught.value.code in ("bad_url", "unsupported_source")
+    assert "cret" not in str(caught.value)
+
+
 def test_a_camera_is_looked_at_alone(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (door,) = inputs_of(["rtsp://me:secret@door/1"])
     assert (door.name, door.kind, door.place) == ("rtsp://door/1", "camera", "rtsp://me:secret@door/1")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 from stmixer.service.errors import InputError
-from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, PulledUrl, parse_networks, parse_url
+from stmixer.service.pulled_url import PulledUrl, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, parse_networks
 from stmixer.service.sources.camera import MOST_ADDRESSES, connected, reachable
 from stmixer.service.sources.names import OF_ONE, Names
 from stmixer.service.sources.trouble import Trouble

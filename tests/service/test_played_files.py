@@ -18,8 +18,9 @@ from in_process import running_engine
 from posting import conserved
 from ws_client import numbered
 
+from stmixer.service.pulled_url import parse_url
 from stmixer.service.sessions.backlog import Said
-from stmixer.service.sources.addresses import AddressPolicy, parse_url
+from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.pulled import AGAIN_S, PulledSource, PullTerms
 from stmixer.service.sources.trouble import Trouble
 

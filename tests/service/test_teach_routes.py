@@ -3,11 +3,15 @@ taught is tried beside what is served."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -21,10 +25,16 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from ws_client import jpeg
 
+from stmixer.service.access import Caller
+from stmixer.service.api import teach
+from stmixer.service.api.drawings import Drawings
 from stmixer.service.api.service import Service, check_can_teach
-from stmixer.service.errors import StartError
+from stmixer.service.errors import CapacityError, InputError, StartError
+from stmixer.service.ipc.messages import DrawnTo
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
+from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
+from stmixer.service.teaching.teaching import Teaching
 
 TEACHER = "stand_in_teacher"
 SCOPES = {"boss": ("admin",), "rest": ("detect", "stream")}
@@ -248,6 +258,70 @@ def trial_socket(school: School) -> Any:
 
 
 # -- how it starts, and ends with the service
+
+
+class Dying:
+    """A pool whose decoder says how far it has come, as often as it is told to, and ends."""
+
+    def __init__(self, told: int) -> None:
+        self._told = told
+        self.pid, self.channel, self.clean = os.getpid(), self, True
+
+    async def acquire(self) -> Dying:
+        return self
+
+    async def release(self, decoder: Dying, *, clean: bool) -> None:
+        self.clean = clean
+
+    async def send(self, message: object, fds: list[int]) -> None:
+        os.write(fds[1], b"x" * 100)
+
+    async def receive(self) -> Any:
+        self._told -= 1
+        return SimpleNamespace(message=DrawnTo(1, None)) if self._told >= 0 else None
+
+
+@pytest.mark.parametrize(
+    ("told", "most_bytes", "code", "says"),
+    [
+        (
+            0,
+            1000,
+            "unreadable",
+            "this clip could not be encoded anew (it ended); convert it to H.264 in MP4",
+        ),
+        (
+            1,
+            1000,
+            "unreadable",
+            "this clip could not be encoded anew (it ended); convert it to H.264 in MP4",
+        ),
+        (1, 99, "too_large", "the clips take all of the"),
+    ],
+)
+def test_a_clip_that_cannot_be_encoded_is_refused_in_a_lessons_words(
+    tmp_path: Path, told: int, most_bytes: int, code: str, says: str
+) -> None:
+    async def ask() -> None:
+        teaching = Teaching(tmp_path, most_bytes, 60.0)
+        teaching.open()
+        pool, drawings = Dying(told), Drawings(wait_s=0.01)
+        service: Any = SimpleNamespace(settings=Settings(), pool=pool, metrics=Metrics(), drawings=drawings)
+        clip, caller = await teaching.begin_clip("wave", None), Caller(None)
+        try:
+            with tempfile.TemporaryFile() as file:
+                with pytest.raises(InputError) as refused:
+                    await teach._encoded_anew(service, teaching, caller, "127.0.0.1", file, clip)
+                assert (refused.value.code, str(refused.value)[: len(says)]) == (code, says)
+                assert not pool.clean
+                async with drawings.one_more("a", caller, "192.0.2.1"):
+                    with pytest.raises(CapacityError, match="are being drawn, or encoded anew for the lesson, already"):
+                        await teach._encoded_anew(service, teaching, caller, "192.0.2.1", file, clip)
+        finally:
+            teaching.abandon_clip(clip)
+            await teaching.close()
+
+    asyncio.run(ask())
 
 
 def test_what_trains_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

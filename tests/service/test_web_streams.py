@@ -22,9 +22,10 @@ from web_camera import Asked, head, moved, running_web_camera
 from ws_client import jpeg
 
 from stmixer.service.errors import CapacityError
+from stmixer.service.pulled_url import parse_url
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
-from stmixer.service.sources.addresses import AddressPolicy, parse_networks, parse_url
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.allowance import LoopShare
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.names import Resolve

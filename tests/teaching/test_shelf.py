@@ -73,6 +73,41 @@ def test_bytes_are_bounded(tmp_path: Path) -> None:
         shelf.begin("wave", None)
 
 
+def test_bytes_that_are_being_written_are_bounded_too(tmp_path: Path) -> None:
+    shelf = opened(tmp_path, most_bytes=100)
+    put(shelf, "wave", 20)
+    first, second = shelf.begin("wave", None), shelf.begin("fall", None)
+    for new in (first, second):
+        os.write(new.fd, b"x" * 40)
+        shelf.check_growing(new)
+    with pytest.raises(InputError) as refused:
+        shelf.begin("sit", None)
+    assert refused.value.code == "too_large"
+    os.write(second.fd, b"x")
+    for new in (first, second):
+        with pytest.raises(InputError) as refused:
+            shelf.check_growing(new)
+        assert (refused.value.code, refused.value.status) == ("too_large", 413)
+    shelf.abandon(second)
+    shelf.check_growing(first)
+    shelf.commit(first)
+
+
+def test_a_clip_whose_lesson_is_let_go_of_meanwhile(tmp_path: Path) -> None:
+    shelf = opened(tmp_path)
+    new = shelf.begin("wave", None)
+    os.write(new.fd, b"x")
+    shelf.clear()
+    assert put(shelf, "wave") == 2, "the next lesson's has the label's folder"
+    for ask in (shelf.check_growing, shelf.commit):
+        with pytest.raises(InputError, match="discarded while this clip came in") as refused:
+            ask(new)
+        assert (refused.value.code, refused.value.status) == ("discarded", 409)
+    assert [clip.clip_id for clip in shelf.clips()] == [2]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(new.fd)
+
+
 def test_labels_and_clips_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "MOST_LABELS", 2)
     monkeypatch.setattr(shelves, "MOST_CLIPS", 3)

@@ -156,6 +156,7 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Another protocol has the connection from here on, and says when it is lost."""
         self._paced.upgraded = True
+        self._stop_expecting()
         super().handle_websocket_upgrade(event)
 
     def _expect_head(self) -> None:

@@ -165,7 +165,7 @@ def looked_at(page: Page, name: str) -> None:
         wait_for(page, f"innerWidth === {width}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         if number < 2 and find_spec("axe_playwright_python") is not None:
-            assert faults(page) == [], name
+            assert (found := faults(page)) == [], (name, found)
         page.screenshot(path=OUT / f"{name}-{width}-{scheme}.png")
     page.set_viewport_size(before)
     page.emulate_media(color_scheme="light")

@@ -159,9 +159,15 @@ def test_odd_files_are_answered_as_before(in_process, clip: Path) -> None:  # ty
     }  # fmt: skip
 
 
+LENGTHY = {"long_4k_av1.mp4": pytest.mark.drill}
+"""Minutes by themselves; test_rest_resources.py posts it, and tests/media/test_clips.py reads it, in every CI."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(960)  # minutes of AV1 in 4K
-@pytest.mark.parametrize("clip", ODD, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "clip", [pytest.param(clip, marks=LENGTHY.get(clip.name, ())) for clip in ODD], ids=lambda p: p.name
+)
 def test_the_command_on_odd_files(clip: Path, tmp_path: Path) -> None:
     done = detect(clip, "-o", str(tmp_path / "out.json"), "--score-threshold", "0", timeout=900)
     assert "Traceback" not in done.stderr

@@ -478,7 +478,7 @@ def test_what_the_webhook_is_to_have_is_written_with_the_event(tmp_path: Path) -
             assert it._ledger is not None
             (waiting,) = it._ledger.store.spool.heads("webhook", ())
             assert Event.model_validate_json(waiting.body).state == "start"
-            assert waiting.owner == "whose"
+            assert waiting.of.stream.owner == "whose"
             assert "whose" not in waiting.body
 
     run(body())

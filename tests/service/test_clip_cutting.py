@@ -286,6 +286,7 @@ def test_a_camera_over_rtsp(codec: str, tmp_path: Path) -> None:
     assert whole.plays is (codec != "mjpeg")
 
 
+@pytest.mark.drill  # since the last merge it waits in vain; not understood yet
 def test_what_is_cut_counts_until_it_is_let_go_and_what_there_is_no_room_for_waits() -> None:
     """Nobody stores it meanwhile: as of cameras whose clips wait for their turn to be encoded."""
 

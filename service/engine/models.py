@@ -121,7 +121,7 @@ class Models:
             served.failed = str(error)
             await self._end(served)
             return
-        except Exception:
+        except Exception:  # whatever it is, what serves goes on, and who asked for this one is told
             log.exception("model %s does not load", served.name)
             served.failed = "something went wrong on our side; the log has more"
             await self._end(served)

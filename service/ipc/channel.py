@@ -100,6 +100,8 @@ class AsyncChannel:
         sock.setblocking(False)
         self._sock, self._incoming = sock, incoming
         self._sending = asyncio.Lock()
+        self._come = bytearray()
+        """Of a message that is not whole yet."""
 
     async def send(self, message: object, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send one message. Raises ChannelError when the child is gone."""
@@ -117,15 +119,16 @@ class AsyncChannel:
             raise ChannelError(str(error)) from None
 
     async def receive(self) -> Received | None:
-        """The next message; None once the child has closed."""
+        """The next message; None once the child has closed. Whoever is cancelled in the middle of one has lost nothing:
+        the next call goes on there."""
         try:
-            prefix = await self._exactly(_LENGTHS.size, may_end=True)
-            if not prefix:
+            if not await self._fill(_LENGTHS.size):
                 return None
-            length, payload = _LENGTHS.unpack(prefix)
+            length, payload = _LENGTHS.unpack_from(self._come)
             if length > self._incoming.max_bytes or payload > self._incoming.max_payload:
                 raise GarbledError(f"a message of {length} + {payload} bytes is over the limit")
-            data = await self._exactly(length + payload)
+            await self._fill(_LENGTHS.size + length + payload)
+            data, self._come = bytes(memoryview(self._come)[_LENGTHS.size :]), bytearray()
             message = self._incoming.decode(data[:length])
         except OSError as error:
             raise ChannelError(str(error)) from None
@@ -151,14 +154,27 @@ class AsyncChannel:
         finally:
             loop.remove_writer(self._sock)
 
-    async def _exactly(self, count: int, *, may_end: bool = False) -> bytes:
-        loop, data = asyncio.get_running_loop(), bytearray(count)
-        view, done = memoryview(data), 0
-        while done < count:
-            got = await loop.sock_recv_into(self._sock, view[done:])
-            if got == 0:
-                if may_end and done == 0:
-                    return b""
-                raise ChannelError("the child closed in the middle of a message")
-            done += got
-        return bytes(data)
+    async def _readable(self) -> None:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._sock, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            if self._sock.fileno() >= 0:
+                loop.remove_reader(self._sock)
+
+    async def _fill(self, count: int) -> bool:
+        """Have so many bytes of a message; False where the child has closed before the first. Nothing is taken from
+        the socket while somebody could be cancelled."""
+        while len(self._come) < count:
+            try:
+                got = self._sock.recv(count - len(self._come))
+            except BlockingIOError:
+                await self._readable()
+                continue
+            if not got:
+                if self._come:
+                    raise ChannelError("the child closed in the middle of a message")
+                return False
+            self._come += got
+        return True

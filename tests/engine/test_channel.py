@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
-from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, DetachRing
+from stmixer.service.ipc.channel import _LENGTHS, AsyncChannel, Channel, ChannelError, Received
+from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, DetachRing, WorkerTells, encode
 
 BIG = b"x" * 2**22
 
@@ -43,6 +43,33 @@ def test_a_channel_that_is_closed_says_so(fds: list[int], closed: str) -> None:
         ours.close() if closed == "ours" else theirs._sock.close()
         with pytest.raises(ChannelError):
             await ours.send(DetachRing(1), fds=fds)
+
+    over_a_pair(talk)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_who_is_cancelled_in_the_middle_of_a_message_has_lost_nothing(turns: int) -> None:
+    """As a stream that is closed while its decoder talks, and has a last thing to ask of it."""
+    message, payload = WorkerTells("the first of two"), b""
+    raw = encode(message)
+    data = _LENGTHS.pack(len(raw), len(payload)) + raw
+
+    async def talk(ours: AsyncChannel, theirs: Channel) -> None:
+        for at in range(len(data)):
+            listening = asyncio.create_task(ours.receive())
+            theirs._sock.sendall(data[:at])
+            await asyncio.sleep(0.001)
+            theirs._sock.sendall(data[at:])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listening.cancel()
+            (heard,) = await asyncio.gather(listening, return_exceptions=True)
+            if isinstance(heard, asyncio.CancelledError):
+                heard = await ours.receive()
+            assert isinstance(heard, Received)
+            assert heard.message == message
+        theirs._sock.close()
+        assert await ours.receive() is None
 
     over_a_pair(talk)
 

@@ -64,7 +64,7 @@ def load_phases(path: Path, overrides: Mapping[str, Any] | None = None) -> list[
 
 
 def _values(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    return _merged(_read_yaml(path), overrides or {}, str(path))
+    return _merged(read_yaml(path), overrides or {}, str(path))
 
 
 def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -176,7 +176,8 @@ def _preset(name: object) -> dict[str, Any]:
     return values if below is None else _laid_over(_preset(below), values)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values. Raises TrainError."""
     try:
         with reading(path):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))

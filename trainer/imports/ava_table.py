@@ -15,7 +15,7 @@ from stmixer.trainer.data.csv_table import number, read_lines
 from stmixer.trainer.errors import TrainError, reading
 from stmixer.trainer.evaluators.ava_csv import read_label_map
 from stmixer.trainer.imports.export import SHARES, Corners, Export, Footage, LeftOut, SeenBox
-from stmixer.trainer.imports.parts import UNUSED, part_of_name
+from stmixer.trainer.imports.parts import of_a_part
 
 _LISTS_SECONDS = "excluded"
 _HEADS = ("video", "video_id", "video_name")
@@ -49,11 +49,8 @@ def read_ava_tables(paths: Iterable[Path], labels: Path | None, start_s: float) 
     names = _names(labels or _beside(tables[0]), notes)
     left_out = LeftOut()
     found: dict[tuple[str, str | None], Footage] = {}
-    for path in tables:
-        part = part_of_name(path.stem)
-        if part == UNUSED:
-            left_out.note("files are of a test split, which training and validation have no place for", path.name)
-        elif _LISTS_SECONDS in path.stem:
+    for path, part in of_a_part(tables, left_out):
+        if _LISTS_SECONDS in path.stem:
             left_out.note("lists of seconds to leave out are not needed: what has no box is no keyframe", path.name)
         else:
             for line, row in read_lines(path):

@@ -25,7 +25,7 @@ from stmixer.trainer.imports.json_values import (
     text,
     whole,
 )
-from stmixer.trainer.imports.parts import UNUSED, part_of_name
+from stmixer.trainer.imports.parts import of_a_part
 
 Json = Mapping[str, Any]
 Size = tuple[float, float]
@@ -46,11 +46,7 @@ def read_coco(paths: Iterable[Path]) -> Export:
     """One or more files, whose names may say the split. Raises TrainError."""
     footage: list[Footage] = []
     left_out = LeftOut()
-    for path in paths:
-        part = part_of_name(path.stem)
-        if part == UNUSED:
-            left_out.note("files are of a test split, which training and validation have no place for", path.name)
-            continue
+    for path, part in of_a_part(paths, left_out):
         try:
             found = _read(mapping(read_json(path), str(path)), left_out)
         except WrongValue as error:

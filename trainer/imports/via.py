@@ -18,7 +18,7 @@ from typing import Any
 from stmixer.trainer.errors import TrainError, reading
 from stmixer.trainer.imports.export import Corners, Export, Footage, LeftOut, SeenBox
 from stmixer.trainer.imports.json_values import WrongValue, mapping, number, read_json, text
-from stmixer.trainer.imports.parts import UNUSED, part_of_name
+from stmixer.trainer.imports.parts import of_a_part
 from stmixer.trainer.imports.shapes import around_points
 
 Json = Mapping[str, Any]
@@ -71,11 +71,7 @@ def read_via(paths: Iterable[Path]) -> Export:
     """One or more projects. Raises TrainError."""
     footage: list[Footage] = []
     left_out = LeftOut()
-    for path in paths:
-        part = part_of_name(path.stem)
-        if part == UNUSED:
-            left_out.note("files are of a test split, which training and validation have no place for", path.name)
-            continue
+    for path, part in of_a_part(paths, left_out):
         try:
             found = _read_csv(path, left_out) if path.suffix.lower() == ".csv" else _read_project(path, left_out)
         except WrongValue as error:

@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
+from stmixer.trainer.config.file import read_yaml
 from stmixer.trainer.data.records import Part
 from stmixer.trainer.errors import TrainError, reading
 from stmixer.trainer.imports.export import SHARES, Corners, Export, Footage, LeftOut, SeenBox
@@ -59,7 +60,7 @@ def read_yolo(file: Path) -> Export:
     """A folder, by the file that names its classes. Raises TrainError."""
     left_out, notes = LeftOut(), list[str]()
     folder = file.parent
-    values = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
+    values = read_yaml(file) if file.suffix in (".yaml", ".yml") else {}
     names = _names(values.get("names"), file) if values else _listed(file)
     form = _Lines(names, _keypoints(values.get("kpt_shape"), file))
     pictures: dict[Path, Which] = {}
@@ -85,17 +86,6 @@ def read_yolo(file: Path) -> Export:
     if videos:
         notes.append("text files without a picture are frames of videos, counted from 1 (or 0, if one is called so)")
     return Export("YOLO", [*footage, *videos.values()], left_out, notes)
-
-
-def _yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        with reading(path):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise TrainError(f"{path} must hold keys and values")
-    return values
 
 
 def _names(value: object, file: Path) -> dict[int, str]:

@@ -8,6 +8,7 @@ import json
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -172,28 +173,35 @@ def test_a_camera_at_a_slower_rate_has_a_row_for_what_goes_on(page: Page) -> Non
 
 
 def one_who_walks(socket: WebSocketRoute, started: list[float]) -> None:
-    """A service that answers `start` at once with three keyframes of somebody who walks, a period apart.
+    """A service that answers the first picture with three keyframes of somebody who walks, a period apart.
 
+    Not `start`: the page places results in time from its first picture on.
     ``started``: the rate of each stream that was begun.
     """
+    waits: list[float] = []  # the rate of a stream without a picture so far
 
     def answer(message: str | bytes) -> None:
-        if isinstance(message, bytes) or json.loads(message)["type"] == "update":
+        if isinstance(message, bytes):
+            if waits:
+                hz = waits.pop()
+                for seq in range(3):
+                    socket.send(json.dumps(walking(seq, hz)))
             return
-        start = json.loads(message)
-        if start["type"] == "stop":
+        told = json.loads(message)
+        if told["type"] == "stop":
             socket.send(json.dumps({"type": "summary", "summary": {}}))
-            return
-        hz = start["keyframe_hz"] * 15 / 16
-        started.append(hz)
-        socket.send(json.dumps({"type": "ready", "session_id": f"at {hz}", "keyframe_hz": hz, "model": "tiny"}))
-        actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 1, "actions": [{"name": "walk", "score": 1}]}
-        for seq in range(3):
-            pts_us = round(seq * 1e6 / hz) + 10**12  # after all that the page's clock says
-            result = {"type": "result", "seq": seq, "pts_us": pts_us, "slow": hz < 1, "actors": [actor]}
-            socket.send(json.dumps(result))
+        if told["type"] == "start":
+            waits.append(hz := told["keyframe_hz"] * 15 / 16)
+            started.append(hz)
+            socket.send(json.dumps({"type": "ready", "session_id": f"at {hz}", "keyframe_hz": hz, "model": "tiny"}))
 
     socket.on_message(answer)
+
+
+def walking(seq: int, hz: float) -> dict[str, Any]:
+    actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 1, "actions": [{"name": "walk", "score": 1}]}
+    pts_us = round(seq * 1e6 / hz) + 10**12  # after all that the page's clock says
+    return {"type": "result", "seq": seq, "pts_us": pts_us, "slow": hz < 1, "actors": [actor]}
 
 
 def test_a_camera_session_ends_with_who_did_what(page: Page) -> None:

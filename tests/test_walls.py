@@ -405,6 +405,18 @@ def test_light_when_really_imported(module: str) -> None:
     assert ran.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("name", ["tiny", "rt_nano"])
+def test_a_model_of_our_own_modules_needs_no_model_zoo(name: str) -> None:
+    """timm and torchvision take as long to import as PyTorch, and each such worker would wait for them."""
+    code = (
+        "import sys; from stmixer.service.worker.runner import pick_device, start_runtime; "
+        f"start_runtime({name!r}, None, pick_device('cpu')[0], 'eager', 'fp32'); "
+        "print(sorted({'timm', 'torchvision'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
 # -- a breach of each kind is seen
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import nn
 
 from stmixer.model.backbones.csn import Csn
-from stmixer.model.backbones.frame import FrameBackbone
 from stmixer.model.backbones.resnet3d import SlowFast, SlowOnly
 from stmixer.model.backbones.vit import Vit
 from stmixer.model.backbones.yolox import YoloxBackbone
@@ -22,6 +21,9 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         case FrameConfig(network="yolox_nano"):
             return YoloxBackbone(config)
         case FrameConfig():
+            # imported late: timm brings torchvision, and both take longer to import than a small network to start
+            from stmixer.model.backbones.frame import FrameBackbone
+
             return FrameBackbone(config)
         case CsnConfig():
             return Csn(config)

@@ -9,7 +9,6 @@ import copy
 from typing import Any
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -48,7 +47,7 @@ def _fold_norms(detector: Detector) -> None:
         # new parameters: the old ones are the original's too
         convolution.weight, convolution.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         parent, name = parents[norm]
-        setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        setattr(parent, name, getattr(norm, "act", nn.Identity()))  # a timm norm holds the activation too
 
 
 def _convolutions_with_norms(detector: Detector) -> list[tuple[Any, Any]]:

@@ -20,7 +20,7 @@ from stmixer.service.sources.allowance import BURST_S, PIECE_S, Allowance
 
 SHARE_OF_ONE = 0.5
 """Of the loop's time that requests of one address may take for long."""
-SHARE_BESIDE_LIVE = 0.1
+SHARE_BESIDE_LIVE = 0.05
 """The same while live streams run that are not its own."""
 MOST_OF_AN_ANSWER_S = BURST_S
 """What one answer counts at most: those that go on for hours, as of events, would have all later requests wait."""

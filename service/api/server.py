@@ -15,6 +15,7 @@ from functools import partial
 from typing import cast
 
 import uvicorn
+from starlette.concurrency import run_in_threadpool
 
 from stmixer.service.api.app import create_app
 from stmixer.service.api.connections import HEAD_S, HttpSocket, StreamSocket
@@ -132,7 +133,7 @@ async def serve(service: Service, listening: socket.socket, descriptors: int) ->
                 ssl_keyfile=settings.ssl_keyfile,
             ),
         )
-        _settle()
+        await _settle()
         host, port = listening.getsockname()[:2]
         scheme = "http" if settings.ssl_certfile is None else "https"
         log.info("stmixer is ready: %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
@@ -141,9 +142,13 @@ async def serve(service: Service, listening: socket.socket, descriptors: int) ->
         await service.stop()
 
 
-def _settle() -> None:
-    """What is there now stays: Python's collector need not look at it again, for 60 ms in which nobody is answered."""
-    gc.collect()
+async def _settle() -> None:
+    """What is there now stays: Python's collector need not look at it again, for 60 ms in which nobody is answered.
+
+    In a thread of the web framework's: what it imports for its first one would keep the first who asks for a file
+    waiting, and all others with him.
+    """
+    await run_in_threadpool(gc.collect)
     gc.freeze()
 
 

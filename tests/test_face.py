@@ -86,6 +86,7 @@ def test_readmes_lines_say_what_the_command_says(tmp_path: Path, monkeypatch: py
     assert printed.getvalue().splitlines() == expected
 
 
+@pytest.mark.slow
 def test_a_file_gives_what_the_command_writes(
     detector: stmixer.ActionDetector, tiny_weights: Path, tmp_path: Path
 ) -> None:

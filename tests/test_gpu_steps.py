@@ -143,6 +143,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_every_step_begins_with_what_is_named_and_carried() -> None:
     allowed = closure(NAMED) | set(wheels.LACKING) | {"stmixer"}
     absent = [

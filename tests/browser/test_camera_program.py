@@ -36,6 +36,7 @@ def test_it_tells_who_is_there(chromium: Browser, server: Server) -> None:
     context.close()
 
 
+@pytest.mark.slow
 def test_a_pulled_stream_is_seen_and_heard(chromium: Browser, tiny_weights: Path, tmp_path: Path) -> None:
     shutil.copy(OWN_CLIPS / "walk.mp4", tmp_path)
     with running_server(weights=tiny_weights, allow_files=tmp_path) as server:

@@ -20,7 +20,7 @@ from webpage import OUT, faults, opened, show_everything, wait_for, write_video
 
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LESSON_MS = 20 * 60_000
 LEARNED = "Learned; try it, then keep it or discard it"
@@ -253,7 +253,6 @@ def test_there_is_no_teaching_where_it_is_not_allowed(page: Page) -> None:
     expect(page.locator("#teach-body")).to_be_hidden()
 
 
-@pytest.mark.slow
 def test_a_key_is_asked_for(
     chromium: Browser, tiny_weights: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -275,7 +274,6 @@ def test_a_key_is_asked_for(
         choose(page, "wave", OWN_CLIPS / "fall.mp4")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_clip_dropped_in_and_its_label_live_on_the_page(
     chromium: Browser, tiny_weights: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -62,7 +62,12 @@ class World:
 
 def test_one_address_has_less_beside_live_streams_that_are_not_its_own() -> None:
     world = World()
-    for live, own, share in ((0, 0, SHARE_OF_ONE), (8, 0, SHARE_BESIDE_LIVE), (8, 8, SHARE_OF_ONE), (8, 7, SHARE_BESIDE_LIVE)):
+    for live, own, share in (
+        (0, 0, SHARE_OF_ONE),
+        (8, 0, SHARE_BESIDE_LIVE),
+        (8, 8, SHARE_OF_ONE),
+        (8, 7, SHARE_BESIDE_LIVE),
+    ):
         world.now += 3600
         world.live, world.of(ABUSER).streams = live, own
         assert world.of(ABUSER).spend(BURST_S) == 0
@@ -76,7 +81,9 @@ def test_live_streams_are_looked_at_again() -> None:
     assert sender.spend(0) == pytest.approx(0.01 / SHARE_OF_ONE)
     world.live, world.now = 1, world.now + LIVE_SEEN_S
     sender.spend(BURST_S + 0.01)
-    assert sender.spend(0) == pytest.approx((0.01 + 0.01 + BURST_S - SHARE_BESIDE_LIVE * LIVE_SEEN_S) / SHARE_BESIDE_LIVE)
+    assert sender.spend(0) == pytest.approx(
+        (0.01 + 0.01 + BURST_S - SHARE_BESIDE_LIVE * LIVE_SEEN_S) / SHARE_BESIDE_LIVE
+    )
 
 
 def test_who_comes_again_owes_what_it_owed() -> None:

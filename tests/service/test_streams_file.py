@@ -164,6 +164,7 @@ def read_anew(server: Server, says: str) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_the_file_is_read_anew_and_only_what_changed_is_touched(tiny_weights: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "streams.yaml", WALK, {"name": "door", "url": DOOR}, {"name": "gone", "url": YARD})
     with running_server(

@@ -207,6 +207,7 @@ def test_it_is_stopped(school: School) -> None:
     assert school.ask("DELETE", "/lesson").status_code == 204
 
 
+@pytest.mark.slow
 def test_what_was_learned_is_tried_beside_what_is_served(school: School) -> None:
     assert school.add().status_code == 201
     assert school.learn("tried")["state"] == "done"
@@ -242,6 +243,7 @@ def test_what_was_learned_is_tried_beside_what_is_served(school: School) -> None
     assert len(school.server.children_of("stmixer.service.worker.process")) == 1
 
 
+@pytest.mark.slow
 def test_a_trials_camera_is_the_admins(school: School) -> None:
     assert school.add().status_code == 201
     assert school.learn("tried")["state"] == "done"

@@ -9,7 +9,8 @@ the documented command is run on the first two:
 - ``unknown``: five activities that the bundled weights have no label for, 4 clips each to learn from, the others to
   test, often of the same people. The bundled weights have seen most of these clips as what people do who do none of
   their labels; ``--weights`` of a training without them is the true test.
-- ``others``: 30 clips of none of these labels, for both.
+- ``others``: 30 clips of none of these labels, for both, of the half of ``everyday`` that the bundled weights were
+  checked by: of the people of the other half they learned that these do nothing that they know.
 
 Seconds are those of the wall and those of all processors together.
 """
@@ -68,7 +69,7 @@ class Task:
 
 def renamed(exercise: Path) -> Task:
     """UCF's clips are called v_<class>_g<group>_c<clip>."""
-    labels = {row["video"]: row["label"] for row in _rows(exercise / "boxes.csv")}
+    labels = {row["video"]: row["label"] for row in _rows(exercise / "boxes.csv") if row["label"]}
     learn, test = [], []
     for video, label in sorted(labels.items()):
         if label in RENAMED and video.startswith("v_"):
@@ -90,12 +91,13 @@ def unknown(everyday: Path) -> Task:
 
 
 def others(everyday: Path) -> list[Path]:
-    """Clips in which nobody does anything that either task teaches, from the first to the last by name."""
+    """Clips in which nobody does anything that either task teaches, and which no weights were trained on, from the
+    first to the last by name."""
     words = {*RENAMED, *UNKNOWN.values()}
     free = [
         everyday / "videos" / row["video"]
         for row in sorted(_rows(everyday / "videos.csv"), key=lambda row: row["video"])
-        if not any(word in row["source"].casefold() for word in words)
+        if row["split"] == "val" and not any(word in row["source"].casefold() for word in words)
     ]
     return [free[round(i * (len(free) - 1) / (OTHERS - 1))] for i in range(min(OTHERS, len(free)))]
 

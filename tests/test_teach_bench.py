@@ -14,6 +14,7 @@ def test_groups_are_learned_from_or_tested(tmp_path: Path) -> None:
         for group in (1, 4, 5, 6)
     ]
     rows.append("denis_jack.mp4,0,0.1,0.2,0.3,0.4,jumping jack,0,pseudo")
+    rows.append("v_JumpingJack_g06_c01.mp4,0,0.5,0.2,0.6,0.4,,1,pseudo")  # somebody beside them
     (tmp_path / "boxes.csv").write_text("\n".join(["video,frame,x1,y1,x2,y2,label,track,origin", *rows]))
     task = renamed(tmp_path)
     names = [(clip.label, clip.name, clip.file.name) for clip in task.learn]
@@ -31,6 +32,7 @@ def test_four_clips_of_each_are_learned_from(tmp_path: Path) -> None:
         f"{source[3:]} {number}.mp4,train,{source}" for source in ("ex:plank", "ex:side plank") for number in range(6)
     ]
     rows += [f"free {number:02}.mp4,val,clip:knitting" for number in range(50)]
+    rows += [f"a seen one {number}.mp4,train,clip:knitting" for number in range(5)]
     (tmp_path / "videos.csv").write_text("\n".join(["video,split,source", *rows]))
     task = unknown(tmp_path)
     assert [clip.file.name for clip in task.learn] == [f"plank {number}.mp4" for number in range(LEARNED)]

@@ -57,6 +57,11 @@ NOT_RUN = {
     ): "wants weights of one's own; tests/service/test_models.py does the same",
     ("docs/proxy.md", "stmixer serve --keys"): "the addresses are made up; tests/service/test_proxies.py has its own",
     (
+        "docs/scale.md",
+        "python -m bench.overload",
+    ): "measures for minutes; tests/test_fleet_bench.py reads what it found",
+    ("docs/scale.md", "kubectl create secret"): "wants a cluster; tests/service/test_k8s.py reads the files",
+    (
         "docs/train.md",
         "stmixer teach my_actions",
     ): "learns for minutes; tests/journeys/test_ml_engineer.py runs the page's rehearsal of it",

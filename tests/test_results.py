@@ -49,3 +49,19 @@ def test_reports_are_written_without_places(tmp_path: Path, monkeypatch: pytest.
         "steps": [{"url": "http://127.0.0.1:1/v1/detect", "output": "soak.json", "cores": 2}],
     }
     assert not PATH.search((tmp_path / "some.json").read_text())
+
+
+def test_what_the_manual_says_of_seats_and_models_is_what_the_drills_found() -> None:
+    """Fifty changes of model that nobody noticed; a seat's streams back in time, and the other's results no later."""
+    told = (drills.ROOT / "docs" / "operate.md").read_text()
+    models = json.loads((drills.RESULTS / "drill_model_changes.json").read_text())
+    assert (models["changes"], models["cameras"], models["uploaders"]) == (50, 8, 4)
+    assert models["closes"] == models["live_keyframes_lost"] == models["live_keyframes_doubled"] == 0
+    memory = models["memory_mib_after_each_tenth"]
+    assert all(memory[-1][process] < memory[0][process] + 64 for process in memory[0])
+    seats = json.loads((drills.RESULTS / "drill_seats.json").read_text())
+    waits, p95 = seats["own_streams_go_on_after_s"], seats["other_seats_p95_ms"]
+    assert (waits["by_the_spare"]["worst"] <= 3, waits["moved"]["worst"] <= 20) == (True, True)
+    assert max(p95.values()) <= p95["calm"] + max(20, 0.1 * p95["calm"])
+    worst = f"within {waits['by_the_spare']['worst']:.1f} s by its spare and {waits['moved']['worst']:.1f} s"
+    assert worst in re.sub(r"\s+", " ", told)

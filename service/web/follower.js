@@ -1,5 +1,6 @@
 // What one stream that the server fetches says, over a WebSocket that comes back by itself.
 import { followAddress, getKey } from "./api.js";
+import { backoffS } from "./backoff.js";
 
 const BACKOFF_S = [1, 2, 4, 8, 15];
 const OVER = ["ended", "failed"];
@@ -42,7 +43,7 @@ export class Follower {
     socket.addEventListener("close", () => {
       // Whatever the code: a key may be typed anew, a server come back. What is gone for good leaves the list of streams, at which whoever holds this looks.
       if (socket !== this.#socket) return;
-      const waitS = BACKOFF_S[Math.min(this.#attempt, BACKOFF_S.length - 1)];
+      const waitS = backoffS(BACKOFF_S, this.#attempt);
       this.#attempt += 1;
       this.#timer = setTimeout(() => this.#connect(), waitS * 1000);
     });

@@ -1,5 +1,6 @@
 // One camera stream over WebSocket stmixer.v1: start, ready, frames out, results in, and back again when the line drops.
 import { getKey, streamAddress, whyNotReady } from "./api.js";
+import { askedS, backoffS } from "./backoff.js";
 import { closeWords, noticeWords } from "./words.js";
 
 const BACKOFF_S = [0.5, 1, 2, 4, 8];
@@ -180,7 +181,7 @@ export class LiveStream {
   }
 
   #again(plain, waitS) {
-    const delayS = waitS ?? BACKOFF_S[Math.min(this.#attempt, BACKOFF_S.length - 1)];
+    const delayS = waitS === null ? backoffS(BACKOFF_S, this.#attempt) : askedS(waitS);
     this.#attempt += 1;
     let leftS = Math.ceil(delayS);
     const tell = () => this.#on.state("reconnecting", `${plain.title}; trying again${leftS > 1 ? ` in ${leftS} s` : ""}`);
@@ -193,7 +194,7 @@ export class LiveStream {
       }
     };
     tell();
-    this.#timer = setTimeout(tick, Math.min(delayS, 1) * 1000);
+    this.#timer = setTimeout(tick, (delayS - Math.max(0, leftS - 1)) * 1000);
   }
 
   // A hidden tab gets no camera frames, so coming back to it is all it takes. In plain sight the camera is at fault.

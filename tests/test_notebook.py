@@ -42,6 +42,13 @@ def test_every_cell_has_its_output() -> None:
         assert shown(cell)
 
 
+def test_it_takes_from_us_what_import_stmixer_offers() -> None:
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in CODE))
+    taken = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    taken += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    assert [name for name in taken if name.partition(".")[0] == "stmixer"] == ["stmixer"]
+
+
 @pytest.mark.slow
 def test_the_cells_run_in_order_and_say_what_they_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

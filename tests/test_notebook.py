@@ -1,4 +1,4 @@
-"""docs/notebook.ipynb, cell by cell, as a reader runs it: with the bundled model, in the repository's folder."""
+"""docs/notebook.ipynb, cell by cell, as Jupyter runs it: with the bundled model, in the notebook's own folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_it_takes_from_us_what_import_stmixer_offers() -> None:
 
 @pytest.mark.slow
 def test_the_cells_run_in_order_and_say_what_they_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(ROOT / "docs")
     names: dict[str, Any] = {}
     load, table, picture, folder, camera = (run(cell, names) for cell in CODE)
     assert load[0] == shown(CODE[0])

@@ -1,7 +1,7 @@
-"""ONNX Runtime, silent: of itself it sends its maker (Microsoft) what machine this is and what it runs.
+"""ONNX Runtime, silent: by itself 1.31 has telemetry for its maker (Microsoft) switched on, on Linux too.
 
-1.31 does so on Linux from its import on, and keeps a device's number in ``~/.cache/Microsoft``, unless a variable says
-otherwise before that. Whoever has set that variable is heeded. All of ours take it from here.
+From its import on, with a number of the machine in ``~/.cache/Microsoft``, unless a variable says otherwise
+before that. Whoever has set the variable is heeded. All that we run takes it from here.
 """
 
 from __future__ import annotations

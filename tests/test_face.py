@@ -64,7 +64,7 @@ def test_every_name_is_there() -> None:
 
 
 def test_what_runs_the_model_keeps_no_number_of_this_machine(tmp_path: Path) -> None:
-    """By itself ONNX Runtime makes one at home, and tells its maker by it what is run here."""
+    """By itself ONNX Runtime makes one at home, for its telemetry."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     code = "import stmixer, sys; stmixer.load(device='cpu'); sys.exit('onnxruntime' not in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=kept | {"HOME": str(tmp_path)}, check=True)

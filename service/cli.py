@@ -116,7 +116,7 @@ def detect(
     """Who does what, where and when in videos and pictures, or before a camera, until Ctrl-C.
 
     Without -o the results go to stdout as JSON (of several inputs, a line each); on a terminal they are told in words.
-    A folder gets a JSON file for each input; what is there already is not done again.
+    A folder gets a JSON file for each input; what is there already is not done again, and goes into tables from there.
     """
     try:
         options = DetectOptions(

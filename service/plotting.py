@@ -18,6 +18,8 @@ from stmixer.media.draw import draw_actors
 from stmixer.media.still import still
 from stmixer.service.errors import InputError, StartError
 
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+"""Variables that name a screen; xdg-open is there without one too, shows nothing and says that all went well."""
 Picture = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
 """A video, an RGB array (H, W, 3) of uint8, or a picture of Pillow's."""
 
@@ -55,5 +57,5 @@ def show(image: Image.Image) -> None:
         from IPython.display import display  # a notebook's own; no terminal has an ipykernel
 
         display(image)
-    elif not ImageShow.show(image):
+    elif not any(map(os.environ.get, DISPLAYS)) or not ImageShow.show(image):
         raise StartError("missing", "nothing here shows pictures (xdg-open, display, eog): plot().save('out.jpg')")

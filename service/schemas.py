@@ -182,7 +182,7 @@ def _rounded(score: float | None) -> float | None:
 
 
 def data_frame_of(results: Iterable[Result]) -> Any:
-    """``pandas.DataFrame`` of all rows of some results.
+    """``pandas.DataFrame`` of some results: their ``Result.rows``, one after the other.
 
     Raises:
         StartError: pandas is not installed.

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from stmixer.service.offline.detector import ActionDetector
     from stmixer.service.offline.file import FileResults
     from stmixer.service.offline.stream import FrameStream
-    from stmixer.service.schemas import Action, Actor, FrameSize, Result, Summary
+    from stmixer.service.schemas import Action, Actor, FrameSize, Result, Summary, data_frame_of
 
     __version__: str
 
 __all__ = [
     "Action", "ActionDetector", "Actor", "FileResults", "FrameSize", "FrameStream", "Label", "MediaError", "Result",
-    "StmixerError", "Summary", "__version__", "load",
+    "StmixerError", "Summary", "__version__", "data_frame_of", "load",
 ]  # fmt: skip
 
 _HOMES = {
@@ -46,6 +46,7 @@ _HOMES = {
     "Result": "stmixer.service.schemas",
     "StmixerError": "stmixer.service.errors",
     "Summary": "stmixer.service.schemas",
+    "data_frame_of": "stmixer.service.schemas",
 }
 """Where a name is made; it is imported when it is first used."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,14 @@ def test_every_name_is_there() -> None:
         assert getattr(stmixer, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'Detekt'"):
         stmixer.Detekt  # noqa: B018
+
+
+def test_what_runs_the_model_keeps_no_number_of_this_machine(tmp_path: Path) -> None:
+    """By itself ONNX Runtime makes one at home, for its telemetry."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    code = "import stmixer, sys; stmixer.load(device='cpu'); sys.exit('onnxruntime' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=kept | {"HOME": str(tmp_path)}, check=True)
+    assert [str(path) for path in tmp_path.rglob("*") if "Microsoft" in path.parts] == []
 
 
 # -- files

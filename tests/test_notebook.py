@@ -1,4 +1,4 @@
-"""docs/notebook.ipynb, cell by cell, as a reader runs it: with the bundled model, in the repository's folder."""
+"""docs/notebook.ipynb, cell by cell, as Jupyter runs it: with the bundled model, in the notebook's own folder."""
 
 from __future__ import annotations
 
@@ -42,9 +42,16 @@ def test_every_cell_has_its_output() -> None:
         assert shown(cell)
 
 
+def test_it_takes_from_us_what_import_stmixer_offers() -> None:
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in CODE))
+    taken = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    taken += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    assert [name for name in taken if name.partition(".")[0] == "stmixer"] == ["stmixer"]
+
+
 @pytest.mark.slow
 def test_the_cells_run_in_order_and_say_what_they_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(ROOT / "docs")
     names: dict[str, Any] = {}
     load, table, picture, folder, camera = (run(cell, names) for cell in CODE)
     assert load[0] == shown(CODE[0])

@@ -11,6 +11,7 @@ import typer
 
 from stmixer.model.cli import main as weights
 from stmixer.service.cli import app
+from stmixer.service.schemas import DetectOptions, Result
 from stmixer.service.settings import Settings
 from stmixer.trainer.cli import main as train
 
@@ -58,3 +59,18 @@ def test_a_setting_that_is_named_like_an_option_is_one() -> None:
     settings = {name.replace("_", "-") for name in Settings.model_fields}
     assert {"event-clips", "event-clips-mb", "event-clips-days"} <= serve
     assert (spoken & settings) - serve == set()
+
+
+def test_every_option_field_and_code_of_the_wire_is_told() -> None:
+    """What a request may say, what a result says, and what is said of models."""
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    sections = dict(re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", page, re.MULTILINE))
+    detect, results = sections["POST /v1/detect"], sections["Results"]
+    assert set(re.findall(r"^\| `(\w+)` \|", detect, re.MULTILINE)) == set(DetectOptions.model_fields)
+    assert {name for name in Result.model_fields if f"`{name}" not in results} == set()
+    (line,) = re.findall(r"^Options: `keyframe_hz`.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name for name in DetectOptions.model_fields if f"`{name}`" not in line} == set()
+    raised = "".join((ROOT / "service" / name).read_text() for name in ("api/models.py", "engine/models.py"))
+    codes = set(re.findall(r'InputError\(\s*"(\w+)"', raised))
+    assert {"unknown_model", "model_in_use"} <= codes
+    assert {code for code in codes if f"`{code}`" not in page} == set()

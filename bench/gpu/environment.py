@@ -41,7 +41,7 @@ def environment(notes: Notes, scene: Scene, _: str) -> None:
 
     notes.add(key="torch's CUDA", value=torch.version.cuda)
     if importlib.util.find_spec("onnxruntime") is not None:
-        import onnxruntime
+        from stmixer.model.quiet_onnxruntime import onnxruntime
 
         notes.add(key="ONNX Runtime's providers", value=onnxruntime.get_available_providers())
     if importlib.util.find_spec("av") is not None:

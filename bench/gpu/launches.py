@@ -90,7 +90,7 @@ def placements(scene: Scene) -> list[Row]:
     """Each bundled graph's operators by where ONNX Runtime runs them."""
     if importlib.util.find_spec("onnxruntime") is None:
         return [{"graph": DEFAULT, "refused": "ONNX Runtime is not here"}]
-    import onnxruntime
+    from stmixer.model.quiet_onnxruntime import onnxruntime
 
     graphs = graphs_of(bundled()[DEFAULT].file)
     provider = "CUDAExecutionProvider" if scene.on_gpu else "CPUExecutionProvider"
@@ -108,7 +108,7 @@ def placements(scene: Scene) -> list[Row]:
 
 def profiled(path: Path, provider: str, inputs: Sequence[Any]) -> tuple[list[Any], Row]:
     """A graph's outputs for these inputs, in its order, and how many operators ran where."""
-    import onnxruntime
+    from stmixer.model.quiet_onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.log_severity_level = True, 3

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from stmixer.model.card import CheckpointError
 from stmixer.model.config import CsnConfig, DetectorConfig, ResNetConfig, VitConfig
 from stmixer.model.foreign.backbone_tensors import Pretrained, take_backbone
 from stmixer.model.foreign.caffe2 import is_plain_pickle, read_caffe2
@@ -38,7 +39,7 @@ def read_video_pretrained(path: Path, config: DetectorConfig) -> Pretrained:
         case ResNetConfig():
             return _resnet(path, config, config.backbone.depths)
         case _:
-            raise AssertionError(f"{config.name} sees frames one by one")
+            raise CheckpointError(f"{config.name} has no reader of other people's video backbones (model/foreign)")
 
 
 def _resnet(path: Path, config: DetectorConfig, depths: Sequence[int]) -> Pretrained:

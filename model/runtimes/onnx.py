@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import onnxruntime
 
 from stmixer.model.card import CheckpointError, ModelCard
 from stmixer.model.frame_maps import frame_outputs, frame_shapes
 from stmixer.model.onnx_files import header_of, stage_path, weights_beside
 from stmixer.model.outputs import OUTPUTS, DecoderOutput, StageOutput
+from stmixer.model.quiet_onnxruntime import onnxruntime
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
 from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.model.runtimes.runtime import RuntimeUnavailable

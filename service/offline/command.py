@@ -30,6 +30,7 @@ from stmixer.service.offline.outputs import (
     form_of,
     is_folder,
     place_in,
+    read_json,
     unwritable,
     videos_of,
     write_json,
@@ -78,8 +79,8 @@ class DetectCommand:
     def run(self, inputs: Sequence[Input]) -> list[tuple[Input, StmixerError | MediaError]]:
         """All of them, one after the other; those that could not be used, and why.
 
-        What has its results in every folder of the outputs already is left out, so that a run that was ended goes on.
-        A single input's error, or one of writing, is raised instead.
+        What has its results in every folder of the outputs already is not looked at again, so that a run that was ended
+        goes on; tables get those. A single input's error, or one of writing, is raised instead.
         """
         failed: list[tuple[Input, StmixerError | MediaError]] = []
         with ExitStack() as stack:
@@ -87,12 +88,17 @@ class DetectCommand:
             for table in tables:
                 stack.callback(table.close)
             videos = videos_of(inputs) if tables else {}
-            todo = [item for item in inputs if not self._is_done(item, inputs)]
-            if len(todo) < len(inputs):
-                log.info("%d of %d have their results already", len(inputs) - len(todo), len(inputs))
-            for number, item in enumerate(todo, start=1):
-                text = item.file_name if len(todo) == 1 else f"{number}/{len(todo)} {item.file_name}"
+            done = {item for item in inputs if self._is_done(item, inputs)}
+            if done:
+                log.info("%d of %d have their results already", len(done), len(inputs))
+            number, todo = 0, len(inputs) - len(done)
+            for item in inputs:
                 try:
+                    if item in done:
+                        self._again(item, inputs, tables, videos)
+                        continue
+                    number += 1
+                    text = item.file_name if todo == 1 else f"{number}/{todo} {item.file_name}"
                     self._one(item, inputs, text, tables, videos)
                 except (InputError, MediaError) as error:
                     if len(inputs) == 1:
@@ -103,9 +109,18 @@ class DetectCommand:
 
     def _is_done(self, item: Input, inputs: Sequence[Input]) -> bool:
         """Only what goes into folders can be there from an earlier run."""
-        if not self._folders or self._tables or self._files:
+        if not self._folders or self._files:
             return False
         return all(place_in(folder, item, inputs).is_file() for folder in self._folders)
+
+    def _again(
+        self, item: Input, inputs: Sequence[Input], tables: Sequence[Table], videos: Mapping[Input, str]
+    ) -> None:
+        """What an earlier run found goes into this one's tables. Raises InputError where the folder has no results."""
+        if tables:
+            found = read_json(place_in(self._folders[0], item, inputs))
+            for table in tables:
+                table.add(item.name, videos[item], found)
 
     def _one(
         self, item: Input, inputs: Sequence[Input], text: str, tables: Sequence[Table], videos: Mapping[Input, str]

@@ -15,6 +15,8 @@ from statistics import median_low
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
+from pydantic import ValidationError
+
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.offline.inputs import Input
 from stmixer.service.schemas import COLUMNS, DetectResponse, Result
@@ -96,6 +98,14 @@ def videos_of(inputs: Sequence[Input]) -> dict[Input, str]:
 def write_json(path: Path, response: DetectResponse) -> None:
     """Complete or not at all. Raises StartError."""
     _write_text(path, json.dumps(response.model_dump(), indent=1) + "\n")
+
+
+def read_json(path: Path) -> DetectResponse:
+    """What ``write_json`` wrote. Raises InputError."""
+    try:
+        return DetectResponse.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise InputError("unreadable", f"{path} holds no results; delete it, and they are made anew") from None
 
 
 def write_mot(path: Path, response: DetectResponse) -> None:

@@ -170,7 +170,8 @@ NEW_FILES = {
     "tests/test_hers.py": HER_TEST,
 }
 CHANGES = (
-    ("model/backbone_config.py", "\nBackboneConfig = ", CONFIG + "\nBackboneConfig = PooledConfig | "),
+    ("model/backbone_config.py", "\nBackboneConfig = ", CONFIG + "\nBackboneConfig = "),
+    ("model/backbone_config.py", " | FrameConfig\n", " | FrameConfig | PooledConfig\n"),
     ("model/backbones/__init__.py", "    match config:\n", "    match config:\n        case PooledConfig():\n"
      "            return Pooled(config)\n"),
     ("model/backbones/__init__.py", "from stmixer.model.backbones.resnet3d",
@@ -221,7 +222,8 @@ def test_make_check_is_green(checkout: Path) -> None:
 
 
 def test_what_she_added_works_and_the_pages_know_it(checkout: Path) -> None:
-    tests = ("tests/test_hers.py", "tests/trainer/test_paper_page.py", "tests/trainer/test_paper_presets.py")
+    ours = ("model/test_config", "model/test_published", "trainer/test_paper_page", "trainer/test_paper_presets")
+    tests = ("tests/test_hers.py", *(f"tests/{name}.py" for name in ours))
     run(checkout, sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests)
 
 

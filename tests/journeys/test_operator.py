@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from blocks import blocks
 from conftest import OWN_CLIPS
 from packaged import ROOT
 from posting import eventually
 from proxied import SITE, nginx
 from serving import Server, running_server
 from watching import Prometheus, need, running_prometheus
+
+from stmixer.service.key_file import read_keys
 
 pytestmark = pytest.mark.slow
 
@@ -79,15 +85,33 @@ def test_an_alert_comes_and_goes(service: Server, tmp_path: Path) -> None:
     assert "### StmixerDown" in (ROOT / "docs" / "operate.md").read_text()
 
 
+OF_THE_MACHINE = ("useradd", "python3 -m venv", "/opt/stmixer/.venv/bin/pip install .", "systemctl")
+"""What the page's commands do to the machine itself, which no test does."""
+
+
 def test_the_unit_starts_what_was_installed(tmp_path: Path) -> None:
-    """The page's commands, in a folder that stands for the machine's root."""
-    analyze = need("systemd-analyze", "systemd")
+    """The page's commands, in a folder that stands for the machine's root; who runs this stands for the unit's user."""
+    (block,) = [text for kind, text in blocks("docs/operate.md") if text.startswith("useradd")]
+    commands = [part.strip() for line in block.splitlines() for part in re.split(r"&&|#.*", line) if part.strip()]
+    assert all(any(part.startswith(start) for part in commands) for start in OF_THE_MACHINE)
     program = tmp_path / "opt" / "stmixer" / ".venv" / "bin" / "stmixer"
     program.parent.mkdir(parents=True)
-    program.symlink_to(sys.executable)
+    program.symlink_to(Path(sys.executable).with_name("stmixer"))
+    (tmp_path / "etc" / "systemd" / "system").mkdir(parents=True)
+    group = grp.getgrgid(os.getegid()).gr_name
+    for part in [part for part in commands if not part.startswith(OF_THE_MACHINE)]:
+        here = re.sub(r"(?<=\s)/(?=etc/)|^/(?=opt/)", f"{tmp_path}/", part)
+        here = here.replace("-g stmixer", f"-g {group}").replace("chgrp stmixer", f"chgrp {group}")
+        subprocess.run(["bash", "-euc", here], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    keys = tmp_path / "etc" / "stmixer" / "keys.json"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (keys.parent, keys)] == [0o750, 0o640]
+    assert [key.name for key in read_keys(keys).keys] == ["NAME"]
     unit = tmp_path / "etc" / "systemd" / "system" / "stmixer.service"
-    unit.parent.mkdir(parents=True)
-    unit.write_text((DEPLOY / "stmixer.service").read_text().replace("/opt/stmixer", f"{tmp_path}/opt/stmixer"))
+    text = unit.read_text()
+    assert "ExecStart=/opt/stmixer/.venv/bin/stmixer serve --keys /etc/stmixer/keys.json\n" in text
+    unit.write_text(text.replace("/opt/stmixer", f"{tmp_path}/opt/stmixer"))
+    analyze = need("systemd-analyze", "systemd")
     done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if "stmixer" in line] == []
     assert done.returncode == 0, done.stderr

@@ -42,8 +42,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Hers, with the clips that the notebook names."""
-    for name in ("tests/clips", "service/web"):
+    """Hers, with the clips that the notebook names, which Jupyter runs in its own folder."""
+    for name in ("tests/clips", "service/web", "docs"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("tests/clips/walk.mp4", "tests/clips/fall.mp4", "service/web/sample.mp4"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -60,17 +60,18 @@ def run(folder: Path, *command: str | Path) -> str:
 def test_she_has_a_table_detections_a_plot_and_a_folder(python: Path, folder: Path) -> None:
     cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
     program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    run(folder, python, "-c", program + AFTER)
+    docs = folder / "docs"
+    run(docs, python, "-c", program + AFTER)
 
-    with (folder / "likely.csv").open() as table:
+    with (docs / "likely.csv").open() as table:
         rows = list(csv.DictReader(table))
     assert {("1", "walk"), ("1", "fall")} <= {(row["track_id"], row["action"]) for row in rows}
     assert {row["track_id"] for row in rows} == {"1"}
     assert max(len(row["action_score"].partition(".")[2]) for row in rows) <= 4
-    detections = json.loads((folder / "detections.json").read_text())
+    detections = json.loads((docs / "detections.json").read_text())
     assert (detections["tracks"], detections["classes"]) == ([1], ["fall"])
     assert len(detections["xyxy"][0]) == 4
-    with Image.open(folder / "plot.jpg") as plot:
+    with Image.open(docs / "plot.jpg") as plot:
         assert plot.size == (480, 360)
 
     stmixer = python.parent / "stmixer"

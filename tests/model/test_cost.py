@@ -1,4 +1,4 @@
-"""Multiply-adds as docs/detector.md's cost table counts them, in 10^9, one clip of 256 x 256."""
+"""Multiply-adds as docs/paper.md's cost table counts them, in 10^9, one clip of 256 x 256."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_rows(changes: dict[str, int], expected: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    # the paper says 126 for CSN-152; docs/detector.md's own count is 123.3 (docs/paper.md says what was tried)
+    # the paper says 126 for CSN-152; our own count is 123.3 (docs/paper.md, Cost, says what was tried)
     [("slowfast_r101_nl", 135), ("csn_152", 123.3)],
 )
 def test_backbones(name: str, expected: float) -> None:

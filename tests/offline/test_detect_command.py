@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from posting import made_video
+from rich.console import Console
 
 from stmixer.media.errors import MediaError
+from stmixer.service import cli
 from stmixer.service.errors import InputError
 from stmixer.service.offline.command import DetectCommand
 from stmixer.service.offline.inputs import Input, inputs_of
@@ -221,6 +225,24 @@ def test_a_second_run_does_what_the_first_did_not(runner: Any, folder: Path, tmp
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("name", ["all.csv", "all.ava.csv", "all.jsonl"])
+def test_a_table_of_a_second_run_has_what_the_first_found(runner: Any, folder: Path, tmp_path: Path, name: str) -> None:
+    """README's own command, given twice."""
+    out, table = tmp_path / "out", tmp_path / name
+    Run(runner, [folder], out, table)
+    first = table.read_text()
+    assert first
+    run = Run(runner, [folder], out, table)
+    assert list(run.responses) == []
+    assert table.read_text() == first
+    (out / "still.png.json").write_text('{"model": "tiny"}')
+    run = Run(runner, [folder], out, table)
+    assert [(item.file_name, error.code) for item, error in run.failed] == [
+        ("bad.mp4", "unreadable"), ("still.png", "unreadable"),
+    ]  # fmt: skip
+    assert "still.png.json holds no results; delete it" in str(run.failed[1][1])
+
+
 def test_a_single_bad_file_is_an_error(runner: Any, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="cannot be read as a video"):
         Run(runner, [folder / "bad.mp4"], tmp_path / "x.json")
@@ -307,6 +329,15 @@ def result(seq: int, *actors: tuple[float, dict[str, float]]) -> Result:
 
 
 WALK, FALL, UNSURE = (0.9, {"walk": 0.8, "fall": 0.1}), (0.9, {"fall": 0.7}), (0.7, {"walk": 0.4})
+
+
+def test_on_a_terminal_a_bar_says_how_far_it_is_and_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=terminal, force_terminal=True, width=100))
+    with cli._progress("1/2 walk.mp4") as advance:
+        advance(3.0, 6.0)
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
+    assert re.search(r"1/2 walk\.mp4 ━+[╺╸]?━* 3\.0 s \d:\d\d:\d\d (-:--:--|\d:\d\d:\d\d)", shown), shown
 
 
 def test_results_in_words() -> None:

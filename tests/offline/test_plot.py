@@ -159,13 +159,20 @@ def test_it_is_shown_by_what_shows_pictures_here(monkeypatch: pytest.MonkeyPatch
             return 1
 
     monkeypatch.setattr(ImageShow, "_viewers", [Viewer()])
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     rgb = still(WALK, 2_000_000)
     a_result().show(rgb)
     assert (np.asarray(shown[0]) == np.asarray(a_result().plot(rgb))).all()
+    monkeypatch.delenv("WAYLAND_DISPLAY")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(StartError, match=r"plot\(\).save"):
+        a_result().show(rgb)
+    assert len(shown) == 1
 
 
 def test_where_nothing_shows_pictures_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageShow, "_viewers", [])
+    monkeypatch.setenv("DISPLAY", ":0")
     with pytest.raises(StartError, match=r"plot\(\).save"):
         a_result().show(np.zeros((360, 640, 3), np.uint8))
 

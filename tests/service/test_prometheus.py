@@ -18,6 +18,7 @@ import pytest
 import yaml
 from conftest import OWN_CLIPS
 from posting import eventually, post, samples
+from prometheus_client import generate_latest
 from serving import Server, running_server
 from watching import RULES, Prometheus, need, running_prometheus
 from ws_client import jpeg, paced, stream
@@ -56,6 +57,32 @@ def test_every_alert_is_tested_both_ways_and_has_its_entry_in_the_runbook() -> N
         assert {bool(test.get("exp_alerts")) for test in tests if test["alertname"] == name} == {True, False}, name
         assert headings.count(name) == 1
         assert alert["annotations"]["runbook"] == f"docs/operate.md#{name.lower()}"
+
+
+def test_the_manual_has_a_row_for_every_metric() -> None:
+    ours = set(re.findall(r"^# TYPE stmixer_(\w+) ", generate_latest(Metrics().registry).decode(), re.MULTILINE))
+    ours = {name for name in ours if not name.endswith("_created")} | {"model_info"}  # it is there once a model is
+    section = (ROOT / "docs/operate.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([a-z0-9_]+)(?:\{[\w,]+\})?`", row)} == ours
+
+
+def test_the_dashboard_looks_at_all_streams_that_the_alerts_look_at() -> None:
+    """Those of one's own page and those that are fetched."""
+    shown = {target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]}
+    for name in ("StmixerStale", "StmixerSlow"):
+        (expression,) = [alert["expr"] for alert in alerts() if alert["alert"] == name]
+        looked_at = expression.rpartition(" > ")[0].replace("{", '{instance=~"$instance", ')
+        assert f"max({looked_at})" in shown
+
+
+def test_a_name_is_shown_as_a_name() -> None:
+    """Of one series a stat shows the number alone, where nothing else is said."""
+    for panel in DASHBOARD["panels"]:
+        if "_info{" in panel["targets"][0]["expr"]:
+            assert panel["options"]["textMode"] == "name"
+            return
+    raise AssertionError("no panel says what is served")
 
 
 def test_grafana_is_given_its_source_and_its_dashboards() -> None:

@@ -13,13 +13,12 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torchvision.ops import nms  # type: ignore[import-untyped]
 
 from stmixer.model.card import CheckpointError
+from stmixer.model.quiet_onnxruntime import onnxruntime, ort_errors
 from stmixer.model.runtimes.onnx_file import check_onnx
 from stmixer.trainer.errors import TrainError
 

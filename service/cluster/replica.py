@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stmixer.service.api.app import create_app
 from stmixer.service.api.doorway import raise_descriptor_limit
-from stmixer.service.cluster import router
 from stmixer.service.cluster.coordinator import coordinator_of
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.service import ClusterService
+from stmixer.service.cluster.taking import listen
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError
 from stmixer.service.events.store import Wanted
@@ -39,6 +41,7 @@ class Replica:
         self._peers = serve.get_deployment_handle(context.deployment, app)
         self._seen = False
         self._leaving: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         filed = None if settings.streams is None else {
             name: order.model_dump_json(exclude_unset=True) for name, order in read_streams(settings.streams).items()
         }  # fmt: skip
@@ -63,9 +66,14 @@ class Replica:
         """Start all that a service is."""
         await self._service.start()
         loop = asyncio.get_running_loop()
-        router.listen(lambda names: loop.call_soon_threadsafe(self._see, names))
-        self._peers.broadcast("present")  # from here on the router says who takes requests
+        listen(lambda names: loop.call_soon_threadsafe(self._see, names))
+        self._looking = asyncio.create_task(self._look_around())
         self._member.start(self._service)
+
+    async def _look_around(self) -> None:
+        """Have our own router say who takes requests, from here on."""
+        with contextlib.suppress(RayServeException, CapacityError):  # nobody does yet
+            await self._ask("present")
 
     async def end(self) -> None:
         """End it; what was to be said has been, where Serve has waited for it."""

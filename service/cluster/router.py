@@ -1,7 +1,7 @@
 """Ray Serve's request router for this service: which replica a request goes to, by streams instead of by requests.
 
 Serve makes one of these in each proxy, and in each replica (where it says which replicas take requests: one that is no
-longer among them is being stopped, ``listen``). Every second it gets what ``Replica.record_routing_stats`` says;
+longer among them is being stopped, ``taking``). Every second it gets what ``Replica.record_routing_stats`` says;
 streams that it has sent since count as well, so sockets that open together spread.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import random
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -19,19 +18,12 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from stmixer.service.cluster.choice import Asked, Room, asked_of, ranked
 from stmixer.service.cluster.coordinator import NAMESPACE, name_of
+from stmixer.service.cluster.taking import tell
 
 STATS_S = 1.0
 """How often replicas say how full they are."""
 COUNTED_S = 2.5
 """So long a stream that was sent counts besides: until its replica has surely counted it."""
-
-_listener: Callable[[frozenset[str]], object] | None = None
-
-
-def listen(listener: Callable[[frozenset[str]], object]) -> None:
-    """Be told, from another thread, of the replicas that take requests, whenever they are others. One of a process."""
-    global _listener
-    _listener = listener
 
 
 class StreamRouter(RequestRouter):
@@ -75,8 +67,7 @@ class StreamRouter(RequestRouter):
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Others take requests now."""
         super().update_replicas(replicas)
-        if _listener is not None:
-            _listener(frozenset(replica.replica_id.unique_id for replica in replicas))
+        tell(frozenset(replica.replica_id.unique_id for replica in replicas))
 
     def _asked(self, request: PendingRequest) -> Asked:
         if not request.metadata.is_http_request or not request.args:

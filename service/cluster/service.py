@@ -73,7 +73,7 @@ class ClusterService(Service):
 
     async def check_moving(self, number: int) -> None:
         """As there: it is on its way to another replica, or is at one that has just died."""
-        if await self._member.knows(number):
+        if number not in self.fetched and await self._member.knows(number):  # else it is here, and another key's
             raise CapacityError("moving", "the stream moves to another replica; ask again", 503, 1)
 
     async def end_pulled(self, stream: PulledStream) -> None:

@@ -21,6 +21,7 @@ from stmixer.service.event_schemas import Event
 from stmixer.service.events.store import Wanted
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import PullOrder, RunningStream, Summary
+from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
@@ -126,6 +127,9 @@ def test_a_stream_that_moves_is_not_gone() -> None:
         with pytest.raises(CapacityError) as raised:
             await service.check_moving(7)
         assert (raised.value.code, raised.value.retry_after_s) == ("moving", 1)
+        here = cast(PulledStream, SimpleNamespace(id=7))
+        service._fetched, service.pulled._streams = {7: here}, {7: here}
+        await service.check_moving(7)  # it is somebody else's, who asks is not told that it is
 
     one_of_several(act, member=Placing(knows=True))
 

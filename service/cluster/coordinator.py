@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.experimental import internal_kv
 
-from stmixer.service.cluster.placing import Order, Placements, Refusal
+from stmixer.service.cluster.placing import Order, Placements, PullRefusal
 
 log = logging.getLogger("stmixer.cluster")
 
@@ -43,7 +43,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ToFetch:
     """What a replica is to fetch. ``version`` counts changes of the whole table; ``known``: whether it has joined."""
 
     version: int
@@ -61,7 +61,7 @@ class Coordinator:
         now = time.monotonic()
         self._table = Placements() if kept is None else Placements.read(kept.decode(), now)
         self._version, self._changed = 0, asyncio.Event()
-        self._ends: dict[int, Refusal | str] = {}
+        self._ends: dict[int, PullRefusal | str] = {}
         """What came of a stream that somebody waits for: why not, or what it is (``RunningStream`` as JSON)."""
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -81,13 +81,13 @@ class Coordinator:
         self._write()
         return Joined(number, self._secret)
 
-    async def ask(self, name: str, others: int, capacity: int, seen: int) -> Wanted:
+    async def ask(self, name: str, others: int, capacity: int, seen: int) -> ToFetch:
         """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides."""
         known = self._table.report(name, others, capacity, time.monotonic()) and name in self._watched
         if known and seen == self._version:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ASKED_S)
-        return Wanted(self._version, self._table.of(name), known)
+        return ToFetch(self._version, self._table.of(name), known)
 
     async def began(self, name: str, number: int, running: str) -> bool:
         """A stream runs there now; False where it should not."""
@@ -98,7 +98,7 @@ class Coordinator:
         self._write()
         return True
 
-    async def refused(self, name: str, number: int, why: Refusal) -> None:
+    async def refused(self, name: str, number: int, why: PullRefusal) -> None:
         """A stream cannot begin there."""
         if not self._table.refused(name, number, why, time.monotonic()) and number in self._ends:
             self._ends[number] = why
@@ -116,7 +116,7 @@ class Coordinator:
 
     # -- what is asked for
 
-    async def place(self, text: str, owner: str) -> Refusal | str:
+    async def place(self, text: str, owner: str) -> PullRefusal | str:
         """Have a stream fetched: what it is then (``RunningStream`` as JSON), or why it is not."""
         number = self._table.order(text, owner, time.monotonic()).number
         self._ends[number] = ""
@@ -129,7 +129,7 @@ class Coordinator:
         except TimeoutError:
             self._table.forget(number)
             self._write()
-            return Refusal("capacity", "no replica has begun it in time; try again later", 503, 5)
+            return PullRefusal("capacity", "no replica has begun it in time; try again later", 503, 5)
         finally:
             del self._ends[number]
 

@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 
-class Joined:
+class JoinedMetrics:
     """``scraped``: the text of each replica's metrics, by its name."""
 
     def __init__(self, scraped: Mapping[str, str]) -> None:

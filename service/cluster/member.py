@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
 
-from stmixer.service.cluster.coordinator import Joined, Wanted
-from stmixer.service.cluster.placing import LEASE_S, Order, Refusal
+from stmixer.service.cluster.coordinator import Joined, ToFetch
+from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
 from stmixer.service.errors import StmixerError
 
 log = logging.getLogger("stmixer.cluster")
@@ -88,9 +88,9 @@ class Member:
             async with asyncio.timeout(LEASE_S):
                 await self._said("leave", self.name)
 
-    async def place(self, text: str, owner: str) -> Refusal | str:
+    async def place(self, text: str, owner: str) -> PullRefusal | str:
         """Have a stream fetched, here or elsewhere."""
-        answer: Refusal | str = await self._said("place", text, owner)
+        answer: PullRefusal | str = await self._said("place", text, owner)
         return answer
 
     async def forget(self, number: int) -> None:
@@ -106,7 +106,7 @@ class Member:
         seen = -1
         while True:
             try:
-                wanted: Wanted = await self._said("ask", self.name, fetching.others, fetching.capacity, seen)
+                wanted: ToFetch = await self._said("ask", self.name, fetching.others, fetching.capacity, seen)
                 if not wanted.known:
                     await self.join()
                     continue
@@ -133,10 +133,10 @@ class Member:
                 await fetching.end(order.number)
         except StmixerError as error:
             log.warning("stream %d does not begin here: %s", order.number, error)
-            await self._said("refused", self.name, order.number, Refusal.of(error))
+            await self._said("refused", self.name, order.number, PullRefusal.of(error))
         except Exception:
             log.exception("stream %d does not begin", order.number)
-            why = Refusal("internal", "this replica could not begin it; the log says why", 503, 5)
+            why = PullRefusal("internal", "this replica could not begin it; the log says why", 503, 5)
             await self._said("refused", self.name, order.number, why)
         finally:
             del self._beginning[order.number]

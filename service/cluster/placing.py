@@ -24,7 +24,7 @@ RANGE = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PullRefusal:
     """Why a stream does not begin: an error of ours on its way between processes."""
 
     code: str
@@ -33,7 +33,7 @@ class Refusal:
     retry_after_s: int | None
 
     @classmethod
-    def of(cls, error: StmixerError) -> Refusal:
+    def of(cls, error: StmixerError) -> PullRefusal:
         """An error as it travels."""
         wait = error.retry_after_s if isinstance(error, CapacityError) else None
         return cls(error.code, str(error), error.status, wait)
@@ -161,7 +161,7 @@ class Placements:
         stream.refused_by.clear()
         return True
 
-    def refused(self, name: str, number: int, why: Refusal, now: float) -> bool:
+    def refused(self, name: str, number: int, why: PullRefusal, now: float) -> bool:
         """It cannot begin there; whether it will be tried elsewhere, or later.
 
         One that nobody takes is forgotten, but for those that once ran, or stand in the file: where there was only no

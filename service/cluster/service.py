@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 from stmixer.service.access import Access, Caller
 from stmixer.service.api.service import Service
 from stmixer.service.cluster.ages import RecentAge
-from stmixer.service.cluster.joined import Joined
+from stmixer.service.cluster.joined import JoinedMetrics
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Order, Refusal
+from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
 from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.event_schemas import Event
 from stmixer.service.events.store import Page, Wanted
@@ -52,7 +52,7 @@ class ClusterService(Service):
 
     async def measured(self) -> Collector:
         """As there, of every replica."""
-        return Joined(dict(await self._ask("scrape")))
+        return JoinedMetrics(dict(await self._ask("scrape")))
 
     async def events_page(self, wanted: Wanted) -> Page:
         """As there, of every replica, in one page. Raises InputError for another one."""
@@ -67,7 +67,7 @@ class ClusterService(Service):
         """As there, at the replica that the coordinator says."""
         self._pull_terms(order, _owner(caller) or None)
         answer = await self._member.place(order.model_dump_json(exclude_unset=True), _owner(caller))
-        if isinstance(answer, Refusal):
+        if isinstance(answer, PullRefusal):
             raise answer.error()
         return RunningStream.model_validate_json(answer)
 

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from stmixer.service.client import _ws
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Refusal
+from stmixer.service.cluster.placing import RANGE, PullRefusal
 from stmixer.service.cluster.service import ClusterService
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError, InputError
@@ -32,11 +32,11 @@ class Placing:
 
     name = "x1y2"
 
-    def __init__(self, answer: Refusal | str = "", knows: bool = False) -> None:
+    def __init__(self, answer: PullRefusal | str = "", knows: bool = False) -> None:
         self.answer, self._knows = answer, knows
         self.placed: list[tuple[str, str]] = []
 
-    async def place(self, text: str, owner: str) -> Refusal | str:
+    async def place(self, text: str, owner: str) -> PullRefusal | str:
         self.placed.append((text, owner))
         return self.answer
 
@@ -104,7 +104,7 @@ def test_there_is_no_other_page(place: tuple[int | None, int | None]) -> None:
 
 def test_a_stream_is_begun_where_the_coordinator_says() -> None:
     order = PullOrder(url="rtsp://8.8.8.8/door", name="door")
-    member = Placing(Refusal("capacity", "no replica has room", 503, 5))
+    member = Placing(PullRefusal("capacity", "no replica has room", 503, 5))
     with pytest.raises(CapacityError, match="no replica has room"):
         one_of_several(lambda service: service.begin_pulled(service.access.nobody, order), member=member)
     assert [(PullOrder.model_validate_json(text), owner) for text, owner in member.placed] == [(order, "")]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from stmixer.service.cluster.coordinator import Joined, Wanted
+from stmixer.service.cluster.coordinator import Joined, ToFetch
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import LEASE_S, Order, Refusal
+from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
 from stmixer.service.errors import CapacityError, StmixerError
 
 
@@ -34,7 +34,7 @@ class Coordinator:
     """Answers at once while there is an answer, and notes what it is told."""
 
     def __init__(self) -> None:
-        self.answers: asyncio.Queue[Wanted | Exception] = asyncio.Queue()
+        self.answers: asyncio.Queue[ToFetch | Exception] = asyncio.Queue()
         self.told: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self.wants = True
         self.joined = 0
@@ -50,7 +50,7 @@ class Coordinator:
     def _ask(self, name: str, others: int, capacity: int, seen: int) -> Any:
         return asyncio.ensure_future(self._next())
 
-    async def _next(self) -> Wanted:
+    async def _next(self) -> ToFetch:
         answer = await self.answers.get()
         if isinstance(answer, Exception):
             raise answer
@@ -60,7 +60,7 @@ class Coordinator:
         self.told.put_nowait(("began", name, number, running))
         return self.wants
 
-    def _refused(self, name: str, number: int, why: Refusal) -> None:
+    def _refused(self, name: str, number: int, why: PullRefusal) -> None:
         self.told.put_nowait(("refused", name, number, why))
 
     def _leave(self, name: str) -> None:
@@ -88,8 +88,8 @@ class Streams:
         self.ended.set()
 
 
-def wanted(version: int, *numbers: int, known: bool = True) -> Wanted:
-    return Wanted(version, tuple(Order(number, "{}", "") for number in numbers), known)
+def wanted(version: int, *numbers: int, known: bool = True) -> ToFetch:
+    return ToFetch(version, tuple(Order(number, "{}", "") for number in numbers), known)
 
 
 class Scene:
@@ -143,7 +143,7 @@ def test_what_cannot_begin_is_said_with_the_reason() -> None:
     async def act(scene: Scene) -> None:
         scene.streams.error = CapacityError("capacity", "full", 503, 9)
         scene.coordinator.answers.put_nowait(wanted(1, 4))
-        assert await scene.told() == ("refused", "a", 4, Refusal("capacity", "full", 503, 9))
+        assert await scene.told() == ("refused", "a", 4, PullRefusal("capacity", "full", 503, 9))
 
     played(act)
 

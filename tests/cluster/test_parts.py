@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from stmixer.service.access import TOKEN_S
 from stmixer.service.cluster.ages import RecentAge
-from stmixer.service.cluster.joined import Joined
+from stmixer.service.cluster.joined import JoinedMetrics
 from stmixer.service.cluster.options import NOT_HERE, ClusterOptions, options_of
 from stmixer.service.cluster.proxy import CLOSE_RESTART, GONE, Mended
 from stmixer.service.cluster.scaling import Measured, needed
@@ -34,7 +34,7 @@ def measured(streams: int, frames: int) -> str:
 
 
 def test_each_series_says_of_which_replica_it_is() -> None:
-    joined = generate_latest(Joined({"b": measured(5, 7), "a": measured(2, 3)})).decode()
+    joined = generate_latest(JoinedMetrics({"b": measured(5, 7), "a": measured(2, 3)})).decode()
     lines = [line for line in joined.splitlines() if not line.startswith("#") and "created" not in line]
     assert lines == [
         'x_streams{replica="a",source="ws"} 2.0',

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from stmixer.service.cluster.placing import AGAIN_S, LEASE_S, LOST_S, RANGE, Order, Placements, Refusal
+from stmixer.service.cluster.placing import AGAIN_S, LEASE_S, LOST_S, RANGE, Order, Placements, PullRefusal
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
-FULL = Refusal("capacity", "all 2 streams are in use", 503, 5)
-WRONG = Refusal("bad_url", "no such camera", 422, None)
+FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
+WRONG = PullRefusal("bad_url", "no such camera", 422, None)
 
 
 def table(*names: str, capacity: int = 10) -> Placements:
@@ -170,5 +170,5 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     [CapacityError("capacity", "full", 503, 7), InputError("bad_url", "no"), AccessError("unauthorized", "who", 401)],
 )
 def test_an_error_is_the_same_on_the_other_side(error: StmixerError) -> None:
-    same = Refusal.of(error).error()
+    same = PullRefusal.of(error).error()
     assert (type(same), str(same), vars(same)) == (type(error), str(error), vars(error))

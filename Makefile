@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EVERYTHING := .[train,bench,dev,docs]
+EVERYTHING := .[train,bench,cluster,dev,docs]
 # What `make run` installs: all of it where a GPU can use it, elsewhere what serves with ONNX Runtime.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 RUN_SET := $(if $(filter-out 0,$(GPU)),.[torch],.)

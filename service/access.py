@@ -205,6 +205,15 @@ class Access:
         found.check()
         return found
 
+    def holder(self, sha256: str) -> Caller:
+        """Who holds the key with this hash, as the file says it now. Raises AccessError (401)."""
+        self.look_again()
+        found = self._callers.get(sha256)
+        if found is None:
+            raise AccessError("unauthorized", "this key is not known here", 401)
+        found.check()
+        return found
+
     def token(self, caller: Caller, path: str | None = None) -> str:
         """A new secret that stands for a caller's key for ``TOKEN_S`` seconds, at that path alone if one is given."""
         now, token = self._clock(), secrets.token_urlsafe(24)

@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
+from urllib.parse import urlencode
 
 import httpx
 from pydantic import ValidationError
@@ -275,7 +276,7 @@ class Client:
     @contextmanager
     def stream(self, **options: Unpack[StreamOptions]) -> Iterator[LiveStream]:
         """A camera's stream. Raises ServiceError where it is not taken."""
-        with connect(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
+        with connect(_ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl)) as socket:
             yield LiveStream(socket, {"type": "start", **_given(options)})
 
 
@@ -335,7 +336,9 @@ class AsyncClient:
     @asynccontextmanager
     async def stream(self, **options: Unpack[StreamOptions]) -> AsyncIterator[AsyncLiveStream]:
         """As ``Client.stream``."""
-        async with connect_async(_ws(self._url), **_connecting(self._key, self._ssl)) as socket:
+        async with connect_async(
+            _ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl)
+        ) as socket:
             stream = AsyncLiveStream(socket)
             await stream.begin({"type": "start", **_given(options)})
             yield stream
@@ -353,8 +356,11 @@ def _connecting(api_key: str | None, context: ssl.SSLContext | None) -> dict[str
     }  # fmt: skip
 
 
-def _ws(url: str) -> str:
-    return f"ws{url[len('http') :]}/v1/streams/ws" if url[:4].lower() == "http" else f"{url}/v1/streams/ws"
+def _ws(url: str, resume_token: str | None = None) -> str:
+    """Of several services that stand behind one address a token names the one that it is from."""
+    home, dot, _ = (resume_token or "").partition(".")
+    scheme = f"ws{url[len('http') :]}" if url[:4].lower() == "http" else url
+    return f"{scheme}/v1/streams/ws" + (f"?{urlencode({'replica': home})}" if dot else "")
 
 
 def _bytes(clip: Clip) -> bytes:

@@ -33,6 +33,11 @@ NOT_RUN = {
     "of their own",
     ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
     "tests/service/test_pulled_streams.py has one of its own",
+    ("docs/cluster.md", "pip install 'stmixer[cluster]'"): "wants a package registry; tests/ray_nodes.py serves "
+    "the same application",
+    ("docs/cluster.md", "export RAY_USAGE_STATS_ENABLED=0"): "wants several machines; tests/ray_nodes.py has nodes in "
+    "processes",
+    ("docs/cluster.md", "serve deploy cluster.yaml"): "wants a cluster that is there; tests/ray_nodes.py has one",
     ("docs/gpu.md", "python -m bench.gpu.wheels"): "wants a package registry; tests/test_gpu_steps.py looks at what is "
     "fetched",
     ("docs/gpu.md", "tar -xzf day.tgz"): "wants a GPU; tests/test_gpu_rehearsal.py rehearses it",
@@ -91,6 +96,7 @@ RUN_BY = {
     ("docs/api.md", "python"): "tests/service/test_api_docs.py",
     ("docs/api.md", "sh"): "tests/service/test_api_docs.py",
     ("docs/cameras.md", "yaml"): "tests/service/test_streams_file.py",
+    ("docs/cluster.md", "yaml"): "tests/cluster/test_application.py",
     ("docs/evaluation.md", "sh"): "tests/trainer/evaluate/test_evaluation_page.py",
     ("docs/events.md", "python"): "tests/events/test_events_page.py",
     ("docs/events.md", "yaml"): "tests/events/test_events_page.py",

@@ -45,7 +45,7 @@ async def events(
     caller: Caller = request.state.caller
     caller.allow("stream")
     service: Service = request.app.state.service
-    page = await service.events.page(Wanted(owner_seen(caller), stream, rule, since, before, after, limit))
+    page = await service.events_page(Wanted(owner_seen(caller), stream, rule, since, before, after, limit))
     kept = service.clips is not None
     return Events(events=list(page.events), next=page.next, latest=page.latest, clips=kept)
 

@@ -61,7 +61,7 @@ class Follower:
         caller = access.caller(secret if start.api_key is None else start.api_key)
         caller.allow("stream")
         caller.spend_request()
-        stream = self._found(stream_id, caller)
+        stream = await self._found(stream_id, caller)
         self._socket.scope["state"].get(protocol.HAS_BEGUN, nobody_asks)()
         await self._tell_ready(stream)
         try:
@@ -74,11 +74,12 @@ class Follower:
         else:
             await self.out.close(protocol.CLOSE_NORMAL, "the stream has ended")
 
-    def _found(self, stream_id: int, caller: Caller) -> PulledStream:
+    async def _found(self, stream_id: int, caller: Caller) -> PulledStream:
         if self._service.engine.draining:  # its streams are gone or going, and not for good
             raise CapacityError("draining", "the service is shutting down; try another instance")
         stream = self._service.pulled.find(stream_id, caller)
         if stream is None:
+            await self._service.check_moving(stream_id)
             what = "there is no such stream that is pulled, or it is not yours"
             raise ProtocolError("not_found", what, protocol.CLOSE_NOT_FOUND)
         return stream

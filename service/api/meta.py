@@ -24,7 +24,7 @@ async def status(request: Request) -> dict[str, Any]:
 @router.get("/v1/streams")
 async def streams(request: Request) -> RunningStreams:
     """What runs now: one's own streams, and everybody's with scope admin, each with the name of its key."""
-    return RunningStreams(streams=request.app.state.service.running(request.state.caller))
+    return RunningStreams(streams=await request.app.state.service.all_running(request.state.caller))
 
 
 @router.get("/healthz")
@@ -53,6 +53,6 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    registry = request.app.state.service.metrics.registry
+    service: Service = request.app.state.service
     encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
-    return Response(encoder(registry), media_type=content_type)
+    return Response(encoder(await service.measured()), media_type=content_type)

@@ -129,10 +129,12 @@ def _name_of(source: WeightsSource) -> str:
 
 
 def _of_an_admin(request: Request) -> Service:
-    """Raises AccessError for anybody else."""
+    """Raises AccessError for anybody else, InputError where models stay as they are."""
     caller: Caller = request.state.caller
     caller.allow("admin")
     service: Service = request.app.state.service
+    if not service.models_change:
+        raise InputError("models_fixed", "the models of a cluster change when it is deployed anew", 409)
     return service
 
 

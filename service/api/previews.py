@@ -29,7 +29,7 @@ def media(kind: str) -> dict[int | str, dict[str, Any]]:
 async def snapshot(request: Request, stream_id: int) -> Response:
     """The newest result, drawn upon the picture in which it was found."""
     request.state.caller.allow("stream")
-    picture = await found(request, stream_id).preview.newest()
+    picture = await (await found(request, stream_id)).preview.newest()
     return Response(picture, media_type=JPEG)
 
 
@@ -37,7 +37,7 @@ async def snapshot(request: Request, stream_id: int) -> Response:
 async def preview(request: Request, stream_id: int) -> Response:
     """Such pictures as they are made, five a second at most; browsers show them as one that moves."""
     request.state.caller.allow("stream")
-    pictures = found(request, stream_id).preview.pictures()
+    pictures = (await found(request, stream_id)).preview.pictures()
     return StreamingResponse(_parts(pictures, request.state.caller), media_type=MJPEG, headers=LIVE_HEADERS)
 
 

@@ -63,16 +63,16 @@ async def begin(request: Request, order: PullOrder) -> Response:
     service: Service = request.app.state.service
     caller: Caller = request.state.caller
     caller.allow("stream")
-    stream = await service.pull(caller, order)
+    stream = await service.begin_pulled(caller, order)
     root = request.scope.get("root_path", "")
     headers = {"Location": f"{root}/v1/streams/{stream.id}"}
-    return JSONResponse(stream.running().model_dump(mode="json"), 201, headers)
+    return JSONResponse(stream.model_dump(mode="json"), 201, headers)
 
 
 @router.get(ONE, responses=NOT_THERE)
 async def one(request: Request, stream_id: int) -> RunningStream:
     """One that is fetched: its state, and in words what is wrong."""
-    return found(request, stream_id).running()
+    return (await found(request, stream_id)).running()
 
 
 @router.delete(ONE, status_code=204, responses=NOT_THERE)
@@ -80,7 +80,7 @@ async def end(request: Request, stream_id: int) -> Response:
     """End it, whatever it is at."""
     request.state.caller.allow("stream")
     service: Service = request.app.state.service
-    await service.pulled.remove(found(request, stream_id))
+    await service.end_pulled(await found(request, stream_id))
     return Response(status_code=204)
 
 
@@ -95,7 +95,7 @@ async def events(request: Request, stream_id: int, last_event_id: Annotated[str 
     With ``Last-Event-ID`` it goes on from there; ``missing`` says how many are gone.
     """
     request.state.caller.allow("stream")
-    stream = found(request, stream_id)
+    stream = await found(request, stream_id)
     seen = None
     if last_event_id is not None:
         if not last_event_id.isascii() or not last_event_id.isdecimal():
@@ -143,10 +143,11 @@ async def _next(following: AsyncIterator[T]) -> T | None:
     return await anext(following, None)
 
 
-def found(request: Request, stream_id: int) -> PulledStream:
-    """Raises InputError (404), of somebody else's as of none."""
+async def found(request: Request, stream_id: int) -> PulledStream:
+    """Raises InputError (404), of somebody else's as of none, or what ``Service.check_moving`` does."""
     service: Service = request.app.state.service
     known = service.pulled.find(stream_id, request.state.caller)
     if known is None:
+        await service.check_moving(stream_id)
         raise InputError("not_found", "there is no such stream that is pulled, or it is not yours", 404)
     return known

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakSet
 
+from prometheus_client.registry import Collector
+
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.extras import TRAIN, brought_by, missing
 from stmixer.service.access import Access, Caller, StreamPlace
@@ -29,6 +31,7 @@ from stmixer.service.event_schemas import Rule
 from stmixer.service.events.clips import DAY_S, ClipStore
 from stmixer.service.events.desk import EventDesk
 from stmixer.service.events.rules import check_rules
+from stmixer.service.events.store import Page, Wanted
 from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.key_file import Scope
@@ -83,8 +86,12 @@ class Service:
     """Engine, decoder pool and metrics behind the routes.
 
     ``worker_module``, ``decoder_module``, ``teacher_module``: what its child processes run. ``access``: another
-    service's, where callers are the same. ``live_scope``: what a key needs for a live stream.
+    service's, where callers are the same. ``live_scope``: what a key needs for a live stream. ``home`` is what resume
+    tokens begin with, ``first_stream`` the number of the first stream, where there are several services.
     """
+
+    models_change = True
+    """Whether models come and go while it runs."""
 
     def __init__(
         self,
@@ -95,14 +102,16 @@ class Service:
         teacher_module: str = TEACHER_MODULE,
         access: Access | None = None,
         live_scope: Scope = "stream",
+        home: str = "",
+        first_stream: int = 1,
     ) -> None:
         self.settings, self.live_scope = settings, live_scope
         self._worker_module, self._decoder_module = worker_module, decoder_module
         self.metrics = Metrics()
         self.access = access or Access(settings.keys, known=KEY_NAME.set)
-        self.engine = Engine(settings, self.metrics, worker_module)
+        self.engine = Engine(settings, self.metrics, worker_module, first_stream)
         self.pool = DecoderPool(settings, decoder_module)
-        self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics)
+        self.resumable = ResumableStreams(settings.resume_ttl_s, self.metrics, home)
         self.pulled, self._easel = PulledStreams(), Easel(self.pool)
         self._networks, self._names = parse_networks(settings.allow_networks), Names()
         self.clips: EventClips | None = None
@@ -246,6 +255,18 @@ class Service:
         pulled = {stream.id: stream for stream in self.pulled.all()}
         return [pulled.get(session.stream.id, session).running() for session in seen]
 
+    async def all_running(self, caller: Caller) -> list[RunningStream]:
+        """The same, wherever they run."""
+        return self.running(caller)
+
+    async def measured(self) -> Collector:
+        """What ``/metrics`` tells."""
+        return self.metrics.registry
+
+    async def events_page(self, wanted: Wanted) -> Page:
+        """What has come of rules, wherever. Raises InputError."""
+        return await self.events.page(wanted)
+
     def live(self, number: int, caller: Caller) -> Session | None:
         """A stream that can have rules, if this caller may see it."""
         found = [s for s in self._running() if s.stream.id == number and s.watched is not None]
@@ -309,11 +330,12 @@ class Service:
         place: StreamPlace | None = None,
         rules: Sequence[Rule] = (),
         name: str | None = None,
+        number: int | None = None,
     ) -> Session:
         """A new stream's session. Raises CapacityError, for the service or for the caller.
 
         A live stream that nobody is connected to gives way to it. ``rules``, besides those of all streams: checked;
-        ``name``: of the stream in its events.
+        ``name``: of the stream in its events; ``number``: its id, where it has one.
         """
         while not self._has_share(caller, policy, options) or (place is None and not caller.may_open):
             if not (own := self.resumable.unattended(caller)):
@@ -326,6 +348,7 @@ class Service:
         session = Session(
             self.engine, self.pool, self.settings, caller,
             source=source, policy=policy, options=options, deadline_ms=deadline_ms, place=place,
+            number=number,
         )  # fmt: skip
         self._sessions.add(session)
         if source != "upload":
@@ -347,12 +370,25 @@ class Service:
         if self.clips is not None:
             self.clips.watch(session, session.watched.rules)
 
-    async def pull(self, caller: Caller, order: PullOrder) -> PulledStream:
-        """Begin to fetch a stream. Raises InputError for what may not be fetched, CapacityError."""
+    async def begin_pulled(self, caller: Caller, order: PullOrder) -> RunningStream:
+        """Begin to fetch a stream, wherever there is room. Raises InputError for what may not be fetched,
+        CapacityError."""
+        return (await self.pull(caller, order)).running()
+
+    async def check_moving(self, number: int) -> None:
+        """Of a stream that is not here. Raises CapacityError where it will be again somewhere."""
+
+    async def end_pulled(self, stream: PulledStream) -> None:
+        """End one for good."""
+        await self.pulled.remove(stream)
+
+    async def pull(self, caller: Caller, order: PullOrder, number: int | None = None) -> PulledStream:
+        """Begin to fetch a stream, here; ``number``: its id, where it has one. Raises InputError for what may not be
+        fetched, CapacityError."""
         terms = self._pull_terms(order, None if caller.key is None else caller.key.sha256)
         if terms.url.scheme == FILE:
             os.close(open_below(terms.folder, terms.url.target.lstrip("/")))
-        return await self._begin_pull(caller, order, terms)
+        return await self._begin_pull(caller, order, terms, number)
 
     def _pull_terms(self, order: PullOrder, whose: str | None = None) -> PullTerms:
         """What is fetched, and how; ``whose`` the lookups of names are. Raises InputError for what may never be."""
@@ -376,10 +412,13 @@ class Service:
     async def _change_filed(self, stream: PulledStream, order: PullOrder) -> None:
         await self.set_rules(stream.session, order.rules)
 
-    async def _begin_pull(self, caller: Caller, order: PullOrder, terms: PullTerms) -> PulledStream:
+    async def _begin_pull(
+        self, caller: Caller, order: PullOrder, terms: PullTerms, number: int | None = None
+    ) -> PulledStream:
         session = await self.session(
-            caller, "pull", "latest", order.options(), order.deadline_ms, rules=order.rules, name=order.name
-        )
+            caller, "pull", "latest", order.options(), order.deadline_ms, rules=order.rules, name=order.name,
+            number=number,
+        )  # fmt: skip
         stream = PulledStream(session, terms, order.name, self._easel)
         await self.pulled.add(stream)
         return stream

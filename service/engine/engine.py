@@ -52,15 +52,18 @@ BUSY = 0.5
 
 
 class Engine:
-    """Streams in, settled keyframes out. ``worker_module``: what a worker process runs."""
+    """Streams in, settled keyframes out. ``worker_module``: what a worker process runs; ``first_stream``: the number
+    of the first stream."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, worker_module: str = WORKER_MODULE) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, worker_module: str = WORKER_MODULE, first_stream: int = 1
+    ) -> None:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
         self.draining = False
         self.models = Models(settings, metrics, worker_module, self._on_message, self._on_death, self.wake)
         self._changing = asyncio.Lock()
-        self._stream_ids = self._batch_ids = 0
+        self._stream_ids, self._batch_ids = first_stream - 1, 0
         self.empty = asyncio.Event()
         self.empty.set()
         self.room = asyncio.Event()
@@ -193,10 +196,19 @@ class Engine:
             raise CapacityError("draining", "the service is shutting down; try another instance")
 
     def admit(
-        self, policy: Policy, keyframe_hz: float, model: str | None = None, *, though_draining: bool = False
+        self,
+        policy: Policy,
+        keyframe_hz: float,
+        model: str | None = None,
+        *,
+        though_draining: bool = False,
+        number: int | None = None,
     ) -> int:
-        """A new stream's id. Raises CapacityError while full or draining, InputError where there is no such model."""
+        """A new stream's id, ``number`` where it has one. Raises CapacityError while full or draining, InputError where
+        there is no such model."""
         self.check_room(policy, keyframe_hz, model=model, though_draining=though_draining)
+        if number is not None:
+            return number
         self._stream_ids += 1
         return self._stream_ids
 

@@ -15,17 +15,18 @@ from stmixer.service.sources.source import LiveSource
 
 
 class ResumableStream:
-    """A stream and the socket that has it now, if one has. ``terms``: what a client has to repeat to get it back.
+    """A stream and the socket that has it now, if one has. ``terms``: what a client has to repeat to get it back;
+    ``home``: where it is, which its token says first where there are several.
 
     ``source``: what its media goes to, once that is open.
     ``evicted`` tells that socket to let go; ``left`` says that it has. ``expiry`` runs while no socket has it,
     since ``left_at`` (monotonic seconds).
     """
 
-    def __init__(self, session: Session, terms: Hashable) -> None:
+    def __init__(self, session: Session, terms: Hashable, home: str = "") -> None:
         self.session, self.terms = session, terms
         self.source: LiveSource | None = None
-        self.token = secrets.token_urlsafe(16)
+        self.token = f"{home}.{secrets.token_urlsafe(16)}" if home else secrets.token_urlsafe(16)
         self.evicted, self.left = asyncio.Event(), asyncio.Event()
         self.expiry: asyncio.Task[None] | None = None
         self.left_at = 0.0
@@ -33,17 +34,18 @@ class ResumableStream:
 
 
 class ResumableStreams:
-    """All live streams by their tokens. ``ttl_s``: how long one waits without a socket; with 0 it ends with it."""
+    """All live streams by their tokens. ``ttl_s``: how long one waits without a socket; with 0 it ends with it.
+    ``home``: of all of them."""
 
-    def __init__(self, ttl_s: float, metrics: Metrics) -> None:
-        self.ttl_s = ttl_s
+    def __init__(self, ttl_s: float, metrics: Metrics, home: str = "") -> None:
+        self.ttl_s, self._home = ttl_s, home
         self._metrics = metrics
         self._by_token: dict[str, ResumableStream] = {}
         self._closing = False
 
     def add(self, session: Session, terms: Hashable) -> ResumableStream:
         """Keep a new stream; each needs its ``let_go``."""
-        stream = ResumableStream(session, terms)
+        stream = ResumableStream(session, terms, self._home)
         self._by_token[stream.token] = stream
         return stream
 

@@ -61,8 +61,10 @@ class Session:
         options: DetectOptions,
         deadline_ms: float | None = None,
         place: StreamPlace | None = None,
+        number: int | None = None,
     ) -> None:
         """``place``: the caller's, where it has one for this already: it is then let in though the service drains.
+        ``number``: the stream's id, where it has one that no other stream here gets.
 
         Raises CapacityError without room, InputError where there is no such model.
         """
@@ -71,7 +73,7 @@ class Session:
         model = engine.models.get(options.model).info
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
         self.stream = Stream(
-            engine.admit(policy, schedule.hz, options.model, though_draining=place is not None),
+            engine.admit(policy, schedule.hz, options.model, though_draining=place is not None, number=number),
             source, policy, schedule, options, deadline_s, self._deliver,
         )  # fmt: skip
         self.stream.bank = new_bank(model.config)

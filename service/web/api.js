@@ -30,7 +30,13 @@ const socketAddress = (path) => {
   return url;
 };
 
-export const streamAddress = () => socketAddress(ofModel("v1/streams/ws"));
+/** Of several services that stand behind one address a token names the one that it is from. */
+export const streamAddress = (token) => {
+  const url = socketAddress(ofModel("v1/streams/ws"));
+  const [home, secret] = (token ?? "").split(".");
+  if (secret) url.searchParams.set("replica", home);
+  return url;
+};
 
 /** Where a pulled stream says what it sees. */
 export const followAddress = (id) => socketAddress(`v1/streams/${id}/ws`);

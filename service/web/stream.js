@@ -37,7 +37,7 @@ export class LiveStream {
   connect() {
     this.#on.state("connecting", this.#attempt ? "Connecting again" : "Connecting");
     this.#lastError = null;
-    const socket = new WebSocket(streamAddress(), "stmixer.v1");
+    const socket = new WebSocket(streamAddress(this.#token), "stmixer.v1");
     this.#socket = socket;
     let opened = false;
     socket.addEventListener("open", () => {

@@ -1,0 +1,166 @@
+"""What a replica of Ray Serve is: the application of ``service.api`` around a service of its own, with a lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from stmixer.service.api.app import create_app
+from stmixer.service.api.doorway import raise_descriptor_limit
+from stmixer.service.cluster.coordinator import coordinator_of
+from stmixer.service.cluster.member import Member
+from stmixer.service.cluster.service import ClusterService
+from stmixer.service.cluster.taking import listen
+from stmixer.service.cluster.tokens import SharedAccess
+from stmixer.service.errors import CapacityError
+from stmixer.service.events.store import Wanted
+from stmixer.service.logs import KEY_NAME
+from stmixer.service.settings import Settings
+from stmixer.service.streams_file import read_streams
+
+log = logging.getLogger("stmixer.cluster")
+
+ASKED_S = 5.0
+"""So long the other replicas may take to answer."""
+
+
+class Replica:
+    """See the module. Serve makes one in each process, with the methods by which it and the others ask."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        context = serve.get_replica_context()
+        self._name, app = context.replica_tag, context.app_name
+        self._peers = serve.get_deployment_handle(context.deployment, app)
+        self._seen = False
+        self._leaving: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        filed = None if settings.streams is None else {
+            name: order.model_dump_json(exclude_unset=True) for name, order in read_streams(settings.streams).items()
+        }  # fmt: skip
+        self._member = Member(
+            self._name,
+            lambda: asyncio.to_thread(coordinator_of, app),
+            ray.get_runtime_context().current_actor,
+            filed,
+        )
+        self._service: ClusterService
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:  # Serve's own name
+        raise_descriptor_limit()
+        joined = await self._member.join()
+        access = SharedAccess(self._settings.keys, joined.secret, known=KEY_NAME.set)
+        self._service = ClusterService(self._settings, self._member, joined.number, access, self._ask)
+        return Front(create_app(self._service), self)
+
+    # -- lifespan
+
+    async def begin(self) -> None:
+        """Start all that a service is."""
+        await self._service.start()
+        loop = asyncio.get_running_loop()
+        listen(lambda names: loop.call_soon_threadsafe(self._see, names))
+        self._looking = asyncio.create_task(self._look_around())
+        self._member.start(self._service)
+
+    async def _look_around(self) -> None:
+        """Have our own router say who takes requests, from here on."""
+        with contextlib.suppress(RayServeException, CapacityError):  # nobody does yet
+            await self._ask("present")
+
+    async def end(self) -> None:
+        """End it; what was to be said has been, where Serve has waited for it."""
+        await self._leave()
+        await self._service.stop()
+
+    def _see(self, names: frozenset[str]) -> None:
+        """One that took requests and takes none any more is being stopped."""
+        if self._name in names:
+            self._seen = True
+        elif self._seen and self._leaving is None:
+            log.info("replica %s is to end", self._name)
+            self._leaving = asyncio.create_task(self._service.leave())
+
+    async def _leave(self) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._service.leave())
+        await asyncio.gather(self._leaving, return_exceptions=True)
+
+    # -- what Serve asks
+
+    def check_health(self) -> None:
+        """Raises where no worker can be had: Serve then starts another replica."""
+        if not (self._service.engine.ready or self._service.engine.draining):
+            raise RuntimeError("no worker is ready")
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What ``StreamRouter`` goes by."""
+        return {"streams": len(self._service.engine.streams), "capacity": self._service.capacity}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What ``StreamScaling`` goes by."""
+        return {
+            "streams": float(len(self._service.engine.streams)),
+            "capacity": float(self._service.capacity),
+            "keyframe_age_s": self._service.keyframe_age_s,
+        }
+
+    # -- what other replicas ask
+
+    async def present(self) -> None:
+        """Whether we are there."""
+
+    async def scrape(self) -> tuple[str, str]:
+        """Who we are, and what is measured here."""
+        return self._name, self._service.scraped()
+
+    async def list_streams(self, owner: str, *, sees_all: bool) -> list[str]:
+        """As ``ClusterService.listed``."""
+        return self._service.listed(owner, sees_all=sees_all)
+
+    async def list_events(self, wanted: Wanted) -> list[str]:
+        """As ``ClusterService.events_listed``."""
+        return await self._service.events_listed(wanted)
+
+    async def _ask(self, verb: str, *arguments: Any, **named: Any) -> list[Any]:
+        """All replicas; what those say that answer."""
+        asked = self._peers.broadcast(verb, *arguments, **named)
+        try:
+            told = await asked.results_async(timeout_s=ASKED_S, return_exceptions=True)
+        except TimeoutError:
+            raise CapacityError("slow_replica", "a replica does not answer in time; try again later") from None
+        for error in told:
+            if isinstance(error, Exception):
+                log.warning("a replica does not say its part of %s: %s", verb, error)
+        return [answer for answer in told if not isinstance(answer, Exception)]
+
+
+class Front:
+    """The application with its replica's lifespan."""
+
+    def __init__(self, app: ASGIApp, replica: Replica) -> None:
+        self._app, self._replica = app, replica
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "lifespan":
+            await self._app({**scope, "state": dict(scope.get("state") or {})}, receive, send)
+            return
+        await receive()
+        try:
+            await self._replica.begin()
+        except Exception as error:  # whatever it was, Serve is told that this one did not start
+            log.exception("the service does not start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._replica.end()
+        await send({"type": "lifespan.shutdown.complete"})

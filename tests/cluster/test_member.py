@@ -1,0 +1,217 @@
+"""A replica's side of the coordinator, with a coordinator and streams that are made up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorUnavailableError
+
+from stmixer.service.cluster.coordinator import Joined, ToFetch
+from stmixer.service.cluster.member import Member
+from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
+from stmixer.service.errors import CapacityError, StmixerError
+
+
+class Verb:
+    """An actor's method."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        self._answer = answer
+
+    async def remote(self, *arguments: Any) -> Any:
+        answer = self._answer(*arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, asyncio.Future):
+            return await answer
+        return answer
+
+
+class Coordinator:
+    """Answers at once while there is an answer, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.answers: asyncio.Queue[ToFetch | Exception] = asyncio.Queue()
+        self.told: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.wants = True
+        self.joined = 0
+
+    def __getattr__(self, verb: str) -> Verb:
+        return Verb(getattr(self, f"_{verb}"))
+
+    def _join(self, name: str, actor: Any, filed: Any, number: int | None) -> Joined:
+        self.joined += 1
+        self.told.put_nowait(("join", name, filed, number))
+        return Joined(7 if number is None else number, b"secret")
+
+    def _ask(self, name: str, others: int, capacity: int, seen: int) -> Any:
+        return asyncio.ensure_future(self._next())
+
+    async def _next(self) -> ToFetch:
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _began(self, name: str, number: int, running: str) -> bool:
+        self.told.put_nowait(("began", name, number, running))
+        return self.wants
+
+    def _refused(self, name: str, number: int, why: PullRefusal) -> None:
+        self.told.put_nowait(("refused", name, number, why))
+
+    def _leave(self, name: str) -> None:
+        self.told.put_nowait(("leave", name))
+
+
+class Streams:
+    """What is fetched, as a service would."""
+
+    others, capacity = 0, 8
+
+    def __init__(self) -> None:
+        self.fetched: frozenset[int] = frozenset()
+        self.error: StmixerError | None = None
+        self.ended = asyncio.Event()
+
+    async def fetch(self, order: Order) -> str:
+        if self.error is not None:
+            raise self.error
+        self.fetched |= {order.number}
+        return f"stream {order.number}"
+
+    async def end(self, number: int) -> None:
+        self.fetched -= {number}
+        self.ended.set()
+
+
+def wanted(version: int, *numbers: int, known: bool = True) -> ToFetch:
+    return ToFetch(version, tuple(Order(number, "{}", "") for number in numbers), known)
+
+
+class Scene:
+    """A member at work."""
+
+    def __init__(self) -> None:
+        self.coordinator, self.streams, self.now = Coordinator(), Streams(), 0.0
+
+        async def find() -> Coordinator:
+            return self.coordinator
+
+        self.member = Member("a", find, "actor", {"door": "{}"}, lambda: self.now)
+
+    async def __aenter__(self) -> Scene:
+        await self.member.join()
+        self.member.start(self.streams)
+        assert await self.told() == ("join", "a", {"door": "{}"}, None)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.member.leave(self.streams)
+
+    async def told(self) -> tuple[Any, ...]:
+        """What the coordinator hears next."""
+        async with asyncio.timeout(10):
+            return await self.coordinator.told.get()
+
+
+def played(act: Callable[[Scene], Any]) -> None:
+    async def play() -> None:
+        async with Scene() as scene:
+            await act(scene)
+
+    asyncio.run(play())
+
+
+def test_it_fetches_what_it_is_told_and_ends_what_it_is_not() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4, 5))
+        assert {await scene.told(), await scene.told()} == {
+            ("began", "a", 4, "stream 4"), ("began", "a", 5, "stream 5"),
+        }  # fmt: skip
+        scene.coordinator.answers.put_nowait(wanted(2, 5, 6))
+        assert await scene.told() == ("began", "a", 6, "stream 6")
+        assert scene.streams.fetched == {5, 6}
+
+    played(act)
+
+
+def test_what_cannot_begin_is_said_with_the_reason() -> None:
+    async def act(scene: Scene) -> None:
+        scene.streams.error = CapacityError("capacity", "full", 503, 9)
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert await scene.told() == ("refused", "a", 4, PullRefusal("capacity", "full", 503, 9))
+
+    played(act)
+
+
+def test_what_others_fetch_by_now_ends() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.wants = False
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+        assert scene.streams.fetched == frozenset()
+
+    played(act)
+
+
+def test_without_an_answer_it_ends_what_it_fetches_by_itself() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        assert not scene.streams.ended.is_set()
+        scene.now = LEASE_S + 0.1
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+        assert scene.streams.fetched == frozenset()
+        scene.coordinator.answers.put_nowait(wanted(1, 4))  # it was only slow
+        assert await scene.told() == ("began", "a", 4, "stream 4")
+
+    played(act)
+
+
+def test_one_that_is_not_known_joins_anew_with_its_number() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(0, known=False))
+        assert await scene.told() == ("join", "a", {"door": "{}"}, 7)
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+
+    played(act)
+
+
+def test_a_coordinator_that_dies_is_found_again() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(ActorUnavailableError("it is gone", None))
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+
+    played(act)
+
+
+def test_it_leaves_once_what_it_fetched_has_ended() -> None:
+    async def play() -> None:
+        async with Scene() as scene:
+            scene.coordinator.answers.put_nowait(wanted(1, 4))
+            assert (await scene.told())[0] == "began"
+            await scene.member.leave(scene.streams)
+            assert scene.streams.fetched == frozenset()
+            assert await scene.told() == ("leave", "a")
+        assert scene.coordinator.told.empty(), "once"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("what"), KeyError(3)])
+def test_an_unforeseen_error_stops_nothing(error: Exception) -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(error)
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+
+    played(act)

@@ -1,0 +1,227 @@
+"""The cluster's small parts: joined metrics, scaling, shared tokens, options, what a proxy says of a dead replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from stmixer.service.access import TOKEN_S
+from stmixer.service.cluster.ages import RecentAge
+from stmixer.service.cluster.joined import JoinedMetrics
+from stmixer.service.cluster.options import NOT_HERE, ClusterOptions, options_of
+from stmixer.service.cluster.proxy import CLOSE_RESTART, GONE, Mended
+from stmixer.service.cluster.scaling import Measured, needed
+from stmixer.service.cluster.tokens import SharedAccess
+from stmixer.service.errors import AccessError, StartError
+from stmixer.service.key_file import digest
+from stmixer.service.settings import Settings
+
+# -- metrics
+
+
+def measured(streams: int, frames: int) -> str:
+    registry = CollectorRegistry()
+    Gauge("x_streams", "Streams now.", ["source"], registry=registry).labels("ws").set(streams)
+    Counter("x_frames_total", "Frames.", registry=registry).inc(frames)
+    Histogram("x_seconds", "Seconds.", buckets=(1, 2), registry=registry).observe(1.5)
+    return generate_latest(registry).decode()
+
+
+def test_each_series_says_of_which_replica_it_is() -> None:
+    joined = generate_latest(JoinedMetrics({"b": measured(5, 7), "a": measured(2, 3)})).decode()
+    lines = [line for line in joined.splitlines() if not line.startswith("#") and "created" not in line]
+    assert lines == [
+        'x_streams{replica="a",source="ws"} 2.0',
+        'x_streams{replica="b",source="ws"} 5.0',
+        'x_frames_total{replica="a"} 3.0',
+        'x_frames_total{replica="b"} 7.0',
+        *(
+            f'x_seconds_{name}{{{label}replica="{replica}"}} {value}'
+            for replica in "ab"
+            for name, label, value in [
+                ("bucket", 'le="1.0",', 0.0), ("bucket", 'le="2.0",', 1.0), ("bucket", 'le="+Inf",', 1.0),
+                ("count", "", 1.0), ("sum", "", 1.5),
+            ]
+        ),
+    ]  # fmt: skip
+    assert joined.count("# TYPE x_frames_total counter") == 1
+
+
+# -- scaling
+
+
+@pytest.mark.parametrize(
+    ("streams", "age_s", "now", "expected"),
+    [
+        ([0, 0], 0.0, 2, 1),
+        ([8], 0.0, 1, 1),
+        ([9], 0.0, 1, 2),
+        ([4, 4], 3.1, 2, 3),  # few, and too old
+        ([4, 4], 3.0, 2, 2),  # one alone would be full to the brim
+        ([3, 4], 0.0, 2, 1),
+        ([10, 10, 10], 0.0, 3, 4),
+        ([], 9.0, 2, 2),
+    ],
+)
+def test_replicas_follow_streams_and_the_age_of_keyframes(
+    streams: list[int], age_s: float, now: int, expected: int
+) -> None:
+    replicas = [Measured(count, 10, age_s) for count in streams]
+    assert needed(replicas, now, filled=0.8, keyframe_age_s=3.0) == expected
+
+
+def test_the_age_is_of_what_came_since_the_last_look() -> None:
+    ages = Histogram("age", "s", ["source"], buckets=(0.5, 1, 2, 5), registry=CollectorRegistry())
+    recent = RecentAge(ages)
+    assert recent.look() == 0.0
+    for seconds in [0.4] * 19 + [4.0]:
+        ages.labels("ws").observe(seconds)
+    assert recent.look() == 0.5
+    assert recent.look() == 0.0
+    ages.labels("pull").observe(1.5)
+    ages.labels("ws").observe(0.1)
+    assert recent.look() == 2.0
+    ages.labels("ws").observe(60)
+    assert recent.look() == 5.0
+
+
+# -- tokens
+
+
+def keys(folder: Path) -> Path:
+    path = folder / "keys.json"
+    key = {"name": "door", "sha256": digest("secret"), "scopes": ["stream"]}
+    path.write_text(json.dumps({"keys": [key]}))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_token_of_one_replica_opens_the_others(tmp_path: Path) -> None:
+    now = 1000.0
+    here, there = (SharedAccess(keys(tmp_path), b"shared", epoch=lambda: now) for _ in range(2))
+    caller = here.caller("secret")
+    token = here.token(caller, "/v1/streams/1/events")
+    assert there.caller_of_token(token, "/v1/streams/1/events").name == "door"
+    assert there.caller_of_token(here.token(caller), "/v1/streams/2/events").name == "door"
+    for wrong, path in [
+        (token, "/v1/streams/2/events"), (token[:-1] + "!", "/v1/streams/1/events"), ("", "/"), ("a.b.c.d", "/"),
+    ]:  # fmt: skip
+        with pytest.raises(AccessError):
+            there.caller_of_token(wrong, path)
+    stranger = SharedAccess(keys(tmp_path), b"other", epoch=lambda: now)
+    with pytest.raises(AccessError):
+        stranger.caller_of_token(token, "/v1/streams/1/events")
+    now += TOKEN_S
+    with pytest.raises(AccessError):
+        there.caller_of_token(token, "/v1/streams/1/events")
+
+
+def test_a_token_of_a_key_that_was_taken_away_opens_nothing(tmp_path: Path) -> None:
+    access = SharedAccess(keys(tmp_path), b"shared")
+    token = access.token(access.caller("secret"))
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    with pytest.raises(AccessError):
+        access.caller_of_token(token, "/v1/streams/1/events")
+
+
+def test_without_keys_a_token_is_anybodys() -> None:
+    access = SharedAccess(None, b"shared")
+    assert access.caller_of_token("whatever", "/v1/streams/1/events") is access.caller(None)
+
+
+# -- options
+
+
+def test_options_are_the_clusters_and_any_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STMIXER_MAX_STREAMS", "5")
+    options, settings = options_of({"replicas": "3", "max_replicas": "7", "model": "tiny", "device": "cpu"})
+    assert options == ClusterOptions(replicas=3, max_replicas=7)
+    assert (settings.model, settings.device, settings.max_streams) == ("tiny", "cpu", 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"replicas": "0"}, "replicas: "),
+        ({"replicas": "3", "max_replicas": "2"}, "max_replicas is less than replicas"),
+        ({"no_such": "1"}, "no_such: "),
+        ({"allow_teach": "true", "teach_dir": "/nowhere"}, "allow_teach: not in a cluster"),
+        ({"port": "9000"}, "port: not in a cluster"),
+        ({"weights_dir": "/weights"}, "weights_dir: not in a cluster"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: dict[str, str], says: str) -> None:
+    with pytest.raises(StartError) as raised:
+        options_of(arguments)
+    assert says in str(raised.value)
+
+
+def test_what_is_not_for_a_cluster_are_settings() -> None:
+    assert set(NOT_HERE) <= set(Settings.model_fields)
+
+
+# -- what a proxy says
+
+
+class Replied:
+    """Plays an application, and keeps what came of it."""
+
+    def __init__(self, kind: str, *messages: Mapping[str, Any], heard: Mapping[str, Any] | None = None) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            if heard is not None:
+                await receive()
+            for message in messages:
+                await send(message)
+
+        async def receive() -> Any:
+            return heard
+
+        async def send(message: Mapping[str, Any]) -> None:
+            self.sent.append(message)
+
+        asyncio.run(Mended(application)({"type": kind}, receive, send))
+
+
+def test_a_request_that_nobody_answers_may_be_sent_again() -> None:
+    start, body = Replied("http").sent
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    problem = json.loads(body["body"])
+    assert (problem["status"], problem["code"]) == (503, "replica_gone")
+
+
+def test_serves_own_refusal_says_when_to_come_again() -> None:
+    start, _ = Replied(
+        "http", {"type": "http.response.start", "status": 503, "headers": []}, {"type": "http.response.body"}
+    ).sent
+    assert start["headers"] == [(b"retry-after", b"1")]
+    ours = {"type": "http.response.start", "status": 503, "headers": [(b"Retry-After", b"5")]}
+    assert Replied("http", ours).sent == [ours]
+
+
+def test_half_an_answer_stays_half() -> None:
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    assert Replied("http", start).sent == [start]
+
+
+def test_a_socket_that_nobody_closes_is_closed_with_words() -> None:
+    accept = {"type": "websocket.accept"}
+    assert Replied("websocket", accept).sent == [
+        accept, {"type": "websocket.close", "code": CLOSE_RESTART, "reason": GONE},
+    ]  # fmt: skip
+    assert Replied("websocket").sent == [{"type": "websocket.close", "code": CLOSE_RESTART}]
+
+
+def test_one_that_was_closed_stays_as_it_is() -> None:
+    close = {"type": "websocket.close", "code": 1001}
+    assert Replied("websocket", {"type": "websocket.accept"}, close).sent[-1] is close
+    left = Replied("websocket", {"type": "websocket.accept"}, heard={"type": "websocket.disconnect", "code": 1000})
+    assert [message["type"] for message in left.sent] == ["websocket.accept"]

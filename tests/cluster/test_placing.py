@@ -1,0 +1,174 @@
+"""The coordinator's table: who fetches what, and what becomes of it when somebody is gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from stmixer.service.cluster.placing import AGAIN_S, LEASE_S, LOST_S, RANGE, Order, Placements, PullRefusal
+from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
+
+FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
+WRONG = PullRefusal("bad_url", "no such camera", 422, None)
+
+
+def table(*names: str, capacity: int = 10) -> Placements:
+    """With these replicas, as they joined."""
+    placements = Placements()
+    for name in names:
+        placements.join(name, 0.0)
+        assert placements.report(name, 0, capacity, 0.0)
+    return placements
+
+
+def homes(placements: Placements, *names: str) -> list[list[int]]:
+    """The numbers of what each is to fetch."""
+    return [[order.number for order in placements.of(name)] for name in names]
+
+
+def test_streams_go_to_where_most_room_is() -> None:
+    placements = table("a", "b", "c")
+    for _ in range(4):
+        placements.order("{}", "", 0.0)
+    assert homes(placements, "a", "b", "c") == [[1, 4], [2], [3]]
+    placements.report("a", 5, 10, 1.0)
+    placements.report("b", 0, 2, 1.0)  # half full with one
+    placements.order("{}", "", 1.0)
+    assert homes(placements, "a", "b", "c") == [[1, 4], [2], [3, 5]]
+
+
+def test_one_that_leaves_has_others_fetch_what_it_did() -> None:
+    placements = table("a", "b", "c")
+    for _ in range(3):
+        placements.order("{}", "", 0.0)
+    placements.leave("a", 1.0)
+    assert homes(placements, "b", "c") == [[2], [3]]
+    assert placements.look(1.0)
+    assert homes(placements, "b", "c") == [[1, 2], [3]]
+    assert not placements.look(1.0)
+
+
+def test_a_silent_one_is_gone_only_once_it_has_ended_what_it_fetched() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    placements.report("b", 0, 10, LOST_S)
+    assert not placements.look(LOST_S)
+    assert placements.look(LOST_S + 0.1)
+    assert homes(placements, "a", "b") == [[], [1]]
+    assert not placements.report("a", 0, 10, LOST_S + 0.2), "it has to join anew"
+    assert LEASE_S + 1 < LOST_S
+
+
+def test_without_a_replica_a_stream_waits_for_one() -> None:
+    placements = table("a")
+    placements.order("{}", "", 0.0)
+    placements.leave("a", 1.0)
+    assert placements.empty_since == 1.0
+    assert not placements.look(2.0)
+    placements.join("b", 3.0)
+    assert placements.empty_since is None
+    assert placements.look(3.0)
+    assert homes(placements, "b") == [[1]]
+
+
+def test_one_that_finds_no_room_is_tried_elsewhere_and_then_refused() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    assert placements.refused("a", 1, FULL, 0.0), "the other one is left"
+    assert homes(placements, "a", "b") == [[], [1]]
+    assert not placements.refused("b", 1, FULL, 0.0)
+    assert homes(placements, "a", "b") == [[], []]
+    assert not placements.look(1.0), "it is forgotten"
+
+
+def test_what_once_ran_or_stands_in_the_file_waits_for_room() -> None:
+    placements = table("a")
+    placements.order("{}", "", 0.0)
+    assert placements.began("a", 1)
+    placements.leave("a", 0.0)
+    placements.join("b", 0.0)
+    placements.file({"door": "{}"}, 0.0)
+    placements.look(0.0)
+    assert homes(placements, "b") == [[1, 2]]
+    assert placements.refused("b", 1, FULL, 1.0)
+    assert placements.refused("b", 2, FULL, 1.0)
+    assert homes(placements, "b") == [[]]
+    assert not placements.look(1.0 + AGAIN_S - 0.1)
+    assert placements.look(1.0 + AGAIN_S)
+    assert homes(placements, "b") == [[1, 2]]
+
+
+def test_what_can_never_be_fetched_is_tried_once() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    assert not placements.refused("a", 1, WRONG, 0.0)
+    assert homes(placements, "a", "b") == [[], []]
+
+
+def test_a_replica_that_was_taken_for_gone_is_not_believed() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    placements.leave("a", 0.0)
+    placements.look(0.0)
+    assert homes(placements, "a", "b") == [[], [1]]
+    assert not placements.began("a", 1), "it has to end it"
+    assert placements.refused("a", 1, WRONG, 0.0), "and what it says of it changes nothing"
+    assert placements.began("b", 1)
+    placements.forget(1)
+    assert not placements.began("b", 1)
+
+
+def test_where_a_stream_is() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    assert (placements.where(1), placements.knows(1)) == (None, True)
+    placements.began("a", 1)
+    assert (placements.where(1), placements.knows(1)) == ("a", True)
+    placements.leave("a", 0.0)
+    assert (placements.where(1), placements.knows(1)) == (None, True)
+    assert [placements.where(number) for number in (2 * RANGE, 3 * RANGE - 1, 3 * RANGE, 2)] == ["b", "b", None, None]
+    assert not placements.knows(2 * RANGE)
+    placements.forget(1)
+    assert not placements.knows(1)
+
+
+def test_no_number_is_given_twice() -> None:
+    placements = table("a")
+    placements.leave("a", 0.0)
+    assert placements.join("b", 0.0) == 2
+    assert placements.join("b", 1.0) == 2
+    assert placements.join("a", 0.0, 1) == 1, "one that comes back keeps its own"
+    assert placements.join("c", 0.0) == 3
+
+
+def test_the_file_of_streams_ends_and_begins_what_is_other_in_it() -> None:
+    placements = table("a")
+    placements.file({"door": "1", "yard": "2"}, 0.0)
+    placements.order("9", "", 0.0)
+    placements.file({"door": "1", "yard": "3", "hall": "4"}, 0.0)
+    told = {order.number: (order.filed, order.text) for order in placements.of("a")}
+    assert told == {1: ("door", "1"), 3: (None, "9"), 4: ("yard", "3"), 5: ("hall", "4")}
+
+
+def test_it_goes_on_where_the_coordinator_died() -> None:
+    before = table("a", "b")
+    before.order('{"url":"x"}', "key", 0.0)
+    before.order("{}", "", 0.0)
+    before.began("a", 1)
+    after = Placements.read(before.written(), 100.0)
+    assert after.of("a") == (Order(1, '{"url":"x"}', "key"),)
+    assert (after.where(1), after.where(2), tuple(after.names)) == ("a", None, ("a", "b"))
+    assert not after.look(100.0 + LOST_S)
+    after.report("b", 0, 10, 100.0 + LOST_S)
+    assert after.look(100.1 + LOST_S), "who does not report is gone"
+    assert homes(after, "b") == [[1, 2]]
+    assert after.join("c", 200.0) == 3
+    assert after.order("{}", "", 200.0).number == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CapacityError("capacity", "full", 503, 7), InputError("bad_url", "no"), AccessError("unauthorized", "who", 401)],
+)
+def test_an_error_is_the_same_on_the_other_side(error: StmixerError) -> None:
+    same = PullRefusal.of(error).error()
+    assert (type(same), str(same), vars(same)) == (type(error), str(error), vars(error))

@@ -185,6 +185,7 @@ def test_a_camera_that_sends_by_no_datagrams_says_so(film: Path) -> None:
                     writer.write(b"RTSP/1.0 461 Unsupported Transport\r\n" + number + b"\r\n\r\n")
                 case _:
                     writer.write(b"RTSP/1.0 200 OK\r\n" + number + b"\r\n" + kinds + b"\r\n")
+        writer.close()
 
     async def run() -> None:
         server = await asyncio.start_server(refuses, "127.0.0.1", 0)

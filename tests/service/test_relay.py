@@ -190,7 +190,7 @@ def test_media_come_by_datagrams_of_the_camera_alone() -> None:
                 assert await loop.sock_recv(one, 100)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
                 other.bind(("127.0.0.2", 0))
-                other.sendto(rtp(1), ("127.0.0.1", first))
+                other.sendto(rtp(1) + b" of another", ("127.0.0.1", first))
             for number in (1, 3, 2):
                 sends[0].sendto(rtp(number), ("127.0.0.1", first))
             sends[1].sendto(b"report", ("127.0.0.1", second))

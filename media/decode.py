@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from stmixer.media.camera_feed import Camera, CameraFeed
 from stmixer.media.capture_clock import CaptureClock
 from stmixer.media.deinterlace import Deinterlacer
 from stmixer.media.display import Display
@@ -38,7 +39,6 @@ from stmixer.media.probe import (
     stream_rate,
     timeline_rate,
 )
-from stmixer.media.rtsp import CameraFeed, RtspCamera
 from stmixer.media.source import ByteSource, ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.takeover import Takeover
 from stmixer.media.timeline import Placed, Timeline
@@ -136,7 +136,7 @@ class VideoReader:
 
     def __init__(
         self,
-        source: str | Path | BinaryIO | RtspCamera,
+        source: str | Path | BinaryIO | Camera,
         *,
         limits: Limits,
         rate_hint: float | None = None,
@@ -160,7 +160,7 @@ class VideoReader:
         self._first: Frame | None = None
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
-        self._source: ByteSource = CameraFeed(source) if isinstance(source, RtspCamera) else open_source(source)
+        self._source: ByteSource = CameraFeed(source) if isinstance(source, Camera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
         self._watched = False  # whether another video may take over
         self.capture = CaptureClock()

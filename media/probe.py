@@ -9,9 +9,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from stmixer.media.camera_feed import CameraFeed
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.rtsp import CameraFeed, explain_camera, open_camera
 from stmixer.media.sniff import sniff
 from stmixer.media.source import ByteSource, ResourceRefused
 
@@ -76,7 +76,7 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
         options |= {"probesize": "65536", "analyzeduration": "200000", "fpsprobesize": "0"}
     try:
         if isinstance(source, CameraFeed):
-            container = open_camera(source.camera, DECODERS, options)
+            container = source.open(DECODERS, options)
         else:
             container = av.open(source, "r", options=options, io_open=source.refuse, metadata_errors="replace")
     except (av.error.FFmpegError, ResourceRefused, UnicodeError) as error:
@@ -189,7 +189,7 @@ def explain(
     """The MediaError for a file of which nothing could be read, by what was seen of it; ``opening``: of a camera that
     did not get as far as its streams."""
     if isinstance(source, CameraFeed):
-        return explain_camera(source, error, opening=opening)
+        return source.explain(error, opening=opening)
     reason = getattr(error, "strerror", None) or ("no picture could be decoded" if error is None else str(error))
     if source.refused or isinstance(error, ResourceRefused):
         return MediaError(

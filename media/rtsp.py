@@ -1,14 +1,12 @@
 """A camera that is read over RTSP, through FFmpeg: the one source whose connection FFmpeg believes to make by itself.
 
 What it may speak of is bounded as everything is: the one protocol, the codecs of ``media.probe``. Media come within the
-RTSP connection (interleaved, "TCP"), sound is not even asked for.
+RTSP connection (interleaved, "TCP"), whatever is behind that (``service.sources.relay``); sound is not even asked for.
 """
 
 from __future__ import annotations
 
 import errno
-import io
-import time
 from dataclasses import dataclass, field
 
 import av
@@ -16,7 +14,6 @@ import av.error
 from av.container import InputContainer
 
 from stmixer.media.errors import MediaError
-from stmixer.media.source import ByteSource
 
 _NOT_DECODED = (av.error.DecoderNotFoundError, av.error.PatchWelcomeError, av.error.NotImplementedError)
 _TIMED_OUT = (av.error.ExitError, av.error.TimeoutError)
@@ -34,19 +31,6 @@ class RtspCamera:
     silent_s: float = 10.0
 
 
-class CameraFeed(ByteSource):
-    """In the place of a file: nothing is read from it, FFmpeg does that."""
-
-    def __init__(self, camera: RtspCamera) -> None:
-        super().__init__(io.BytesIO(), owned=True)
-        self.camera, self._began = camera, time.monotonic()
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since it was made, which is right before it is opened."""
-        return time.monotonic() - self._began
-
-
 def open_camera(camera: RtspCamera, codecs: str, options: dict[str, str]) -> InputContainer:
     """Describe, set up and play. ``codecs``: the decoders that it may take. Raises FFmpegError."""
     options = {
@@ -62,10 +46,13 @@ def open_camera(camera: RtspCamera, codecs: str, options: dict[str, str]) -> Inp
     return av.open(camera.url, "r", format="rtsp", options=options, timeout=waits, metadata_errors="replace")
 
 
-def explain_camera(source: CameraFeed, error: BaseException | None, *, opening: bool) -> MediaError:
-    """What is wrong with a camera, by FFmpeg's error; its own text may have the password in it and is not passed on."""
-    said, camera = getattr(error, "strerror", None) or "it does not say why", source.camera
-    waited = opening and source.age_s >= camera.silent_s and isinstance(error, av.error.InvalidDataError)
+def explain_camera(camera: RtspCamera, error: BaseException | None, *, opening: bool, age_s: float) -> MediaError:
+    """What is wrong with a camera, by FFmpeg's error; its own text may have the password in it and is not passed on.
+
+    ``age_s``: seconds since it was to be opened.
+    """
+    said = getattr(error, "strerror", None) or "it does not say why"
+    waited = opening and age_s >= camera.silent_s and isinstance(error, av.error.InvalidDataError)
     if waited or isinstance(error, _TIMED_OUT):  # an answer that does not come FFmpeg takes for a wrong one
         return MediaError("silent", f"the camera took the connection and said nothing for {camera.silent_s:g} s")
     match error:
@@ -80,12 +67,14 @@ def explain_camera(source: CameraFeed, error: BaseException | None, *, opening: 
         case _ if isinstance(error, _NOT_DECODED):
             return MediaError("unsupported_codec", f"the camera's video cannot be decoded ({said}); H.264 can")
         case av.error.HTTPClientError():
-            return MediaError(
-                "bad_answer", f"the camera does not play this ({said}); it may hold no video, or not by TCP"
-            )
+            return MediaError("bad_answer", f"the camera does not play this ({said}); it may hold no video")
         case _ if isinstance(error, _ANSWERS):
             return MediaError("bad_answer", f"the camera's answer is no use ({said}); is it an RTSP server?")
         case OSError() if error.errno in _REDIRECTED:
             return MediaError("bad_answer", "the camera sends us to another address, which is not followed; give that")
+        case OSError() if error.errno == errno.EPROTONOSUPPORT:  # its answer was 461
+            return MediaError(
+                "bad_answer", "the camera does not send by this transport; take the other one, tcp or udp"
+            )
         case _:
             return MediaError("connection_lost", f"the connection to the camera ended ({said})")

@@ -270,6 +270,12 @@ def serve(
         str | None, typer.Option(help="private networks that streams may be pulled from, with commas")
     ] = None,
     allow_files: Annotated[Path | None, typer.Option(help="folder whose files may be played as streams")] = None,
+    allow_devices: Annotated[
+        str | None, typer.Option(help="video devices that may be read, like /dev/video0, with commas")
+    ] = None,
+    pull_ca_file: Annotated[
+        Path | None, typer.Option(help="certificates, PEM, by which cameras are known, too")
+    ] = None,
     streams: Annotated[Path | None, typer.Option(help="YAML file of streams to pull; SIGHUP reads it anew")] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file of rules for all streams, of which events come")] = None,
     events_file: Annotated[Path | None, typer.Option(help="file that keeps events over a restart")] = None,

@@ -8,9 +8,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from stmixer.service.errors import InputError
 
-PORTS = {"rtsp": 554, "http": 80, "https": 443}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 """Schemes that lead to other machines, and where to when nothing is said."""
-FILE = "file"
+FILE, DEVICE = "file", "device"
 LONGEST_URL = 2000
 LONGEST_SENT = 8000
 """Characters of a URL with user and password in ``%`` form, as a decoder is told of it."""
@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 @dataclass(frozen=True, slots=True)
 class PulledUrl:
     """A source's address in parts. ``host``: a name or an address, without brackets; ``target``: path and query, as
-    they were given, or a file's path. ``user``, ``password`` are in no text that anybody gets to see."""
+    they were given, or a file's or device's path. ``user``, ``password`` are in no text that anybody gets to see."""
 
     scheme: str
     host: str
@@ -32,8 +32,8 @@ class PulledUrl:
     def __str__(self) -> str:
         """For people and logs: without credentials, and without the query, which may hold some."""
         path, query, _ = self.target.partition("?")
-        if self.scheme == FILE:
-            return f"file:{self.target}"
+        if self.scheme in (FILE, DEVICE):
+            return f"{self.scheme}:{self.target}"
         return f"{self.scheme}://{self.place}{path}{query and '?…'}"
 
     @property
@@ -42,13 +42,13 @@ class PulledUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS.get(self.scheme) else f"{host}:{self.port}"
 
-    def at(self, address: str, *, with_credentials: bool) -> str:
-        """The URL with a literal address in place of the name."""
+    def at(self, address: str, *, with_credentials: bool, scheme: str | None = None) -> str:
+        """The URL with a literal address in place of the name; ``scheme``: another one."""
         host = f"[{address}]" if ":" in address else address
         credentials = ""
         if with_credentials and (self.user or self.password):
             credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@"
-        return f"{self.scheme}://{credentials}{host}:{self.port}{self.target}"
+        return f"{scheme or self.scheme}://{credentials}{host}:{self.port}{self.target}"
 
 
 def parse_url(text: str) -> PulledUrl:
@@ -65,8 +65,12 @@ def parse_url(text: str) -> PulledUrl:
         if parts.netloc not in ("", "localhost"):
             raise _bad("a file is file:///path, or file:name below the folder of --allow-files")
         return PulledUrl(FILE, "", 0, unquote(parts.path))
+    if scheme == DEVICE:
+        if parts.netloc or not parts.path.startswith("/") or parts.query:
+            raise _bad("a device is device:/dev/video0, as --allow-devices names it")
+        return PulledUrl(DEVICE, "", 0, unquote(parts.path))
     if scheme not in PORTS:
-        known = ", ".join((*PORTS, FILE))
+        known = ", ".join((*PORTS, FILE, DEVICE))
         raise _bad(f"scheme {scheme[:20]!r} is not taken, {known} are" if scheme.isalnum() else f"one of {known}")
     if not host:
         raise _bad("it names no host")

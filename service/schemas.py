@@ -351,11 +351,14 @@ class DetectOptions(Wire):
 
 
 class PullOrder(DetectOptions):
-    """``POST /v1/streams``: what to fetch, and what is wanted of it. ``loop`` is for files."""
+    """``POST /v1/streams``: what to fetch, and what is wanted of it. ``loop`` is for files; ``transport``: how packets
+    come from a camera over RTSP. Without ``tls_verify`` any certificate of an ``rtsps`` or ``https`` source will do.
+    """
 
     url: str = Field(max_length=2000)
     name: str | None = Field(None, min_length=1, max_length=100)
-    transport: Literal["tcp"] = "tcp"
+    transport: Literal["tcp", "udp"] = "tcp"
+    tls_verify: bool = True
     deadline_ms: float | None = Field(None, gt=0, le=600_000)
     loop: bool = False
     rules: tuple[Rule, ...] = Field((), max_length=MOST_RULES)

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
 
     allow_networks: str = Field("", description="private addresses from which streams may be pulled, with commas")
     allow_files: Path | None = Field(None, description="folder whose files may be played as streams")
+    allow_devices: str = Field("", description="video devices that may be read, like /dev/video0, with commas")
+    pull_ca_file: Path | None = Field(None, description="certificates, PEM, by which cameras are known, too")
     streams: Path | None = Field(None, description="YAML file of streams to pull; SIGHUP reads it anew")
     pull_silent_s: float = Field(10.0, gt=0, description="a pulled stream without a picture for this long has stalled")
 
@@ -119,6 +121,14 @@ class Settings(BaseSettings):
         for name in listed.split(","):
             if name.strip() not in ("", *(("*",) if info.field_name == "forwarded_allow_ips" else ())):
                 ipaddress.ip_network(name.strip())
+        return listed
+
+    @field_validator("allow_devices")
+    @classmethod
+    def _are_paths(cls, listed: str) -> str:
+        for name in filter(None, map(str.strip, listed.split(","))):
+            if os.path.normpath(name) != name or not name.startswith("/dev/"):
+                raise ValueError(f"{name} is no device: give them as in /dev/video0")
         return listed
 
     @field_validator("device")
@@ -202,6 +212,11 @@ class Settings(BaseSettings):
     def places(self) -> tuple[Place, ...]:
         """Where workers run, one at each."""
         return places_of(self.device, sorted(os.sched_getaffinity(0)))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those of ``allow_devices``."""
+        return tuple(filter(None, map(str.strip, self.allow_devices.split(","))))
 
     @property
     def cache_folder(self) -> Path | None:

@@ -1,9 +1,11 @@
 """A real RTSP server: GStreamer's, run by the system's Python, which has its bindings (``cameras.running_camera``).
 
-``python3 camera_server.py FILE CODEC [basic|digest USER PASSWORD]``: each client sees the file from its beginning at
-``/cam``, with CODEC ``h264``, ``h265`` or ``mjpeg`` as the file is encoded; ``sound`` makes its own. Prints its port.
+``python3 camera_server.py MOUNTS [basic|digest USER PASSWORD]``: MOUNTS is JSON, ``{"/path": [CODEC, FILE]}``; each
+client sees the file from its beginning, with CODEC ``h264``, ``h265`` or ``mjpeg`` as the file is encoded; ``film`` is
+H.264 with sound besides, ``sound`` makes its own. Prints its port.
 """
 
+import json
 import sys
 
 import gi
@@ -16,36 +18,43 @@ PIPELINES = {
     "h264": "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96",
     "h265": "filesrc location={file} ! qtdemux ! h265parse config-interval=-1 ! rtph265pay name=pay0 pt=96",
     "mjpeg": "filesrc location={file} ! qtdemux ! jpegparse ! rtpjpegpay name=pay0 pt=26",
+    "film": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8 "
+    "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay1 pt=96",
     "sound": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8",
 }
 
 
 def main() -> None:
     """Serve until it is ended."""
-    file, codec, *access = sys.argv[1:]
+    mounts, *access = sys.argv[1:]
     Gst.init(None)
     server = GstRtspServer.RTSPServer.new()
     server.set_address("127.0.0.1")
     server.set_service("0")
-    factory = GstRtspServer.RTSPMediaFactory.new()
-    factory.set_launch(f"( {PIPELINES[codec].format(file=file)} )")
     if access:
-        kind, user, password = access
-        auth = GstRtspServer.RTSPAuth.new()
-        token = GstRtspServer.RTSPToken.new()
-        token.set_string("media.factory.role", "user")
-        if kind == "basic":
-            auth.set_supported_methods(1)
-            auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
-        else:
-            auth.set_supported_methods(2)
-            auth.add_digest(user, password, token)
-        server.set_auth(auth)
-        factory.add_role_from_structure(_may())
-    server.get_mount_points().add_factory("/cam", factory)
+        server.set_auth(_asks_for(*access))
+    for path, (codec, file) in json.loads(mounts).items():
+        factory = GstRtspServer.RTSPMediaFactory.new()
+        factory.set_launch(f"( {PIPELINES[codec].format(file=file)} )")
+        if access:
+            factory.add_role_from_structure(_may())
+        server.get_mount_points().add_factory(path, factory)
     server.attach(None)
     print(server.get_bound_port(), flush=True)
     GLib.MainLoop().run()
+
+
+def _asks_for(kind: str, user: str, password: str) -> "GstRtspServer.RTSPAuth":
+    auth = GstRtspServer.RTSPAuth.new()
+    token = GstRtspServer.RTSPToken.new()
+    token.set_string("media.factory.role", "user")
+    if kind == "basic":
+        auth.set_supported_methods(1)
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+    else:
+        auth.set_supported_methods(2)
+        auth.add_digest(user, password, token)
+    return auth
 
 
 def _may() -> "Gst.Structure":

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import signal
+import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from conftest import TESTS
 from in_process import Running
@@ -27,8 +30,10 @@ from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks
+from stmixer.service.sources.camera import Way
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PullTerms
+from stmixer.service.sources.trust import Trust
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PACKAGES = (
@@ -82,18 +87,19 @@ ENCODINGS = {
     "h265": Encoding(
         "libx265", "yuv420p", {"x265-params": "bframes=2:keyint=30:open-gop=0:pools=1:log-level=none"}, "hevc"
     ),
-    "mjpeg": Encoding("mjpeg", "yuvj420p", {}, "mjpeg"),
+    "mjpeg": Encoding("mjpeg", "yuvj420p", {"huffman": "default"}, "mjpeg"),
 }
 
 
-def make_film(folder: Path, codec: str, frames: int = 150) -> Path:
-    """Some seconds of numbered pictures, with B-frames where there are such, a keyframe a second."""
+def make_film(folder: Path, codec: str, frames: int = 150, picture: Callable[[int], np.ndarray] = numbered) -> Path:
+    """Some seconds of pictures of 320 x 240, numbered ones by default, with B-frames where there are such, a keyframe a
+    second."""
     encoding, target = ENCODINGS[codec], io.BytesIO()
     with av.open(target, "w", format="mov") as output:
         track = output.add_stream(encoding.encoder, rate=30)
         track.width, track.height, track.pix_fmt, track.options = 320, 240, encoding.pixels, encoding.options
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 30)
             output.mux(track.encode(frame))
         output.mux(track.encode(None))
@@ -102,11 +108,17 @@ def make_film(folder: Path, codec: str, frames: int = 150) -> Path:
     return path
 
 
-@contextmanager
-def running_camera(clip: Path, codec: str = "h264", *access: str) -> Iterator[Camera]:
+def running_camera(clip: Path, codec: str = "h264", *access: str) -> AbstractContextManager[Camera]:
     """A camera that shows a clip to whoever connects; ``access``: basic or digest, user, password."""
+    return running_cameras({"/cam": (codec, clip)}, *access)
+
+
+@contextmanager
+def running_cameras(mounts: Mapping[str, tuple[str, Path]], *access: str) -> Iterator[Camera]:
+    """One with several paths: of each what it shows, a codec of ``camera_server`` and a file."""
     need_rtsp_server()
-    command = [SYSTEM_PYTHON, str(TESTS / "camera_server.py"), str(clip), codec, *access]
+    paths = json.dumps({path: (codec, str(clip)) for path, (codec, clip) in mounts.items()})
+    command = [SYSTEM_PYTHON, str(TESTS / "camera_server.py"), paths, *access]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
@@ -118,14 +130,60 @@ def running_camera(clip: Path, codec: str = "h264", *access: str) -> Iterator[Ca
         process.stdout.close()
 
 
+def certificate(folder: Path, host: str = "127.0.0.1") -> Path:
+    """One of a host's own making, PEM, with its key beside it."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={host}",
+         "-addext", f"subjectAltName={'IP' if host[0].isdigit() else 'DNS'}:{host}",
+         "-keyout", folder / "its.key", "-out", folder / "its.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder / "its.pem"
+
+
+@asynccontextmanager
+async def behind_tls(port: int, its: Path) -> AsyncIterator[int]:
+    """A port of this machine that speaks TLS with ``certificate`` and passes on what it hears to another one."""
+    tls, tasks = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), set[asyncio.Task[None] | None]()
+    tls.load_cert_chain(its, its.with_suffix(".key"))
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        behind = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(pass_on(reader, behind[1]), pass_on(behind[0], writer))
+        finally:
+            behind[1].close()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+
+
 @asynccontextmanager
 async def pulled(run: Running, url: str, *, silent_s: float = 10.0, **terms: Any) -> AsyncIterator[PulledStream]:
-    """A stream that an engine without a server fetches; loopback is allowed. ``hz`` and the rest of its terms."""
+    """A stream that an engine without a server fetches; loopback is allowed. ``hz``, parts of its ``Way`` and the rest
+    of its terms."""
     options = DetectOptions(keyframe_hz=terms.pop("hz", 2.0))
     policy = terms.pop("policy", AddressPolicy(parse_networks("127.0.0.0/8")))
+    way = Way(policy, terms.pop("trust", Trust()), terms.pop("transport", "tcp"))
     session = Session(run.engine, run.pool, run.settings, run.anyone, source="pull", policy="latest", options=options)
     easel = Easel(run.pool)
-    stream = PulledStream(session, PullTerms(parse_url(url), policy, silent_s=silent_s, **terms), "a name", easel)
+    stream = PulledStream(session, PullTerms(parse_url(url), way, silent_s=silent_s, **terms), "a name", easel)
     await stream.open()
     try:
         yield stream

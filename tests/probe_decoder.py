@@ -32,8 +32,8 @@ MEMORY_BYTES = 3 << 30
 FOLDER = tempfile.gettempdir()
 """Asked for before any wall stands."""
 SEAL = "seal"
-CONNECTION = "connection"
-"""Among the walls: descriptor 0 is one, which FFmpeg is to take for its own."""
+CONNECTION, DEVICE = "connection", "device"
+"""Among the walls: descriptor 0 is one of these, which FFmpeg is to take for its own."""
 WALLS = (*cell.walls(MEMORY_BYTES), SEAL)
 LIBC = ctypes.CDLL(None, use_errno=True)
 SHAPE = RingShape(8, 8, 4)
@@ -303,7 +303,7 @@ WORK = {
 def given() -> tuple[socket.socket, socket.socket]:
     """The other end of the connection that descriptor 0 is from here on, and one who listens elsewhere."""
     far, near = socket.socketpair()
-    os.dup2(near.fileno(), seccomp.CONNECTED)
+    os.dup2(near.fileno(), seccomp.GIVEN)
     near.close()
     return far, socket.create_server(("127.0.0.1", 0))
 
@@ -317,7 +317,7 @@ def taking_what_is_given() -> Attempt:
         ours = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         ours.connect(place)
         ours.send(b"hello")
-        assert (ours.fileno(), far.recv(10)) == (seccomp.CONNECTED, b"hello")
+        assert (ours.fileno(), far.recv(10)) == (seccomp.GIVEN, b"hello")
         ours.detach()
 
     return attempt
@@ -365,6 +365,50 @@ CONNECTED = {
 }
 """What a decoder with a connection tries, and what comes of it; everything else is as in any other."""
 
+
+def given_a_device() -> None:
+    """Descriptor 0 is a file from here on that no driver stands behind."""
+    memory = os.memfd_create("device")
+    os.dup2(memory, seccomp.GIVEN)
+    os.close(memory)
+
+
+def opening(path: str, flags: int) -> Callable[[], Attempt]:
+    """By name. Raises AssertionError where that gives another descriptor than the one that was given."""
+
+    def prepare() -> Attempt:
+        given_a_device()
+
+        def attempt() -> None:
+            assert os.open(path, flags) == seccomp.GIVEN
+
+        return attempt
+
+    return prepare
+
+
+def asking_the_driver(request: int, *, of_device: bool = True) -> Callable[[], Attempt]:
+    """As FFmpeg does it, or something else."""
+
+    def prepare() -> Attempt:
+        given_a_device()
+        return lambda: fcntl.ioctl(seccomp.GIVEN if of_device else REPORT, request, bytes(104))
+
+    return prepare
+
+
+QUERYCAP, STEAL_INPUT = 0x80685600, 0x5412
+WITH_DEVICE = {
+    "open a name": (opening("/dev/video7", os.O_RDWR), "works"),
+    "open any other": (opening(__file__, os.O_RDWR), "works"),
+    "open to read": (opening(__file__, os.O_RDONLY), "EPERM"),
+    "open a new one": (opening(f"{FOLDER}/probe-device", os.O_RDWR | os.O_CREAT), "EPERM"),
+    "ask the driver": (asking_the_driver(QUERYCAP), "ENOTTY"),
+    "ask another thing": (asking_the_driver(STEAL_INPUT), "EPERM"),
+    "ask of another": (asking_the_driver(QUERYCAP, of_device=False), "ENOTTY"),
+}
+"""What a decoder with a device tries, and what comes of it: whatever it names, it gets what it was given."""
+
 HIDDEN = {
     "memory of one that hides": lambda: reading_memory(hidden=True),
     "memory of one that does not": reading_memory,
@@ -393,9 +437,10 @@ def outcome(name: str, standing: Sequence[str]) -> str:
 
 def _tried(name: str) -> str:
     try:
-        prepare = {n: p for n, (p, _) in (*ATTEMPTS.items(), *CONNECTED.items())} | WORK | HIDDEN
+        prepare = {n: p for n, (p, _) in (*ATTEMPTS.items(), *CONNECTED.items(), *WITH_DEVICE.items())} | WORK | HIDDEN
         attempt = prepare[name]()
-        for wall, put_up in cell.walls(MEMORY_BYTES, connected=CONNECTION in STANDING).items():
+        besides = seccomp.CONNECTED if CONNECTION in STANDING else seccomp.WITH_DEVICE if DEVICE in STANDING else ()
+        for wall, put_up in cell.walls(MEMORY_BYTES, besides).items():
             if wall in STANDING and (why := put_up()) is not None:
                 return f"no {wall}: {why}"
         attempt()

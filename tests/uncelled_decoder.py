@@ -12,5 +12,5 @@ __all__ = ["prepare", "run"]
 
 def run(connection: socket.socket, memory_bytes: int) -> None:
     """A decoder's whole life, out in the open."""
-    cell.shut = lambda memory_bytes, *, connected=False: ()
+    cell.shut = lambda memory_bytes, besides=(): ()
     process.run(connection, memory_bytes)

@@ -46,11 +46,14 @@ from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session, schedule_of
 from stmixer.service.settings import Settings
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks
+from stmixer.service.sources.camera import Way
 from stmixer.service.sources.decoder_pool import DECODER_MODULE, DecoderPool
+from stmixer.service.sources.device import check_device
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.names import Names
 from stmixer.service.sources.played_file import files_not_allowed, open_below
 from stmixer.service.sources.pulled import PullTerms
+from stmixer.service.sources.trust import Trust
 from stmixer.service.teaching.teaching import TEACHER_MODULE, Teaching
 
 log = logging.getLogger("stmixer")
@@ -144,6 +147,7 @@ class Service:
 
     async def start(self) -> None:
         """Start decoders and worker. Raises StartError."""
+        Trust(self.settings.pull_ca_file).check()
         filed = {} if self.filed is None else self.filed.read()
         self.events.read()
         try:
@@ -396,14 +400,20 @@ class Service:
             self.events.check(order.rules)  # else when it begins
         settings, url = self.settings, parse_url(order.url)
         policy = AddressPolicy(self._networks, self._names.of(whose))
-        if url.scheme == FILE:
-            if settings.allow_files is None:
-                raise files_not_allowed()
-        elif order.loop:
+        if order.loop and url.scheme != FILE:
             raise InputError("bad_option", "loop: files are played again and again, cameras go on by themselves")
-        else:
-            policy.check_literal(url)
-        return PullTerms(url, policy, settings.allow_files, order.loop, settings.pull_silent_s)
+        if order.transport == "udp" and url.scheme != "rtsp":
+            raise InputError("bad_option", "transport: packets of rtsp:// alone come by UDP")
+        match url.scheme:
+            case "file":
+                if settings.allow_files is None:
+                    raise files_not_allowed()
+            case "device":
+                check_device(url.target, settings.devices)
+            case _:
+                policy.check_literal(url)
+        way = Way(policy, Trust(settings.pull_ca_file, order.tls_verify), order.transport)
+        return PullTerms(url, way, settings.allow_files, order.loop, settings.pull_silent_s, settings.devices)
 
     async def _pull_filed(self, order: PullOrder) -> PulledStream:
         """One of the file's: of no key. A file that is missing is told of as its state: it may come back."""

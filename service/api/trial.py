@@ -35,8 +35,9 @@ def trial_settings(settings: Settings, weights: Path) -> Settings:
             "shutdown_timeout": min(LEAVE_S, settings.shutdown_timeout),
             "resume_ttl_s": 0.0, "streams": None, "rules": None, "events_file": None,
             "webhook": None, "webhook_secret_file": None, "event_clips": None, "allow_files": None,
-            "allow_networks": "", "allow_teach": False, "teach_dir": None, "mqtt": None, "mqtt_user": None,
-            "mqtt_password": None, "mqtt_password_file": None, "mqtt_ca_file": None, "mqtt_discovery": "",
+            "allow_networks": "", "allow_devices": "", "allow_teach": False, "teach_dir": None,
+            "mqtt": None, "mqtt_user": None, "mqtt_password": None, "mqtt_password_file": None,
+            "mqtt_ca_file": None, "mqtt_discovery": "",
         }
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stmixer.service.decoder import landlock, network, seccomp
 from stmixer.service.ipc.child import hide, more_expendable
@@ -36,20 +36,19 @@ Wall = Callable[[], str | None]
 """Puts itself up; why it does not stand, or None."""
 
 
-def shut(memory_bytes: int, *, connected: bool = False) -> tuple[str, ...]:
+def shut(memory_bytes: int, besides: Sequence[seccomp.Call] = ()) -> tuple[str, ...]:
     """Shut this process in for good; the walls that do not stand on this machine, a line each.
 
     Called once, when everything that a decoder imports or loads is there. ``memory_bytes``: of address space;
-    ``connected``: descriptor 0 is a connection, which FFmpeg is to take for its own (``decoder.seccomp``).
+    ``besides``: what one may call that was given a connection or a device as descriptor 0 (``decoder.seccomp``).
     """
-    standing = walls(memory_bytes, connected=connected)
+    standing = walls(memory_bytes, besides)
     said = [f"{name}: {why}" for name, wall in standing.items() if (why := wall()) is not None]
     return tuple(said)
 
 
-def walls(memory_bytes: int, *, connected: bool = False) -> dict[str, Wall]:
+def walls(memory_bytes: int, besides: Sequence[seccomp.Call] = ()) -> dict[str, Wall]:
     """All of them by name, in the order in which they are put up."""
-    pretended = seccomp.PRETENDED if connected else ()
     return {
         "oom": lambda: more_expendable(MORE_EXPENDABLE),
         "network": network.leave,
@@ -61,7 +60,7 @@ def walls(memory_bytes: int, *, connected: bool = False) -> dict[str, Wall]:
         "limits": lambda: bound(memory_bytes),
         "threads": alone,
         "landlock": landlock.confine,
-        "seccomp": lambda: seccomp.confine((*seccomp.allowed_calls(os.getpid()), *pretended)),
+        "seccomp": lambda: seccomp.confine((*besides, *seccomp.allowed_calls(os.getpid()))),
     }
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from stmixer.service.decoder.seccomp import CONNECTED
+from stmixer.service.decoder.seccomp import GIVEN
 from stmixer.service.ipc.channel import Channel, ChannelError
 from stmixer.service.ipc.child import die_with_parent
 from stmixer.service.ipc.messages import TO_NURSERY, Bear, Born, NurseryReady, RaiseDecoders, Reap, Reaped
@@ -34,7 +34,7 @@ _ARGUMENTS_AT = 47
 Run = Callable[[socket.socket, int], None]
 """A decoder: its end of the channel, and the bytes of address space that it may have.
 
-A module's ``run`` is one; its ``run_connected`` is one whose descriptor 0 is a connection that it reads from.
+A module's ``run`` is one; its ``run_connected`` is one whose descriptor 0 is a connection or device that it reads.
 """
 
 
@@ -65,14 +65,14 @@ def serve(channel: Channel) -> None:
 
 
 def _live(module: ModuleType, fds: list[int], order: RaiseDecoders, parent: int) -> NoReturn:
-    """The forked process, from here to its end. ``fds``: its end of the channel, what its stderr is, its connection."""
+    """The forked process, from here to its end. ``fds``: its end of the channel, what its stderr is, what it reads."""
     status = 1
     try:
         die_with_parent()
         run: Run = module.run
         if len(fds) > 2:
             run = module.run_connected
-            os.dup2(fds[2], CONNECTED)
+            os.dup2(fds[2], GIVEN)
             os.close(fds[2])
         connection = socket.socket(fileno=fds[0])
         os.dup2(fds[1], 2)

@@ -12,17 +12,20 @@ import errno
 import os
 import resource
 import socket
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from stmixer.media.annotated import write_annotated
+from stmixer.media.camera_feed import Camera
 from stmixer.media.decode import VideoReader
+from stmixer.media.device import CameraDevice
 from stmixer.media.errors import MediaError
 from stmixer.media.loaded import load_all
 from stmixer.media.rtsp import RtspCamera
 from stmixer.media.sniff import sniff
-from stmixer.service.decoder import cell
+from stmixer.service.decoder import cell, seccomp
 from stmixer.service.decoder.cutting import Cutting
 from stmixer.service.decoder.easel import draw_pictures
 from stmixer.service.decoder.jpeg import CompressedPicture
@@ -47,6 +50,7 @@ from stmixer.service.ipc.messages import (
     NotStored,
     OpenCamera,
     OpenContainer,
+    OpenDevice,
     OpenPictures,
     OpenUpload,
     PictureWanted,
@@ -58,7 +62,7 @@ from stmixer.service.ipc.messages import (
     SourceWarns,
 )
 
-Order = OpenUpload | OpenContainer | OpenCamera
+Order = OpenUpload | OpenContainer | OpenCamera | OpenDevice
 
 _CAPTURE_STEP_US = 1000
 """By how much a camera's clock has to differ from what was told of it to be told anew."""
@@ -76,7 +80,7 @@ def decode_file(channel: Channel, fd: int, order: OpenUpload | OpenContainer, cu
         decode_video(channel, source, order, cutting)
 
 
-def decode_video(channel: Channel, source: BinaryIO | RtspCamera, order: Order, cutting: Cutting) -> None:
+def decode_video(channel: Channel, source: BinaryIO | Camera, order: Order, cutting: Cutting) -> None:
     """A video until its end."""
     writer, live, progress = Writer(channel), not isinstance(order, OpenUpload), order.progress
     paced = isinstance(order, OpenContainer) and order.paced
@@ -255,6 +259,10 @@ def carry_out(channel: Channel, received: Received, cutting: Cutting) -> None:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
             decode_video(channel, RtspCamera(order.url, order.silent_s), order, cutting)
+        case OpenDevice() as order:
+            _limit_cpu(order.sampling.cpu_s)
+            cell.write_no_file()
+            decode_video(channel, CameraDevice(order.path), order, cutting)
         case OpenPictures() as order:
             _limit_cpu(order.sampling.cpu_s)
             cell.write_no_file()
@@ -285,17 +293,18 @@ def prepare() -> None:
 
 def run(connection: socket.socket, memory_bytes: int) -> None:
     """A decoder's whole life, after ``prepare``: its end of the channel, and the address space it may have."""
-    _live(connection, memory_bytes, connected=False)
+    _live(connection, memory_bytes)
 
 
 def run_connected(connection: socket.socket, memory_bytes: int) -> None:
-    """The same of one whose descriptor 0 is a socket, connected to the camera that it is to read."""
-    _live(connection, memory_bytes, connected=True)
+    """The same of one whose descriptor 0 is a socket, connected to the camera that it is to read, or a video device."""
+    is_socket = stat.S_ISSOCK(os.fstat(seccomp.GIVEN).st_mode)
+    _live(connection, memory_bytes, seccomp.CONNECTED if is_socket else seccomp.WITH_DEVICE)
 
 
-def _live(connection: socket.socket, memory_bytes: int, *, connected: bool) -> None:
+def _live(connection: socket.socket, memory_bytes: int, besides: Sequence[seccomp.Call] = ()) -> None:
     channel = Channel(connection, TO_DECODER)
-    missing = cell.shut(memory_bytes, connected=connected)
+    missing = cell.shut(memory_bytes, besides)
     try:
         channel.send(DecoderReady(missing))
         serve(channel)

@@ -6,6 +6,7 @@ or connect one, to run a program, to reach another process, or to make memory ex
 
 A decoder that reads from a connection is given it, connected, as descriptor 0. FFmpeg wants to make a socket and to
 connect it; it is answered 0, and nothing happens: as a descriptor that is the one it was given, as a result success.
+One that reads a video device is given that, and FFmpeg, which wants to open it, is answered alike.
 """
 
 from __future__ import annotations
@@ -163,14 +164,34 @@ def allowed_calls(pid: int) -> tuple[Call, ...]:
     )
 
 
+GIVEN = 0
+"""The descriptor of what a decoder reads by itself: a connection to a camera, or a video device."""
 _STREAM = tuple(socket.SOCK_STREAM | flags for flags in (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK))
-CONNECTED = 0
-"""The descriptor of a decoder's connection, where it reads from one."""
-PRETENDED = (
+CONNECTED = (
     Call("socket", 41, 198, (Among(0, (socket.AF_INET, socket.AF_INET6)), Among(1, _STREAM)), pretended=True),
-    Call("connect", 42, 203, (Among(0, (CONNECTED,)),), pretended=True),
+    Call("connect", 42, 203, (Among(0, (GIVEN,)),), pretended=True),
 )
 """What a decoder with a connection is made to believe: that it has made it."""
+
+_READING_AND_WRITING = tuple(os.O_RDWR | flags for flags in (0, os.O_CLOEXEC))
+_VIDEO = tuple(
+    way << 30 | size << 16 | 0x56 << 8 | number
+    for way, size, number in (
+        (2, 104, 0), (3, 64, 2), (3, 208, 4), (3, 208, 5), (3, 20, 8), (3, 88, 9), (3, 88, 15), (3, 88, 17), (1, 4, 18),
+        (1, 4, 19), (3, 204, 21), (3, 204, 22), (2, 8, 23), (1, 8, 24), (3, 72, 25), (3, 80, 26), (2, 4, 38),
+        (3, 4, 39), (3, 44, 74), (3, 52, 75),
+    )
+)  # fmt: skip
+"""linux/videodev2.h on 64 bits, direction, bytes and number each: QUERYCAP, ENUM_FMT, G_FMT, S_FMT, REQBUFS, QUERYBUF,
+QBUF, DQBUF, STREAMON, STREAMOFF, G_PARM, S_PARM, G_STD, S_STD, ENUMSTD, ENUMINPUT, G_INPUT, S_INPUT, ENUM_FRAMESIZES,
+ENUM_FRAMEINTERVALS."""
+WITH_DEVICE = (
+    Call("open", 2, None, (Among(1, _READING_AND_WRITING),), pretended=True),
+    Call("openat", 257, 56, (Among(2, _READING_AND_WRITING),), pretended=True),
+    Call("ioctl", 16, 29, (Among(1, (*_IOCTL, *_VIDEO)),)),
+)
+"""What a decoder with a video device is made to believe: that it has opened that; and what it may ask of it. Its other
+descriptors know no such questions."""
 
 
 _CLONE3 = 435

@@ -184,6 +184,15 @@ class OpenCamera:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenDevice:
+    """Read the video device that the process has as descriptor 0; ``path`` is its name."""
+
+    sampling: SamplingOrder
+    path: Annotated[str, Field(max_length=4096)]
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenPictures:
     """Take ``JpegPicture`` messages, each answered with ``PictureWanted``."""
 
@@ -659,7 +668,7 @@ class NurseryReady:
 
 @dataclass(frozen=True, slots=True)
 class Bear:
-    """Fork a decoder [its end of its channel, what its stderr shall be, its connection where it is to read from one].
+    """Fork a decoder [its end of its channel, what its stderr shall be, the connection or device that it is to read].
 
     Answered with ``Born``.
     """
@@ -690,8 +699,8 @@ TO_NURSERY = Corridor("to the nursery", RaiseDecoders, Bear, Reap)
 FROM_NURSERY = Corridor("from the nursery", NurseryReady, Born, Reaped)
 TO_DECODER = Corridor(
     "to the decoder",
-    OpenUpload, OpenContainer, OpenCamera, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource, EndOfPictures,
-    KeepPackets, CutPackets, Render, DrawPicture,
+    OpenUpload, OpenContainer, OpenCamera, OpenDevice, OpenPictures, UseRing, RaiseLimit, JpegPicture, FlushSource,
+    EndOfPictures, KeepPackets, CutPackets, Render, DrawPicture,
 )  # fmt: skip
 FROM_DECODER = Corridor(
     "from the decoder",

@@ -1,6 +1,7 @@
 """A camera over RTSP: connected to here, at an address that was checked, and read by a decoder that gets the socket.
 
 The decoder can reach nothing else (``decoder.seccomp``), and can be ended at any moment, whatever FFmpeg waits for.
+Where the camera is reached by TLS, or sends by UDP, a ``relay`` stands in between, and the decoder gets an end of that.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import errno
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Literal
 
 from stmixer.service.ipc.messages import OpenCamera, Progress
 from stmixer.service.pulled_url import PulledUrl
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
+from stmixer.service.sources.relay import Relay, relayed
 from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.trust import Trust, not_trusted
 
 CONNECT_S = 5.0
 MOST_ADDRESSES = 8
@@ -86,32 +92,87 @@ def not_reached(url: PulledUrl, error: OSError) -> Trouble:
     return Trouble("unreachable", f"{url.place} cannot be reached ({os.strerror(error.errno or errno.EIO)})")
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a camera is reached: by addresses that may be, whose certificate counts, and how its packets come."""
+
+    policy: AddressPolicy
+    trust: Trust = field(default_factory=Trust)
+    transport: Literal["tcp", "udp"] = "tcp"
+
+
+class Direct:
+    """A connection that the decoder reads itself; ours is there to be looked at."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        ours.setblocking(True)  # as FFmpeg expects of one that is new
+        self._socket = ours
+
+    @property
+    def connection(self) -> int:
+        """The descriptor that the decoder gets."""
+        return self._socket.fileno()
+
+    def begun(self) -> None:
+        """The decoder has its own."""
+
+    def owed(self) -> int | None:
+        """Bytes of the camera's that were taken, while some wait; while none do the camera has said nothing."""
+        return taken_of_waiting(self._socket)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
 class CameraSource(DecodedSource):
     """One connection after another; each has a decoder of its own, which ends with it."""
 
-    def __init__(self, context: SourceContext, url: PulledUrl, policy: AddressPolicy, silent_s: float) -> None:
+    def __init__(self, context: SourceContext, url: PulledUrl, way: Way, silent_s: float) -> None:
         super().__init__(context)
-        self._url, self._policy, self._silent_s = url, policy, silent_s
-        self._socket: socket.socket | None = None
+        self._url, self._way, self._silent_s = url, way, silent_s
+        self._line: Direct | Relay | None = None
         self._address = ""
 
     async def fetch(self, begun: Callable[[], None]) -> None:
         """Connect, and have a decoder read. Raises Trouble, CapacityError, ChannelError."""
         self._context.capture_origin_us = None  # each connection begins with a clock of its own
-        self._socket, self._address = await connected(self._url, self._policy)
+        ours, self._address = await connected(self._url, self._way.policy)
+        self._line = await self._lined(ours)
         try:
             await self.open()
+            self._line.begun()
             begun()
         except BaseException:
-            self._hang_up()
+            await self._hang_up()
             raise
+
+    async def _lined(self, ours: socket.socket) -> Direct | Relay:
+        """What the decoder reads, over a connection. Raises Trouble."""
+        url, way = self._url, self._way
+        if url.scheme == "rtsp" and way.transport == "tcp":
+            return Direct(ours)
+        try:
+            tls = await asyncio.to_thread(way.trust.context) if url.scheme == "rtsps" else None
+        except BaseException:
+            ours.close()
+            raise
+        udp = way.transport == "udp"
+        try:
+            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S)
+        except ssl.SSLError as error:
+            raise not_trusted(url, error) from None
+        except OSError as error:
+            if isinstance(error, ConnectionError):
+                raise Trouble("tls", f"{url.place} ends the connection where TLS is to begin") from None
+            raise not_reached(url, error) from None
 
     async def leave(self) -> None:
         """End what reads from this connection."""
         try:
             await self.close()
         finally:
-            self._hang_up()  # the decoder had its own; ours is there to be looked at
+            await self._hang_up()
             self._context.counts.cut("decoder")
 
     @property
@@ -119,26 +180,25 @@ class CameraSource(DecodedSource):
         """Whether there is something that its decoder has not taken yet."""
         return self._owed() is not None
 
-    def _hang_up(self) -> None:
-        ours, self._socket = self._socket, None
-        if ours is not None:
+    async def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
             with contextlib.suppress(OSError):
-                ours.close()
+                await line.close()
 
     # -- to the decoder
 
     def _order(self, progress: Progress | None) -> tuple[OpenCamera, list[int]]:
-        url = self._url.at(self._address, with_credentials=True)
+        url = self._url.at(self._address, with_credentials=True, scheme="rtsp")  # TLS ends here
         return OpenCamera(self._context.sampling(), url, self._silent_s, progress), []
 
     def _connection(self) -> int | None:
-        assert self._socket is not None
-        self._socket.setblocking(True)  # as FFmpeg expects of one that is new
-        return self._socket.fileno()
+        assert self._line is not None
+        return self._line.connection
 
-    def _owed(self) -> int | None:
-        """Bytes of the camera's that were taken, while some wait; while none do the camera has said nothing."""
-        return None if self._socket is None else taken_of_waiting(self._socket)
+    def _owed(self) -> Hashable | None:
+        """How far its decoder has come with what the camera has said; None while that has said nothing more."""
+        return None if self._line is None else self._line.owed()
 
     async def _died(self, death: DecoderDied) -> bool:
         self._fail(WHAT_IT_DID[death.reason])

@@ -21,6 +21,7 @@ from stmixer.service.ipc.messages import (
     NothingCut,
     OpenCamera,
     OpenContainer,
+    OpenDevice,
     Opened,
     OpenPictures,
     OpenUpload,
@@ -60,7 +61,7 @@ class DecoderDied(Exception):
         self.reason = "cpu" if "SIGXCPU" in how else reason
 
 
-OpeningOrder = OpenUpload | OpenContainer | OpenCamera | OpenPictures
+OpeningOrder = OpenUpload | OpenContainer | OpenCamera | OpenDevice | OpenPictures
 
 GIVEN_UP = {
     "stuck": f"made no progress for {STUCK_S:g} s and was ended",
@@ -95,7 +96,7 @@ class DecoderLink:
     ) -> DecoderLink:
         """Have a decoder carry out an order. Raises CapacityError, ChannelError where none can be had.
 
-        ``connection``: the descriptor of a socket that it reads from.
+        ``connection``: the descriptor of a socket or device that it reads by itself.
         """
         decoder = await context.pool.acquire(connection)
         link = cls(decoder, context, picture_wanted, owed)

@@ -49,7 +49,7 @@ class DecoderPool:
     async def acquire(self, connection: int | None = None) -> Child:
         """A decoder for one stream. Raises CapacityError if none can be started.
 
-        ``connection``: a socket's descriptor, which stays the caller's; the decoder is one that reads from it.
+        ``connection``: a socket's or device's descriptor, which stays the caller's; the decoder is one that reads it.
         """
         if connection is not None:
             child = await self._spawn(connection)
@@ -129,7 +129,7 @@ class DecoderPool:
         if connection is not None and any(line.startswith("seccomp:") for line in self.missing_walls):
             await child.kill()  # FFmpeg would make a connection of its own, to wherever the camera says
             raise CapacityError(
-                "decoder", "cameras over RTSP need seccomp, which this machine lacks (docs/security.md)"
+                "decoder", "cameras over RTSP, and devices, need seccomp, which this machine lacks (docs/security.md)"
             )
         return child
 

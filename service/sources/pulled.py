@@ -3,8 +3,8 @@
     connecting → live → stalled → reconnecting → live …
 
 A file that is played once has ended, what no attempt can mend has failed. What an attempt does is its kind's
-(``camera``, ``web_stream``, ``played_file``). The stream, its ring, numbers and counts live on from one to the next,
-and the pause is a gap like any other.
+(``camera``, ``web_stream``, ``played_file``, ``device``). The stream, its ring, numbers and counts live on from one to
+the next, and the pause is a gap like any other.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Literal, Protocol
 from stmixer.service.errors import StmixerError
 from stmixer.service.ipc.channel import ChannelError
 from stmixer.service.logs import fields
-from stmixer.service.pulled_url import FILE, PulledUrl
-from stmixer.service.sources.addresses import AddressPolicy
-from stmixer.service.sources.camera import CameraSource
+from stmixer.service.pulled_url import DEVICE, FILE, PulledUrl
+from stmixer.service.sources.camera import CameraSource, Way
 from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.device import DeviceSource
 from stmixer.service.sources.patience import STUCK_S
 from stmixer.service.sources.played_file import PlayedFile
 from stmixer.service.sources.source import cancelled
@@ -58,14 +58,16 @@ class Fetcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PullTerms:
-    """What is fetched, and under which conditions. ``folder``: of ``--allow-files``; ``silent_s``: how long no picture
-    may come; the first of a connection may take twice as long."""
+    """What is fetched, and under which conditions. ``way``: to what is on a network; ``folder``: of ``--allow-files``;
+    ``devices``: of ``--allow-devices``; ``silent_s``: how long no picture may come; the first of a connection may take
+    twice as long."""
 
     url: PulledUrl
-    policy: AddressPolicy
+    way: Way
     folder: Path | None = None
     loop: bool = False
     silent_s: float = 10.0
+    devices: tuple[str, ...] = ()
 
 
 class PulledSource:
@@ -100,8 +102,10 @@ class PulledSource:
         terms, context = self._terms, self._context
         if self._is_file:
             return PlayedFile(context, terms.folder, terms.url.target.lstrip("/"))
-        kind = CameraSource if terms.url.scheme == "rtsp" else WebSource
-        return kind(context, terms.url, terms.policy, terms.silent_s)
+        if terms.url.scheme == DEVICE:
+            return DeviceSource(context, terms.devices, terms.url.target)
+        kind = CameraSource if terms.url.scheme in ("rtsp", "rtsps") else WebSource
+        return kind(context, terms.url, terms.way, terms.silent_s)
 
     # -- a source's verbs
 
@@ -151,7 +155,7 @@ class PulledSource:
                     if self._is_file and trouble.reason != "decoder":
                         self.fail(trouble)
                         return
-                    await self._wait_after(trouble)
+                    await self._wait_after(trouble, began)
                 elif self._terms.loop:
                     await asyncio.sleep(max(0.0, began + AGAIN_S - time.monotonic()))
                 else:
@@ -249,11 +253,12 @@ class PulledSource:
             self._turn("live")
         return True
 
-    async def _wait_after(self, trouble: Trouble) -> None:
-        """Until the next attempt."""
+    async def _wait_after(self, trouble: Trouble, began: float) -> None:
+        """Until the next attempt, after one that began at monotonic s ``began``."""
         self.trouble = trouble
         self._context.engine.metrics.pull_ended(trouble.reason)
-        wait_s = self._backoff.wait_s(trouble, time.monotonic())
+        now = time.monotonic()
+        wait_s = self._backoff.wait_s(trouble, now, now - began)
         told = fields(stream=self._context.stream.id, source=str(self._terms.url), reason=trouble.reason)
         level = logging.INFO if self._told == trouble.reason else logging.WARNING
         self._told = trouble.reason

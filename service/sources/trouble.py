@@ -49,8 +49,9 @@ class Backoff:
         """There was a picture."""
         self._failures = 0
 
-    def wait_s(self, trouble: Trouble, now: float) -> float:
-        """Seconds until the next attempt, one having failed at ``now``, monotonic s."""
+    def wait_s(self, trouble: Trouble, now: float, took_s: float = 0.0) -> float:
+        """Seconds until the next attempt, one having failed at ``now``, monotonic s, after ``took_s``, which count: so
+        attempts that hang in a connect are no farther apart than others."""
         if self._failures == 0:
             self._since = now
         soon = FIRST_WAITS_S[min(self._failures, len(FIRST_WAITS_S) - 1)]
@@ -59,4 +60,4 @@ class Backoff:
             soon = SLOW_S
         elif now - self._since > SOON_FOR_S:
             soon = LATER_WAITS_S[0] if now - self._since < SOON_FOR_S + 2 * LATER_WAITS_S[0] else LATER_WAITS_S[1]
-        return soon * (1 - JITTER * self._draw())
+        return max(soon - took_s, FIRST_WAITS_S[0]) * (1 - JITTER * self._draw())

@@ -6,7 +6,6 @@ It connects to addresses that were checked, redirects included, and hands on byt
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import socket
 import ssl
@@ -18,14 +17,14 @@ import httpx
 
 from stmixer.service.errors import InputError
 from stmixer.service.pulled_url import PulledUrl, parse_url
-from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.allowance import LoopShare
-from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, reachable
+from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, Way, reachable
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.trust import not_trusted
 
 MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -37,8 +36,8 @@ for _name in ("httpx", "httpcore"):
 class WebSource:
     """What comes decides which source takes it: pictures have a decoder for the stream's life, containers one each."""
 
-    def __init__(self, context: SourceContext, url: PulledUrl, policy: AddressPolicy, silent_s: float) -> None:
-        self._context, self._url, self._policy, self._silent_s = context, url, policy, silent_s
+    def __init__(self, context: SourceContext, url: PulledUrl, way: Way, silent_s: float) -> None:
+        self._context, self._url, self._way, self._silent_s = context, url, way, silent_s
         self._source: PictureSource | ContainerSource | None = None
 
     async def fetch(self, begun: Callable[[], None]) -> None:
@@ -103,7 +102,7 @@ class WebSource:
     @asynccontextmanager
     async def _answer(self) -> AsyncIterator[httpx.Response]:
         """The answer that has the media. Raises Trouble, httpx.HTTPError."""
-        trusted = await asyncio.to_thread(_trusted)
+        trusted = await asyncio.to_thread(self._way.trust.context)
         transport = httpx.AsyncHTTPTransport(verify=trusted, socket_options=_OPTIONS, trust_env=False)
         waits = httpx.Timeout(self._silent_s, connect=CONNECT_S)
         async with httpx.AsyncClient(transport=transport, timeout=waits, trust_env=False) as client:
@@ -122,7 +121,7 @@ class WebSource:
 
     async def _asked(self, client: httpx.AsyncClient, url: PulledUrl) -> httpx.Response:
         """One request to a checked address; again with user and password where it asks for those."""
-        addresses = await reachable(url, self._policy)
+        addresses = await reachable(url, self._way.policy)
         for number, address in enumerate(addresses):
             request = client.build_request(
                 "GET", url.at(address, with_credentials=False),
@@ -158,8 +157,7 @@ class WebSource:
                 cause: BaseException | None = error
                 while cause is not None:
                     if isinstance(cause, ssl.SSLError):
-                        why = getattr(cause, "verify_message", None) or cause.reason or "no TLS"
-                        return Trouble("tls", f"{place} cannot be trusted ({why})")
+                        return not_trusted(self._url, cause)
                     if isinstance(cause, ConnectionRefusedError):
                         return Trouble("refused", f"{place} refuses the connection: nothing listens there")
                     cause = cause.__cause__ or cause.__context__
@@ -170,12 +168,6 @@ class WebSource:
                 return Trouble("connection_lost", f"the connection to {place} was lost")
             case _:
                 return Trouble("bad_answer", f"the answer of {place} is no use ({type(error).__name__})")
-
-
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    """The system's certificates, read once."""
-    return ssl.create_default_context()
 
 
 def _check_status(answer: httpx.Response, url: PulledUrl) -> None:

@@ -19,7 +19,7 @@ import pytest
 import without_walls
 from conftest import TESTS
 from posting import DECODER, WORKER, at_rest, made_video, post
-from probe_decoder import ATTEMPTS, CONNECTED, CONNECTION, HIDDEN, MEMORY_BYTES, WALLS, WORK
+from probe_decoder import ATTEMPTS, CONNECTED, CONNECTION, DEVICE, HIDDEN, MEMORY_BYTES, WALLS, WITH_DEVICE, WORK
 from serving import Server, running_server
 
 from stmixer.service.api import server as server_module
@@ -51,6 +51,7 @@ def outcomes() -> Outcomes:
     plan += [("raise a limit", NEEDS_ROOT_OR_NOT)]
     plan += [(name, ("capabilities",)) for name in HIDDEN]
     plan += [(name, (*ALL, CONNECTION)) for name in (*ATTEMPTS, *CONNECTED)]
+    plan += [(name, (*ALL, DEVICE)) for name in (*ATTEMPTS, *WITH_DEVICE)]
     path = os.pathsep.join([*filter(None, sys.path), str(TESTS)])
     done = subprocess.run(
         [sys.executable, "-m", "probe_decoder", json.dumps(plan)], capture_output=True, text=True, check=False,
@@ -102,6 +103,17 @@ def test_nothing_else_works_with_a_connection(name: str, outcomes: Outcomes) -> 
         assert said == "works"
     else:
         assert said in errno.errorcode.values(), said
+
+
+@pytest.mark.parametrize("name", WITH_DEVICE)
+def test_a_decoder_with_a_device_has_that_and_no_other(name: str, outcomes: Outcomes) -> None:
+    assert found(outcomes, name, (*ALL, DEVICE)) == WITH_DEVICE[name][1]
+
+
+@pytest.mark.parametrize("name", ATTEMPTS)
+def test_nothing_else_works_with_a_device(name: str, outcomes: Outcomes) -> None:
+    said = found(outcomes, name, (*ALL, DEVICE))
+    assert said in errno.errorcode.values(), said
 
 
 CAP_SYS_RESOURCE = 1 << 24
@@ -215,7 +227,7 @@ def test_arguments_are_looked_at(machine: str, name: str, good: tuple[int, ...],
 
 def test_a_machine_without_walls_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     walls = {"landlock": lambda: "the kernel has none", "nice": lambda: None, "seccomp": lambda: "refused"}
-    monkeypatch.setattr(cell, "walls", lambda _, connected: walls)
+    monkeypatch.setattr(cell, "walls", lambda _, besides=(): walls)
     assert cell.shut(MEMORY_BYTES) == ("landlock: the kernel has none", "seccomp: refused")
 
 

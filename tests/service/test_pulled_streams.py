@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from cameras import make_film, running_camera
 from conftest import OWN_CLIPS
-from posting import eventually, problem
+from drills import answer_of
+from following import Followed, look, pull
+from posting import at_rest, eventually, problem
 from serving import Server, running_server
 
 NEVER = "rtsp://127.0.0.1:1/cam"
@@ -20,53 +22,9 @@ NEVER = "rtsp://127.0.0.1:1/cam"
 
 @pytest.fixture(scope="module")
 def service(tiny_weights: Path) -> Iterator[Server]:
-    with running_server(weights=tiny_weights, allow_networks="127.0.0.1", allow_files=OWN_CLIPS) as server:
+    allowed = {"allow_networks": "127.0.0.1", "allow_files": OWN_CLIPS, "allow_devices": "/dev/null,/dev/stmixer"}
+    with running_server(weights=tiny_weights, pull_silent_s=2, **allowed) as server:
         yield server
-
-
-class Followed:
-    """What a stream says by server-sent events, as it comes: (id, message)."""
-
-    def __init__(self, server: Server, stream: str, **headers: str) -> None:
-        self.said: list[tuple[int, dict[str, Any]]] = []
-        self.ended, self.begun = threading.Event(), threading.Event()
-        self._url, self._headers = f"{server.url}/v1/streams/{stream}/events", headers
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self.begun.wait(20)
-
-    def _read(self) -> None:
-        number = 0
-        with (
-            contextlib.suppress(httpx.HTTPError),
-            httpx.stream("GET", self._url, headers=self._headers, timeout=60) as answer,
-        ):
-            for line in answer.iter_lines():
-                self.begun.set()
-                name, _, value = line.partition(": ")
-                if name == "id":
-                    number = int(value)
-                elif name == "data":
-                    self.said.append((number, json.loads(value)))
-        self.ended.set()
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """Its messages of a type."""
-        return [message for _, message in self.said if message["type"] == kind]
-
-
-def pull(server: Server, url: str, **order: object) -> dict[str, Any]:
-    answer = httpx.post(server.url + "/v1/streams", json={"url": url, **order})
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/streams/{found['id']}"
-    return found
-
-
-def look(server: Server, stream: str) -> dict[str, Any]:
-    answer = httpx.get(f"{server.url}/v1/streams/{stream}")
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def test_a_stream_from_its_order_to_its_end(service: Server) -> None:
@@ -116,17 +74,79 @@ def test_a_file_is_played_once_at_its_own_pace_and_followed_again_from_where_one
 REFUSED = [
     ({}, "bad_option"), ({"url": 7}, "bad_option"), ({"url": "ftp://x/"}, "bad_url"), ({"url": "rtsp://"}, "bad_url"),
     ({"url": "rtsp://10.0.0.1/x"}, "address_refused"), ({"url": "http://[::1]/x"}, "address_refused"),
-    ({"url": "http://0x7f000002/x"}, "address_refused"), ({"url": NEVER, "transport": "udp"}, "bad_option"),
+    ({"url": "http://0x7f000002/x"}, "address_refused"), ({"url": NEVER, "transport": "serial"}, "bad_option"),
     ({"url": NEVER, "loop": True}, "bad_option"), ({"url": NEVER, "rate": 3}, "bad_option"),
     ({"url": NEVER, "keyframe_hz": 0}, "bad_option"), ({"url": "file:nothing.mp4"}, "no_such_file"),
     ({"url": "file:../conftest.py"}, "no_such_file"), ({"url": "file:///etc/passwd"}, "no_such_file"),
-    ({"url": "file:."}, "no_such_file"), ({"url": "file:walk.mp4%00"}, "no_such_file"),
+    ({"url": "device:/dev/video0"}, "device_not_allowed"), ({"url": "device:/dev/nul"}, "device_not_allowed"),
+    ({"url": "device:/dev/stmixer/../video0"}, "device_not_allowed"),
+    ({"url": "device:video0"}, "bad_url"),
+    ({"url": "device:/dev/stmixer", "loop": True}, "bad_option"), ({"url": "rtsps://10.0.0.1/x"}, "address_refused"),
+    ({"url": "rtsps://127.0.0.1:1/x", "transport": "udp"}, "bad_option"),
+    ({"url": "http://127.0.0.1:1/x", "transport": "udp"}, "bad_option"),
+    ({"url": "file:walk.mp4", "transport": "udp"}, "bad_option"), ({"url": "file:."}, "no_such_file"),
+    ({"url": "file:walk.mp4%00"}, "no_such_file"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("order", "code"), REFUSED)
 def test_what_cannot_be_fetched_is_refused(service: Server, order: dict[str, object], code: str) -> None:
     problem(httpx.post(service.url + "/v1/streams", json=order), 422, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [("/dev/stmixer", "unreachable", "/dev/stmixer cannot be opened (No such file or directory)"),
+     ("/dev/null", "no_video", "/dev/null is no video device")],
+)  # fmt: skip
+def test_a_device_that_is_named_and_is_no_camera(service: Server, path: str, code: str, words: str) -> None:
+    number = pull(service, f"device:{path}")["id"]
+    said = eventually(lambda: look(service, number)["pulled"], lambda said: said["code"])
+    assert (said["state"], said["code"], said["error"], said["url"]) == ("connecting", code, words, f"device:{path}")
+    assert httpx.delete(f"{service.url}/v1/streams/{number}").status_code == 204
+
+
+def state(server: Server, number: str) -> str:
+    found: str = look(server, number)["pulled"]["state"]
+    return found
+
+
+def test_it_is_ended_within_two_seconds_in_every_state(service: Server, tmp_path: Path) -> None:
+    """Two in which the service has cores to run on: what it waits for those on a busy machine is not counted."""
+    film, before = make_film(tmp_path, "h264", 150), at_rest(service)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        running_camera(film) as camera,
+        running_camera(film) as silent,
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        silent.fall_silent()
+        hangs = f"rtsp://127.0.0.1:{full.getsockname()[1]}/cam"  # whose answer to a connect never comes
+        ways = [
+            (hangs, "connecting", ()), (silent.url(), "connecting", ()), (camera.url(), "live", ()),
+            (camera.url(), "live", ("reconnecting",)), (camera.url(), "live", ("stalled", "reconnecting")),
+            ("file:walk.mp4", "live", ("ended",)), ("file:README.md", "failed", ()),
+        ]  # fmt: skip
+        for url, first, later in ways:
+            number = pull(service, url)["id"]
+            followed = Followed(service, number, **{"Last-Event-ID": "0"})
+            eventually(lambda n=number: state(service, n), lambda seen, f=first: seen == f, 60)
+            if "stalled" in later:
+                camera.fall_silent()
+            if later:
+                eventually(lambda n=number: state(service, n), lambda seen, w=later: seen in w, 60)
+            gone = pool.submit(httpx.delete, f"{service.url}/v1/streams/{number}", timeout=60)
+            assert answer_of(gone, service, 2.0).status_code == 204, (url, first, later)
+            assert followed.ended.wait(20), (url, first, later)
+            assert set(later[:1]) <= {message["state"] for message in followed.of("status")}
+            if "stalled" in later:
+                camera.go_on()
+    after = at_rest(service)
+    assert (after.descriptors, after.files) == (before.descriptors, before.files)
+    gauges = [line for line in service.metrics().splitlines() if line.startswith("stmixer_pulled_streams{")]
+    assert len(gauges) == 6
+    assert all(line.endswith(" 0.0") for line in gauges)
 
 
 def test_a_link_out_of_the_folder_leads_nowhere(tmp_path: Path) -> None:

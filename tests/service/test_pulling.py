@@ -38,6 +38,14 @@ def test_they_come_up_to_a_quarter_sooner() -> None:
         assert wait <= 8
 
 
+def test_what_an_attempt_takes_counts() -> None:
+    """Those that hang in a connect for 5 s are no more than 8 s apart either; a second lies between any two."""
+    backoff = Backoff(lambda: 0.0)
+    assert [backoff.wait_s(LOST, 13.0 * number, took_s=5.0) for number in range(6)] == [1, 1, 1, 3, 3, 3]
+    assert Backoff(lambda: 0.0).wait_s(WRONG, 0.0, took_s=2.0) == 28
+    assert Backoff(lambda: 0.0).wait_s(LOST, 0.0, took_s=3600.0) == 1
+
+
 def test_what_only_a_person_can_mend_is_tried_slowly() -> None:
     assert set(waits(Backoff(lambda: 0.0), 200, WRONG)) == {30}
 

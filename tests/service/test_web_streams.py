@@ -9,27 +9,31 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from cameras import pulled, says, told
+from cameras import behind_tls, certificate, pulled, says, told
 from in_process import running_engine
 from live_video import video
 from posting import conserved
 from web_camera import Asked, head, moved, running_web_camera
 from ws_client import jpeg
 
-from stmixer.service.errors import CapacityError
+from stmixer.service.api.service import Service
+from stmixer.service.errors import CapacityError, StartError
 from stmixer.service.pulled_url import parse_url
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.allowance import LoopShare
+from stmixer.service.sources.camera import Way
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.names import Resolve
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.trust import Trust
 from stmixer.service.sources.web_stream import WebSource
 
 PICTURES = 40
@@ -115,6 +119,32 @@ def test_a_container_over_http_goes_on_with_the_next_one() -> None:
             conserved(stream.session.summary().model_dump())
 
     asyncio.run(run())
+
+
+def test_a_certificate_has_to_be_known_or_not_looked_at(tmp_path: Path) -> None:
+    its = certificate(tmp_path)
+    ways = [(Trust(its), "live"), (Trust(verify=False), "live"), (Trust(), "tls")]
+
+    async def run() -> None:
+        async with (
+            running_engine() as engine,
+            running_web_camera({"/ts": transport_stream}) as camera,
+            behind_tls(camera.port, its) as port,
+        ):
+            for trust, wanted in ways:
+                async with pulled(engine, f"https://127.0.0.1:{port}/ts", trust=trust) as stream:
+                    said = json.loads((await says(stream, "status")).text)
+                    assert wanted == ("live" if said["state"] == "live" else told(stream).code)
+                    assert told(stream).url == f"https://127.0.0.1:{port}/ts"
+
+    asyncio.run(run())
+
+
+def test_a_file_of_certificates_has_to_be_one(tmp_path: Path) -> None:
+    Trust(certificate(tmp_path)).check()
+    for path, why in ((tmp_path / "none.pem", "No such file"), (Path(__file__), "no certificates in PEM")):
+        with pytest.raises(StartError, match=why):
+            asyncio.run(Service(Settings(pull_ca_file=path)).start())
 
 
 @pytest.mark.parametrize("kind", ["Basic", "Digest"])
@@ -243,7 +273,7 @@ async def fetched(url: str, resolve: Resolve | None = None) -> None:
     """One attempt, of which nothing is taken."""
     policy = AddressPolicy(parse_networks("127.0.0.0/8"), resolve)
     context = SimpleNamespace(settings=Settings())
-    await WebSource(context, parse_url(url), policy, 10.0).fetch(lambda: None)  # type: ignore[arg-type]
+    await WebSource(context, parse_url(url), Way(policy), 10.0).fetch(lambda: None)  # type: ignore[arg-type]
 
 
 # -- the parts of an answer
@@ -323,7 +353,7 @@ def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) ->
             await asyncio.sleep(0)
 
     async def run() -> None:
-        source = WebSource(SimpleNamespace(settings=Settings()), parse_url("http://cam/"), AddressPolicy(()), 1.0)  # type: ignore[arg-type]
+        source = WebSource(SimpleNamespace(settings=Settings()), parse_url("http://cam/"), Way(AddressPolicy(())), 1.0)  # type: ignore[arg-type]
         monkeypatch.setattr(source, "_answer", answered)
         monkeypatch.setattr(source, "_begun", begun)
         monkeypatch.setattr(web_stream, "LoopShare", lambda: LoopShare(lambda: now))

@@ -1,0 +1,50 @@
+"""Whose certificates count where a source is reached by TLS: the system's and those of ``--pull-ca-file``, or any."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from stmixer.service.errors import StartError
+from stmixer.service.pulled_url import PulledUrl
+from stmixer.service.sources.trouble import Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """``ca_file``: certificates, PEM, beside the system's; without ``verify`` nobody's is looked at, and whoever stands
+    in between may be who answers."""
+
+    ca_file: Path | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """Made once; reads files. Raises OSError, ssl.SSLError for a file of which nothing can be read."""
+        return _context(self)
+
+    def check(self) -> None:
+        """Raises StartError for a file that cannot be used."""
+        try:
+            self.context()
+        except (OSError, ssl.SSLError) as error:
+            why = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            raise StartError("bad_setting", f"--pull-ca-file {self.ca_file}: {why}") from None
+
+
+@functools.cache
+def _context(trust: Trust) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if trust.ca_file is not None:
+        context.load_verify_locations(trust.ca_file)
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def not_trusted(url: PulledUrl, error: ssl.SSLError) -> Trouble:
+    """What a failed handshake means."""
+    why = getattr(error, "verify_message", None) or error.reason or "no TLS"
+    return Trouble("tls", f"{url.place} cannot be trusted ({why})")

@@ -1,0 +1,332 @@
+"""Between a camera and its decoder: what of RTSP is read, packets in order, datagrams of nobody else, and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cameras import certificate
+
+from stmixer.service.sources import relay as relay_module
+from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
+from stmixer.service.sources.packet_order import MOST_HELD, WAIT_S, PacketOrder
+from stmixer.service.sources.relay import Relay, Where, _pair, relayed
+
+SETUP = (
+    b"SETUP rtsp://10.0.0.1:554/cam/track1 RTSP/1.0\r\nTransport: RTP/AVP/TCP;unicast;interleaved=2-3\r\n"
+    b"CSeq: 4\r\nUser-Agent: Lavf\r\n\r\n"
+)
+ANSWER = (
+    b"RTSP/1.0 200 OK\r\nCSeq: 4\r\ntransport: RTP/AVP;unicast;client_port=5000-5001;server_port=6000-6001;ssrc=1\r\n"
+    b"Session: abc\r\n\r\n"
+)
+WITH_BODY = b"RTSP/1.0 200 OK\r\nCSeq: 2\r\ncontent-length: 7\r\n\r\nv=0\r\n$\x00"
+
+
+# -- messages and packets
+
+
+@pytest.mark.parametrize("step", [1, 3, 10_000])
+def test_messages_and_packets_in_whatever_pieces(step: int) -> None:
+    said = WITH_BODY + framed(2, b"first") + b"\r\n" + SETUP + framed(3, b"") + framed(200, b"$\x00\x00\x01") + ANSWER
+    parts = Interleaved()
+    found = [part for at in range(0, len(said), step) for part in parts.feed(said[at : at + step])]
+    assert found == [
+        Message(WITH_BODY), Packet(2, b"first"), Message(SETUP), Packet(3, b""), Packet(200, b"$\x00\x00\x01"),
+        Message(ANSWER),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said", [b"x" * MOST_HEAD, b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n"], ids=["no end", "a large body"]
+)
+def test_what_is_no_rtsp(said: bytes) -> None:
+    with pytest.raises(NotRtsp):
+        list(Interleaved().feed(said))
+
+
+def test_what_is_read_of_a_setup() -> None:
+    setup, answer = Message(SETUP), Message(ANSWER)
+    assert (setup.number, setup.wanted_channels, setup.is_answer) == (4, (2, 3), False)
+    assert (answer.number, answer.wanted_channels, answer.is_answer, answer.is_good) == (4, None, True, True)
+    assert (answer.sends_from, answer.wants_tcp) == ((6000, 6001), False)
+    assert setup.with_transport("RTP/AVP;unicast;client_port=7000-7001").data == SETUP.replace(
+        b"RTP/AVP/TCP;unicast;interleaved=2-3", b"RTP/AVP;unicast;client_port=7000-7001"
+    )
+    assert b"\r\nTransport: x\r\nSession: abc\r\n\r\n" in answer.with_transport("x").data
+    one_port = Message(ANSWER.replace(b"6000-6001", b"6000"))
+    assert one_port.sends_from == (6000, 6001)
+    assert Message(ANSWER.replace(b"6000-6001", b"99999")).sends_from is None
+    refused = Message(b"RTSP/1.0 461 Unsupported Transport\r\nCSeq: 4\r\n\r\n")
+    assert (refused.is_good, refused.sends_from) == (False, None)
+    # what stands in a body is no line of a head
+    told = Message(b"RTSP/1.0 200 OK\r\n\r\nTransport: a;server_port=1-2\r\nCSeq: 7\r\n\r\n")
+    assert (told.number, told.sends_from) == (None, None)
+    play = Message(b"PLAY rtsp://x RTSP/1.0\r\nCSeq: 5\r\nTransport: interleaved=0-1\r\n\r\n")
+    assert play.wanted_channels is None
+
+
+# -- the order of packets
+
+
+def rtp(number: int) -> bytes:
+    return b"\x80\x60" + (number % 0x10000).to_bytes(2) + b"%d" % number
+
+
+def put(order: PacketOrder, *numbers: int, now: float = 0.0) -> list[int]:
+    """The numbers that come out for those that go in."""
+    return [int(packet[4:]) for number in numbers for packet in order.put(rtp(number), now)]
+
+
+def test_packets_come_in_their_order() -> None:
+    order = PacketOrder()
+    assert put(order, 7, 8, 10, 9, 11) == [7, 8, 9, 10, 11]
+    assert put(order, 14, 13, 12, 13, 15) == [12, 13, 14, 15]
+    assert (order.late, order.waits_until) == (1, None)
+
+
+def test_numbers_run_over() -> None:
+    order = PacketOrder()
+    assert put(order, 65534, 65536, 65535, 65537) == [65534, 65535, 65536, 65537]
+
+
+def test_what_is_lost_holds_up_nobody_for_long() -> None:
+    order = PacketOrder()
+    assert put(order, 1, now=5.0) == [1]
+    assert put(order, 3, now=5.01) == []
+    assert put(order, 4, 6, now=5.05) == []
+    assert order.waits_until == 5.01 + WAIT_S
+    assert order.overdue(5.01 + WAIT_S / 2) == []
+    assert [int(packet[4:]) for packet in order.overdue(5.02 + WAIT_S)] == [3, 4]
+    assert order.waits_until == 5.05 + WAIT_S
+    assert put(order, 2, now=5.2) == []  # nobody waits for it any more
+    assert put(order, 5, now=5.2) == [5, 6]
+    assert order.late == 1
+
+
+def test_so_many_wait_at_most() -> None:
+    order = PacketOrder()
+    put(order, 1)
+    found = put(order, *range(3, MOST_HELD + 4))
+    assert found == list(range(3, MOST_HELD + 4))
+
+
+def test_a_sender_that_begins_anew_is_followed() -> None:
+    order = PacketOrder()
+    assert put(order, 100, 101, 103) == [100, 101]
+    assert put(order, 30_000, 30_001) == [103, 30_000, 30_001]
+    assert put(order, 5) == [5]
+    assert order.put(b"\x80", 0.0) == []
+
+
+# -- a relay
+
+
+@asynccontextmanager
+async def between(*, datagrams: bool) -> AsyncIterator[tuple[Relay, socket.socket, socket.socket]]:
+    """A relay, and both ends: the camera's, and the decoder's."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        ours = socket.socket()
+        ours.setblocking(False)
+        await loop.sock_connect(ours, listening.getsockname())
+        camera, _ = await loop.sock_accept(listening)
+    made = await relayed(ours, tls=None, name="", datagrams=datagrams, within_s=20)
+    decoder = socket.socket(fileno=socket.dup(made.connection))
+    made.begun()
+    decoder.setblocking(False)
+    try:
+        yield made, camera, decoder
+    finally:
+        await made.close()
+        camera.close()
+        decoder.close()
+
+
+async def read(ours: socket.socket, size: int) -> bytes:
+    """So many bytes."""
+    found = b""
+    async with asyncio.timeout(20):
+        while len(found) < size:
+            found += await asyncio.get_running_loop().sock_recv(ours, size - len(found))
+    return found
+
+
+async def until_asked(camera: socket.socket) -> bytes:
+    """A message that the camera gets."""
+    found = b""
+    while not found.endswith(b"\r\n\r\n"):
+        found += await read(camera, 1)
+    return found
+
+
+def test_media_come_by_datagrams_of_the_camera_alone() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with between(datagrams=True) as (_, camera, decoder):
+            await loop.sock_sendall(decoder, b"OPTIONS rtsp://x RTSP/1.0\r\nCSeq: 3\r\n\r\n" + SETUP)
+            assert (await until_asked(camera)).startswith(b"OPTIONS rtsp://x RTSP/1.0\r\nCSeq: 3")
+            asked = Message(await until_asked(camera))
+            head, _, ports = asked._transport.partition(b"client_port=")
+            assert head == b"Transport: RTP/AVP;unicast;"
+            first, second = map(int, ports.split(b"-"))
+            assert (first % 2, second) == (0, first + 1)
+            sends = _pair(("127.0.0.1", 0))
+            theirs = tuple(one.getsockname()[1] for one in sends)
+            answer = ANSWER.replace(b"6000-6001", b"%d-%d" % theirs)
+            # a question of the camera's own with the same number is no answer
+            await loop.sock_sendall(camera, b"OPTIONS * RTSP/1.0\r\nCSeq: 4\r\n\r\n" + answer)
+            assert await until_asked(decoder) == b"OPTIONS * RTSP/1.0\r\nCSeq: 4\r\n\r\n"
+            told = Message(await until_asked(decoder))
+            assert told._transport == b"Transport: RTP/AVP/TCP;unicast;interleaved=2-3"
+            for one in sends:  # whatever stands in between lets answers through
+                assert await loop.sock_recv(one, 100)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(("127.0.0.2", 0))
+                other.sendto(rtp(1) + b" of another", ("127.0.0.1", first))
+            for number in (1, 3, 2):
+                sends[0].sendto(rtp(number), ("127.0.0.1", first))
+            sends[1].sendto(b"report", ("127.0.0.1", second))
+            wanted = {framed(2, rtp(1)), framed(2, rtp(2)), framed(2, rtp(3)), framed(3, b"report")}
+            said = await read(decoder, sum(map(len, wanted)))
+            packets = [part for part in Interleaved().feed(said) if isinstance(part, Packet)]
+            assert [p.data for p in packets if p.channel == 2] == [rtp(1), rtp(2), rtp(3)]
+            assert [p.data for p in packets if p.channel == 3] == [b"report"]
+            await loop.sock_sendall(decoder, framed(3, b"heard"))
+            assert await loop.sock_recv(sends[1], 100) == b"heard"
+            for one in sends:
+                one.close()
+
+    asyncio.run(run())
+
+
+def test_a_lost_datagram_is_waited_for_and_no_longer() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with between(datagrams=True) as (_, camera, decoder):
+            await loop.sock_sendall(decoder, SETUP)
+            port = int(Message(await until_asked(camera))._transport.partition(b"client_port=")[2].split(b"-")[0])
+            await loop.sock_sendall(camera, ANSWER)
+            await until_asked(decoder)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sends:
+                sends.bind(("127.0.0.1", 0))
+                for number in (1, 3):
+                    sends.sendto(rtp(number), ("127.0.0.1", port))
+                assert await read(decoder, 18) == framed(2, rtp(1)) + framed(2, rtp(3))
+
+    asyncio.run(run())
+
+
+def test_a_decoder_that_takes_nothing_is_owed_and_the_rest_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "KEPT", 4096)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with between(datagrams=True) as (made, camera, decoder):
+            assert made.owed() is None
+            await loop.sock_sendall(decoder, SETUP)
+            port = int(Message(await until_asked(camera))._transport.partition(b"client_port=")[2].split(b"-")[0])
+            await loop.sock_sendall(camera, ANSWER)
+            await until_asked(decoder)
+            assert made.owed() is None
+            number = 0
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sends:
+                sends.bind(("127.0.0.1", 0))
+                while not made._outlet.full:
+                    sends.sendto(rtp(number).ljust(1000, b"x"), ("127.0.0.1", port))
+                    number += 1
+                    await asyncio.sleep(0)
+                before = made.owed()
+                assert before is not None
+                for _ in range(100):  # nobody reads them now
+                    sends.sendto(rtp(number).ljust(1000, b"x"), ("127.0.0.1", port))
+                    number += 1
+                    await asyncio.sleep(0)
+                assert made.owed() == before
+            parts, found = Interleaved(), list[int]()
+            async with asyncio.timeout(20):
+                while made.owed() is not None or not found:
+                    for part in parts.feed(await loop.sock_recv(decoder, 65536)):
+                        assert isinstance(part, Packet)
+                        found.append(int.from_bytes(part.data[2:4]))
+                    await asyncio.sleep(0)
+            assert found[0] == 0
+            assert all(later > sooner for sooner, later in pairwise(found))
+            assert len(found) < number
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("datagrams", [False, True])
+def test_an_end_is_passed_on(datagrams: bool) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with between(datagrams=datagrams) as (_, camera, decoder):
+            await loop.sock_sendall(camera, WITH_BODY)
+            camera.shutdown(socket.SHUT_WR)
+            assert await read(decoder, len(WITH_BODY)) == WITH_BODY
+            async with asyncio.timeout(20):
+                assert await loop.sock_recv(decoder, 1) == b""
+        async with between(datagrams=datagrams) as (_, camera, decoder):
+            decoder.close()
+            async with asyncio.timeout(20):
+                assert await loop.sock_recv(camera, 1) == b""
+
+    asyncio.run(run())
+
+
+def test_a_decoder_that_speaks_no_rtsp_is_passed_on_no_more() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        setups = [SETUP.replace(b"CSeq: 4", b"CSeq: %d" % n) for n in range(40)]
+        tracks = [SETUP.replace(b"2-3", b"%d-%d" % (n, n + 1)) for n in range(6)]
+        for said in (b"x" * MOST_HEAD, b"".join(setups), b"".join(tracks)):
+            async with between(datagrams=True) as (_, camera, decoder):
+                sending = asyncio.create_task(loop.sock_sendall(decoder, said))
+                async with asyncio.timeout(20):
+                    while await loop.sock_recv(camera, 65536):
+                        pass
+                await asyncio.gather(sending, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_two_ports_follow_each_other_the_first_even() -> None:
+    here: Where = ("127.0.0.1", 0)
+    for _ in range(5):
+        rtp_socket, rtcp_socket = _pair(here)
+        with rtp_socket, rtcp_socket:
+            first, second = rtp_socket.getsockname()[1], rtcp_socket.getsockname()[1]
+            assert (first % 2, second) == (0, first + 1)
+
+
+def test_a_certificate_has_to_have_the_name(tmp_path: Path) -> None:
+    its = certificate(tmp_path)
+    tls = ssl.create_default_context(cafile=its)
+
+    async def run() -> None:
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        serving.load_cert_chain(its, its.with_suffix(".key"))
+        loop, server = (
+            asyncio.get_running_loop(),
+            await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=serving),
+        )
+        async with server:
+            for name, good in (("127.0.0.1", True), ("cam.example", False)):
+                ours = socket.socket()
+                ours.setblocking(False)
+                await loop.sock_connect(ours, server.sockets[0].getsockname())
+                if good:
+                    await (await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20)).close()
+                else:
+                    with pytest.raises(ssl.SSLCertVerificationError):
+                        await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20)
+
+    asyncio.run(run())

@@ -3,20 +3,24 @@
     python -m bench.found_people DATA fall,interaction --into FOUND
 
 Each video is looked at twice, at 8 keyframes a second and at 1; a rate is the nearest that the model's grid has (7.5
-and 1). Of every keyframe all people with a person score of 0.1 or more are kept, with the scores of all actions.
+and 1). Of every keyframe all people with a person score of 0.1 or more are kept, with the scores of all actions and
+what they are told apart by besides their boxes (``model.postprocess.looks_of``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 import stmixer
+from stmixer.service.worker.runner import BatchResult, Job
 from stmixer.trainer.data.csv_table import read_table
 
 RATES = (8, 1)
@@ -33,6 +37,7 @@ class Found:
     boxes: NDArray[np.float64]
     person_scores: NDArray[np.float64]
     scores: NDArray[np.float32]
+    looks: NDArray[np.float16]
 
     def write(self, path: Path) -> None:
         """Whole, or not at all."""
@@ -54,7 +59,16 @@ def place(folder: Path, name: str, video: str, hz: int) -> Path:
 
 def look_at(detector: stmixer.ActionDetector, video: Path, hz: int) -> Found:
     """Run the model over a video."""
-    results = list(detector.detect(video, keyframe_hz=hz, score_threshold=KEPT_FROM))
+    looks = list[NDArray[np.float16]]()
+    run = detector._runner.run
+
+    def noted(jobs: Sequence[Job]) -> BatchResult:
+        done = run(jobs)
+        looks.extend(done.looks)
+        return done
+
+    with patch.object(detector._runner, "run", noted):
+        results = list(detector.detect(video, keyframe_hz=hz, score_threshold=KEPT_FROM))
     people = [(k, actor) for k, result in enumerate(results) for actor in result.actors]
     order = {label.id: column for column, label in enumerate(detector.labels)}
     scores = np.zeros((len(people), len(order)), np.float32)
@@ -68,6 +82,7 @@ def look_at(detector: stmixer.ActionDetector, video: Path, hz: int) -> Found:
         np.array([actor.box for _, actor in people], np.float64).reshape(-1, 4),
         np.array([actor.person_score for _, actor in people], np.float64),
         scores,
+        np.concatenate(looks),
     )
 
 

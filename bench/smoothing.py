@@ -52,7 +52,7 @@ def followed(video: TrackedVideo, hz: int, labels: tuple[int, ...]) -> Said:
     tracks, filters = Tracks(), SmoothedActions()
     said = Said([], [], [])
     for k in video.keyframes:
-        changes = tracks.update(k.at_s, k.boxes, k.height, max(LONGEST_S, 1.5 / hz))
+        changes = tracks.update(k.at_s, k.boxes, k.height, max(LONGEST_S, 1.5 / hz), k.looks)
         scores = ActionScores(labels, k.scores)
         said.ids.append(changes.ids.tolist())
         said.single.append(k.scores)

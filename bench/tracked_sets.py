@@ -20,6 +20,7 @@ class Keyframe:
     """``annotated``: somebody has said who is there; else a tracker sees it, and nobody is judged by it.
 
     ``true_boxes``, ``boxes``: (n, 4) and (m, 4) corners, px of a picture ``height`` px high. ``scores`` (m, labels).
+    ``looks`` (m, 2D), None where no detector found them.
     """
 
     at_s: float
@@ -32,6 +33,7 @@ class Keyframe:
     boxes: Floats
     person_scores: Floats
     scores: Floats
+    looks: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def with_found_people(data: Path, found: Path, name: str, hz: int, least_score: 
                 Keyframe(
                     at_s, frame, size[1], bool(there), bool(stored.warming[k]), tuple(there), _px(there, size),
                     stored.boxes[rows_of] * (size * 2), stored.person_scores[rows_of],
-                    stored.scores[rows_of].astype(np.float64),
+                    stored.scores[rows_of].astype(np.float64), stored.looks[rows_of].astype(np.float64),
                 )
             )  # fmt: skip
         result.append(TrackedVideo(row["video"], size, tuple(keyframes)))

@@ -38,6 +38,8 @@ from stmixer.service.events.watched import WatchedStream
 from stmixer.service.schemas import Action, Actor, DetectOptions
 
 PEOPLE, HZ, KEYFRAMES, ROUNDS = 20, 4, 300, 5
+LOOKS = 128
+"""Numbers of the bundled model's queries."""
 LEFT_HALF = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
 
 
@@ -66,6 +68,8 @@ class Watched:
     _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def __post_init__(self) -> None:
+        looks = self._random.normal(size=(PEOPLE, LOOKS))
+        self._looks = (looks / np.linalg.norm(looks, axis=1, keepdims=True)).astype(np.float16)
         self._schedule = KeyframeSchedule(Window((0,), Fraction(1, 15)), float(HZ), None)
         options = DetectOptions(keyframe_hz=HZ)
         self._stream = Stream(0, "ws", "latest", self._schedule, options, math.inf, lambda _: None)
@@ -83,6 +87,7 @@ class Watched:
         values, actors = self._people()
         pending = Pending(self._schedule.keyframe(number), 0.0, self._stream, width=640, height=360)
         pending.scores, result = ActionScores(tuple(self.labels), values), result_of(pending, actors, 0.0, 0.0, "")
+        pending.looks = self._looks[: self.people]
         result.received_at_us = number * 1_000_000 // HZ
         self.tracks_s += cpu_s(lambda: self._stream._track(pending, result))
         self.rules_s += cpu_s(lambda: self._watched.see(result))

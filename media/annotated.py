@@ -22,16 +22,16 @@ DRAWN_ACTION_SCORE = 0.5
 
 
 class NamedAction(Protocol):
-    """An action with its score, 0 to 1."""
+    """An action, and how much of it is said of the person, 0 to 1."""
 
     @property
     def name(self) -> str: ...
     @property
-    def score(self) -> float: ...
+    def said(self) -> float: ...
 
 
 class FoundActor(Protocol):
-    """A person: x1, y1, x2, y2 in px of the picture, score 0 to 1, actions by falling score."""
+    """A person: x1, y1, x2, y2 in px of the picture, score 0 to 1, actions."""
 
     @property
     def box_px(self) -> Box: ...
@@ -74,7 +74,9 @@ def drawn(actors: Sequence[FoundActor]) -> list[DrawnActor]:
         DrawnActor(
             box_px=actor.box_px,
             person_score=actor.person_score,
-            labels=[(a.name, a.score) for a in actor.actions[:DRAWN_ACTIONS] if a.score >= DRAWN_ACTION_SCORE],
+            labels=sorted(
+                [(a.name, a.said) for a in actor.actions if a.said >= DRAWN_ACTION_SCORE], key=lambda label: -label[1]
+            )[:DRAWN_ACTIONS],
             track_id=actor.track_id,
         )
         for actor in actors

@@ -63,7 +63,9 @@ def pairs_of_most_gain(gains: Floats) -> Pairs:
     """The assignment of the largest sum of (N, M) gains, none of them below 0; 0 for none. By rising track."""
     fits = gains > 0
     alone = fits & (fits.sum(1, keepdims=True) == 1) & (fits.sum(0, keepdims=True) == 1)
-    pairs = [(int(track), int(found)) for track, found in np.argwhere(alone)]  # whom nobody else wants
+    pairs = list(zip(*(side.tolist() for side in np.nonzero(alone)), strict=True))  # whom nobody else wants
+    if len(pairs) == np.count_nonzero(fits):
+        return pairs
     rows, columns = (np.flatnonzero(fits.any(axis) & ~alone.any(axis)) for axis in (1, 0))
     left = np.asarray(gains[np.ix_(rows, columns)], dtype=np.float64)
     if len(rows) <= len(columns):

@@ -66,6 +66,21 @@ class PostProcess:
         return results
 
 
+def looks_of(spatial: Floats, temporal: Floats, queries: NDArray[np.int64]) -> NDArray[np.float16]:
+    """What the decoder knows of people, to tell them apart by: their last queries, as unit vectors.
+
+    Args:
+        spatial, temporal: (N, D) queries of a clip after the last stage.
+        queries: (K,) those that are kept.
+
+    Returns:
+        (K, 2D), zero of a person whose queries are not finite.
+    """
+    both = np.concatenate((spatial[queries], temporal[queries]), 1).astype(np.float64)
+    both[~np.isfinite(both).all(1)] = 0.0
+    return np.asarray(both / np.maximum(np.sqrt((both * both).sum(1, keepdims=True)), 1e-9), np.float16)
+
+
 def person_scores(human_logits: Floats) -> Floats:
     """(..., 2) human logits -> (...,) the person's share of their softmax."""
     powers = np.exp(human_logits - human_logits.max(-1, keepdims=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
@@ -58,7 +57,7 @@ def drawn(result: Result) -> DrawnKeyframe:
     return DrawnKeyframe(
         result.pts_us,
         DrawnFrame(result.frame.width, result.frame.height),
-        tuple(replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in result.actors),
+        tuple(actor.with_best(DRAWN_ACTIONS) for actor in result.actors),
     )
 
 

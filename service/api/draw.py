@@ -166,7 +166,7 @@ def _check(number: int, result: Result, before_us: int) -> None:
             raise _bad(number, f"no box: {actor.box_px}")
         if not all(math.isfinite(side) for side in actor.box):
             raise _bad(number, f"no box: {actor.box}")
-        scores = [actor.person_score, *(action.score for action in actor.actions)]
+        scores = [actor.person_score, *(a for action in actor.actions for a in (action.score, action.said))]
         if not all(0 <= score <= 1 for score in scores):
             raise _bad(number, "a score lies outside 0 to 1")
         if any(len(action.name) > MAX_NAME for action in actor.actions):

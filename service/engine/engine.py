@@ -418,7 +418,7 @@ class Engine:
                 pending.stream.copied(pending)
 
     def finish(self, seat: Seat, worker: Worker, batch: Batch, done: BatchDone, payload: bytes) -> None:
-        """A batch is back: keep what it leaves for banks and filters, settle its keyframes.
+        """A batch is back: keep what it leaves for its streams, settle its keyframes.
 
         Raises MessageError if parts miss.
         """
@@ -427,19 +427,20 @@ class Engine:
         if len(done.actors) != len(batch.keyframes) or missing != batch.stale:
             raise MessageError(f"{len(done.actors)} results, {len(missing)} of them none, do not fit its batch")
         keyframes, people = [pending for pending, _ in ran], [len(actors) for _, actors in ran]
-        entries, scores = left_of(keyframes, people, tuple([label.id for label in worker.model.labels]), payload)
-        for pending, entry in zip(keyframes, entries, strict=True):
-            if entry and pending.stream.id in seat.streams:  # else it has gone on with other weights meanwhile
-                pending.stream.remember(pending, entry)
+        labels, dim = tuple([label.id for label in worker.model.labels]), worker.model.config.decoder.dim
+        left = left_of(keyframes, people, labels, dim, payload)
+        for pending, each in zip(keyframes, left, strict=True):
+            if each.entry and pending.stream.id in seat.streams:  # else it has gone on with other weights meanwhile
+                pending.stream.remember(pending, each.entry)
         worker.batch, now, name = None, time.monotonic(), self.models.at(seat).name
         self._learn(seat, batch, done, now, compiled=worker.compiles(batch.shapes))
         if not batch.stale:  # else it ran in other shapes
             worker.ran(batch.shapes)
         self.metrics.batch_done(worker.name, done, now, [(pending.frame_at, pending.ready_at) for pending, _ in ran])
-        for (pending, actors), said in zip(ran, scores, strict=True):
+        for (pending, actors), each in zip(ran, left, strict=True):
             pending.done_at = now
             result = result_of(pending, actors, now, done.seconds.postprocess, name)
-            pending.stream.settle(pending, "ok", result, said)
+            pending.stream.settle(pending, "ok", result, each.scores, each.looks)
 
     def _learn(self, seat: Seat, batch: Batch, done: BatchDone, now: float, *, compiled: bool) -> None:
         """What keyframes cost, from a batch that ran whole without compiling; while much is to do capacity follows."""

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stmixer.media.grid import Sample, SampleHistory
 from stmixer.model.query_bank import OnlineBank, second_of
 from stmixer.model.smoothing import ActionScores, SmoothedActions
 from stmixer.model.tracks import Tracks
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.ipc.messages import Action, Actor, JobOrder, PictureSize
+from stmixer.service.ipc.messages import JobOrder, PictureSize, settle_actor
 from stmixer.service.ipc.ring import RingMemory
 from stmixer.service.schemas import DetectOptions, Outcome, Result, Summary, TrackChange
 
@@ -71,7 +72,7 @@ class Pending:
     so it cannot run again. ``tracks``: who has come with it, and who had gone by then. ``skipped_before``: keyframes
     right before it that a gap jumped over; they are in the summary as superseded, and nobody is told of them but by
     this number. ``slot``: its own picture, ``width``, ``height`` that one's px as shown, once it runs. ``scores``: of
-    its people and all actions.
+    its people and all actions; ``looks``: what they are told apart by besides their boxes.
     """
 
     keyframe: Keyframe
@@ -92,6 +93,7 @@ class Pending:
     outcome: Outcome | None = None
     result: Result | None = None
     scores: ActionScores | None = None
+    looks: NDArray[np.float16] | None = None
     tracks: list[TrackChange] = field(default_factory=list)
 
 
@@ -131,6 +133,7 @@ class Stream:
     _timeline: SampleHistory[Slot] | None = None
     _next: Keyframe | None = None
     _skipped: int = 0
+    _seen_by: str = ""
     _in_order: deque[Pending] = field(default_factory=deque)
 
     def open(self, width: int, height: int, ring: RingMemory, rate: float | None) -> None:
@@ -285,15 +288,22 @@ class Stream:
             self.bank.add(second_of(pending.keyframe.pts_us), queries)
 
     def settle(
-        self, pending: Pending, outcome: Outcome, result: Result | None = None, scores: ActionScores | None = None
+        self,
+        pending: Pending,
+        outcome: Outcome,
+        result: Result | None = None,
+        scores: ActionScores | None = None,
+        looks: NDArray[np.float16] | None = None,
     ) -> None:
         """A keyframe's end, whichever it is; delivers all settled ones at the head of the line.
 
-        ``scores``: of the result's actors and all actions; left out where the actors have none.
+        ``scores``: of the result's actors and all actions; left out where the actors have none. ``looks``: what the
+        model knows of each, (actors, 2D) unit vectors; left out where nothing is known.
         """
         if pending.state == "settled":
             return
-        pending.state, pending.outcome, pending.result, pending.scores = "settled", outcome, result, scores
+        pending.state, pending.outcome, pending.result = "settled", outcome, result
+        pending.scores, pending.looks = scores, looks
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
         while self._in_order and self._in_order[0].state == "settled":
             first = self._in_order.popleft()
@@ -309,7 +319,10 @@ class Stream:
         boxes = np.array([actor.box_px for actor in result.actors]).reshape(-1, 4)
         at_s, period_s = result.pts_us / 1e6, self.schedule.period_us / 1e6
         longest_s = max(self.options.track_max_gap_s, 1.5 * period_s)
-        changes = self.tracks.update(at_s, boxes, result.frame.height, longest_s)
+        if result.model != self._seen_by:  # another's queries do not compare
+            self.tracks.forget_looks()
+            self._seen_by = result.model
+        changes = self.tracks.update(at_s, boxes, result.frame.height, longest_s, pending.looks)
         scores = pending.scores or ActionScores.nothing(len(boxes))
         smoothed = self.smoothed.update(at_s, changes, scores, period_s=period_s, warming=result.warming).tolist()
         pending.tracks = [
@@ -319,16 +332,8 @@ class Stream:
         ]
         if not result.actors:
             return
-        place = {label: column for column, label in enumerate(scores.labels)}
-        result.actors = tuple(
-            [
-                Actor(
-                    actor.box_px, actor.box, actor.person_score,
-                    tuple([Action(a.id, a.name, a.score, doing[place[a.id]]) for a in actor.actions]), number,
-                )
-                for actor, number, doing in zip(result.actors, changes.ids.tolist(), smoothed, strict=True)
-            ]
-        )  # fmt: skip
+        for actor, number, doing in zip(result.actors, changes.ids.tolist(), smoothed, strict=True):
+            settle_actor(actor, number, dict(zip(scores.labels, doing, strict=True)))
 
     def expire(self, now: float) -> float | None:
         """Live: settle what has waited past its deadline. Returns the next moment at which there is something to do.

@@ -9,7 +9,7 @@ neither begins nor breaks one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from stmixer.service.event_schemas import Event, Rule
@@ -69,11 +69,18 @@ class Occurrence:
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """``met_s``: seconds in which it was met, less those in which it was not; ``away_s`` since it was. ``opened``: its
-    event has begun. ``unseen``: taken over from another process, and not seen by this one yet.
+    """What an ``Occurrence`` says of it so far, and ``met_s``: seconds in which it was met, less those in which it was
+    not; ``away_s`` since it was. ``opened``: its event has begun. ``unseen``: taken over from another process, and not
+    seen by this one yet.
     """
 
-    now: Occurrence
+    event_id: str
+    track_id: int | None
+    started_at_us: int
+    seen_at_us: int
+    score_max: float
+    box: Box
+    newest_track: int
     opened: bool = False
     met_s: float = 0.0
     away_s: float = 0.0
@@ -93,7 +100,13 @@ class RuleRuns:
     @property
     def opened(self) -> list[Occurrence]:
         """The events that are open."""
-        return [run.now for run in self._runs.values() if run.opened]
+        return [
+            Occurrence(
+                run.event_id, self.rule.id, run.track_id, run.started_at_us, run.seen_at_us, run.score_max, run.box,
+                run.newest_track, self.terms,
+            )
+            for run in self._runs.values() if run.opened
+        ]  # fmt: skip
 
     @property
     def floor(self) -> float:
@@ -101,10 +114,12 @@ class RuleRuns:
         return self.rule.min_score * HOLD
 
     def restore(self, occurrence: Occurrence) -> None:
-        """Go on with one of another process, if it is seen again."""
+        """Go on with one of another process, if it is seen again. It has this rule's terms."""
         self._runs[occurrence.track_id] = Run(
-            occurrence, opened=True, told_score=occurrence.score_max, unseen=True, met_s=self.rule.for_s
-        )
+            occurrence.event_id, occurrence.track_id, occurrence.started_at_us, occurrence.seen_at_us,
+            occurrence.score_max, occurrence.box, occurrence.newest_track,
+            opened=True, told_score=occurrence.score_max, unseen=True, met_s=self.rule.for_s,
+        )  # fmt: skip
 
     def be_quiet(self, seconds: float) -> None:
         """Let none begin for so long."""
@@ -147,12 +162,14 @@ class RuleRuns:
     def _hand_over(self, moment: Moment, met: dict[int | None, Meeting]) -> set[int | None]:
         """Who is there no more, and whose place somebody new has taken, is that one from now on. Returns who took."""
         gone = [run for key, run in self._runs.items() if key is not None and key not in moment.present]
+        if not gone:
+            return set()
         pairs = sorted(
             (
-                (overlap(run.now.box, person.box), run.now.track_id, key)
+                (overlap(run.box, person.box), run.track_id, key)
                 for run in gone
                 for key, person in met.items()
-                if key is not None and key not in self._runs and key > run.now.newest_track
+                if key is not None and key not in self._runs and key > run.newest_track
                 and person.score >= self.rule.min_score
             ),
             key=lambda pair: -pair[0],
@@ -162,25 +179,22 @@ class RuleRuns:
             if share >= LEAST_OVERLAP and old in self._runs and new not in taken:
                 taken.add(new)
                 run = self._runs[new] = self._runs.pop(old)
-                run.now = replace(run.now, track_id=new)
+                run.track_id = new
         return taken
 
     # -- how it goes on
 
     def _begin(self, moment: Moment, person: Meeting) -> None:
-        now = Occurrence(
-            self._new_id(), self.rule.id, person.track_id, moment.at_us, moment.at_us, person.score, person.box,
-            moment.newest_track, self.terms,
-        )  # fmt: skip
-        self._runs[person.track_id] = Run(now)
+        self._runs[person.track_id] = Run(
+            self._new_id(), person.track_id, moment.at_us, moment.at_us, person.score, person.box, moment.newest_track
+        )
 
     def _go_on(self, run: Run, moment: Moment, person: Meeting) -> None:
         run.met_s += moment.watched_s
         run.away_s, run.unseen = 0.0, False
-        run.now = replace(
-            run.now, seen_at_us=max(moment.at_us, run.now.seen_at_us), box=person.box,
-            score_max=max(run.now.score_max, person.score), newest_track=moment.newest_track,
-        )  # fmt: skip
+        run.box, run.newest_track = person.box, moment.newest_track
+        run.seen_at_us = max(moment.at_us, run.seen_at_us)
+        run.score_max = max(run.score_max, person.score)
 
     def _part(self, absent: Sequence[Run], moment: Moment) -> list[Event]:
         """Those who do not meet it now: some of them have not for long enough."""
@@ -193,11 +207,13 @@ class RuleRuns:
             worth_it = run.opened or run.met_s > 0
             if not worth_it or run.away_s >= self.rule.clear_s:
                 over.append(run)
-        kept = sorted((run for run in self._runs.values() if run not in over), key=lambda run: -run.away_s)
-        surplus = kept[: max(0, len(kept) - MOST_RUNS)]
+        surplus = list[Run]()
+        if len(self._runs) - len(over) > MOST_RUNS:
+            kept = sorted((run for run in self._runs.values() if run not in over), key=lambda run: -run.away_s)
+            surplus = kept[: len(kept) - MOST_RUNS]
         ended = []
         for run in (*over, *surplus):
-            del self._runs[run.now.track_id]
+            del self._runs[run.track_id]
             if run.opened:
                 ended.append(self._event(run, "end", "lost" if run.unseen or run in surplus else None))
                 self.be_quiet(self.rule.cooldown_s or 0.0)
@@ -215,17 +231,16 @@ class RuleRuns:
                     continue
                 run.opened = True
                 told.append(self._event(run, "start"))
-            elif key in handed_over or run.now.score_max >= run.told_score + TOLD_STEP:
+            elif key in handed_over or run.score_max >= run.told_score + TOLD_STEP:
                 told.append(self._event(run, "update"))
             else:
                 continue
-            run.told_score = run.now.score_max
+            run.told_score = run.score_max
         return told
 
     def _event(self, run: Run, state: Literal["start", "update", "end"], reason: Reason | None = None) -> Event:
-        now = run.now
         return Event(
-            event_id=now.event_id, rule=self.rule.id, stream=self._stream, state=state, track_id=now.track_id,
-            started_at_us=now.started_at_us, ended_at_us=now.seen_at_us if state == "end" else None,
-            score_max=round(now.score_max, 4), box=now.box, zone=self.rule.zone, reason=reason,
+            event_id=run.event_id, rule=self.rule.id, stream=self._stream, state=state, track_id=run.track_id,
+            started_at_us=run.started_at_us, ended_at_us=run.seen_at_us if state == "end" else None,
+            score_max=round(run.score_max, 4), box=run.box, zone=self.rule.zone, reason=reason,
         )  # fmt: skip

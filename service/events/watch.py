@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.runs import Meeting, Moment, Occurrence, Reason, RuleRuns
 from stmixer.service.events.zone import foot, holds
-from stmixer.service.ipc.messages import Action, Actor
+from stmixer.service.ipc.messages import Actor
 from stmixer.service.schemas import Result
 
 LOOKED_S = 2.0
@@ -95,20 +95,20 @@ class Watch:
 
 
 def _who_meet(runs: RuleRuns, people: Sequence[Actor]) -> list[Meeting]:
-    rule, found = runs.rule, []
+    rule, floor, found = runs.rule, runs.floor, []
     for actor in people:
         score = _score(rule, actor)
-        if score >= runs.floor and (rule.zone is None or holds(rule.zone, foot(actor.box))):
+        if score >= floor and (rule.zone is None or holds(rule.zone, foot(actor.box))):
             found.append(Meeting(actor.track_id, actor.box, score))
     return found
 
 
 def _score(rule: Rule, actor: Actor) -> float:
     """-1 where the action is not among the actor's."""
-    if rule.label is None:
+    label = rule.label
+    if label is None:
         return actor.person_score
-    return next((_of(action) for action in actor.actions if action.name == rule.label), -1.0)
-
-
-def _of(action: Action) -> float:
-    return action.score if action.smoothed is None else action.smoothed
+    for action in actor.actions:
+        if action.name == label:
+            return action.said
+    return -1.0

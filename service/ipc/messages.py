@@ -11,7 +11,8 @@ untrusted media, and nothing it says may run here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
@@ -67,6 +68,11 @@ class Action:
     score: float
     smoothed: Annotated[float | None, _ALWAYS_TOLD] = None
 
+    @property
+    def said(self) -> float:
+        """What people and rules are told: ``smoothed`` where it is known."""
+        return self.score if self.smoothed is None else self.smoothed
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -79,6 +85,22 @@ class Actor:
     person_score: float
     actions: tuple[Action, ...]
     track_id: int | None = None
+
+    def with_best(self, most: int) -> Actor:
+        """With the few actions that a picture can name, the best by what is said of them first."""
+        return replace(self, actions=tuple(sorted(self.actions, key=lambda action: -action.said)[:most]))
+
+
+def settle_actor(actor: Actor, track_id: int, smoothed: Mapping[int, float]) -> None:
+    """Say of a worker's actor what its stream alone knows; ``smoothed`` by the numbers of its actions.
+
+    In place, once, by the stream, while nobody else has the actor: hundreds of new actions a keyframe are most of what
+    people who are told apart would cost.
+    """
+    say = object.__setattr__
+    say(actor, "track_id", track_id)
+    for action in actor.actions:
+        say(action, "smoothed", smoothed[action.id])
 
 
 # -- API process → decoder
@@ -586,7 +608,8 @@ class BatchDone:
     """Actors per job, None for stale ones.
 
     Payload: what each job that ran leaves for its stream's query bank, then of each that ran the scores of all actions
-    of its actors, (actors, labels) float32, whatever ``top_k`` and ``action_threshold`` let into ``actors``.
+    of its actors, (actors, labels) float32, whatever ``top_k`` and ``action_threshold`` let into ``actors``, then of
+    each that ran what its actors are told apart by besides their boxes, (actors, 2D) float16 of length 1 or 0.
     """
 
     id: Count

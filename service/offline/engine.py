@@ -215,7 +215,8 @@ class InProcessEngine:
         for position, pending in enumerate(batch):
             pending.done_at = now
             result = result_of(pending, tuple(done.actors[position]), now, done.postprocess_s, self._runner.card.name)
-            stream.settle(pending, "ok", result, ActionScores(self._labels, done.kept[position].action_scores))
+            scores = ActionScores(self._labels, done.kept[position].action_scores)
+            stream.settle(pending, "ok", result, scores, done.looks[position])
             if self._on_detected is not None and (picture := pictures[position]) is not None:
                 self._on_detected(DetectedKeyframe(result, done, position, picture))
 

@@ -65,7 +65,7 @@ def _by_action(keyframes: Sequence[Result]) -> list[str]:
 
 
 def _said(actor: Actor) -> list[str]:
-    return [action.name for action in actor.actions if action.score >= SAID_FROM]
+    return [a.name for a in sorted(actor.actions, key=lambda action: -action.said) if a.said >= SAID_FROM]
 
 
 def _times(keyframes: Sequence[Result], places: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stmixer.media.limits import DRAWN_ACTIONS
 from stmixer.service.engine.stream import Slot, Stream
@@ -119,7 +119,7 @@ class Preview:
         order = DrawPicture(
             shape.width, shape.height, shape.capacity, sight.slot.number % shape.capacity, sight.slot.generation,
             None if size is None else (size.input_width, size.input_height), self._trained,
-            tuple([replace(actor, actions=actor.actions[:DRAWN_ACTIONS]) for actor in actors]),
+            tuple([actor.with_best(DRAWN_ACTIONS) for actor in actors]),
         )  # fmt: skip
         return await self._easel.draw(ring, order)
 

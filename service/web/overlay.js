@@ -5,7 +5,7 @@ const COLOURS = ["#5eead4", "#fbbf24", "#93c5fd", "#f9a8d4", "#bef264", "#fdba74
 /** A track keeps its colour; without tracks everyone shares one, so that no colour claims an identity. */
 export const colourOf = (actor) => (actor.track_id == null ? COLOURS[0] : COLOURS[Math.abs(actor.track_id) % COLOURS.length]);
 
-/** The actors and their actions that the settings let through, surest first. */
+/** The actors and their actions that the settings let through, surest first; of an action what the person has been doing, not one keyframe's word. */
 export function shown(actors, { score_threshold, action_threshold, top_k }) {
   return actors
     .filter((actor) => actor.person_score >= score_threshold)
@@ -13,6 +13,7 @@ export function shown(actors, { score_threshold, action_threshold, top_k }) {
     .map((actor) => ({
       ...actor,
       actions: actor.actions
+        .map((action) => ({ ...action, score: action.smoothed ?? action.score }))
         .filter((action) => action.score >= action_threshold)
         .sort((a, b) => b.score - a.score)
         .slice(0, top_k),

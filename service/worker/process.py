@@ -126,7 +126,7 @@ def read_job(runner: Runner, ring: Ring | None, wanted: JobOrder, bank: BankEntr
 
 
 def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: RunBatch, payload: bytes) -> None:
-    """Copy the windows, say so, run, answer. What jobs leave for their streams' banks and filters is its payload."""
+    """Copy the windows, say so, run, answer. What jobs leave for their streams is its payload."""
     started = time.perf_counter()
     banks = split_banks(runner, payload, len(batch.jobs)) if payload else [None] * len(batch.jobs)
     read = [
@@ -142,7 +142,8 @@ def run_batch(channel: Channel, runner: Runner, rings: dict[int, Ring], batch: R
         for place, actors in zip(places, done.actors, strict=True):
             results[place] = tuple(actors)
         entries = b"" if done.entries is None else done.entries.tobytes()
-        left = b"".join([entries, *[kept.action_scores.astype(np.float32).tobytes() for kept in done.kept]])
+        scores = [kept.action_scores.astype(np.float32).tobytes() for kept in done.kept]
+        left = b"".join([entries, *scores, *[looks.tobytes() for looks in done.looks]])
         seconds = StageSeconds(copied_s + done.preprocess_s, done.inference_s, done.postprocess_s)
     memory = runner.runtime.arrays.reserved_bytes()
     channel.send(BatchDone(batch.id, tuple(results), seconds, memory), left)

@@ -16,7 +16,7 @@ from stmixer.model.config import ConfigError
 from stmixer.model.frame_then_clip import maps_of_frames
 from stmixer.model.labels import Label
 from stmixer.model.outputs import DecoderOutput, StageOutput
-from stmixer.model.postprocess import ClipDetections, PostProcess
+from stmixer.model.postprocess import ClipDetections, PostProcess, looks_of
 from stmixer.model.runtimes.arrays import Arrays, DeviceName
 from stmixer.model.runtimes.choose import NO_TORCH, has_torch, open_runtime
 from stmixer.model.runtimes.processor import CPU, Device, counted, device_of, driver_devices
@@ -69,12 +69,14 @@ class FrameWindow:
 class BatchResult:
     """Actors per job, the raw output (for ``--explain``), and seconds spent.
 
-    ``entries`` (jobs, k, 2D) are for the streams' banks, of an online long-term model.
+    ``entries`` (jobs, k, 2D) are for the streams' banks, of an online long-term model. ``looks``: of each job (actors,
+    2D), to tell people apart by (``model.postprocess.looks_of``).
     """
 
     actors: list[list[Actor]]
     output: DecoderOutput[Any]
     kept: list[ClipDetections]
+    looks: list[NDArray[np.float16]]
     preprocess_s: float
     inference_s: float
     postprocess_s: float
@@ -202,13 +204,15 @@ class Runner:
         ]
         labels = self.card.labels
         actors = [to_actors(k, job, labels) for k, job in zip(kept, jobs, strict=True)]
+        spatial, temporal = (self._arrays.on_host(q) for q in (output.spatial_queries, output.temporal_queries))
+        looks = [looks_of(spatial[i], temporal[i], k.queries) for i, k in enumerate(kept)]
         inference_s, postprocess_s = detected - started - preprocess_s, time.perf_counter() - detected
         entries = None
         if self._long_term is not None:
             from stmixer.model.stage import best_queries  # torch's: it alone runs long-term models
 
             entries = self._arrays.on_host(best_queries(output, self._long_term.best)[0]).astype(np.float16)
-        return BatchResult(actors, output, kept, preprocess_s, inference_s, postprocess_s, entries)
+        return BatchResult(actors, output, kept, looks, preprocess_s, inference_s, postprocess_s, entries)
 
     @property
     def bank_bytes(self) -> tuple[int, int]:

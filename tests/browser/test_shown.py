@@ -54,6 +54,19 @@ def test_who_did_what_when(page: Page) -> None:
     assert slow["people"][0]["actions"][0]["spans"] == [{"from": 0, "to": 1.4}]
 
 
+SHOWN = """async ([actors, settings]) => (await import("./web/overlay.js")).shown(actors, settings)"""
+
+
+def test_what_is_shown_of_somebody_is_what_they_have_been_doing(page: Page) -> None:
+    """Chosen, ordered and told by `smoothed`; of results without it by `score`."""
+    scores = {"a": (0.9, 0.55), "b": (0.4, 0.8), "c": (0.95, 0.3), "d": (0.6, None), "e": (0.7, 0.51)}
+    actions = [{"name": name, "score": score, "smoothed": smoothed} for name, (score, smoothed) in scores.items()]
+    actor = {"track_id": 1, "box": [0, 0, 1, 1], "person_score": 0.9, "actions": actions}
+    settings = {"score_threshold": 0.6, "action_threshold": 0.5, "top_k": 3}
+    (told,) = page.evaluate(SHOWN, [[actor, actor | {"person_score": 0.5}], settings])
+    assert [(action["name"], action["score"]) for action in told["actions"]] == [("b", 0.8), ("d", 0.6), ("a", 0.55)]
+
+
 def test_the_table_is_csv(page: Page) -> None:
     rows = [[0, [None, 0.9, ['say "hi", wave', 0.5]]]]
     text = page.evaluate(SEEN, [1, rows])["csv"]

@@ -373,28 +373,40 @@ def test_what_is_left_for_banks_has_their_length(bytes_each: int, whole: bool) -
     acted(act)
 
 
-SCORED = Actor((100.0, 50.0, 140.0, 150.0), (0.2, 0.1, 0.3, 0.3), 0.9, (Action(80, "watch (a person)", 0.75),))
+LOOK = [0.6, 0.8] + [0.0] * 62
+"""Of one person, of a model whose queries have 32 numbers: spatial and temporal ones."""
+
+
+def scored(people: int) -> tuple[Actor, ...]:
+    action = Action(80, "watch (a person)", 0.75)
+    return tuple(
+        Actor((100.0, 50.0, 140.0, 150.0), (0.2, 0.1, 0.3, 0.3), 0.9, (replace(action),)) for _ in range(people)
+    )
 
 
 @pytest.mark.parametrize(
-    ("people", "scores", "taken"),
+    ("people", "scores", "looks", "taken"),
     [
-        ((1, 2), [0.75] * 240, True), ((1, 2), [0.75] * 239, False), ((1, 2), [0.75] * 241, False),
-        ((1, 2), [], False), ((0, 0), [0.75], False), ((0, 1), [0.75] * 79 + [1.5], False),
-        ((0, 1), [0.75] * 79 + [-0.1], False), ((0, 1), [math.nan] + [0.75] * 79, False),
+        ((1, 2), [0.75] * 240, LOOK * 3, True), ((1, 2), [0.75] * 239, LOOK * 3, False),
+        ((1, 2), [0.75] * 241, LOOK * 3, False), ((1, 2), [], [], False), ((0, 0), [0.75], [], False),
+        ((0, 1), [0.75] * 79 + [1.5], LOOK, False), ((0, 1), [0.75] * 79 + [-0.1], LOOK, False),
+        ((0, 1), [math.nan] + [0.75] * 79, LOOK, False), ((1, 2), [0.75] * 240, LOOK * 2, False),
+        ((1, 2), [0.75] * 240, [0.0] * 192, True), ((1, 2), [0.75] * 240, LOOK * 3 + [0.0], False),
+        ((0, 1), [0.75] * 80, [1.0, 0.2] + [0.0] * 62, False), ((0, 1), [0.75] * 80, [math.nan] * 64, False),
+        ((0, 1), [0.75] * 80, [math.inf] + [0.0] * 63, False),
     ],
 )  # fmt: skip
-def test_the_scores_of_all_actions_are_as_many_as_people_and_labels(
-    people: tuple[int, int], scores: list[float], taken: bool
+def test_the_scores_and_looks_of_people_are_as_many_as_they_and_in_their_ranges(
+    people: tuple[int, int], scores: list[float], looks: list[float], taken: bool
 ) -> None:
     async def act(scene: Scene) -> None:
         streams = await batched(scene)
         batch = scene.given()
         scene.says(WindowsCopied(batch.id, ()))
-        answer = BatchDone(batch.id, ((SCORED,) * people[0], (SCORED,) * people[1]), NO_SECONDS, 0)
-        payload = np.array(scores, np.float32).tobytes()
+        answer = BatchDone(batch.id, (scored(people[0]), scored(people[1])), NO_SECONDS, 0)
+        payload = np.array(scores, np.float32).tobytes() + np.array(looks, np.float16).tobytes()
         if not taken:
-            with pytest.raises(MessageError, match="scores"):
+            with pytest.raises(MessageError, match=r"scores|looks"):
                 scene.says(answer, payload)
             assert [stream.summary.ok for stream in streams] == [0, 0]
             return

@@ -376,7 +376,7 @@ def test_what_people_do_is_smoothed_over_all_scores_in_the_order_of_keyframes() 
     """Of three actions results show one (``top_k``), each time another; whose worker died, and which was done first,
     changes nothing."""
     labels, order = (4, 8, 15), (0, 2, 1, 3)
-    scores = [(0.9, 0.1, 0.2), (0.1, 0.8, 0.3), (0.2, 0.7, 0.6), (0.9, 0.1, 0.1)]
+    scores = [(0.9, 0.1, 0.2), (0.1, 0.8, 0.3), (0.2, 0.9, 0.6), (0.9, 0.1, 0.1)]
 
     def smoothed(order: tuple[int, ...]) -> list[float | None]:
         camera = Camera("all", hz=4)
@@ -399,7 +399,20 @@ def test_what_people_do_is_smoothed_over_all_scores_in_the_order_of_keyframes() 
     assert seen[1] is not None
     assert seen[2] is not None
     assert 0.1 < seen[1] < 0.8, "it was 0.1 before, which nobody was shown"
-    assert seen[1] < seen[2] < 0.7
+    assert seen[1] < 0.5 < seen[2] < 0.9
+
+
+@pytest.mark.parametrize(("model", "numbers"), [("same", [1, 2]), ("another", [2, 1])])
+def test_people_are_told_apart_by_their_queries_but_not_by_another_models(model: str, numbers: list[int]) -> None:
+    camera, looks = Camera("all", hz=1), np.array([(1, 0), (0, 1)], np.float16)
+    list(camera.run(3.5))
+    first, second = camera.stream.ready()[:2]
+    for pending, people, name in ((first, (100, 125), "same"), (second, (122, 103), model)):
+        camera.stream.take(pending, camera.now)
+        result = found(pending, *people).model_copy(update={"model": name})
+        camera.stream.settle(pending, "ok", result, None, looks)
+    results = [pending.result for pending in camera.delivered[:2]]
+    assert [[a.track_id for a in result.actors] for result in results if result] == [[1, 2], numbers]
 
 
 def test_the_longest_absence_is_the_streams_own() -> None:

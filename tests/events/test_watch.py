@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -9,6 +10,7 @@ from scenes import PLACES, T0_US, fell, person, result
 
 from stmixer.service.event_schemas import Count, Event, Rule
 from stmixer.service.events.watch import Watch, rules_in_force
+from stmixer.service.ipc.messages import Action
 
 FALL = Rule(id="fall", label="fall", min_score=0.5, for_s=2, clear_s=3)
 HERE = Rule(id="here", person=True, min_score=0.5, for_s=0, clear_s=0)
@@ -75,13 +77,10 @@ def test_it_is_told_again_when_its_score_has_risen_much() -> None:
 
 
 def test_the_smoothed_score_counts_where_there_is_one() -> None:
-    watch, somebody = watching(FALL.model_copy(update={"for_s": 0.0})), fell(1, 0.9)
-
-    class Smoothed:
-        id, name, score, smoothed = 1, "fall", 0.9, 0.3
-
-    object.__setattr__(somebody, "actions", (Smoothed(),))
-    assert watch.see(result(0, somebody)) == []
+    watch = watching(FALL.model_copy(update={"for_s": 0.0}))
+    at_once, goes_on = (replace(fell(1), actions=(Action(1, "fall", *said),)) for said in ((0.9, 0.3), (0.3, 0.9)))
+    assert watch.see(result(0, at_once)) == []
+    assert states(watch.see(result(1, goes_on))) == [("start", 1)]
 
 
 def test_what_nobody_watched_counts_neither_way() -> None:

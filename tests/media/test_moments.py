@@ -32,7 +32,7 @@ def standing(x: float, feet: float = 200.0, height: float = 100.0) -> Box:
 
 
 def named(name: str, score: float = 0.9) -> list[Any]:
-    return [SimpleNamespace(name=name, score=score)]
+    return [SimpleNamespace(name=name, said=score)]
 
 
 def boxes(moments: Moments, seconds: float) -> list[Box]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stmixer.model.decoder import DecoderOutput, StageOutput, last_arrays
-from stmixer.model.postprocess import PostProcess, person_scores, sigmoid
+from stmixer.model.postprocess import PostProcess, looks_of, person_scores, sigmoid
 
 SIZES = torch.tensor([[100.0, 50.0]])
 
@@ -94,3 +94,15 @@ def test_numbers_that_are_none_are_nobody() -> None:
     logits = np.full((1, 2, 2), np.nan, np.float32)
     (found,) = PostProcess(0.0)(logits, np.zeros((1, 2, 3), np.float32), np.zeros((1, 2, 4), np.float32), SIZES.numpy())
     assert not len(found.queries)
+
+
+def test_what_people_are_told_apart_by_are_unit_vectors_of_their_own_queries() -> None:
+    spatial, temporal = np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32)
+    spatial[1], temporal[1] = (3.0, 0.0), (0.0, 4.0)
+    spatial[3], temporal[3] = (0.0, 2e5), (0.0, 0.0)
+    temporal[2] = (np.nan, 1.0)
+    looks = looks_of(spatial, temporal, np.array([3, 1, 2, 0]))
+    assert looks.dtype == np.float16
+    wanted = [(0, 1, 0, 0), (0.6, 0, 0, 0.8), (0, 0, 0, 0), (0, 0, 0, 0)]
+    assert np.abs(looks - np.array(wanted)).max() < 1e-3
+    assert looks_of(spatial, temporal, np.array([], np.int64)).shape == (0, 4)

@@ -171,3 +171,44 @@ def test_a_second_box_around_somebody_takes_nobodys_place(hz: int) -> None:
             boxes = [standing(200 - 4 * swing), standing(200 + 2 * swing)]
         seen.append(numbers(tracks, k / hz, boxes))
     assert [ids for ids in seen if len(ids) == 1] == [[1]] * (6 * hz - 1)
+
+
+def told_apart(*steps: tuple[Sequence[Box], Sequence[Sequence[float]] | None]) -> list[list[int]]:
+    """Numbers at a keyframe a second, of boxes and looks."""
+    tracks, found = Tracks(), []
+    for at, (boxes, looks) in enumerate(steps):
+        known = None if looks is None else np.array(looks, np.float16)
+        found.append(tracks.update(float(at), np.array(boxes), HEIGHT, 2.0, known).ids.tolist())
+    return found
+
+
+ONE, OTHER, NOBODY = (1.0, 0.0, 0.0), (0.0, 0.6, 0.8), (0.0, 0.0, 0.0)
+NEAR, SWAPPED = [standing(100), standing(130)], [standing(126), standing(104)]
+
+
+def test_two_who_change_places_are_told_apart_by_what_the_decoder_knows_of_them() -> None:
+    assert told_apart((NEAR, None), (SWAPPED, None)) == [[1, 2], [2, 1]]
+    assert told_apart((NEAR, [ONE, OTHER]), (SWAPPED, [ONE, OTHER])) == [[1, 2], [1, 2]]
+    alike = told_apart((NEAR, [ONE, ONE]), (SWAPPED, [ONE, ONE]))
+    assert alike == [[1, 2], [2, 1]], "people who look the same are told apart by where they are"
+
+
+def test_looks_bring_nobody_to_where_they_cannot_be_and_keep_nobody_from_where_they_were() -> None:
+    far = [standing(600), standing(130)]
+    assert told_apart((NEAR, [ONE, OTHER]), (far, [ONE, OTHER])) == [[1, 2], [3, 2]]
+    turned = (0.5, 0.5, 0.7)
+    assert told_apart((NEAR[:1], [ONE]), (NEAR[:1], [turned])) == [[1], [1]], "somebody who turns round"
+
+
+def test_what_is_not_known_of_somebody_changes_nothing() -> None:
+    assert told_apart((NEAR, [ONE, NOBODY]), (SWAPPED, [NOBODY, ONE])) == [[1, 2], [2, 1]]
+    assert told_apart((NEAR, [ONE, OTHER]), (NEAR, [NOBODY] * 2), (SWAPPED, [ONE, OTHER])) == [[1, 2]] * 3
+    assert told_apart((NEAR, [ONE, OTHER]), (NEAR, None), (SWAPPED, [ONE, OTHER])) == [[1, 2]] * 3
+
+
+def test_looks_of_another_model_are_not_compared() -> None:
+    assert told_apart((NEAR, [ONE, OTHER]), (SWAPPED, [(1.0, 0.0), (0.0, 1.0)])) == [[1, 2], [2, 1]]
+    tracks = Tracks()
+    tracks.update(0.0, np.array(NEAR), HEIGHT, 2.0, np.array([ONE, OTHER]))
+    tracks.forget_looks()
+    assert tracks.update(1.0, np.array(SWAPPED), HEIGHT, 2.0, np.array([ONE, OTHER])).ids.tolist() == [2, 1]

@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from posting import made_video
 from rich.console import Console
 
+from stmixer.media.annotated import drawn
 from stmixer.media.errors import MediaError
 from stmixer.service import cli
 from stmixer.service.errors import InputError
@@ -313,11 +315,12 @@ def test_an_address_that_gives_nothing(runner: Any, address: str, place: str, sa
 # -- results in words, tables and other people's types
 
 
-def result(seq: int, *actors: tuple[float, dict[str, float]]) -> Result:
+def result(seq: int, *actors: tuple[float, dict[str, float]], smoothed: float = 0.5) -> Result:
+    """``smoothed``: as a share of the keyframe's own score."""
     people = tuple(
         Actor(
             (10.04, 20.06, 30.0, 60.0), (0.12345678, 0.2, 0.3, 0.6), score,
-            tuple(Action(n, name, value, value / 2) for n, (name, value) in enumerate(actions.items())), number,
+            tuple(Action(n, name, value, value * smoothed) for n, (name, value) in enumerate(actions.items())), number,
         )
         for number, (score, actions) in enumerate(actors, start=1)
     )  # fmt: skip
@@ -344,17 +347,32 @@ def test_results_in_words() -> None:
     assert in_words([]) == ["nobody"]
     assert in_words([result(0), result(1)]) == ["nobody"]
     told = [WALK], [WALK, WALK], [], [WALK, FALL], [], [], [FALL], [UNSURE]
-    assert in_words([result(k, *actors) for k, actors in enumerate(told)]) == [
+    assert in_words([result(k, *actors, smoothed=1) for k, actors in enumerate(told)]) == [
         "person 1: walk 0:00–0:01; fall 0:03",
         "person 2: fall 0:01; walk 0:00",
     ]
-    assert in_words([result(7300, WALK)]) == ["person 1: walk 1:00:50"]
+    assert in_words([result(7300, WALK, smoothed=1)]) == ["person 1: walk 1:00:50"]
     assert in_words([result(2, UNSURE), result(4, UNSURE)]) == ["person 1: 0:01–0:02, nothing that it knows"]
+
+
+def test_words_and_pictures_say_what_somebody_has_been_doing_not_one_keyframes_word() -> None:
+    at_once, goes_on = result(0, WALK), result(1, UNSURE, smoothed=2)
+    assert in_words([at_once]) == ["person 1: 0:00, nothing that it knows"]
+    assert in_words([goes_on]) == ["person 1: walk 0:00"]
+    assert [actor.labels for actor in drawn(at_once.actors)] == [[]]
+    assert [actor.labels for actor in drawn(goes_on.actors)] == [[("walk", 0.8)]]
+    scores = {"a": (0.9, 0.6), "b": (0.8, 0.7), "c": (0.7, 0.55), "d": (0.2, 0.9)}
+    actions = tuple(Action(n, name, *both) for n, (name, both) in enumerate(scores.items()))
+    actor = replace(goes_on.actors[0], actions=actions)
+    assert drawn([actor])[0].labels == [("d", 0.9), ("b", 0.7), ("a", 0.6)]
+    assert [action.name for action in actor.with_best(3).actions] == ["d", "b", "a"]
+    assert replace(actions[0], smoothed=None).said == 0.9, "of results that somebody else has made"
 
 
 def test_a_crowd_in_words() -> None:
     crowd = [UNSURE] * 10
-    assert in_words([result(0, WALK, FALL, *crowd), result(2, *([WALK] * 13))]) == [
+    seen = result(0, WALK, FALL, *crowd, smoothed=1), result(2, *([WALK] * 13), smoothed=1)
+    assert in_words(seen) == [
         "13 people",
         "walk: 0:00–0:01, up to 13 people",
         "fall: 0:00",

@@ -140,7 +140,9 @@ def test_public_and_ours_on_tubes(tube_reference: Any) -> None:
 
 def test_what_is_measured_of_tracks_is_what_the_page_says() -> None:
     for each in json.loads((RESULTS / "tracks.json").read_text())["rows"]:
-        pairs = [f"{each['ours'][name]} | {each['bytetrack'][name]}" for name in ("idf1", "hota", "switches")]
+        idf1 = [each["ours"]["idf1"], each["boxes"]["idf1"], each["highest"], each["bytetrack"]["idf1"]]
+        pairs = [f"{each['ours'][name]} | {each['bytetrack'][name]}" for name in ("hota", "switches")]
+        pairs.insert(0, " | ".join(map(str, idf1)))
         assert f"| {each['set']} | {each['hz']} | {' | '.join(pairs)} |" in PAGE
 
 
@@ -152,3 +154,13 @@ def test_what_is_measured_of_smoothed_actions_is_what_the_page_says() -> None:
         pairs = {name: f"{single[name]} | {smoothed[name]}" for name in ("map", "ece", "brier")}
         columns = (each["set"], each["hz"], pairs["map"], flicker, pairs["ece"], pairs["brier"])
         assert f"| {' | '.join(map(str, columns))} |" in PAGE
+
+
+def test_what_tracks_and_rules_cost_is_what_the_page_says() -> None:
+    measured = json.loads((RESULTS / "watching.json").read_text())
+    assert f"{measured['people']} people and {measured['labels']} labels" in " ".join(PAGE.split())
+    for stream, parts in measured["streams"].items():
+        cost = {part: each["cpu_ms"] for part, each in parts.items()}
+        assert row(stream) == [f"{cost['tracks']:.3f}", f"{cost['rules']:.3f}", f"{sum(cost.values()):.3f}"]
+    assert max(sum(each["cpu_ms"] for each in parts.values()) for parts in measured["streams"].values()) <= 1
+    assert measured["streams"]["no rule"]["rules"]["cpu_ms"] < 0.01

@@ -35,7 +35,8 @@ class Runner:
     def run(self, jobs: list[Any]) -> Any:
         self.batches.append(list(jobs))
         kept = [SimpleNamespace(action_scores=np.zeros((0, 0))) for _ in jobs]
-        return SimpleNamespace(actors=[[] for _ in jobs], kept=kept, postprocess_s=0.0, entries=None)
+        looks = [np.zeros((0, 0), np.float16) for _ in jobs]
+        return SimpleNamespace(actors=[[] for _ in jobs], kept=kept, looks=looks, postprocess_s=0.0, entries=None)
 
     def forget(self, stream: int) -> None:
         self.forgotten.append(stream)

@@ -36,8 +36,9 @@ def served(path: Path, config: DetectorConfig, hz: float, lookahead_ms: float | 
         windows.extend(job.frames for job in jobs)
         actors: list[tuple[()]] = [() for _ in jobs]
         kept = [SimpleNamespace(action_scores=np.zeros((0, 0))) for _ in jobs]
+        looks = [np.zeros((0, 0), np.float16) for _ in jobs]
         return SimpleNamespace(
-            preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, kept=kept, entries=None
+            preprocess_s=0.0, inference_s=0.0, postprocess_s=0.0, actors=actors, kept=kept, looks=looks, entries=None
         )
 
     card = SimpleNamespace(config=config, name=config.name, trained=True, labels=())

@@ -42,8 +42,9 @@ class Allowance:
 class LoopShare:
     """A fetched source's ``Allowance``: after each piece of its work others have a turn, once that is due."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock, self._allowance = clock, Allowance(clock)
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, allowance: Allowance | None = None) -> None:
+        """``allowance``: of the same clock, where several share one."""
+        self._clock, self._allowance = clock, Allowance(clock) if allowance is None else allowance
         self._at, self._spent_s = clock(), 0.0
 
     def begin(self) -> None:

@@ -9,191 +9,26 @@ the answers. Nothing of what passes is read but lines about transport, and numbe
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import fcntl
+import itertools
 import socket
 import ssl
-import termios
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Hashable, Iterator
 
+from stmixer.service.sources.allowance import Allowance, LoopShare
 from stmixer.service.sources.interleaved import Interleaved, Message, NotRtsp, Packet, framed
-from stmixer.service.sources.packet_order import PacketOrder
+from stmixer.service.sources.outlet import Outlet
+from stmixer.service.sources.rtp_track import RtpTrack, Where
 from stmixer.service.sources.source import cancelled
 
 CHUNK = 64 * 1024
+AT_ONCE = 256
+"""Messages and packets of a chunk, after which others may have a turn: they may be of four bytes each."""
 KEPT = 128 * 1024
-"""Bytes that the kernel keeps for a decoder that is slow, and of datagrams that wait for it: what is more is lost."""
+"""Bytes that the kernel keeps for a decoder that is slow."""
 MOST_TRACKS = 4
 """Of a camera, of which one is read."""
 _MOST_ASKED = 16
-_AT_ONCE = 64
-"""Datagrams that are read one after the other; then it is others' turn."""
-_LONGEST = 65535
-_TRIES = 20
-_HELLO = b"\x80\x00" + bytes(10), b"\x80\xc9\x00\x01" + bytes(4)
-"""An RTP packet and a receiver report that say nothing, for whatever stands in between to let answers through."""
-
-Where = tuple[str, int] | tuple[str, int, int, int]
-"""An address of a socket, of IPv4 or IPv6."""
-
-
-class Outlet:
-    """What goes to the decoder: pieces in order, each whole. ``freed`` is called when nothing waits any more."""
-
-    def __init__(self, ours: socket.socket, freed: Callable[[], None]) -> None:
-        self._socket, self._freed = ours, freed
-        self._waiting, self._over = bytearray(), False
-        self._room = asyncio.Event()
-        self._room.set()
-        self._put = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether the decoder has not taken what it was given, and the kernel keeps no more for it."""
-        return bool(self._waiting)
-
-    def put(self, data: bytes) -> None:
-        """Hand on; what there is no room for waits here."""
-        self._put += len(data)
-        self._waiting += data
-        if self._room.is_set():
-            self._flush()
-            if self._waiting:
-                self._room.clear()
-                asyncio.get_running_loop().add_writer(self._socket, self._go_on)
-
-    async def room(self) -> None:
-        """Until nothing waits."""
-        await self._room.wait()
-
-    def end(self) -> None:
-        """Nothing comes after this."""
-        self._over = True
-        self._flush()
-
-    def owed(self) -> Hashable | None:
-        """How far the decoder has come with what it was given; None where it has all of it."""
-        try:
-            kept = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), "little")
-        except (OSError, ValueError):
-            return None
-        return (self._put, len(self._waiting), kept) if kept or self._waiting else None
-
-    def close(self) -> None:
-        """Hand on no more."""
-        asyncio.get_running_loop().remove_writer(self._socket)
-
-    def _go_on(self) -> None:
-        self._flush()
-        if not self._waiting:
-            asyncio.get_running_loop().remove_writer(self._socket)
-            self._room.set()
-            self._freed()
-
-    def _flush(self) -> None:
-        try:
-            while self._waiting:
-                del self._waiting[: self._socket.send(self._waiting)]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:  # the decoder has ended, as whoever watches it knows
-            self._waiting.clear()
-            return
-        if self._over:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
-
-
-class RtpTrack:
-    """RTP and RTCP of one track, by UDP: to and from the ``camera``'s address alone."""
-
-    def __init__(self, ours: Where, camera: Where, channels: tuple[int, int], outlet: Outlet) -> None:
-        """``ours``: the address of this machine that the camera knows. Raises OSError where there are no ports."""
-        self.channels, self._camera, self._outlet = channels, camera, outlet
-        self._rtp, self._rtcp = _pair(ours)
-        self._order = PacketOrder()
-        self._ports: tuple[int, int] | None = None
-        self._looking: asyncio.TimerHandle | None = None
-        self.resume()
-
-    @property
-    def asked_for(self) -> str:
-        """The transport that the camera is asked for."""
-        port = self._rtp.getsockname()[1]
-        return f"RTP/AVP;unicast;client_port={port}-{port + 1}"
-
-    @property
-    def told(self) -> str:
-        """The transport that the decoder is told of."""
-        return f"RTP/AVP/TCP;unicast;interleaved={self.channels[0]}-{self.channels[1]}"
-
-    def begin(self, ports: tuple[int, int]) -> None:
-        """The camera has said from where it sends."""
-        self._ports = ports
-        for ours, port, hello in zip((self._rtp, self._rtcp), ports, _HELLO, strict=True):
-            self._send(ours, port, hello)
-
-    def report(self, data: bytes) -> None:
-        """What the decoder says in RTCP."""
-        if self._ports is not None:
-            self._send(self._rtcp, self._ports[1], data)
-
-    def pause(self) -> None:
-        """Take nothing, until ``resume``."""
-        for ours in (self._rtp, self._rtcp):
-            asyncio.get_running_loop().remove_reader(ours)
-
-    def resume(self) -> None:
-        """Take what comes."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._rtp, self._take, self._rtp, self._media)
-        loop.add_reader(self._rtcp, self._take, self._rtcp, self._reports)
-
-    def close(self) -> None:
-        """Give the ports back."""
-        self.pause()
-        if self._looking is not None:
-            self._looking.cancel()
-        self._rtp.close()
-        self._rtcp.close()
-
-    def _take(self, ours: socket.socket, put: Callable[[bytes], None]) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                data, sender = ours.recvfrom(_LONGEST)
-            except OSError:  # none waits, or the network says that one of ours found nobody
-                return
-            if sender[0] == self._camera[0]:
-                put(data)
-            if self._outlet.full:
-                self.pause()
-                return
-
-    def _media(self, data: bytes) -> None:
-        self._hand_on(self._order.put(data, asyncio.get_running_loop().time()))
-        self._look_later()
-
-    def _reports(self, data: bytes) -> None:
-        self._outlet.put(framed(self.channels[1], data))
-
-    def _look_later(self) -> None:
-        until = self._order.waits_until
-        if until is not None and self._looking is None:
-            self._looking = asyncio.get_running_loop().call_at(until, self._look)
-
-    def _look(self) -> None:
-        self._looking = None
-        self._hand_on(self._order.overdue(asyncio.get_running_loop().time()))
-        self._look_later()
-
-    def _hand_on(self, packets: list[bytes]) -> None:
-        if packets:
-            self._outlet.put(b"".join(framed(self.channels[0], packet) for packet in packets))
-
-    def _send(self, ours: socket.socket, port: int, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it may be lost, as any datagram may
-            ours.sendto(data, (self._camera[0], port, *self._camera[2:]))
 
 
 class Relay:
@@ -207,6 +42,8 @@ class Relay:
         self._ours.setblocking(False)
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KEPT)
         self._outlet = Outlet(self._ours, self._resume)
+        self._allowance = Allowance(time.perf_counter)
+        """Of the event loop, of all that passes here."""
         self._tracks: dict[tuple[int, int], RtpTrack] = {}
         self._asked: dict[int | None, RtpTrack] = {}
         self._tasks = [asyncio.create_task(way()) for way in (self._down, self._up)]
@@ -240,14 +77,17 @@ class Relay:
     # -- from the camera
 
     async def _down(self) -> None:
-        parts = Interleaved()
+        parts, share = Interleaved(), LoopShare(time.perf_counter, self._allowance)
         try:
             while data := await self._reader.read(CHUNK):
+                share.begin()
                 if self._datagrams:
-                    for part in parts.feed(data):
-                        self._outlet.put(self._answered(part))
+                    for some in _by_turns(parts.feed(data)):
+                        self._outlet.put(b"".join(map(self._answered, some)))
+                        await share.let_others()
                 else:
                     self._outlet.put(data)
+                await share.let_others()
                 await self._outlet.room()
         except (OSError, NotRtsp):  # the decoder hears nothing more, and says so
             pass
@@ -269,14 +109,20 @@ class Relay:
 
     async def _up(self) -> None:
         loop, parts = asyncio.get_running_loop(), Interleaved()
+        share = LoopShare(time.perf_counter, self._allowance)
         try:
             while data := await loop.sock_recv(self._ours, CHUNK):
+                share.begin()
                 if self._datagrams:
-                    for part in parts.feed(data):
-                        self._ask(part)
+                    for some in _by_turns(parts.feed(data)):
+                        for part in some:
+                            self._ask(part)
+                        await share.let_others()
                 else:
                     self._writer.write(data)
+                await share.let_others()
                 await self._writer.drain()
+                await asyncio.sleep(0)  # where there is data, and room for it, nothing above has waited
         except (OSError, NotRtsp):
             pass
         finally:
@@ -301,7 +147,7 @@ class Relay:
         if channels not in self._tracks:
             if len(self._tracks) >= MOST_TRACKS:
                 raise NotRtsp("more tracks than any camera has")
-            self._tracks[channels] = RtpTrack(self._here, self._camera, channels, self._outlet)
+            self._tracks[channels] = RtpTrack(self._here, self._camera, channels, self._outlet, self._allowance)
         return self._tracks[channels]
 
     def _resume(self) -> None:
@@ -321,27 +167,7 @@ async def relayed(
     return Relay(reader, writer, datagrams=datagrams)
 
 
-def _pair(ours: Where) -> tuple[socket.socket, socket.socket]:
-    """Two sockets on ports that follow each other, the first even (RFC 3550, 11). Raises OSError."""
-    for _ in range(_TRIES):
-        one = _bound(ours, 0)
-        port = one.getsockname()[1]
-        try:
-            other = _bound(ours, port ^ 1)
-        except OSError:
-            one.close()
-            continue
-        return (one, other) if port % 2 == 0 else (other, one)
-    raise OSError(errno.EADDRINUSE, "no two ports that follow each other")
-
-
-def _bound(ours: Where, port: int) -> socket.socket:
-    made = socket.socket(socket.AF_INET6 if ":" in ours[0] else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KEPT)
-        made.bind((ours[0], port, *ours[2:]))
-    except BaseException:
-        made.close()
-        raise
-    return made
+def _by_turns(parts: Iterator[Message | Packet]) -> Iterator[list[Message | Packet]]:
+    """So many that others may have a turn after them."""
+    while some := list(itertools.islice(parts, AT_ONCE)):
+        yield some

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import ssl
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -14,9 +16,13 @@ import pytest
 from cameras import certificate
 
 from stmixer.service.sources import relay as relay_module
+from stmixer.service.sources import rtp_track
+from stmixer.service.sources.allowance import BURST_S, Allowance, LoopShare
 from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
+from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import MOST_HELD, WAIT_S, PacketOrder
-from stmixer.service.sources.relay import Relay, Where, _pair, relayed
+from stmixer.service.sources.relay import Relay, relayed
+from stmixer.service.sources.rtp_track import RtpTrack, Where, _pair
 
 SETUP = (
     b"SETUP rtsp://10.0.0.1:554/cam/track1 RTSP/1.0\r\nTransport: RTP/AVP/TCP;unicast;interleaved=2-3\r\n"
@@ -75,13 +81,17 @@ def test_what_is_read_of_a_setup() -> None:
 # -- the order of packets
 
 
-def rtp(number: int) -> bytes:
-    return b"\x80\x60" + (number % 0x10000).to_bytes(2) + b"%d" % number
+REPORT = b"\x80\xc8\x00\x06" + bytes(24)
+"""A sender's (RFC 3550, 6.4.1)."""
+
+
+def rtp(number: int, source: int = 1) -> bytes:
+    return b"\x80\x60" + (number % 0x10000).to_bytes(2) + bytes(4) + source.to_bytes(4) + b"%d" % number
 
 
 def put(order: PacketOrder, *numbers: int, now: float = 0.0) -> list[int]:
     """The numbers that come out for those that go in."""
-    return [int(packet[4:]) for number in numbers for packet in order.put(rtp(number), now)]
+    return [int(packet[12:]) for number in numbers for packet in order.put(rtp(number), now)]
 
 
 def test_packets_come_in_their_order() -> None:
@@ -103,7 +113,7 @@ def test_what_is_lost_holds_up_nobody_for_long() -> None:
     assert put(order, 4, 6, now=5.05) == []
     assert order.waits_until == 5.01 + WAIT_S
     assert order.overdue(5.01 + WAIT_S / 2) == []
-    assert [int(packet[4:]) for packet in order.overdue(5.02 + WAIT_S)] == [3, 4]
+    assert [int(packet[12:]) for packet in order.overdue(5.02 + WAIT_S)] == [3, 4]
     assert order.waits_until == 5.05 + WAIT_S
     assert put(order, 2, now=5.2) == []  # nobody waits for it any more
     assert put(order, 5, now=5.2) == [5, 6]
@@ -193,12 +203,12 @@ def test_media_come_by_datagrams_of_the_camera_alone() -> None:
                 other.sendto(rtp(1) + b" of another", ("127.0.0.1", first))
             for number in (1, 3, 2):
                 sends[0].sendto(rtp(number), ("127.0.0.1", first))
-            sends[1].sendto(b"report", ("127.0.0.1", second))
-            wanted = {framed(2, rtp(1)), framed(2, rtp(2)), framed(2, rtp(3)), framed(3, b"report")}
+            sends[1].sendto(REPORT, ("127.0.0.1", second))
+            wanted = {framed(2, rtp(1)), framed(2, rtp(2)), framed(2, rtp(3)), framed(3, REPORT)}
             said = await read(decoder, sum(map(len, wanted)))
             packets = [part for part in Interleaved().feed(said) if isinstance(part, Packet)]
             assert [p.data for p in packets if p.channel == 2] == [rtp(1), rtp(2), rtp(3)]
-            assert [p.data for p in packets if p.channel == 3] == [b"report"]
+            assert [p.data for p in packets if p.channel == 3] == [REPORT]
             await loop.sock_sendall(decoder, framed(3, b"heard"))
             assert await loop.sock_recv(sends[1], 100) == b"heard"
             for one in sends:
@@ -219,13 +229,14 @@ def test_a_lost_datagram_is_waited_for_and_no_longer() -> None:
                 sends.bind(("127.0.0.1", 0))
                 for number in (1, 3):
                     sends.sendto(rtp(number), ("127.0.0.1", port))
-                assert await read(decoder, 18) == framed(2, rtp(1)) + framed(2, rtp(3))
+                assert await read(decoder, 34) == framed(2, rtp(1)) + framed(2, rtp(3))
 
     asyncio.run(run())
 
 
 def test_a_decoder_that_takes_nothing_is_owed_and_the_rest_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "KEPT", 4096)
+    monkeypatch.setattr(rtp_track, "KEPT", 4096)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -294,6 +305,172 @@ def test_a_decoder_that_speaks_no_rtsp_is_passed_on_no_more() -> None:
                     while await loop.sock_recv(camera, 65536):
                         pass
                 await asyncio.gather(sending, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def filled(ours: socket.socket, data: bytes) -> int:
+    """Bytes that the kernel takes at once."""
+    sent = 0
+    try:
+        while True:
+            sent += ours.send(data)
+    except BlockingIOError:
+        return sent
+
+
+def test_what_a_decoder_says_without_end_keeps_nobody_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is little work: there is data at every look, and nothing that waits for room."""
+    monkeypatch.setattr(relay_module, "CHUNK", 4096)
+
+    async def run() -> None:
+        turn, turns = 0, list[int]()
+        monkeypatch.setattr(Relay, "_ask", lambda self, part: turns.append(turn))
+        async with between(datagrams=True) as (_, _, decoder):
+            whole = filled(decoder, framed(3, bytes(4092))) // 4096
+            async with asyncio.timeout(20):
+                while len(turns) < whole:
+                    turn += 1
+                    await asyncio.sleep(0)
+        assert whole >= 8
+        assert len(set(turns)) == whole
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_others_have_a_turn_among_tiny_packets(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "AT_ONCE", 16, raising=False)
+
+    class Turns(LoopShare):
+        async def let_others(self) -> None:
+            nonlocal turn
+            turn += 1
+            await asyncio.sleep(0)
+
+    turn, turns = 0, list[int]()
+    monkeypatch.setattr(relay_module, "LoopShare", Turns, raising=False)
+
+    def ask(self: Relay, part: Message | Packet) -> None:
+        turns.append(turn)
+
+    def answered(self: Relay, part: Message | Packet) -> bytes:
+        turns.append(turn)
+        return b""
+
+    monkeypatch.setattr(Relay, "_ask", ask)
+    monkeypatch.setattr(Relay, "_answered", answered)
+
+    async def run() -> None:
+        async with between(datagrams=True) as (_, camera, decoder):
+            await asyncio.get_running_loop().sock_sendall(decoder if way == "up" else camera, framed(3, b"") * 1000)
+            async with asyncio.timeout(20):
+                while len(turns) < 1000:  # noqa: ASYNC110 - a relay tells nobody
+                    await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert max(map(turns.count, set(turns))) <= 16
+
+
+@asynccontextmanager
+async def track_of(camera: Where, allowance: Allowance) -> AsyncIterator[tuple[RtpTrack, socket.socket]]:
+    """A track whose packets come out at the second."""
+    ours, decoder = socket.socketpair()
+    ours.setblocking(False)
+    decoder.setblocking(False)
+    outlet = Outlet(ours, lambda: None)
+    track = RtpTrack(("127.0.0.1", 0), camera, (2, 3), outlet, allowance)
+    try:
+        yield track, decoder
+    finally:
+        track.close()
+        outlet.close()
+        ours.close()
+        decoder.close()
+
+
+def waiting(ours: socket.socket) -> int:
+    """Bytes of the datagram that comes next."""
+    return int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, bytes(4)), "little")
+
+
+@pytest.mark.parametrize("as_said", [True, False])
+def test_the_kernel_drops_what_others_send(as_said: bool) -> None:
+    """Where the camera sends from the port that it named; one that does not is heard all the same."""
+
+    async def run() -> None:
+        sends = _pair(("127.0.0.1", 0))
+        with sends[0], sends[1], socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.2", 0))
+            ports = tuple(one.getsockname()[1] for one in sends)
+            async with track_of(("127.0.0.1", 554), Allowance()) as (track, decoder):
+                track.begin((ports[0], ports[1]) if as_said else (ports[1], ports[0]))
+                for sender, ours, packet in zip(sends, (track._rtp, track._rtcp), (rtp(1), REPORT), strict=True):
+                    sender.sendto(packet, ours.getsockname())
+                    assert (await read(decoder, 4 + len(packet)))[4:] == packet
+                    other.sendto(b"x" * 20, ours.getsockname())
+                    assert waiting(ours) == (0 if as_said else 20)
+                sends[0].sendto(rtp(2), track._rtp.getsockname())
+                assert (await read(decoder, 4 + len(rtp(2))))[4:] == rtp(2)
+                track.report(b"heard")
+                where = sends[1 if as_said else 0]
+                where.settimeout(20)
+                found = b""
+                while found != b"heard":
+                    found = where.recv(100)
+
+    asyncio.run(run())
+
+
+def test_a_camera_that_hears_nobody_is_heard() -> None:
+    """Of what we say to a port that is closed the network tells us."""
+
+    async def run() -> None:
+        rtp_socket, rtcp_socket = _pair(("127.0.0.1", 0))
+        with rtp_socket:
+            ports = rtp_socket.getsockname()[1], rtcp_socket.getsockname()[1]
+            async with track_of(("127.0.0.1", 554), Allowance()) as (track, decoder):
+                track.begin(ports)
+                rtcp_socket.sendto(REPORT, track._rtcp.getsockname())
+                await read(decoder, 4 + len(REPORT))
+                rtcp_socket.close()
+                for _ in range(3):
+                    track.report(b"heard")
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+                    again.bind(("127.0.0.1", ports[1]))
+                    again.sendto(REPORT, track._rtcp.getsockname())
+                    assert (await read(decoder, 4 + len(REPORT)))[4:] == REPORT
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_others_has_its_share_of_the_loop() -> None:
+    """Then it is left to the kernel, until its time has come again."""
+
+    async def run() -> None:
+        clock = 0.0
+        allowance = Allowance(lambda: clock)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.2", 0))
+            async with track_of(("127.0.0.1", 554), allowance) as (track, _):
+                other.sendto(b"x" * 20, track._rtp.getsockname())
+                async with asyncio.timeout(20):
+                    while waiting(track._rtp):  # noqa: ASYNC110 - a track tells nobody
+                        await asyncio.sleep(0)
+                assert track._resting is None
+                allowance.spend(2 * BURST_S)
+                other.sendto(b"x" * 20, track._rtp.getsockname())
+                async with asyncio.timeout(20):
+                    while track._resting is None:  # noqa: ASYNC110 - a track tells nobody
+                        await asyncio.sleep(0)
+                track.resume()  # the decoder has room: that alone is no reason
+                assert not asyncio.get_running_loop().remove_reader(track._rtp)
+                clock = 3600.0
+                other.sendto(b"x" * 20, track._rtp.getsockname())
+                async with asyncio.timeout(20):
+                    while waiting(track._rtp):  # noqa: ASYNC110 - a track tells nobody
+                        await asyncio.sleep(0)
+                assert track._resting is None
 
     asyncio.run(run())
 

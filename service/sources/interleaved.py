@@ -19,6 +19,8 @@ _NUMBER = re.compile(rb"^cseq:[ \t]*(\d{1,10})[ \t]*\r$", re.IGNORECASE | re.MUL
 _TRANSPORT = re.compile(rb"^transport:[^\r\n]*", re.IGNORECASE | re.MULTILINE)
 _WITHIN = re.compile(rb"interleaved=(\d{1,3})-(\d{1,3})", re.IGNORECASE)
 _SENDS_FROM = re.compile(rb"server_port=(\d{1,5})(?:-(\d{1,5}))?", re.IGNORECASE)
+LEAST_RTP, LEAST_RTCP = 12, 8
+"""Bytes of a packet's head. FFmpeg (8.1) takes less than 8 for no packet and loses its place in the connection."""
 _PACKET = 0x24
 """``$``, with which a packet begins."""
 
@@ -33,6 +35,11 @@ class Packet:
 
     channel: int
     data: bytes = field(repr=False)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can be one at all."""
+        return len(self.data) >= (LEAST_RTCP if self.channel % 2 else LEAST_RTP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,10 @@ class Interleaved:
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._whole: int | None = None
+        """Bytes of what comes first, once that is known."""
+        self._looked = 0
+        """How many have no end of a head among them."""
 
     def feed(self, data: bytes) -> Iterator[Message | Packet]:
         """Those that are whole now. Raises NotRtsp."""
@@ -107,6 +118,7 @@ class Interleaved:
         while (size := self._size()) is not None and len(held) >= size:
             whole = bytes(held[:size])
             del held[:size]
+            self._whole, self._looked = None, 0
             if whole[0] == _PACKET:
                 yield Packet(whole[1], whole[4:])
             elif whole.strip():
@@ -114,14 +126,18 @@ class Interleaved:
 
     def _size(self) -> int | None:
         """Bytes of what comes first; None where that cannot be said yet."""
+        if self._whole is None and self._held:
+            self._whole = self._found_size()
+        return self._whole
+
+    def _found_size(self) -> int | None:
         held = self._held
-        if not held:
-            return None
         if held[0] == _PACKET:
             return 4 + int.from_bytes(held[2:4]) if len(held) >= 4 else None
         if held[0] in b"\r\n":  # some put empty lines between messages
             return 1
-        end = held.find(_END, 0, MOST_HEAD)
+        end = held.find(_END, max(0, self._looked - len(_END) + 1), MOST_HEAD)
+        self._looked = len(held)
         if end < 0:
             if len(held) >= MOST_HEAD:
                 raise NotRtsp("a message without an end")

@@ -97,7 +97,7 @@ class Relay:
     def _answered(self, part: Message | Packet) -> bytes:
         """What the decoder gets for it."""
         if isinstance(part, Packet):
-            return framed(part.channel, part.data)
+            return framed(part.channel, part.data) if part.has_head else b""
         track = self._asked.pop(part.number, None) if part.is_answer else None
         if track is None or not part.is_good or part.wants_tcp:
             return part.data

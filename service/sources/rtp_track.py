@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from stmixer.service.sources.allowance import Allowance
-from stmixer.service.sources.interleaved import framed
+from stmixer.service.sources.interleaved import LEAST_RTCP, framed
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import PacketOrder
 
@@ -127,7 +127,8 @@ class RtpTrack:
         self._look_later()
 
     def _reports(self, data: bytes) -> None:
-        self._outlet.put(framed(self.channels[1], data))
+        if len(data) >= LEAST_RTCP:
+            self._outlet.put(framed(self.channels[1], data))
 
     def _look_later(self) -> None:
         until = self._order.waits_until

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from cameras import certificate
 
+from stmixer.service.sources import interleaved, rtp_track
 from stmixer.service.sources import relay as relay_module
-from stmixer.service.sources import rtp_track
 from stmixer.service.sources.allowance import BURST_S, Allowance, LoopShare
 from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
 from stmixer.service.sources.outlet import Outlet
-from stmixer.service.sources.packet_order import MOST_HELD, WAIT_S, PacketOrder
+from stmixer.service.sources.packet_order import MOST_HELD, MOST_LATE, WAIT_S, PacketOrder
 from stmixer.service.sources.relay import Relay, relayed
 from stmixer.service.sources.rtp_track import RtpTrack, Where, _pair
 
@@ -78,6 +78,25 @@ def test_what_is_read_of_a_setup() -> None:
     assert play.wanted_channels is None
 
 
+def test_what_is_known_of_a_message_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come byte by byte."""
+
+    class Pattern:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def findall(self, data: bytearray, start: int, end: int) -> list[bytes]:
+            self.asked += 1
+            return [b"1000"]
+
+    pattern, parts = Pattern(), Interleaved()
+    monkeypatch.setattr(interleaved, "_LENGTH", pattern)
+    said = b"RTSP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(1000)
+    found = [part for at in range(len(said)) for part in parts.feed(said[at : at + 1])]
+    assert found == [Message(said)]
+    assert pattern.asked == 1
+
+
 # -- the order of packets
 
 
@@ -117,7 +136,7 @@ def test_what_is_lost_holds_up_nobody_for_long() -> None:
     assert order.waits_until == 5.05 + WAIT_S
     assert put(order, 2, now=5.2) == []  # nobody waits for it any more
     assert put(order, 5, now=5.2) == [5, 6]
-    assert order.late == 1
+    assert (order.late, order.lost) == (1, 1)
 
 
 def test_so_many_wait_at_most() -> None:
@@ -132,7 +151,44 @@ def test_a_sender_that_begins_anew_is_followed() -> None:
     assert put(order, 100, 101, 103) == [100, 101]
     assert put(order, 30_000, 30_001) == [103, 30_000, 30_001]
     assert put(order, 5) == [5]
-    assert order.put(b"\x80", 0.0) == []
+    assert order.put(rtp(6)[:11], 0.0) == []  # no whole head
+    assert put(order, 6) == [6]
+
+
+def test_a_sender_that_goes_back_is_followed_soon() -> None:
+    """By its own number at once (RFC 3550, 8), else after some that look as if they came too late."""
+    order = PacketOrder()
+    assert put(order, *range(2000)) == list(range(2000))
+    assert [int(packet[12:]) for number in (7, 8) for packet in order.put(rtp(number, source=2), 0.0)] == [7, 8]
+    assert order.late == 0
+    assert put(order, *range(2000, 4000)) == list(range(2000, 4000))
+    assert put(order, *range(3990, 4001)) == [4000]  # a network that repeats is none
+    before = order.late
+    assert put(order, *range(3000, 4000)) == list(range(3000 + MOST_LATE, 4000))
+    assert order.late - before == order.lost == MOST_LATE
+
+
+def test_a_single_packet_from_afar_is_not_followed() -> None:
+    order, now, found = PacketOrder(), 0.0, list[int]()
+    for number in range(3000):
+        now += 0.003
+        if number == 1000:
+            assert put(order, number + 1990, now=now) == []
+        found += put(order, number, now=now)
+        found += [int(packet[12:]) for packet in order.overdue(now)]
+    assert found == list(range(3000))
+    assert (order.late, order.lost) == (0, 0)
+
+
+def test_after_many_were_lost_it_goes_on() -> None:
+    order = PacketOrder()
+    assert put(order, 1) == [1]
+    assert put(order, 500, now=1.0) == []
+    assert order.waits_until is None
+    assert put(order, 501, now=1.5) == []
+    assert [int(packet[12:]) for packet in order.overdue(1.5)] == [500, 501]
+    assert put(order, 502, now=1.6) == [502]
+    assert order.lost == 498
 
 
 # -- a relay
@@ -201,6 +257,10 @@ def test_media_come_by_datagrams_of_the_camera_alone() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
                 other.bind(("127.0.0.2", 0))
                 other.sendto(rtp(1) + b" of another", ("127.0.0.1", first))
+            for cut in range(12):  # FFmpeg would lose its place: those of less than 8 bytes
+                sends[0].sendto(rtp(9)[:cut], ("127.0.0.1", first))
+                if cut < 8:
+                    sends[1].sendto(REPORT[:cut], ("127.0.0.1", second))
             for number in (1, 3, 2):
                 sends[0].sendto(rtp(number), ("127.0.0.1", first))
             sends[1].sendto(REPORT, ("127.0.0.1", second))
@@ -213,6 +273,22 @@ def test_media_come_by_datagrams_of_the_camera_alone() -> None:
             assert await loop.sock_recv(sends[1], 100) == b"heard"
             for one in sends:
                 one.close()
+
+    asyncio.run(run())
+
+
+def test_packets_without_a_head_come_from_nowhere() -> None:
+    """FFmpeg would lose its place in the connection: also where a camera sends them within that."""
+
+    async def run() -> None:
+        async with between(datagrams=True) as (_, camera, decoder):
+            cut = [
+                framed(channel, (REPORT if channel % 2 else rtp(1))[:size]) for channel in range(4) for size in range(8)
+            ]
+            cut += [framed(channel, rtp(1)[:size]) for channel in (0, 2) for size in range(8, 12)]
+            whole = framed(2, rtp(1)[:12]) + framed(3, REPORT[:8]) + framed(0, rtp(2))
+            await asyncio.get_running_loop().sock_sendall(camera, b"".join(cut) + whole)
+            assert await read(decoder, len(whole)) == whole
 
     asyncio.run(run())
 

@@ -159,13 +159,19 @@ class CameraSource(DecodedSource):
             raise
         udp = way.transport == "udp"
         try:
-            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S)
+            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S, lost=self._lost)
         except ssl.SSLError as error:
             raise not_trusted(url, error) from None
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise Trouble("tls", f"{url.place} ends the connection where TLS is to begin") from None
             raise not_reached(url, error) from None
+
+    def _lost(self, packets: int) -> None:
+        said = f"{packets} packets of the camera are missing: lost on the network, or for want of time here"
+        self._context.notice("packets_lost", f"{said}; over TCP none would be")
+        self._context.warnings.append(said)
+        self._context.changed()
 
     async def leave(self) -> None:
         """End what reads from this connection."""

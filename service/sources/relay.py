@@ -13,10 +13,11 @@ import itertools
 import socket
 import ssl
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from stmixer.service.sources.allowance import Allowance, LoopShare
 from stmixer.service.sources.interleaved import Interleaved, Message, NotRtsp, Packet, framed
+from stmixer.service.sources.losses import Losses
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.rtp_track import RtpTrack, Where
 from stmixer.service.sources.source import cancelled
@@ -32,9 +33,16 @@ _MOST_ASKED = 16
 
 
 class Relay:
-    """One connection. ``datagrams``: media come by UDP; else bytes pass as they are."""
+    """One connection. ``datagrams``: media come by UDP; else bytes pass as they are. ``lost``: is told of packets."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, datagrams: bool) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        datagrams: bool,
+        lost: Callable[[int], None],
+    ) -> None:
         self._reader, self._writer, self._datagrams = reader, writer, datagrams
         self._here: Where = writer.get_extra_info("sockname")
         self._camera: Where = writer.get_extra_info("peername")
@@ -44,6 +52,7 @@ class Relay:
         self._outlet = Outlet(self._ours, self._resume)
         self._allowance = Allowance(time.perf_counter)
         """Of the event loop, of all that passes here."""
+        self._losses = Losses(lost)
         self._tracks: dict[tuple[int, int], RtpTrack] = {}
         self._asked: dict[int | None, RtpTrack] = {}
         self._tasks = [asyncio.create_task(way()) for way in (self._down, self._up)]
@@ -69,6 +78,7 @@ class Relay:
             for track in self._tracks.values():
                 track.close()
             self._tracks.clear()
+            self._losses.close()
             self._outlet.close()
             self._ours.close()
             self._theirs.close()
@@ -147,7 +157,9 @@ class Relay:
         if channels not in self._tracks:
             if len(self._tracks) >= MOST_TRACKS:
                 raise NotRtsp("more tracks than any camera has")
-            self._tracks[channels] = RtpTrack(self._here, self._camera, channels, self._outlet, self._allowance)
+            self._tracks[channels] = RtpTrack(
+                self._here, self._camera, channels, self._outlet, self._allowance, self._losses
+            )
         return self._tracks[channels]
 
     def _resume(self) -> None:
@@ -156,15 +168,26 @@ class Relay:
 
 
 async def relayed(
-    ours: socket.socket, *, tls: ssl.SSLContext | None, name: str, datagrams: bool, within_s: float
+    ours: socket.socket,
+    *,
+    tls: ssl.SSLContext | None,
+    name: str,
+    datagrams: bool,
+    within_s: float,
+    lost: Callable[[int], None],
 ) -> Relay:
     """A relay over a socket that is connected to the camera, which it takes over; ``name``: that its certificate has to
-    have. Raises OSError, which ssl.SSLError is one of, and TimeoutError after ``within_s``."""
+    have; ``lost`` is told how many packets are missing. Raises OSError, which ssl.SSLError is one of, and TimeoutError
+    after ``within_s``."""
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_connection(
             sock=ours, ssl=tls, server_hostname=None if tls is None else name, limit=CHUNK
         )
-    return Relay(reader, writer, datagrams=datagrams)
+    try:
+        return Relay(reader, writer, datagrams=datagrams, lost=lost)
+    except BaseException:
+        writer.transport.abort()
+        raise
 
 
 def _by_turns(parts: Iterator[Message | Packet]) -> Iterator[list[Message | Packet]]:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from stmixer.service.sources.allowance import Allowance
 from stmixer.service.sources.interleaved import LEAST_RTCP, framed
+from stmixer.service.sources.losses import Losses
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import PacketOrder
 
-KEPT = 128 * 1024
-"""Bytes of datagrams that the kernel keeps for us: what is more is lost."""
+RTP_KEPT, RTCP_KEPT = 1 << 20, 128 * 1024
+"""Bytes of datagrams that the kernel is asked to keep for us (Linux: up to net.core.rmem_max): what is more is lost."""
 AT_ONCE = 64
 """Datagrams that are read one after the other; then it is others' turn."""
 _LONGEST = 65535
@@ -35,12 +36,19 @@ class RtpTrack:
     """
 
     def __init__(
-        self, ours: Where, camera: Where, channels: tuple[int, int], outlet: Outlet, allowance: Allowance
+        self,
+        ours: Where,
+        camera: Where,
+        channels: tuple[int, int],
+        outlet: Outlet,
+        allowance: Allowance,
+        losses: Losses,
     ) -> None:
         """``ours``: the address of this machine that the camera knows. Raises OSError where there are no ports."""
         self.channels, self._camera, self._outlet, self._allowance = channels, camera, outlet, allowance
         self._rtp, self._rtcp = _pair(ours)
-        self._order = PacketOrder()
+        self._rtp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTP_KEPT)
+        self._order, self._losses, self._lost = PacketOrder(), losses, 0
         self._ports: tuple[int, int] | None = None
         self._kept_to = [False, False]
         self._resting: asyncio.TimerHandle | None = None
@@ -141,6 +149,8 @@ class RtpTrack:
         self._look_later()
 
     def _hand_on(self, packets: list[bytes]) -> None:
+        self._losses.add(self._order.lost - self._lost)
+        self._lost = self._order.lost
         if packets:
             self._outlet.put(b"".join(framed(self.channels[0], packet) for packet in packets))
 
@@ -167,7 +177,7 @@ def _bound(ours: Where, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in ours[0] else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KEPT)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTCP_KEPT)
         made.bind((ours[0], port, *ours[2:]))
     except BaseException:
         made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import socket
 import ssl
@@ -19,6 +20,7 @@ from stmixer.service.sources import interleaved, rtp_track
 from stmixer.service.sources import relay as relay_module
 from stmixer.service.sources.allowance import BURST_S, Allowance, LoopShare
 from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
+from stmixer.service.sources.losses import Losses
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import MOST_HELD, MOST_LATE, WAIT_S, PacketOrder
 from stmixer.service.sources.relay import Relay, relayed
@@ -195,8 +197,11 @@ def test_after_many_were_lost_it_goes_on() -> None:
 
 
 @asynccontextmanager
-async def between(*, datagrams: bool) -> AsyncIterator[tuple[Relay, socket.socket, socket.socket]]:
-    """A relay, and both ends: the camera's, and the decoder's."""
+async def between(
+    *, datagrams: bool, lost: list[int] | None = None
+) -> AsyncIterator[tuple[Relay, socket.socket, socket.socket]]:
+    """A relay, and both ends: the camera's, and the decoder's. ``lost`` gets how many packets are missing."""
+    lost = [] if lost is None else lost
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
@@ -204,7 +209,7 @@ async def between(*, datagrams: bool) -> AsyncIterator[tuple[Relay, socket.socke
         ours.setblocking(False)
         await loop.sock_connect(ours, listening.getsockname())
         camera, _ = await loop.sock_accept(listening)
-    made = await relayed(ours, tls=None, name="", datagrams=datagrams, within_s=20)
+    made = await relayed(ours, tls=None, name="", datagrams=datagrams, within_s=20, lost=lost.append)
     decoder = socket.socket(fileno=socket.dup(made.connection))
     made.begun()
     decoder.setblocking(False)
@@ -296,7 +301,8 @@ def test_packets_without_a_head_come_from_nowhere() -> None:
 def test_a_lost_datagram_is_waited_for_and_no_longer() -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        async with between(datagrams=True) as (_, camera, decoder):
+        lost = list[int]()
+        async with between(datagrams=True, lost=lost) as (_, camera, decoder):
             await loop.sock_sendall(decoder, SETUP)
             port = int(Message(await until_asked(camera))._transport.partition(b"client_port=")[2].split(b"-")[0])
             await loop.sock_sendall(camera, ANSWER)
@@ -306,13 +312,70 @@ def test_a_lost_datagram_is_waited_for_and_no_longer() -> None:
                 for number in (1, 3):
                     sends.sendto(rtp(number), ("127.0.0.1", port))
                 assert await read(decoder, 34) == framed(2, rtp(1)) + framed(2, rtp(3))
+        assert lost == [1]
+
+    asyncio.run(run())
+
+
+def test_losses_are_told_once_while_they_last() -> None:
+    async def run() -> None:
+        told = list[int]()
+        losses = Losses(told.append)
+        losses.add(0)
+        assert losses._looking is None
+        for count in (3, 0, 2):
+            losses.add(count)
+        assert told == []
+        losses._look()
+        assert told == [5]
+        losses.add(4)
+        losses._look()
+        assert told == [5]  # it goes on as it began
+        losses._look()
+        losses.add(1)
+        losses.close()
+        losses.close()
+        assert told == [5, 1]
+
+    asyncio.run(run())
+
+
+def test_the_kernel_keeps_a_mebibyte_of_media() -> None:
+    """Or as much as it may."""
+
+    async def run() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as like:
+            like.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            most = like.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        async with track_of(("127.0.0.1", 554), Allowance()) as (track, _):
+            assert track._rtp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == most
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_nobody_takes_over_is_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> tuple[socket.socket, socket.socket]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        ours, camera = socket.socketpair()
+        ours.setblocking(False)
+        camera.setblocking(False)
+        monkeypatch.setattr(socket, "socketpair", none_left)
+        with camera:
+            with pytest.raises(OSError, match="too many") as raised:
+                await relayed(ours, tls=None, name="", datagrams=False, within_s=20, lost=print)
+            async with asyncio.timeout(20):
+                assert await loop.sock_recv(camera, 1) == b""
+        assert raised.value.errno == errno.EMFILE  # whose frames still have the connection
 
     asyncio.run(run())
 
 
 def test_a_decoder_that_takes_nothing_is_owed_and_the_rest_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "KEPT", 4096)
-    monkeypatch.setattr(rtp_track, "KEPT", 4096)
+    monkeypatch.setattr(rtp_track, "RTP_KEPT", 4096)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -455,7 +518,7 @@ async def track_of(camera: Where, allowance: Allowance) -> AsyncIterator[tuple[R
     ours.setblocking(False)
     decoder.setblocking(False)
     outlet = Outlet(ours, lambda: None)
-    track = RtpTrack(("127.0.0.1", 0), camera, (2, 3), outlet, allowance)
+    track = RtpTrack(("127.0.0.1", 0), camera, (2, 3), outlet, allowance, Losses(print))
     try:
         yield track, decoder
     finally:
@@ -577,9 +640,9 @@ def test_a_certificate_has_to_have_the_name(tmp_path: Path) -> None:
                 ours.setblocking(False)
                 await loop.sock_connect(ours, server.sockets[0].getsockname())
                 if good:
-                    await (await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20)).close()
+                    await (await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20, lost=print)).close()
                 else:
                     with pytest.raises(ssl.SSLCertVerificationError):
-                        await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20)
+                        await relayed(ours, tls=tls, name=name, datagrams=False, within_s=20, lost=print)
 
     asyncio.run(run())

@@ -99,7 +99,7 @@ class SmoothedActions:
     def _begin_anew(self, labels: Sequence[int]) -> None:
         self._labels = tuple(labels)
         self._ids = np.zeros(0, np.int64)
-        """Rising: numbers are given in order, and never again."""
+        """Rising."""
         self._seen_s = np.zeros(0)
         self._weight = np.zeros((0, 2))
         self._mean = np.zeros((0, 2, len(labels)))
@@ -127,13 +127,13 @@ class SmoothedActions:
         known[known] = self._ids[rows[known]] == ids[known]
         if not known.all():
             new = np.sort(ids[~known])
-            self._ids = np.concatenate((self._ids, new))
-            self._seen_s = np.concatenate((self._seen_s, np.full(len(new), before_s)))
-            self._weight = np.concatenate((self._weight, np.zeros((len(new), 2))))
-            self._mean = np.concatenate((self._mean, np.zeros((len(new), 2, len(self._labels)))))
-            self._said = np.concatenate((self._said, np.zeros((len(new), len(self._labels)), np.bool_)))
-            # the first keyframe is told as it is
-            self._over_s = np.concatenate((self._over_s, np.full((len(new), len(self._labels)), CLOSES_S)))
+            at = np.searchsorted(self._ids, new)  # mostly the end, but for who was away when all began anew
+            self._ids = np.insert(self._ids, at, new)
+            self._seen_s = np.insert(self._seen_s, at, before_s)
+            self._weight = np.insert(self._weight, at, 0, 0)
+            self._mean = np.insert(self._mean, at, 0, 0)
+            self._said = np.insert(self._said, at, False, 0)
+            self._over_s = np.insert(self._over_s, at, CLOSES_S, 0)  # the first keyframe is told as it is
             rows = np.searchsorted(self._ids, ids)
         return rows
 

@@ -194,6 +194,21 @@ def test_another_model_begins_anew() -> None:
     assert told(filters, 0.25, {1: (0.2, 0.4)}, labels=(7, 3))[1] == pytest.approx([0.2, 0.4], abs=1e-6)
 
 
+def test_who_is_away_when_all_begins_anew_is_taken_up_again() -> None:
+    """Their number is below those of whom it has begun with."""
+    filters, alone = SmoothedActions(), SmoothedActions()
+    told(filters, 0.0, {3: (0.9, 0.9), 5: (0.2, 0.2)})
+    others = (7, 3)
+    told(filters, 0.25, {5: (0.2, 0.4)}, labels=others)
+    back = told(filters, 0.5, {5: (0.3, 0.4), 3: (0.9, 0.8)}, labels=others)
+    assert back[3] == pytest.approx([0.9, 0.8], abs=1e-6)
+    told(alone, 0.25, {5: (0.2, 0.4)}, labels=others)
+    assert back[5] == told(alone, 0.5, {5: (0.3, 0.4)}, labels=others)[5]
+    after = told(filters, 0.75, {3: (0.6, 0.5), 5: (0.4, 0.4)}, labels=others)
+    assert after[5] == told(alone, 0.75, {5: (0.4, 0.4)}, labels=others)[5]
+    assert len(filters) == 2
+
+
 def test_scores_at_the_ends_are_finite_and_nobody_costs_nothing() -> None:
     filters = SmoothedActions()
     with np.errstate(all="raise", under="ignore"):

@@ -27,7 +27,7 @@ from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.relay import Relay, relayed
 from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
 from stmixer.service.sources.trouble import Trouble
-from stmixer.service.sources.trust import Trust, not_trusted
+from stmixer.service.sources.trust import Trust, not_secured
 
 CONNECT_S = 5.0
 MOST_ADDRESSES = 8
@@ -153,7 +153,7 @@ class CameraSource(DecodedSource):
         if url.scheme == "rtsp" and way.transport == "tcp":
             return Direct(ours)
         try:
-            tls = await asyncio.to_thread(way.trust.context) if url.scheme == "rtsps" else None
+            tls = await asyncio.to_thread(way.trust.context, "rtsps") if url.scheme == "rtsps" else None
         except BaseException:
             ours.close()
             raise
@@ -161,7 +161,7 @@ class CameraSource(DecodedSource):
         try:
             return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S, lost=self._lost)
         except ssl.SSLError as error:
-            raise not_trusted(url, error) from None
+            raise not_secured(url, error) from None
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise Trouble("tls", f"{url.place} ends the connection where TLS is to begin") from None

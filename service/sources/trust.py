@@ -6,6 +6,7 @@ import functools
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from stmixer.service.errors import StartError
 from stmixer.service.pulled_url import PulledUrl
@@ -20,21 +21,24 @@ class Trust:
     ca_file: Path | None = None
     verify: bool = True
 
-    def context(self) -> ssl.SSLContext:
-        """Made once; reads files. Raises OSError, ssl.SSLError for a file of which nothing can be read."""
-        return _context(self)
+    def context(self, purpose: Literal["rtsps", "https"]) -> ssl.SSLContext:
+        """Made once for each; reads files. Raises OSError, ssl.SSLError for a file of which nothing can be read.
+
+        An HTTP client says in its own that it speaks HTTP, which a camera over RTSP may refuse.
+        """
+        return _context(self, purpose)
 
     def check(self) -> None:
         """Raises StartError for a file that cannot be used."""
         try:
-            self.context()
+            self.context("rtsps")
         except (OSError, ssl.SSLError) as error:
             why = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
             raise StartError("bad_setting", f"--pull-ca-file {self.ca_file}: {why}") from None
 
 
 @functools.cache
-def _context(trust: Trust) -> ssl.SSLContext:
+def _context(trust: Trust, _: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if trust.ca_file is not None:
         context.load_verify_locations(trust.ca_file)
@@ -44,7 +48,8 @@ def _context(trust: Trust) -> ssl.SSLContext:
     return context
 
 
-def not_trusted(url: PulledUrl, error: ssl.SSLError) -> Trouble:
+def not_secured(url: PulledUrl, error: ssl.SSLError) -> Trouble:
     """What a failed handshake means."""
-    why = getattr(error, "verify_message", None) or error.reason or "no TLS"
-    return Trouble("tls", f"{url.place} cannot be trusted ({why})")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Trouble("tls", f"{url.place} cannot be trusted ({error.verify_message})")
+    return Trouble("tls", f"{url.place} does not come to terms on TLS ({error.reason or error})")

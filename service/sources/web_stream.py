@@ -24,7 +24,7 @@ from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
 from stmixer.service.sources.pictures import PictureSource
 from stmixer.service.sources.trouble import Trouble
-from stmixer.service.sources.trust import not_trusted
+from stmixer.service.sources.trust import not_secured
 
 MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -102,7 +102,7 @@ class WebSource:
     @asynccontextmanager
     async def _answer(self) -> AsyncIterator[httpx.Response]:
         """The answer that has the media. Raises Trouble, httpx.HTTPError."""
-        trusted = await asyncio.to_thread(self._way.trust.context)
+        trusted = await asyncio.to_thread(self._way.trust.context, "https")
         transport = httpx.AsyncHTTPTransport(verify=trusted, socket_options=_OPTIONS, trust_env=False)
         waits = httpx.Timeout(self._silent_s, connect=CONNECT_S)
         async with httpx.AsyncClient(transport=transport, timeout=waits, trust_env=False) as client:
@@ -157,7 +157,7 @@ class WebSource:
                 cause: BaseException | None = error
                 while cause is not None:
                     if isinstance(cause, ssl.SSLError):
-                        return not_trusted(self._url, cause)
+                        return not_secured(self._url, cause)
                     if isinstance(cause, ConnectionRefusedError):
                         return Trouble("refused", f"{place} refuses the connection: nothing listens there")
                     cause = cause.__cause__ or cause.__context__

@@ -151,11 +151,12 @@ def test_a_camera_behind_tls(film: Path, tmp_path: Path) -> None:
                             assert told(stream).url == f"rtsps://127.0.0.1:{port}/cam"
                             if state == "live":
                                 await says(stream, "result")
-                    assert "self" in str(json.loads(said.text)["error"])
+                    assert "cannot be trusted (self" in str(json.loads(said.text)["error"])
                 plain = camera.url(IN_A_URL).replace("rtsp://", "rtsps://")
                 async with pulled(engine, plain, trust=Trust(verify=False)) as stream:
                     await says(stream, "status")
                     assert told(stream).code == "tls"
+                    assert "trusted" not in str(told(stream).error)
 
     asyncio.run(run())
 

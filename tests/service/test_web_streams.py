@@ -140,6 +140,12 @@ def test_a_certificate_has_to_be_known_or_not_looked_at(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_an_http_client_makes_of_its_context_is_not_a_cameras() -> None:
+    trust = Trust(verify=False)
+    assert trust.context("https") is not trust.context("rtsps")
+    assert all(trust.context(purpose) is Trust(verify=False).context(purpose) for purpose in ("https", "rtsps"))
+
+
 def test_a_file_of_certificates_has_to_be_one(tmp_path: Path) -> None:
     Trust(certificate(tmp_path)).check()
     for path, why in ((tmp_path / "none.pem", "No such file"), (Path(__file__), "no certificates in PEM")):
@@ -227,6 +233,7 @@ def test_what_is_wrong_is_said() -> None:
             async with plain, pulled(engine, f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/") as stream:
                 await says(stream, "status")
                 assert told(stream).code == "tls"
+                assert "does not come to terms on TLS (WRONG_VERSION_NUMBER)" in str(told(stream).error)
 
     asyncio.run(run())
 

@@ -6,9 +6,9 @@ The decoder opens nothing: where FFmpeg means to open the device by name, it get
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Sequence
 
 from stmixer.service.errors import InputError
@@ -54,13 +54,7 @@ class DeviceSource(DecodedSource):
     async def fetch(self, begun: Callable[[], None]) -> None:
         """Open it, and have a decoder read. Raises Trouble, InputError, CapacityError, ChannelError."""
         check_device(self._path, self._named)
-        # its driver may take its time, and nobody waits for a thread that still opens it
-        opening = asyncio.ensure_future(asyncio.to_thread(open_device, self._path))
-        try:
-            self._device = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_let_go)
-            raise
+        self._device = await _opened(self._path)
         try:
             await self.open()
             begun()
@@ -106,7 +100,44 @@ class DeviceSource(DecodedSource):
         """It ends when it is unplugged."""
 
 
-def _let_go(opening: asyncio.Future[int]) -> None:
-    """Nobody wants it any more."""
-    with contextlib.suppress(Trouble, asyncio.CancelledError):
-        os.close(opening.result())
+_opening: set[str] = set()
+"""Paths that a thread is at."""
+
+
+async def _opened(path: str) -> int:
+    """``open_device`` in a thread of its own: its driver may take its time, and holds up nobody. Raises Trouble, also
+    where it still has somebody's who has gone."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[int] = loop.create_future()
+
+    def settle(descriptor: int, error: Exception | None) -> None:
+        if error is None and found.done():  # nobody wants it any more
+            os.close(descriptor)
+        elif error is None:
+            found.set_result(descriptor)
+        elif not found.done():
+            found.set_exception(error)
+
+    def work() -> None:
+        descriptor = -1
+        error: Exception | None = None
+        try:
+            descriptor = open_device(path)
+        except (Trouble, OSError, ValueError) as raised:
+            error = raised
+        _opening.discard(path)
+        try:
+            loop.call_soon_threadsafe(settle, descriptor, error)
+        except RuntimeError:  # the service has ended meanwhile
+            if error is None:
+                os.close(descriptor)
+
+    if path in _opening:
+        raise Trouble("unreachable", f"{path} is being opened already, and its driver has not done so yet")
+    _opening.add(path)
+    try:
+        threading.Thread(target=work, name="device", daemon=True).start()
+    except RuntimeError:
+        _opening.discard(path)
+        raise Trouble("unreachable", f"{path} cannot be opened (no thread can be started)") from None
+    return await found

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import av
@@ -183,6 +184,54 @@ def test_a_device_is_read_until_it_is_unplugged_and_again(driver: Path, monkeypa
             conserved(stream.session.summary().model_dump())
 
     asyncio.run(run())
+
+
+def test_a_driver_that_takes_its_time_has_one_thread_and_none_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_it, may_go_on = threading.Event(), threading.Event()
+    given: list[int] = []
+
+    def slow(path: str) -> int:
+        if path != "/dev/slow":
+            raise Trouble("unreachable", "there is none")
+        at_it.set()
+        assert may_go_on.wait(60)
+        given.append(os.memfd_create("device", os.MFD_CLOEXEC))
+        return given[-1]
+
+    monkeypatch.setattr(device, "open_device", slow)
+
+    async def run() -> None:
+        async def others() -> str:
+            with pytest.raises(Trouble) as trouble:
+                await device._opened("/dev/other")
+            return str(trouble.value)
+
+        first = asyncio.create_task(device._opened("/dev/slow"))
+        await asyncio.to_thread(at_it.wait, 60)
+        for _ in range(3):
+            with pytest.raises(Trouble, match="/dev/slow is being opened already"):
+                await device._opened("/dev/slow")
+        assert sum(thread.name == "device" for thread in threading.enumerate()) == 1
+        assert await others() == "there is none"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        may_go_on.set()
+        async with asyncio.timeout(60):
+            while "/dev/slow" in device._opening or not _is_closed(given[0]):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0)
+        again = await device._opened("/dev/slow")
+        assert again == given[1]
+        os.close(again)
+
+    asyncio.run(run())
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
 
 
 def test_a_device_without_a_driver_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,6 +350,12 @@ class DetectOptions(Wire):
         return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
 
 
+class DetectFile(DetectResponse):
+    """What ``stmixer detect`` writes; ``options`` are those that it was asked for, None in what 0.1 wrote."""
+
+    options: DetectOptions | None = None
+
+
 class PullOrder(DetectOptions):
     """``POST /v1/streams``: what to fetch, and what is wanted of it. ``loop`` is for files; ``transport``: how packets
     come from a camera over RTSP. Without ``tls_verify`` any certificate of an ``rtsps`` or ``https`` source will do.

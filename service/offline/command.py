@@ -79,8 +79,9 @@ class DetectCommand:
     def run(self, inputs: Sequence[Input]) -> list[tuple[Input, StmixerError | MediaError]]:
         """All of them, one after the other; those that could not be used, and why.
 
-        What has its results in every folder of the outputs already is not looked at again, so that a run that was ended
-        goes on; tables get those. A single input's error, or one of writing, is raised instead.
+        What has this model's results by these options in every folder of the outputs already is not looked at again, so
+        that a run that was ended goes on; tables get those. A single input's error, or one of writing, is raised
+        instead.
         """
         failed: list[tuple[Input, StmixerError | MediaError]] = []
         with ExitStack() as stack:
@@ -88,9 +89,13 @@ class DetectCommand:
             for table in tables:
                 stack.callback(table.close)
             videos = videos_of(inputs) if tables else {}
-            done = {item for item in inputs if self._is_done(item, inputs)}
+            found = {item for item in inputs if self._is_found(item, inputs)}
+            done = {item for item in found if self._is_alike(item, inputs)}
             if done:
                 log.info("%d of %d have their results already", len(done), len(inputs))
+            if len(found) > len(done):
+                told = "%d have results of another model or by other options, and are looked at again"
+                log.warning(told, len(found) - len(done))
             number, todo = 0, len(inputs) - len(done)
             for item in inputs:
                 try:
@@ -107,11 +112,24 @@ class DetectCommand:
                     failed.append((item, error))
         return failed
 
-    def _is_done(self, item: Input, inputs: Sequence[Input]) -> bool:
+    def _is_found(self, item: Input, inputs: Sequence[Input]) -> bool:
         """Only what goes into folders can be there from an earlier run."""
         if not self._folders or self._files:
             return False
         return all(place_in(folder, item, inputs).is_file() for folder in self._folders)
+
+    def _is_alike(self, item: Input, inputs: Sequence[Input]) -> bool:
+        """Whether this run would find the same, as far as results tell; what is no results is left alone."""
+        for folder in self._folders:
+            try:
+                file = read_json(place_in(folder, item, inputs))
+            except InputError:
+                continue
+            if file.model != self._runner.card.name or file.options is None:
+                return False
+            if _effective(file.options) != _effective(self._options):
+                return False
+        return True
 
     def _again(
         self, item: Input, inputs: Sequence[Input], tables: Sequence[Table], videos: Mapping[Input, str]
@@ -137,7 +155,7 @@ class DetectCommand:
                 elif form_of(target) == MOT:
                     write_mot(target, response)
                 else:
-                    write_json(target, response)
+                    write_json(target, response, self._options)
                 people = sum(len(result.actors) for result in response.keyframes)
                 log.info("%d keyframes, %d actors → %s", len(response.keyframes), people, target)
         self._on_response(item, response)
@@ -201,6 +219,11 @@ class DetectCommand:
                 write_picture(target, draw_actors(read_picture(path), drawn(actors), banner=banner(response.trained)))
         except OSError as error:
             raise unwritable(target, error) from None
+
+
+def _effective(options: DetectOptions) -> DetectOptions:
+    """Without what stands for others of them, or for the model."""
+    return options.model_copy(update={"preset": None, "model": None})
 
 
 def _explainer(folder: Path) -> Callable[[DetectedKeyframe], None]:

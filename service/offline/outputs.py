@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.offline.inputs import Input
-from stmixer.service.schemas import COLUMNS, DetectResponse, Result
+from stmixer.service.schemas import COLUMNS, DetectFile, DetectOptions, DetectResponse, Result
 
 AVA, MOT = ".ava.csv", ".mot.txt"
 OF_ONE = (".json", ".mp4", ".jpg", ".png", MOT)
@@ -95,15 +95,15 @@ def videos_of(inputs: Sequence[Input]) -> dict[Input, str]:
     return names
 
 
-def write_json(path: Path, response: DetectResponse) -> None:
-    """Complete or not at all. Raises StartError."""
-    _write_text(path, json.dumps(response.model_dump(), indent=1) + "\n")
+def write_json(path: Path, response: DetectResponse, options: DetectOptions) -> None:
+    """A ``DetectFile``. Complete or not at all. Raises StartError."""
+    _write_text(path, json.dumps(response.model_dump() | {"options": options.model_dump()}, indent=1) + "\n")
 
 
-def read_json(path: Path) -> DetectResponse:
+def read_json(path: Path) -> DetectFile:
     """What ``write_json`` wrote. Raises InputError."""
     try:
-        return DetectResponse.model_validate_json(path.read_bytes())
+        return DetectFile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InputError("unreadable", f"{path} holds no results; delete it, and they are made anew") from None
 

@@ -90,7 +90,9 @@ def test_a_bad_file_among_many_stops_nothing(runner: Any, folder: Path, tmp_path
         "long.mp4.json", "still.png.json", "sub/short.mp4.json",
     ]  # fmt: skip
     written = json.loads((tmp_path / "out" / "long.mp4.json").read_text())
-    assert written == json.loads(run.responses[str(folder / "long.mp4")].model_dump_json())
+    assert written == json.loads(run.responses[str(folder / "long.mp4")].model_dump_json()) | {
+        "options": OPTIONS.model_dump()
+    }
 
     lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     assert [Path(line.pop("source")).name for line in lines] == ["long.mp4"] * 5 + ["still.png", "short.mp4"]
@@ -243,6 +245,30 @@ def test_a_table_of_a_second_run_has_what_the_first_found(runner: Any, folder: P
         ("bad.mp4", "unreadable"), ("still.png", "unreadable"),
     ]  # fmt: skip
     assert "still.png.json holds no results; delete it" in str(run.failed[1][1])
+
+
+def test_results_of_another_model_or_by_other_options_are_made_anew(
+    runner: Any, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "bad.mp4").unlink()
+    out, table = tmp_path / "out", tmp_path / "all.csv"
+    Run(runner, [folder], out, table)
+    others = OPTIONS.model_copy(update={"keyframe_hz": 1.0})
+    run = Run(runner, [folder], out, table, options=others)
+    assert len(run.responses) == 3
+    assert "3 have results of another model or by other options" in caplog.text
+    alone = tmp_path / "alone.csv"
+    Run(runner, [folder], alone, options=others)
+    assert table.read_text() == alone.read_text()
+    assert Run(runner, [folder], out, table, options=others.model_copy(update={"model": "tiny"})).responses == {}
+
+    for name, change in (("still.png", {"model": "another"}), ("long.mp4", {"options": None})):
+        file = out / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    run = Run(runner, [folder], out, options=others)
+    assert {Path(name).name for name in run.responses} == {"still.png", "long.mp4"}
+    assert Run(runner, [folder], out, table, options=others).responses == {}
+    assert table.read_text() == alone.read_text()
 
 
 def test_a_single_bad_file_is_an_error(runner: Any, folder: Path, tmp_path: Path) -> None:

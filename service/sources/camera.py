@@ -159,7 +159,7 @@ class CameraSource(DecodedSource):
             raise
         udp = way.transport == "udp"
         try:
-            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S, lost=self._lost)
+            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S, lost=self._missing)
         except ssl.SSLError as error:
             raise not_secured(url, error) from None
         except OSError as error:
@@ -167,7 +167,7 @@ class CameraSource(DecodedSource):
                 raise Trouble("tls", f"{url.place} ends the connection where TLS is to begin") from None
             raise not_reached(url, error) from None
 
-    def _lost(self, packets: int) -> None:
+    def _missing(self, packets: int) -> None:
         said = f"{packets} packets of the camera are missing: lost on the network, or for want of time here"
         self._context.notice("packets_lost", f"{said}; over TCP none would be")
         self._context.warnings.append(said)

@@ -61,6 +61,7 @@ class World:
 
 
 def test_one_address_has_less_beside_live_streams_that_are_not_its_own() -> None:
+    assert (SHARE_OF_ONE, SHARE_BESIDE_LIVE) == (0.5, 0.05)  # half, and a twentieth, as docs/protocol.md promises
     world = World()
     for live, own, share in (
         (0, 0, SHARE_OF_ONE),

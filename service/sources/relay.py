@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator
 
 from stmixer.service.sources.allowance import Allowance, LoopShare
 from stmixer.service.sources.interleaved import Interleaved, Message, NotRtsp, Packet, framed
-from stmixer.service.sources.losses import Losses
+from stmixer.service.sources.missing_packets import MissingPackets
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.rtp_track import RtpTrack, Where
 from stmixer.service.sources.source import cancelled
@@ -52,7 +52,7 @@ class Relay:
         self._outlet = Outlet(self._ours, self._resume)
         self._allowance = Allowance(time.perf_counter)
         """Of the event loop, of all that passes here."""
-        self._losses = Losses(lost)
+        self._missing = MissingPackets(lost)
         self._tracks: dict[tuple[int, int], RtpTrack] = {}
         self._asked: dict[int | None, RtpTrack] = {}
         self._tasks = [asyncio.create_task(way()) for way in (self._down, self._up)]
@@ -78,7 +78,7 @@ class Relay:
             for track in self._tracks.values():
                 track.close()
             self._tracks.clear()
-            self._losses.close()
+            self._missing.close()
             self._outlet.close()
             self._ours.close()
             self._theirs.close()
@@ -158,7 +158,7 @@ class Relay:
             if len(self._tracks) >= MOST_TRACKS:
                 raise NotRtsp("more tracks than any camera has")
             self._tracks[channels] = RtpTrack(
-                self._here, self._camera, channels, self._outlet, self._allowance, self._losses
+                self._here, self._camera, channels, self._outlet, self._allowance, self._missing
             )
         return self._tracks[channels]
 

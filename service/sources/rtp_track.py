@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from stmixer.service.sources.allowance import Allowance
 from stmixer.service.sources.interleaved import LEAST_RTCP, framed
-from stmixer.service.sources.losses import Losses
+from stmixer.service.sources.missing_packets import MissingPackets
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import PacketOrder
 
@@ -42,13 +42,13 @@ class RtpTrack:
         channels: tuple[int, int],
         outlet: Outlet,
         allowance: Allowance,
-        losses: Losses,
+        missing: MissingPackets,
     ) -> None:
         """``ours``: the address of this machine that the camera knows. Raises OSError where there are no ports."""
         self.channels, self._camera, self._outlet, self._allowance = channels, camera, outlet, allowance
         self._rtp, self._rtcp = _pair(ours)
         self._rtp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTP_KEPT)
-        self._order, self._losses, self._lost = PacketOrder(), losses, 0
+        self._order, self._missing, self._lost = PacketOrder(), missing, 0
         self._ports: tuple[int, int] | None = None
         self._kept_to = [False, False]
         self._resting: asyncio.TimerHandle | None = None
@@ -149,7 +149,7 @@ class RtpTrack:
         self._look_later()
 
     def _hand_on(self, packets: list[bytes]) -> None:
-        self._losses.add(self._order.lost - self._lost)
+        self._missing.add(self._order.lost - self._lost)
         self._lost = self._order.lost
         if packets:
             self._outlet.put(b"".join(framed(self.channels[0], packet) for packet in packets))

@@ -19,7 +19,7 @@ from wire import Wire
 
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
-from stmixer.service.sources import losses, patience
+from stmixer.service.sources import missing_packets, patience
 from stmixer.service.sources.addresses import AddressPolicy
 from stmixer.service.sources.camera import CameraSource, taken_of_waiting
 from stmixer.service.sources.trust import Trust
@@ -257,7 +257,7 @@ def test_a_camera_that_falls_silent_or_is_cut_off_comes_back(film: Path) -> None
 def test_a_camera_on_a_bad_line(tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of its packets is lost, which is said of datagrams, they are on their way for long, its clock is set
     anew: it stays live. Only a line that is half open takes another attempt."""
-    monkeypatch.setattr(losses, "QUIET_S", 0.5)
+    monkeypatch.setattr(missing_packets, "QUIET_S", 0.5)
     film = make_film(tmp_path, "h264", 900)
 
     async def run() -> None:

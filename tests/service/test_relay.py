@@ -20,7 +20,7 @@ from stmixer.service.sources import interleaved, rtp_track
 from stmixer.service.sources import relay as relay_module
 from stmixer.service.sources.allowance import BURST_S, Allowance, LoopShare
 from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
-from stmixer.service.sources.losses import Losses
+from stmixer.service.sources.missing_packets import MissingPackets
 from stmixer.service.sources.outlet import Outlet
 from stmixer.service.sources.packet_order import MOST_HELD, MOST_LATE, WAIT_S, PacketOrder
 from stmixer.service.sources.relay import Relay, relayed
@@ -320,21 +320,21 @@ def test_a_lost_datagram_is_waited_for_and_no_longer() -> None:
 def test_losses_are_told_once_while_they_last() -> None:
     async def run() -> None:
         told = list[int]()
-        losses = Losses(told.append)
-        losses.add(0)
-        assert losses._looking is None
+        missing = MissingPackets(told.append)
+        missing.add(0)
+        assert missing._looking is None
         for count in (3, 0, 2):
-            losses.add(count)
+            missing.add(count)
         assert told == []
-        losses._look()
+        missing._look()
         assert told == [5]
-        losses.add(4)
-        losses._look()
+        missing.add(4)
+        missing._look()
         assert told == [5]  # it goes on as it began
-        losses._look()
-        losses.add(1)
-        losses.close()
-        losses.close()
+        missing._look()
+        missing.add(1)
+        missing.close()
+        missing.close()
         assert told == [5, 1]
 
     asyncio.run(run())
@@ -518,7 +518,7 @@ async def track_of(camera: Where, allowance: Allowance) -> AsyncIterator[tuple[R
     ours.setblocking(False)
     decoder.setblocking(False)
     outlet = Outlet(ours, lambda: None)
-    track = RtpTrack(("127.0.0.1", 0), camera, (2, 3), outlet, allowance, Losses(print))
+    track = RtpTrack(("127.0.0.1", 0), camera, (2, 3), outlet, allowance, MissingPackets(print))
     try:
         yield track, decoder
     finally:

@@ -9,7 +9,7 @@ QUIET_S = 10.0
 """Without a loss: then the next one is told again. Before the first is told they are counted for as long."""
 
 
-class Losses:
+class MissingPackets:
     """Of one connection. ``tell`` gets how many are missing so far."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:

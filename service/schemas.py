@@ -351,7 +351,7 @@ class DetectOptions(Wire):
 
 
 class DetectFile(DetectResponse):
-    """What ``stmixer detect`` writes; ``options`` are those that it was asked for, None in what 0.1 wrote."""
+    """What ``stmixer detect`` writes; ``options`` are those that it was asked for, None where a file does not say."""
 
     options: DetectOptions | None = None
 

@@ -140,4 +140,9 @@ async def _opened(path: str) -> int:
     except RuntimeError:
         _opening.discard(path)
         raise Trouble("unreachable", f"{path} cannot be opened (no thread can be started)") from None
-    return await found
+    try:
+        return await found
+    except asyncio.CancelledError:
+        if not found.cancelled() and found.exception() is None:  # it came in the same turn
+            os.close(found.result())
+        raise

@@ -226,6 +226,33 @@ def test_a_driver_that_takes_its_time_has_one_thread_and_none_of_others(monkeypa
     asyncio.run(run())
 
 
+def test_a_device_that_is_opened_as_its_stream_ends_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            """As soon as it is opened, before whoever asked has a turn."""
+            if asking._fut_waiter.done():  # type: ignore[attr-defined]
+                asking.cancel()
+            else:
+                loop.call_soon(end)
+
+        def opened(_: str) -> int:
+            given.append(os.memfd_create("device", os.MFD_CLOEXEC))
+            loop.call_soon_threadsafe(end)
+            return given[0]
+
+        monkeypatch.setattr(device, "open_device", opened)
+        asking = asyncio.create_task(device._opened("/dev/video0"))
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert _is_closed(given[0])
+
+    asyncio.run(run())
+
+
 def _is_closed(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)

@@ -43,7 +43,7 @@ class LoopShare:
     """A fetched source's ``Allowance``: after each piece of its work others have a turn, once that is due."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, allowance: Allowance | None = None) -> None:
-        """``allowance``: of the same clock, where several share one."""
+        """``allowance``: where several share one; ``clock`` may be of CPU time then."""
         self._clock, self._allowance = clock, Allowance(clock) if allowance is None else allowance
         self._at, self._spent_s = clock(), 0.0
 

@@ -51,7 +51,7 @@ class Relay:
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KEPT)
         self._outlet = Outlet(self._ours, self._resume)
         self._allowance = Allowance(time.perf_counter)
-        """Of the event loop, of all that passes here."""
+        """Of the event loop, of all that passes here: CPU time of its thread, by the second."""
         self._missing = MissingPackets(lost)
         self._tracks: dict[tuple[int, int], RtpTrack] = {}
         self._asked: dict[int | None, RtpTrack] = {}
@@ -87,7 +87,7 @@ class Relay:
     # -- from the camera
 
     async def _down(self) -> None:
-        parts, share = Interleaved(), LoopShare(time.perf_counter, self._allowance)
+        parts, share = Interleaved(), LoopShare(time.thread_time, self._allowance)
         try:
             while data := await self._reader.read(CHUNK):
                 share.begin()
@@ -119,7 +119,7 @@ class Relay:
 
     async def _up(self) -> None:
         loop, parts = asyncio.get_running_loop(), Interleaved()
-        share = LoopShare(time.perf_counter, self._allowance)
+        share = LoopShare(time.thread_time, self._allowance)
         try:
             while data := await loop.sock_recv(self._ours, CHUNK):
                 share.begin()

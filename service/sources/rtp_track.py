@@ -32,7 +32,8 @@ class RtpTrack:
     """RTP and RTCP of one track, by UDP: to and from the ``camera``'s address alone.
 
     Once the camera has sent from the port that it named, the kernel drops what comes from elsewhere. Some send from
-    another: whatever comes then is read here, and costs no more of the loop than ``allowance``, of ``perf_counter``.
+    another: whatever comes then is read here, and costs no more of the loop's thread than ``allowance``. Its CPU time
+    counts: after a rest for what a busy machine takes packets would be lost.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class RtpTrack:
         self._rtcp.close()
 
     def _take(self, ours: socket.socket, put: Callable[[bytes], None]) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(AT_ONCE):
             try:
                 data, sender = ours.recvfrom(_LONGEST)
@@ -112,7 +113,7 @@ class RtpTrack:
             if self._outlet.full:
                 self.pause()
                 break
-        if (rest_s := self._allowance.spend(time.perf_counter() - began)) > 0 and self._resting is None:
+        if (rest_s := self._allowance.spend(time.thread_time() - began)) > 0 and self._resting is None:
             self.pause()
             self._resting = asyncio.get_running_loop().call_later(rest_s, self._rested)
 

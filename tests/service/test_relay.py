@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import itertools
 import socket
 import ssl
 import termios
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -579,6 +581,31 @@ def test_a_camera_that_hears_nobody_is_heard() -> None:
                     again.bind(("127.0.0.1", ports[1]))
                     again.sendto(REPORT, track._rtcp.getsockname())
                     assert (await read(decoder, 4 + len(REPORT)))[4:] == REPORT
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_is_busy_with_others_costs_no_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes from the loop is nobody's share: a rest would lose what comes meanwhile."""
+
+    class Stalls:
+        thread_time = staticmethod(time.thread_time)
+        at = itertools.count(step=10.0)
+
+        @classmethod
+        def perf_counter(cls) -> float:
+            return next(cls.at)
+
+    monkeypatch.setattr(rtp_track, "time", Stalls)
+
+    async def run() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sends:
+            sends.bind(("127.0.0.1", 0))
+            async with track_of(("127.0.0.1", 554), Allowance()) as (track, decoder):
+                for number in range(3):
+                    sends.sendto(rtp(number), track._rtp.getsockname())
+                    assert (await read(decoder, 4 + len(rtp(number))))[4:] == rtp(number)
+                    assert track._resting is None
 
     asyncio.run(run())
 

@@ -65,6 +65,11 @@ class Message:
         return re.match(rb"RTSP/\d\.\d 200[ \r]", self.data) is not None
 
     @property
+    def is_play(self) -> bool:
+        """A request for the media to begin."""
+        return self.data.startswith(b"PLAY ")
+
+    @property
     def wanted_channels(self) -> tuple[int, int] | None:
         """Of a SETUP: the channels on which RTP and RTCP are to come."""
         if not self.data.startswith(b"SETUP "):

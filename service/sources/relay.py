@@ -55,6 +55,8 @@ class Relay:
         self._missing = MissingPackets(lost)
         self._tracks: dict[tuple[int, int], RtpTrack] = {}
         self._asked: dict[int | None, RtpTrack] = {}
+        self._begins = False
+        """The camera was asked to play and has not answered: FFmpeg takes no packet before that."""
         self._tasks = [asyncio.create_task(way()) for way in (self._down, self._up)]
 
     @property
@@ -108,6 +110,10 @@ class Relay:
         """What the decoder gets for it."""
         if isinstance(part, Packet):
             return framed(part.channel, part.data) if part.has_head else b""
+        if part.is_answer and self._begins:
+            self._begins = False
+            for held in self._tracks.values():
+                held.let_go()
         track = self._asked.pop(part.number, None) if part.is_answer else None
         if track is None or not part.is_good or part.wants_tcp:
             return part.data
@@ -151,6 +157,10 @@ class Relay:
             if len(self._asked) > _MOST_ASKED:
                 raise NotRtsp("questions without an answer")
             part = part.with_transport(track.asked_for)
+        elif part.is_play:
+            self._begins = True
+            for track in self._tracks.values():
+                track.hold()
         self._writer.write(part.data)
 
     def _track(self, channels: tuple[int, int]) -> RtpTrack:

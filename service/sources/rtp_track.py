@@ -52,6 +52,7 @@ class RtpTrack:
         self._order, self._missing, self._lost = PacketOrder(), missing, 0
         self._ports: tuple[int, int] | None = None
         self._kept_to = [False, False]
+        self._held = False
         self._resting: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self.resume()
@@ -83,9 +84,19 @@ class RtpTrack:
         for ours in (self._rtp, self._rtcp):
             asyncio.get_running_loop().remove_reader(ours)
 
+    def hold(self) -> None:
+        """Take nothing until ``let_go``, whatever else ``resume`` is called for: the kernel keeps it meanwhile."""
+        self._held = True
+        self.pause()
+
+    def let_go(self) -> None:
+        """Take what was kept, and what comes."""
+        self._held = False
+        self.resume()
+
     def resume(self) -> None:
         """Take what comes."""
-        if self._resting is not None:
+        if self._resting is not None or self._held:
             return
         loop = asyncio.get_running_loop()
         loop.add_reader(self._rtp, self._take, self._rtp, self._media)

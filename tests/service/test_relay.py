@@ -284,6 +284,39 @@ def test_media_come_by_datagrams_of_the_camera_alone() -> None:
     asyncio.run(run())
 
 
+def test_media_that_come_before_the_answer_to_play_wait_for_it() -> None:
+    """By UDP they may; FFmpeg takes what comes before an answer for none."""
+
+    async def run() -> None:
+        loop, play = asyncio.get_running_loop(), b"PLAY rtsp://x RTSP/1.0\r\nCSeq: 5\r\n\r\n"
+        answer = b"RTSP/1.0 200 OK\r\nCSeq: 5\r\nSession: abc\r\n\r\n"
+        async with between(datagrams=True) as (_, camera, decoder):
+            await loop.sock_sendall(decoder, SETUP)
+            port = int(Message(await until_asked(camera))._transport.partition(b"client_port=")[2].split(b"-")[0])
+            rtp_from, rtcp_from = _pair(("127.0.0.1", 0))
+            ports = b"%d-%d" % (rtp_from.getsockname()[1], rtcp_from.getsockname()[1])
+            await loop.sock_sendall(camera, ANSWER.replace(b"6000-6001", ports))
+            await until_asked(decoder)
+            await loop.sock_sendall(decoder, play)
+            assert await until_asked(camera) == play
+            for number in (1, 2):
+                rtp_from.sendto(rtp(number), ("127.0.0.1", port))
+            rtcp_from.sendto(REPORT, ("127.0.0.1", port + 1))
+            for _ in range(100):  # the loop has looked at what has come
+                await asyncio.sleep(0)
+            await loop.sock_sendall(camera, answer)
+            wanted = answer + framed(2, rtp(1)) + framed(2, rtp(2)) + framed(3, REPORT)
+            said = await read(decoder, len(wanted))
+            assert said.startswith(answer)
+            assert sorted(part.data for part in Interleaved().feed(said[len(answer) :])) == sorted(
+                [rtp(1), rtp(2), REPORT]
+            )
+            rtp_from.close()
+            rtcp_from.close()
+
+    asyncio.run(run())
+
+
 def test_packets_without_a_head_come_from_nowhere() -> None:
     """FFmpeg would lose its place in the connection: also where a camera sends them within that."""
 

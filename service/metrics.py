@@ -49,14 +49,14 @@ OTHER_REASON = "other"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Scraped:
     """What was measured, as it is written."""
 
     text: bytes
     content_type: str
 
     @classmethod
-    def plain(cls, text: bytes) -> Measured:
+    def plain(cls, text: bytes) -> Scraped:
         """In Prometheus' first form."""
         return cls(text, CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -165,10 +165,10 @@ class Metrics:
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
 
-    def written(self, accept: str) -> Measured:
+    def written(self, accept: str) -> Scraped:
         """As it is read by whom this Accept header is of."""
         encoder, content_type = exposition.choose_encoder(accept)
-        return Measured(encoder(self.registry), content_type)
+        return Scraped(encoder(self.registry), content_type)
 
     def pull_ended(self, reason: str) -> None:
         """An attempt of a pulled stream, after which there is another."""

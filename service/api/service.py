@@ -34,7 +34,7 @@ from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
-from stmixer.service.metrics import Measured, Metrics
+from stmixer.service.metrics import Metrics, Scraped
 from stmixer.service.pulled_url import FILE, parse_url
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
 from stmixer.service.sessions.event_clips import EventClips
@@ -261,7 +261,7 @@ class Service:
         """The same, wherever they run."""
         return self.running(caller)
 
-    async def measured(self, accept: str) -> Measured:
+    async def measured(self, accept: str) -> Scraped:
         """What ``/metrics`` tells to whom that header names what he reads."""
         return self.metrics.written(accept)
 

@@ -17,7 +17,7 @@ from stmixer.service.api.app import create_app
 from stmixer.service.api.doorway import raise_descriptor_limit
 from stmixer.service.cluster.coordinator import coordinator_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.service import ClusterService, Told
+from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.taking import listen
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError
@@ -158,7 +158,7 @@ class Replica:
         """As ``ClusterService.events_listed``."""
         return await self._service.events_listed(wanted)
 
-    async def _ask(self, verb: str, *arguments: Any, **named: Any) -> Told:
+    async def _ask(self, verb: str, *arguments: Any, **named: Any) -> Replies:
         """All replicas; what those say that answer in time, each by itself."""
         asked = self._peers.broadcast(verb, *arguments, **named)
         try:
@@ -175,7 +175,7 @@ class Replica:
                 log.warning("a replica does not say its part of %s: %r", verb, answer)
             else:
                 answers.append(answer)
-        return Told(answers, len(told) - len(answers))
+        return Replies(answers, len(told) - len(answers))
 
 
 class Front:

@@ -20,7 +20,7 @@ from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
 from stmixer.service.errors import AccessError, CapacityError, InputError
 from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Page, Wanted
-from stmixer.service.metrics import Measured
+from stmixer.service.metrics import Scraped
 from stmixer.service.pulled_url import parse_url
 from stmixer.service.schemas import Pulled, PullOrder, RunningStream, Summary
 from stmixer.service.sessions.pulled_stream import PulledStream
@@ -31,14 +31,14 @@ log = logging.getLogger("stmixer.cluster")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Replies:
     """What replicas have answered, and how many have not."""
 
     answers: list[Any]
     unanswered: int = 0
 
 
-Ask = Callable[..., Awaitable[Told]]
+Ask = Callable[..., Awaitable[Replies]]
 """A replica's verb and its arguments; what all of them answer."""
 
 
@@ -87,11 +87,11 @@ class ClusterService(Service):
             seconds=0, summary=Summary(), pulled=waits,
         )  # fmt: skip
 
-    async def measured(self, accept: str) -> Measured:
+    async def measured(self, accept: str) -> Scraped:
         """As there, of every replica, in Prometheus' first form whatever is asked for."""
         told = await self._ask("scrape")
         text = await asyncio.to_thread(joined_metrics, dict(told.answers), told.unanswered)
-        return Measured.plain(text.encode())
+        return Scraped.plain(text.encode())
 
     async def events_page(self, wanted: Wanted) -> Page:
         """As there, of every replica, in one page. Raises InputError for another one."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from fastapi import Request
 
 from stmixer.service.access import Caller
+from stmixer.service.api import events, pulled
 from stmixer.service.api.service import Service
 from stmixer.service.client import _ws
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
-from stmixer.service.cluster.service import ClusterService, Told
+from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.event_schemas import Event, Rule
@@ -66,8 +69,8 @@ def one_of_several(
 ) -> Any:
     """What comes of it, with what all replicas say to each verb."""
 
-    async def ask(verb: str, *arguments: Any, **named: Any) -> Told:
-        return Told((told or {})[verb], 1)
+    async def ask(verb: str, *arguments: Any, **named: Any) -> Replies:
+        return Replies((told or {})[verb], 1)
 
     async def play() -> Any:
         settings = Settings(model="tiny", device="cpu")
@@ -147,6 +150,44 @@ def test_rules_that_are_set_go_with_a_stream(monkeypatch: pytest.MonkeyPatch) ->
     order = PullOrder.model_validate_json(member.changed[0][1])
     assert (order.url, order.rules) == ("rtsp://8.8.8.8/door", (rule,))
     assert set(json.loads(member.changed[0][1])) == {"url", "loop", "rules"}
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_file_that_is_missing_ends_no_stream_that_lasts(tmp_path: Path, lasts: bool) -> None:
+    """Of that it is the state; what is new is refused."""
+
+    async def act(service: ClusterService) -> str:
+        service.settings = service.settings.model_copy(update={"allow_files": tmp_path})
+
+        async def begin(caller: Any, order: PullOrder, terms: Any, number: int | None = None) -> PulledStream:
+            told = SimpleNamespace(model_dump_json=lambda: f"stream {number}")
+            return cast(PulledStream, SimpleNamespace(id=number, running=lambda: told))
+
+        service._begin_pull = begin  # type: ignore[method-assign]
+        return await service.fetch(Order(7, '{"url":"file:gone.mp4"}', "", lasts=lasts))
+
+    if lasts:
+        assert one_of_several(act) == "stream 7"
+    else:
+        with pytest.raises(InputError, match="no such file"):
+            one_of_several(act)
+
+
+def test_a_stream_that_moves_is_not_gone_for_its_rules_and_is_ended_wherever() -> None:
+    async def act(service: ClusterService) -> int:
+        state = SimpleNamespace(caller=service.access.nobody)
+        request = cast(
+            Request, SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(service=service)), state=state)
+        )
+        with pytest.raises(CapacityError, match="moves"):
+            await events.rules(request, 7)
+        with pytest.raises(InputError, match="no such live stream"):
+            await events.rules(request, 8)
+        with pytest.raises(InputError, match="no such stream"):
+            await pulled.end(request, 8)
+        return (await pulled.end(request, 7)).status_code
+
+    assert one_of_several(act, member=Placing(knows=True)) == 204
 
 
 def test_what_has_come_to_its_end_is_told() -> None:

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentBroadcastResponse
 from stmixer.service.cluster import replica, router
 from stmixer.service.cluster.replica import STOP_S, Replica
 from stmixer.service.cluster.router import StreamRouter
-from stmixer.service.cluster.service import Told
+from stmixer.service.cluster.service import Replies
 from stmixer.service.settings import Settings
 
 
@@ -76,6 +76,7 @@ def test_it_leaves_once_it_is_absent_for_a_while(made: list[str], monkeypatch: p
         found._see(frozenset({"b"}))
         waits = found._absent
         assert waits is not None
+        assert waits.when() > asyncio.get_running_loop().time() + 1800
         found._see(frozenset({"a", "b"}))  # it was only not told of
         assert waits.cancelled()
         assert found._absent is None
@@ -127,7 +128,7 @@ def test_one_that_does_not_answer_costs_its_own_answer_alone(made: list[str], mo
         found = one()
         asked = SimpleNamespace(_fetch_replica_results_async=results)
         found._peers = SimpleNamespace(broadcast=lambda verb: asked)  # type: ignore[assignment]
-        assert await found._ask("scrape") == Told(["one", "two"], 2)
+        assert await found._ask("scrape") == Replies(["one", "two"], 2)
 
     played(act)
 

@@ -93,9 +93,9 @@ def test_films_and_pictures_of_the_product_are_shown(site: Path) -> None:
     shown = [(page.parent / name).resolve() for name in (film, *pictures)]
     assert all(path.is_file() and path.stat().st_size < 1_500_000 for path in shown)
     kept = {path.name for path in (ROOT / "docs" / "images").iterdir()}
-    assert {path.name for path in shown} | set(
-        re.findall(r"docs/images/([\w.-]+)", (ROOT / "README.md").read_text())
-    ) == kept
+    elsewhere = re.findall(r"docs/images/([\w.-]+)", (ROOT / "README.md").read_text())
+    elsewhere += re.findall(r"\(images/([\w.-]+)\)", (ROOT / "docs" / "scale.md").read_text())
+    assert {path.name for path in shown} | set(elsewhere) == kept
 
 
 def test_it_loads_nothing_from_elsewhere(site: Path) -> None:

@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("service", "model", "media", "stmixer")
 READS_THE_ENVIRONMENT = {
     "service/settings.py", "service/cli.py", "service/ipc/child.py", "service/decoder/cell.py", "service/bench/cli.py",
-    "service/bench/processes.py", "model/pulled.py",
+    "service/bench/processes.py", "model/pulled.py", "service/plotting.py", "service/cluster/application.py",
+    "model/quiet_onnxruntime.py",
 }  # fmt: skip
 """Settings; a default of OpenMP's; what a child is given, and forgets; the benchmark's key, and its own service; the
-cache folder."""
+cache folder; whether there is a screen; how Ray starts; that neither it nor ONNX Runtime tells its maker anything."""
 TELLING = {**slowly(60_000), "WORKER_MODULE": "faulty_worker", "DECODER_MODULE": "uncelled_decoder",
            "PYTEST_CURRENT_TEST": "a test"}  # fmt: skip
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, Info, exposition
 from prometheus_client.process_collector import ProcessCollector
 
 from stmixer.service.ipc.messages import BatchDone
@@ -45,6 +46,19 @@ DELIVERY_OUTCOMES = ("delivered", "retried", "dead")
 EVENT_STATES = ("start", "update", "end")
 DROP_REASONS = ("mailbox", "out_of_order", "corrupt", "decoder", "cancelled")
 OTHER_REASON = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Scraped:
+    """What was measured, as it is written."""
+
+    text: bytes
+    content_type: str
+
+    @classmethod
+    def plain(cls, text: bytes) -> Scraped:
+        """In Prometheus' first form."""
+        return cls(text, CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class Metrics:
@@ -150,6 +164,11 @@ class Metrics:
             self.event_age.labels(receiver)
         for source in ("ws", "pull"):
             self.results_dropped.labels(source)
+
+    def written(self, accept: str) -> Scraped:
+        """As it is read by whom this Accept header is of."""
+        encoder, content_type = exposition.choose_encoder(accept)
+        return Scraped(encoder(self.registry), content_type)
 
     def pull_ended(self, reason: str) -> None:
         """An attempt of a pulled stream, after which there is another."""

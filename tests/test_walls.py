@@ -55,7 +55,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "service.access", "service.key_file", "service.pulled_url", "service.teaching", "model.extras",
         *_SESSIONS, *_BELOW,
     },
-    "service.cluster": {"service.api", "service.access", "service.streams_file", *_SESSIONS, *_BELOW},
+    "service.cluster": {
+        "service.api", "service.access", "service.pulled_url", "service.streams_file", *_SESSIONS, *_BELOW,
+    },
     # offline drives the stream, the sampler, the worker's reading of a ring and its runner in one process
     "service.offline": {
         "service.engine", "service.ipc", "service.decoder.sampling", "service.worker.process", "service.worker.runner",

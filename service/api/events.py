@@ -53,7 +53,7 @@ async def events(
 @router.get(ONE + "/rules", responses=NOT_THERE)
 async def rules(request: Request, stream_id: int) -> Rules:
     """The rules that a live stream has of its own."""
-    session = _live(request, stream_id)
+    session = await _live(request, stream_id)
     assert session.watched is not None
     return Rules(rules=session.watched.own)
 
@@ -61,7 +61,7 @@ async def rules(request: Request, stream_id: int) -> Rules:
 @router.put(ONE + "/rules", responses=NOT_THERE | problems.problems_of(422))
 async def set_rules(request: Request, stream_id: int, wanted: Rules) -> Rules:
     """Other rules from now on. What is open of one that is unchanged stays so; of others it ends."""
-    session = _live(request, stream_id)
+    session = await _live(request, stream_id)
     assert session.watched is not None
     service: Service = request.app.state.service
     service.events.check(wanted.rules)
@@ -105,12 +105,13 @@ def owner_seen(caller: Caller) -> str | None:
     return caller.key.sha256
 
 
-def _live(request: Request, stream_id: int) -> Session:
-    """Raises InputError (404), of somebody else's as of none."""
+async def _live(request: Request, stream_id: int) -> Session:
+    """Raises InputError (404), of somebody else's as of none, or what ``Service.check_moving`` does."""
     caller: Caller = request.state.caller
     caller.allow("stream")
     service: Service = request.app.state.service
     session = service.live(stream_id, caller)
     if session is None:
+        await service.check_moving(stream_id, caller)
         raise InputError("not_found", "there is no such live stream, or it is not yours", 404)
     return session

@@ -69,7 +69,9 @@ class Follower:
         except Stopped:
             await self.out.close(protocol.CLOSE_NORMAL, "stopped")
             return
-        if self._service.engine.draining:
+        if stream.moved:
+            await self.out.close(protocol.CLOSE_RESTART, "the stream goes on at another replica: come back")
+        elif self._service.engine.draining:
             await self.out.close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
         else:
             await self.out.close(protocol.CLOSE_NORMAL, "the stream has ended")
@@ -79,7 +81,7 @@ class Follower:
             raise CapacityError("draining", "the service is shutting down; try another instance")
         stream = self._service.pulled.find(stream_id, caller)
         if stream is None:
-            await self._service.check_moving(stream_id)
+            await self._service.check_moving(stream_id, caller)
             what = "there is no such stream that is pulled, or it is not yours"
             raise ProtocolError("not_found", what, protocol.CLOSE_NOT_FOUND)
         return stream

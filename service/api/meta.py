@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from prometheus_client import exposition
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stmixer.service.api.problems import problem
@@ -54,5 +53,5 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     service: Service = request.app.state.service
-    encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
-    return Response(encoder(await service.measured()), media_type=content_type)
+    measured = await service.measured(request.headers.get("accept", ""))
+    return Response(measured.text, media_type=measured.content_type)

@@ -80,7 +80,10 @@ async def end(request: Request, stream_id: int) -> Response:
     """End it, whatever it is at."""
     request.state.caller.allow("stream")
     service: Service = request.app.state.service
-    await service.end_pulled(await found(request, stream_id))
+    caller: Caller = request.state.caller
+    stream = service.pulled.find(stream_id, caller)
+    if stream is not None or not await service.end_waiting(stream_id, caller):
+        await service.end_pulled(stream or await found(request, stream_id))
     return Response(status_code=204)
 
 
@@ -148,6 +151,6 @@ async def found(request: Request, stream_id: int) -> PulledStream:
     service: Service = request.app.state.service
     known = service.pulled.find(stream_id, request.state.caller)
     if known is None:
-        await service.check_moving(stream_id)
+        await service.check_moving(stream_id, request.state.caller)
         raise InputError("not_found", "there is no such stream that is pulled, or it is not yours", 404)
     return known

@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakSet
 
-from prometheus_client.registry import Collector
-
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.extras import TRAIN, brought_by, missing
 from stmixer.service.access import Access, Caller, StreamPlace
@@ -36,7 +34,7 @@ from stmixer.service.ipc.memory import available_bytes
 from stmixer.service.ipc.ring import ring_shape, why_unsealed
 from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
-from stmixer.service.metrics import Metrics
+from stmixer.service.metrics import Metrics, Scraped
 from stmixer.service.pulled_url import FILE, parse_url
 from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
 from stmixer.service.sessions.event_clips import EventClips
@@ -263,9 +261,9 @@ class Service:
         """The same, wherever they run."""
         return self.running(caller)
 
-    async def measured(self) -> Collector:
-        """What ``/metrics`` tells."""
-        return self.metrics.registry
+    async def measured(self, accept: str) -> Scraped:
+        """What ``/metrics`` tells to whom that header names what he reads."""
+        return self.metrics.written(accept)
 
     async def events_page(self, wanted: Wanted) -> Page:
         """What has come of rules, wherever. Raises InputError."""
@@ -379,18 +377,24 @@ class Service:
         CapacityError."""
         return (await self.pull(caller, order)).running()
 
-    async def check_moving(self, number: int) -> None:
-        """Of a stream that is not here. Raises CapacityError where it will be again somewhere."""
+    async def check_moving(self, number: int, caller: Caller) -> None:
+        """Of a stream that is not here. Raises CapacityError where it will be again somewhere, and is the caller's."""
+
+    async def end_waiting(self, number: int, caller: Caller) -> bool:
+        """End one of the caller's that is not here for good; False where there is none."""
+        return False
 
     async def end_pulled(self, stream: PulledStream) -> None:
         """End one for good."""
         await self.pulled.remove(stream)
 
-    async def pull(self, caller: Caller, order: PullOrder, number: int | None = None) -> PulledStream:
-        """Begin to fetch a stream, here; ``number``: its id, where it has one. Raises InputError for what may not be
-        fetched, CapacityError."""
+    async def pull(
+        self, caller: Caller, order: PullOrder, number: int | None = None, *, must_be_there: bool = True
+    ) -> PulledStream:
+        """Begin to fetch a stream, here; ``number``: its id, where it has one; ``must_be_there``: refuse a file that is
+        not. Raises InputError for what may not be fetched, CapacityError."""
         terms = self._pull_terms(order, None if caller.key is None else caller.key.sha256)
-        if terms.url.scheme == FILE:
+        if must_be_there and terms.url.scheme == FILE:
             os.close(open_below(terms.folder, terms.url.target.lstrip("/")))
         return await self._begin_pull(caller, order, terms, number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 from ray import serve
@@ -11,14 +12,12 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from stmixer.service.cluster.options import ClusterOptions, options_of
 from stmixer.service.cluster.proxy import IMPORT_PATH
-from stmixer.service.cluster.replica import Replica
+from stmixer.service.cluster.replica import STOP_S, Replica
 from stmixer.service.cluster.router import STATS_S
 from stmixer.service.settings import Settings
 
 MOST_REQUESTS = 10_000
 """That Serve lets a replica have at a time, WebSockets among them: who is let in is the service's own to say."""
-STOP_S = 10.0
-"""For what comes after a service has been drained."""
 
 # of the Ray that is started from here: nothing is told to its makers, and its proxies say what has happened
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,7 +27,7 @@ os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", IMPORT_PATH)
 def application(arguments: dict[str, Any]) -> Application:
     """What ``serve run`` deploys; ``arguments`` as ``options_of``. Raises StartError."""
     options, settings = options_of(arguments)
-    deployed: Application = deployment_of(options, settings).bind(settings)
+    deployed: Application = deployment_of(options, settings).bind(settings, uuid.uuid4().hex)
     return deployed
 
 

@@ -1,8 +1,8 @@
 """The coordinator: one small Ray actor that says which replica fetches which stream (``placing``).
 
-Its table lies in Ray's own store, the one of its head (in Redis where Ray is told to keep that there), so an actor that
-dies is started again by Ray and goes on with it. Replicas ask it what they are to fetch and are answered when that
-changes; they go on without it for ``LEASE_S``.
+It runs on Ray's head, and its table lies in Ray's own store, which is there too (in Redis where Ray is told to keep it
+in that), so an actor that dies is started again by Ray and goes on with it. Replicas ask it what they are to fetch and
+are answered when that changes; they go on without it for ``LEASE_S``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.experimental import internal_kv
 
-from stmixer.service.cluster.placing import Order, Placements, PullRefusal
+from stmixer.service.cluster.placing import HEAD, Order, Placements, PullRefusal
 
 log = logging.getLogger("stmixer.cluster")
 
 NAMESPACE = "stmixer"
+PROTOCOL = 2
+"""Of what replicas say to it and of its table: a replica of another one has another coordinator."""
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Where its store is: without that it is nothing, and elsewhere there would be one machine more to lose."""
 LOOK_S = 0.5
 ASKED_S = 1.0
 """A question what to fetch is answered within this, whether anything has changed or not."""
@@ -55,25 +59,26 @@ class Coordinator:
     """See the module. ``app`` names the Serve application whose it is."""
 
     def __init__(self, app: str) -> None:
-        self._key = f"placements of {app}".encode()
-        self._secret = self._kept(f"secret of {app}".encode()) or self._new_secret(f"secret of {app}".encode())
-        kept = self._kept(self._key)
-        now = time.monotonic()
-        self._table = Placements() if kept is None else Placements.read(kept.decode(), now)
+        self._prefix = f"placements {PROTOCOL} of {app}: "
+        self._secret = self._kept(f"secret of {app}") or self._new_secret(f"secret of {app}")
+        rows = self._rows()
+        self._table = Placements.read(rows, time.monotonic()) if HEAD in rows else Placements()
         self._version, self._changed = 0, asyncio.Event()
-        self._ends: dict[int, PullRefusal | str] = {}
-        """What came of a stream that somebody waits for: why not, or what it is (``RunningStream`` as JSON)."""
+        self._ends: dict[int, asyncio.Future[PullRefusal | str]] = {}
+        """What comes of a stream that somebody waits for: why not, or what it is (``RunningStream`` as JSON)."""
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     # -- what replicas say
 
-    async def join(self, name: str, actor: Any, filed: Mapping[str, str] | None, number: int | None) -> Joined:
-        """A replica begins, or one with a ``number`` was taken for gone. ``filed``: what its ``--streams`` says."""
+    async def join(
+        self, name: str, actor: Any, filed: Mapping[str, str], deployment: str, number: int | None
+    ) -> Joined:
+        """A replica begins, or one with a ``number`` was taken for gone. ``filed``: what its ``--streams`` says, which
+        counts once for a ``deployment``."""
         now = time.monotonic()
         number = self._table.join(name, now, number)
-        if filed is not None:
-            self._table.file(filed, now)
+        self._table.file(filed, now, deployment)
         if name not in self._watched:
             self._watched[name] = asyncio.create_task(self._until_dead(name, actor))
         if self._looking is None:
@@ -81,9 +86,10 @@ class Coordinator:
         self._write()
         return Joined(number, self._secret)
 
-    async def ask(self, name: str, others: int, capacity: int, seen: int) -> ToFetch:
-        """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides."""
-        known = self._table.report(name, others, capacity, time.monotonic()) and name in self._watched
+    async def ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...] = ()) -> ToFetch:
+        """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides;
+        ``over``: those that have come to their end."""
+        known = self._table.report(name, others, capacity, time.monotonic(), over) and name in self._watched
         if known and seen == self._version:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ASKED_S)
@@ -91,18 +97,24 @@ class Coordinator:
 
     async def began(self, name: str, number: int, running: str) -> bool:
         """A stream runs there now; False where it should not."""
-        if not self._table.began(name, number):
+        if not self._table.began(name, number, running):
             return False
-        if number in self._ends:
-            self._ends[number] = running
+        self._tell(number, running)
         self._write()
         return True
 
     async def refused(self, name: str, number: int, why: PullRefusal) -> None:
         """A stream cannot begin there."""
-        if not self._table.refused(name, number, why, time.monotonic()) and number in self._ends:
-            self._ends[number] = why
+        if not self._table.refused(name, number, why, time.monotonic()):
+            self._tell(number, why)
         self._write()
+
+    async def change(self, name: str, number: int, text: str) -> bool:
+        """What is to be fetched is another order from now on, wherever; the stream runs on. False where it should not
+        run there."""
+        changed = self._table.change(name, number, text)
+        self._write()
+        return changed
 
     async def leave(self, name: str) -> None:
         """A replica has ended what it fetched, and fetches nothing more."""
@@ -116,35 +128,44 @@ class Coordinator:
 
     # -- what is asked for
 
-    async def place(self, text: str, owner: str) -> PullRefusal | str:
-        """Have a stream fetched: what it is then (``RunningStream`` as JSON), or why it is not."""
-        number = self._table.order(text, owner, time.monotonic()).number
-        self._ends[number] = ""
+    async def place(self, key: str, text: str, owner: str) -> PullRefusal | str:
+        """Have a stream fetched: what it is then (``RunningStream`` as JSON), or why it is not. The same ``key`` is the
+        same question."""
+        number = self._table.order(text, owner, time.monotonic(), key=key).number
+        if running := self._table.running(number):
+            return running
+        end = self._ends.get(number)
+        if end is None:
+            end = self._ends[number] = asyncio.get_running_loop().create_future()
         self._write()
         try:
-            async with asyncio.timeout(BEGIN_S):
-                while not (end := self._ends[number]):
-                    await self._changed.wait()
-            return end
+            return await asyncio.wait_for(asyncio.shield(end), BEGIN_S)
         except TimeoutError:
             self._table.forget(number)
+            late = PullRefusal("capacity", "no replica has begun it in time; try again later", 503, 5)
+            self._tell(number, late)
             self._write()
-            return PullRefusal("capacity", "no replica has begun it in time; try again later", 503, 5)
+            return late
         finally:
-            del self._ends[number]
+            self._ends.pop(number, None)
 
-    async def forget(self, number: int) -> None:
-        """End a stream for good."""
-        self._table.forget(number)
+    async def forget(self, number: int, owner: str, sees_all: bool) -> bool:
+        """End a stream for good; False where there is none of this owner."""
+        known = self._table.forget(number, owner, sees_all=sees_all)
         self._write()
+        return known
+
+    async def placed(self, owner: str, sees_all: bool) -> tuple[Order, ...]:
+        """All that is to be fetched of this owner, running or not."""
+        return self._table.listed(owner, sees_all=sees_all)
 
     async def where(self, number: int) -> str | None:
         """The replica that has a stream, of whatever kind."""
         return self._table.where(number)
 
-    async def knows(self, number: int) -> bool:
-        """Whether a stream is to be fetched by anybody."""
-        return self._table.knows(number)
+    async def knows(self, number: int, owner: str, sees_all: bool) -> bool:
+        """Whether a stream of this owner is to be fetched by anybody."""
+        return self._table.knows(number, owner, sees_all=sees_all)
 
     # -- by itself
 
@@ -156,7 +177,8 @@ class Coordinator:
                 self._write()
             since = self._table.empty_since
             if since is not None and now - since > FORGOTTEN_S:
-                internal_kv._internal_kv_del(self._key, namespace=NAMESPACE.encode())
+                for name in self._rows():
+                    self._put(self._prefix + name, None)
                 ray.kill(ray.get_runtime_context().current_actor)
 
     async def _until_dead(self, name: str, actor: Any) -> None:
@@ -176,25 +198,46 @@ class Coordinator:
                 log.info("replica %s does not answer Ray", name)
             await asyncio.sleep(LOOK_S)
 
+    def _tell(self, number: int, what: PullRefusal | str) -> None:
+        end = self._ends.get(number)
+        if end is not None and not end.done():
+            end.set_result(what)
+
     def _write(self) -> None:
-        internal_kv._internal_kv_put(self._key, self._table.written().encode(), namespace=NAMESPACE.encode())
+        for name, row in self._table.changes().items():
+            self._put(self._prefix + name, None if row is None else row.encode())
         self._version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _kept(self, key: bytes) -> bytes | None:
+    # -- Ray's store
+
+    def _rows(self) -> dict[str, str]:
+        keys: list[bytes] = internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE.encode())
+        names = [key.decode().removeprefix(self._prefix) for key in keys]
+        # another application's name may begin with ours
+        found = {name: self._kept(self._prefix + name) for name in names if name == HEAD or name.isdecimal()}
+        return {name: row.decode() for name, row in found.items() if row is not None}
+
+    def _put(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            internal_kv._internal_kv_del(key, namespace=NAMESPACE.encode())
+        else:
+            internal_kv._internal_kv_put(key, value, namespace=NAMESPACE.encode())
+
+    def _kept(self, key: str) -> bytes | None:
         kept: bytes | None = internal_kv._internal_kv_get(key, namespace=NAMESPACE.encode())
         return kept
 
-    def _new_secret(self, key: bytes) -> bytes:
+    def _new_secret(self, key: str) -> bytes:
         secret = secrets.token_bytes(32)
-        internal_kv._internal_kv_put(key, secret, namespace=NAMESPACE.encode())
+        self._put(key, secret)
         return secret
 
 
 def name_of(app: str) -> str:
     """What the coordinator of an application is called."""
-    return f"coordinator of {app}"
+    return f"coordinator {PROTOCOL} of {app}"
 
 
 def coordinator_of(app: str) -> Any:
@@ -203,7 +246,7 @@ def coordinator_of(app: str) -> Any:
         ray.remote(Coordinator)
         .options(
             name=name_of(app), namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0,
-            max_restarts=-1, max_concurrency=1000,
+            resources=ON_HEAD, max_restarts=-1, max_concurrency=1000,
         )
         .remote(app)
     )  # fmt: skip

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
+UNANSWERED = "stmixer_replicas_unanswered"
 
 
-class JoinedMetrics:
-    """``scraped``: the text of each replica's metrics, by its name."""
+def joined_metrics(scraped: Mapping[str, str], unanswered: int) -> str:
+    """One text in Prometheus' form, each family once. ``scraped``: the text of each replica's, by its name;
+    ``unanswered``: how many replicas have not said theirs."""
+    families: dict[str, list[str]] = {}
+    heads: dict[str, dict[str, str]] = {}
+    for replica, text in sorted(scraped.items()):
+        label = f'replica="{replica}"'
+        family = ""
+        for line in text.splitlines():
+            if line.startswith("# "):
+                _, kind, family, *_ = line.split(" ", 3)
+                heads.setdefault(family, {}).setdefault(kind, line)
+                families.setdefault(family, [])
+            elif line:
+                families.setdefault(family, []).append(_labelled(line, label))
+    lines = [line for family, series in families.items() for line in (*heads.get(family, {}).values(), *series)]
+    lines += [
+        f"# HELP {UNANSWERED} Replicas whose part of this answer is missing.", f"# TYPE {UNANSWERED} gauge",
+        f"{UNANSWERED} {unanswered}.0",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
-    def __init__(self, scraped: Mapping[str, str]) -> None:
-        self._scraped = scraped
 
-    def collect(self) -> Iterable[Metric]:
-        """As one registry: each family once."""
-        families: dict[str, Metric] = {}
-        for replica, text in sorted(self._scraped.items()):
-            for family in text_string_to_metric_families(text):
-                whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                for sample in family.samples:
-                    whole.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
-        return families.values()
+def _labelled(line: str, label: str) -> str:
+    """A sample's line with one label more, the first: a value of another may hold any character."""
+    name, brace, rest = line.partition("{")
+    if brace and " " not in name:
+        return f"{name}{{{label},{rest}"
+    name, _, value = line.partition(" ")
+    return f"{name}{{{label}}} {value}"

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
 
-from stmixer.service.cluster.coordinator import Joined, ToFetch
+from stmixer.service.cluster.coordinator import BEGIN_S, Joined, ToFetch
 from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
-from stmixer.service.errors import StmixerError
+from stmixer.service.errors import CapacityError, StmixerError
 
 log = logging.getLogger("stmixer.cluster")
 
 RETRY_S = 0.25
+ANSWER_S = 3.0
+"""So long a request waits for the coordinator."""
 
 
 class Fetching(Protocol):
@@ -26,6 +30,11 @@ class Fetching(Protocol):
     @property
     def fetched(self) -> frozenset[int]:
         """Numbers of the streams that were placed here and run."""
+        ...
+
+    @property
+    def over(self) -> frozenset[int]:
+        """Those of them that have come to their end."""
         ...
 
     @property
@@ -42,35 +51,43 @@ class Fetching(Protocol):
         """Begin with one; what it is then, as JSON. Raises StmixerError."""
         ...
 
-    async def end(self, number: int) -> None:
-        """End one."""
+    async def end(self, number: int, *, moves: bool) -> None:
+        """End one here; ``moves``: it goes on elsewhere."""
         ...
 
 
 class Member:
-    """``find`` gives the coordinator's handle, ``actor`` is our own; ``filed``: what ``--streams`` says here."""
+    """``find`` gives the coordinator's handle, ``actor`` is our own; ``filed``: what ``--streams`` says here, in this
+    ``deployment``."""
 
     def __init__(
         self,
         name: str,
         find: Callable[[], Awaitable[Any]],
         actor: Any,
-        filed: dict[str, str] | None,
+        filed: dict[str, str],
+        deployment: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self._find, self._actor, self._filed, self._clock = find, actor, filed, clock
+        self._find, self._actor, self._clock = find, actor, clock
+        self._filed, self._deployment = filed, deployment
         self._coordinator: Any = None
         self._number: int | None = None
         self._answered_at = clock()
+        """When the last question was asked that was answered: the coordinator has heard it then or later."""
         self._beginning: dict[int, asyncio.Task[None]] = {}
+        self._ending: dict[int, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._left = False
 
     async def join(self) -> Joined:
         """Tell that we are there."""
-        joined: Joined = await self._said("join", self.name, self._actor, self._filed, self._number)
-        self._answered_at, self._number = self._clock(), joined.number
+        joined: Joined
+        self._answered_at, joined = await self._timed(
+            "join", self.name, self._actor, self._filed, self._deployment, self._number
+        )
+        self._number = joined.number
         return joined
 
     def start(self, fetching: Fetching) -> None:
@@ -83,54 +100,86 @@ class Member:
             return
         self._left = True
         await self._end_tasks()
-        await asyncio.gather(*(fetching.end(number) for number in fetching.fetched))
+        for number in fetching.fetched:
+            self._end(fetching, number, moves=True)
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
         with contextlib.suppress(RayError, TimeoutError):
             async with asyncio.timeout(LEASE_S):
                 await self._said("leave", self.name)
 
     async def place(self, text: str, owner: str) -> PullRefusal | str:
-        """Have a stream fetched, here or elsewhere."""
-        answer: PullRefusal | str = await self._said("place", text, owner)
+        """Have a stream fetched, here or elsewhere. Raises CapacityError where the coordinator is not there."""
+        # by a name of its own: asked again after an error it is the same stream
+        answer: PullRefusal | str = await self._asked(BEGIN_S + 5, "place", uuid.uuid4().hex, text, owner)
         return answer
 
-    async def forget(self, number: int) -> None:
-        """End a stream for good."""
-        await self._said("forget", number)
+    async def change(self, number: int, text: str) -> bool:
+        """One that we fetch is to be another order wherever it goes; False where we should not fetch it. Raises
+        CapacityError."""
+        changed: bool = await self._asked(ANSWER_S, "change", self.name, number, text)
+        return changed
 
-    async def knows(self, number: int) -> bool:
-        """Whether a stream is to be fetched by anybody."""
-        known: bool = await self._said("knows", number)
+    async def forget(self, number: int, owner: str, *, sees_all: bool) -> bool:
+        """End a stream of this owner for good; False where there is none. Raises CapacityError."""
+        known: bool = await self._asked(ANSWER_S, "forget", number, owner, sees_all)
         return known
+
+    async def knows(self, number: int, owner: str, *, sees_all: bool) -> bool:
+        """Whether a stream of this owner is to be fetched by anybody. Raises CapacityError."""
+        known: bool = await self._asked(ANSWER_S, "knows", number, owner, sees_all)
+        return known
+
+    async def placed(self, owner: str, *, sees_all: bool) -> tuple[Order, ...]:
+        """All that is to be fetched of this owner. Raises CapacityError."""
+        orders: tuple[Order, ...] = await self._asked(ANSWER_S, "placed", owner, sees_all)
+        return orders
 
     async def _follow(self, fetching: Fetching) -> None:
         seen = -1
         while True:
             try:
-                wanted: ToFetch = await self._said("ask", self.name, fetching.others, fetching.capacity, seen)
+                asked, wanted = await self._timed(
+                    "ask", self.name, fetching.others, fetching.capacity, seen, tuple(fetching.over)
+                )
                 if not wanted.known:
                     await self.join()
                     continue
-                self._answered_at, seen = self._clock(), wanted.version
-                await self._be_as(fetching, wanted.orders)
+                self._answered_at, seen = asked, wanted.version
+                self._be_as(fetching, wanted)
             except Exception:  # whatever it was, it is asked again
                 log.exception("what to fetch")
                 await asyncio.sleep(RETRY_S)
 
-    async def _be_as(self, fetching: Fetching, orders: tuple[Order, ...]) -> None:
-        wanted = {order.number: order for order in orders}
-        for number, task in list(self._beginning.items()):
-            if number not in wanted:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        await asyncio.gather(*(fetching.end(number) for number in fetching.fetched - wanted.keys()))
+    def _be_as(self, fetching: Fetching, told: ToFetch) -> None:
+        """Begin and end what has to. It waits for nothing: while a stream takes long others are seen to."""
+        wanted = {order.number: order for order in told.orders}
+        for number in self._beginning.keys() - wanted.keys():
+            self._ending[number] = task = self._beginning.pop(number)
+            task.cancel()
+            task.add_done_callback(partial(self._ended, number))
+        for number in fetching.fetched - wanted.keys():
+            self._end(fetching, number, moves=False)
         for number in wanted.keys() - fetching.fetched - self._beginning.keys():
             self._beginning[number] = asyncio.create_task(self._begin(fetching, wanted[number]))
 
+    def _end(self, fetching: Fetching, number: int, *, moves: bool) -> None:
+        if number not in self._ending:
+            self._ending[number] = task = asyncio.create_task(fetching.end(number, moves=moves))
+            task.add_done_callback(partial(self._ended, number))
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        if self._ending.get(number) is task:
+            del self._ending[number]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("stream %d does not end well", number, exc_info=error)
+
     async def _begin(self, fetching: Fetching, order: Order) -> None:
         try:
+            if (ending := self._ending.get(order.number)) is not None:  # what it was here before
+                await asyncio.wait([ending])
             running = await fetching.fetch(order)
             if not await self._said("began", self.name, order.number, running):
-                await fetching.end(order.number)
+                self._end(fetching, order.number, moves=True)
         except StmixerError as error:
             log.warning("stream %d does not begin here: %s", order.number, error)
             await self._said("refused", self.name, order.number, PullRefusal.of(error))
@@ -139,7 +188,8 @@ class Member:
             why = PullRefusal("internal", "this replica could not begin it; the log says why", 503, 5)
             await self._said("refused", self.name, order.number, why)
         finally:
-            del self._beginning[order.number]
+            if self._beginning.get(order.number) is asyncio.current_task():
+                del self._beginning[order.number]
 
     async def _fence(self, fetching: Fetching) -> None:
         """Whom the coordinator does not answer it takes for gone, and has others fetch what they did."""
@@ -147,15 +197,29 @@ class Member:
             await asyncio.sleep(RETRY_S)
             if self._clock() - self._answered_at > LEASE_S and fetching.fetched:
                 log.warning("the coordinator has not answered for %.0f s: what we fetch ends here", LEASE_S)
-                await asyncio.gather(*(fetching.end(number) for number in fetching.fetched))
+                for number in fetching.fetched:
+                    self._end(fetching, number, moves=True)
+
+    async def _asked(self, seconds: float, verb: str, *arguments: Any) -> Any:
+        """Its answer, to somebody who waits for it. Raises CapacityError."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._said(verb, *arguments)
+        except TimeoutError:
+            raise CapacityError("coordinator", "the coordinator does not answer; try again later", 503, 2) from None
 
     async def _said(self, verb: str, *arguments: Any) -> Any:
         """Its answer, whenever it is there again."""
+        return (await self._timed(verb, *arguments))[1]
+
+    async def _timed(self, verb: str, *arguments: Any) -> tuple[float, Any]:
+        """When it was asked what it answers, and the answer."""
         while True:
             try:
                 if self._coordinator is None:
                     self._coordinator = await self._find()
-                return await getattr(self._coordinator, verb).remote(*arguments)
+                asked = self._clock()
+                return asked, await getattr(self._coordinator, verb).remote(*arguments)
             except RayTaskError:  # it answers, with an error
                 raise
             except RayError as error:

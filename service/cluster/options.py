@@ -13,7 +13,7 @@ from stmixer.service.wire import Wire
 
 NOT_HERE = (
     "port", "root_path", "ssl_certfile", "ssl_keyfile", "max_connections", "max_connections_per_address",
-    "keep_alive_s", "weights_dir", "allow_teach", "events_file", "event_clips", "webhook", "mqtt",
+    "keep_alive_s", "weights_dir", "allow_teach", "events_file", "event_clips", "webhook", "mqtt", "watch",
 )  # fmt: skip
 """Settings of one process: of the address, which Serve has, and of what lies in a folder of its own."""
 
@@ -41,6 +41,8 @@ class ClusterOptions(Wire):
 
 def options_of(arguments: Mapping[str, Any]) -> tuple[ClusterOptions, Settings]:
     """What was given, and ``STMIXER_*`` of this process. Raises StartError."""
+    if unknown := Settings.unknown_environment():
+        raise StartError("bad_setting", f"{', '.join(unknown)}: no such setting; remove it or correct its name")
     own = {name: value for name, value in arguments.items() if name in ClusterOptions.model_fields}
     try:
         options = ClusterOptions.model_validate(own, strict=False)
@@ -52,4 +54,10 @@ def options_of(arguments: Mapping[str, Any]) -> tuple[ClusterOptions, Settings]:
     for name in NOT_HERE:
         if getattr(settings, name) != Settings.model_fields[name].default:
             raise StartError("bad_setting", f"{name}: not in a cluster (docs/cluster.md, What differs)")
+    if settings.keys is None and not settings.allow_anonymous:  # whoever reaches Serve's address, which is not ours
+        raise StartError(
+            "open_door",
+            "a cluster serves whom Serve's address lets in: give keys=FILE (`stmixer keys add`), "
+            "or allow_anonymous=true if anyone may use it",
+        )
     return options, settings

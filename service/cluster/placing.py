@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
@@ -19,6 +19,14 @@ LOST_S = 4.5
 """So long a silent replica is waited for: more than ``LEASE_S``, and a stream's end besides."""
 AGAIN_S = 2.0
 """Until what found no room anywhere is tried again."""
+GIVEN_UP_S = 30.0
+"""After so long nobody waits any more for a stream that has not begun."""
+MOST_DEPLOYMENTS = 100
+"""Of the last so many it is known that their file of streams was read."""
+HEAD = "head"
+"""The row of the table that is no stream's."""
+NO_KEY = (401, 403)
+"""Statuses of a stream whose key is good no more."""
 RANGE = 10**9
 """Stream numbers that a replica has for itself, from its own number times this on; 0 is the coordinator's."""
 
@@ -49,12 +57,14 @@ class PullRefusal:
 @dataclass(frozen=True, slots=True)
 class Order:
     """A stream to be fetched: its number, a ``PullOrder`` as JSON, the hash of the key that asked for it ("" where no
-    keys are), and its name in ``--streams`` where it stands there."""
+    keys are), and its name in ``--streams`` where it stands there. ``lasts``: it has run, or stands in the file, so
+    what is not to be had now may be later."""
 
     number: int
     text: str
     owner: str
     filed: str | None = None
+    lasts: bool = False
 
 
 @dataclass(slots=True)
@@ -72,8 +82,16 @@ class _Placed:
     home: str | None = None
     began: bool = False
     """At its present home."""
-    ever: bool = False
     again_at: float = 0.0
+    asked_at: float = 0.0
+    key: str = ""
+    """Of the question for it, which may come twice; "" where it stands in the file."""
+    filed_text: str = ""
+    """As the file has it, whatever rules it was given since."""
+    running: str = ""
+    """What it was when it began first (``RunningStream`` as JSON)."""
+    over: bool = False
+    """It has come to its end where it is."""
     refused_by: set[str] = field(default_factory=set)
 
 
@@ -83,6 +101,10 @@ class Placements:
     def __init__(self) -> None:
         self._homes: dict[str, _Home] = {}
         self._streams: dict[int, _Placed] = {}
+        self._numbers: dict[str, int] = {}
+        """By the keys of the questions."""
+        self._deployments: list[str] = []
+        self._touched: set[int] = set()
         self._last_home = 0
         self._next_stream = 1
         self.empty_since: float | None = 0.0
@@ -99,87 +121,136 @@ class Placements:
         home.heard_at, self.empty_since = now, None
         return home.number
 
-    def report(self, name: str, others: int, capacity: int, now: float) -> bool:
-        """How it is; False where it is not known (any more)."""
+    def report(self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = ()) -> bool:
+        """How it is, and which of its streams have come to their end; False where it is not known (any more)."""
         home = self._homes.get(name)
         if home is None:
             return False
         home.heard_at, home.others, home.capacity = now, others, capacity
+        for number in over:
+            stream = self._streams.get(number)
+            if stream is not None and stream.home == name and not stream.over:
+                stream.over = True
+                self._touched.add(number)
         return True
 
     def leave(self, name: str, now: float) -> None:
-        """A replica is gone, or has ended what it fetched: its streams go to others."""
+        """A replica is gone, or has ended what it fetched: its streams go to others, but for those that were over."""
         if self._homes.pop(name, None) is not None and not self._homes:
             self.empty_since = now
-        for stream in self._streams.values():
+        for number, stream in list(self._streams.items()):
             stream.refused_by.discard(name)
-            if stream.home == name:
+            if stream.home == name and stream.over:
+                self._drop(number)
+            elif stream.home == name:
                 stream.home, stream.began, stream.again_at = None, False, now
+                self._touched.add(number)
 
     def look(self, now: float) -> bool:
-        """Who is silent is gone, what waits is placed; whether anything changed."""
+        """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten; whether anything
+        changed."""
         lost = [name for name, home in self._homes.items() if now - home.heard_at > LOST_S]
         for name in lost:
             self.leave(name, now)
+        given_up = [
+            number for number, s in self._streams.items() if not s.order.lasts and now - s.asked_at > GIVEN_UP_S
+        ]
+        for number in given_up:
+            self._drop(number)
         placed = [s for s in self._streams.values() if s.home is None and s.again_at <= now and self._place(s)]
-        return bool(lost or placed)
+        return bool(lost or given_up or placed)
 
     # -- streams
 
-    def order(self, text: str, owner: str, now: float, filed: str | None = None) -> Order:
-        """A new stream, at the replica with the most room where there is one."""
+    def order(self, text: str, owner: str, now: float, filed: str | None = None, key: str = "") -> Order:
+        """A new stream, at the replica with the most room where there is one; the one that it became where the same
+        question (``key``) comes again."""
+        if key in self._numbers:
+            return self._streams[self._numbers[key]].order
         if self._next_stream % RANGE == 0:
             self._last_home += 1
             self._next_stream = self._last_home * RANGE + 1
-        order = Order(self._next_stream, text, owner, filed)
+        order = Order(self._next_stream, text, owner, filed, lasts=filed is not None)
         self._next_stream += 1
-        stream = self._streams[order.number] = _Placed(order, again_at=now)
+        stream = _Placed(order, again_at=now, asked_at=now, key=key, filed_text="" if filed is None else text)
+        self._streams[order.number] = stream
+        if key:
+            self._numbers[key] = order.number
+        self._touched.add(order.number)
         self._place(stream)
         return order
 
-    def file(self, orders: Mapping[str, str], now: float) -> None:
-        """What ``--streams`` says now: what is unchanged stays, the rest ends, what is new begins."""
+    def change(self, name: str, number: int, text: str) -> bool:
+        """Its order is another one, of a stream that runs there; False where it does not."""
+        stream = self._streams.get(number)
+        if stream is None or stream.home != name:
+            return False
+        stream.order = replace(stream.order, text=text)
+        self._touched.add(number)
+        return True
+
+    def file(self, orders: Mapping[str, str], now: float, deployment: str = "") -> None:
+        """What ``--streams`` says: what is unchanged stays, the rest ends, what is new begins.
+
+        Of a ``deployment`` once: neither does one of before count again, nor begin what was ended by hand.
+        """
+        if deployment in self._deployments:
+            return
+        if deployment:
+            self._deployments = [*self._deployments, deployment][-MOST_DEPLOYMENTS:]
         for number, stream in list(self._streams.items()):
             name = stream.order.filed
-            if name is not None and orders.get(name) != stream.order.text:
-                del self._streams[number]
+            if name is not None and orders.get(name) != stream.filed_text:
+                self._drop(number)
         there = {stream.order.filed for stream in self._streams.values()}
         for name, text in orders.items():
             if name not in there:
                 self.order(text, "", now, filed=name)
 
-    def forget(self, number: int) -> None:
-        """End one for good."""
-        self._streams.pop(number, None)
+    def forget(self, number: int, owner: str = "", *, sees_all: bool = True) -> bool:
+        """End one for good; False where there is none of this owner."""
+        if not self.knows(number, owner, sees_all=sees_all):
+            return False
+        self._drop(number)
+        return True
 
-    def began(self, name: str, number: int) -> bool:
-        """It runs there; False where it should not."""
+    def began(self, name: str, number: int, running: str = "") -> bool:
+        """It runs there; False where it should not. ``running``: what it is then."""
         stream = self._streams.get(number)
         if stream is None or stream.home != name:
             return False
-        stream.began = stream.ever = True
+        stream.began, stream.order = True, replace(stream.order, lasts=True)
+        if stream.key and not stream.running:
+            stream.running = running
         stream.refused_by.clear()
+        self._touched.add(number)
         return True
+
+    def running(self, number: int) -> str:
+        """What a stream was when it began; "" while it has not."""
+        stream = self._streams.get(number)
+        return "" if stream is None else stream.running
 
     def refused(self, name: str, number: int, why: PullRefusal, now: float) -> bool:
         """It cannot begin there; whether it will be tried elsewhere, or later.
 
-        One that nobody takes is forgotten, but for those that once ran, or stand in the file: where there was only no
-        room for them they wait.
+        A new one that nobody takes is forgotten, at once where it can never be fetched. One that lasts is tried
+        everywhere, then again: what is wrong may be wrong there alone, or for now. It ends with its key.
         """
         stream = self._streams.get(number)
         if stream is None or stream.home != name:
             return True
         stream.home, stream.began = None, False
         stream.refused_by.add(name)
-        if why.retry_after_s is not None:
-            if self._place(stream):
-                return True
-            if stream.ever or stream.order.filed is not None:
-                stream.refused_by.clear()
-                stream.again_at = now + AGAIN_S
-                return True
-        del self._streams[number]
+        self._touched.add(number)
+        lasts = stream.order.lasts
+        if (lasts or why.retry_after_s is not None) and self._place(stream):
+            return True
+        if lasts and why.status not in NO_KEY:
+            stream.refused_by.clear()
+            stream.again_at = now + AGAIN_S
+            return True
+        self._drop(number)
         return False
 
     def of(self, name: str) -> tuple[Order, ...]:
@@ -193,9 +264,19 @@ class Placements:
             return stream.home if stream.began else None
         return next((name for name, home in self._homes.items() if home.number == number // RANGE), None)
 
-    def knows(self, number: int) -> bool:
-        """Whether a stream is to be fetched by anybody."""
-        return number in self._streams
+    def knows(self, number: int, owner: str = "", *, sees_all: bool = True) -> bool:
+        """Whether a stream of this owner is to be fetched by anybody."""
+        stream = self._streams.get(number)
+        return stream is not None and (sees_all or stream.order.owner == owner)
+
+    def listed(self, owner: str, *, sees_all: bool) -> tuple[Order, ...]:
+        """All that is to be fetched of this owner."""
+        return tuple(s.order for s in self._streams.values() if sees_all or s.order.owner == owner)
+
+    def _drop(self, number: int) -> None:
+        stream = self._streams.pop(number)
+        self._numbers.pop(stream.key, None)
+        self._touched.add(number)
 
     def _place(self, stream: _Placed) -> bool:
         here: dict[str, int] = dict.fromkeys(self._homes, 0)
@@ -211,31 +292,53 @@ class Placements:
         if not free:
             return False
         stream.home, stream.began = min(free, key=filled), False
+        self._touched.add(stream.order.number)
         return True
 
     # -- over the coordinator's own death
 
-    def written(self) -> str:
-        """All that has to outlive the process, as JSON."""
-        streams = [
-            {"number": s.order.number, "text": s.order.text, "owner": s.order.owner, "filed": s.order.filed,
-             "home": s.home, "began": s.began, "ever": s.ever}
-            for s in self._streams.values()
-        ]  # fmt: skip
-        homes = {name: home.number for name, home in self._homes.items()}
-        return json.dumps([self._last_home, self._next_stream, homes, streams])
+    def written(self) -> dict[str, str]:
+        """All that has to outlive the process: rows of JSON by their names, a stream's each, and ``HEAD``."""
+        return {HEAD: self._head(), **{str(number): self._row(stream) for number, stream in self._streams.items()}}
+
+    def changes(self) -> dict[str, str | None]:
+        """The rows that are other than when this was asked last, ``HEAD`` first; None is one that goes."""
+        touched, self._touched = self._touched, set()
+        rows: dict[str, str | None] = {HEAD: self._head()}
+        for number in sorted(touched):
+            stream = self._streams.get(number)
+            rows[str(number)] = None if stream is None else self._row(stream)
+        return rows
 
     @classmethod
-    def read(cls, text: str, now: float) -> Placements:
+    def read(cls, rows: Mapping[str, str], now: float) -> Placements:
         """The table as it was written: its replicas have until ``LOST_S`` from now to report."""
         self = cls()
-        self._last_home, self._next_stream, homes, streams = json.loads(text)
+        self._last_home, self._next_stream, homes, self._deployments = json.loads(rows[HEAD])
         self._homes = {name: _Home(number, now) for name, number in homes.items()}
         self.empty_since = None if self._homes else now
-        for s in streams:
-            order = Order(s["number"], s["text"], s["owner"], s["filed"])
-            self._streams[order.number] = _Placed(order, s["home"], s["began"], s["ever"], again_at=now)
+        for number, text in sorted((int(name), text) for name, text in rows.items() if name != HEAD):
+            row = json.loads(text)
+            order = Order(number, row["text"], row["owner"], row["filed"], row["lasts"])
+            self._streams[number] = _Placed(
+                order, row["home"], row["began"], again_at=now, asked_at=now, key=row["key"],
+                filed_text=row["filed_text"], running=row["running"], over=row["over"],
+            )  # fmt: skip
+            if row["key"]:
+                self._numbers[row["key"]] = number
         return self
+
+    def _head(self) -> str:
+        homes = {name: home.number for name, home in self._homes.items()}
+        return json.dumps([self._last_home, self._next_stream, homes, self._deployments])
+
+    @staticmethod
+    def _row(s: _Placed) -> str:
+        return json.dumps(
+            {"text": s.order.text, "owner": s.order.owner, "filed": s.order.filed, "lasts": s.order.lasts,
+             "home": s.home, "began": s.began, "key": s.key, "filed_text": s.filed_text, "running": s.running,
+             "over": s.over}
+        )  # fmt: skip
 
     @property
     def names(self) -> Iterable[str]:

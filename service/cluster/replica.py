@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 import ray
@@ -16,33 +17,48 @@ from stmixer.service.api.app import create_app
 from stmixer.service.api.doorway import raise_descriptor_limit
 from stmixer.service.cluster.coordinator import coordinator_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.service import ClusterService
+from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.taking import listen
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError
 from stmixer.service.events.store import Wanted
-from stmixer.service.logs import KEY_NAME
+from stmixer.service.ipc.child import hide
+from stmixer.service.logs import KEY_NAME, configure
 from stmixer.service.settings import Settings
 from stmixer.service.streams_file import read_streams
 
 log = logging.getLogger("stmixer.cluster")
 
 ASKED_S = 5.0
-"""So long the other replicas may take to answer."""
+"""So long each of the other replicas may take to answer."""
+ABSENT_S = 2.0
+"""One that takes no requests for so long is being stopped; for less it was only not told of."""
+STOP_S = 10.0
+"""For what comes after a service has been drained."""
 
 
 class Replica:
-    """See the module. Serve makes one in each process, with the methods by which it and the others ask."""
+    """See the module. Serve makes one in each process, with the methods by which it and the others ask.
 
-    def __init__(self, settings: Settings) -> None:
+    ``deployment`` is of all replicas that were deployed at once.
+    """
+
+    def __init__(self, settings: Settings, deployment: str) -> None:
+        if not logging.getLogger().handlers:
+            logging.basicConfig()
+        configure(settings)
+        if (why := hide()) is not None:
+            log.warning("our memory can be read by other processes of this user: %s", why)
         self._settings = settings
         context = serve.get_replica_context()
         self._name, app = context.replica_tag, context.app_name
         self._peers = serve.get_deployment_handle(context.deployment, app)
         self._seen = False
+        self._absent: asyncio.TimerHandle | None = None
+        self._left_at: float | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        filed = None if settings.streams is None else {
+        filed = {} if settings.streams is None else {
             name: order.model_dump_json(exclude_unset=True) for name, order in read_streams(settings.streams).items()
         }  # fmt: skip
         self._member = Member(
@@ -50,6 +66,7 @@ class Replica:
             lambda: asyncio.to_thread(coordinator_of, app),
             ray.get_runtime_context().current_actor,
             filed,
+            deployment,
         )
         self._service: ClusterService
 
@@ -84,19 +101,31 @@ class Replica:
         """One that took requests and takes none any more is being stopped."""
         if self._name in names:
             self._seen = True
-        elif self._seen and self._leaving is None:
+            if self._absent is not None:
+                self._absent.cancel()
+                self._absent = None
+        elif self._seen and self._absent is None:
+            self._absent = asyncio.get_running_loop().call_later(ABSENT_S, self._begin_leave)
+
+    def _begin_leave(self) -> None:
+        if self._leaving is None:
             log.info("replica %s is to end", self._name)
+            self._left_at = time.monotonic()
             self._leaving = asyncio.create_task(self._service.leave())
 
     async def _leave(self) -> None:
-        if self._leaving is None:
-            self._leaving = asyncio.create_task(self._service.leave())
+        if self._absent is not None:
+            self._absent.cancel()
+        self._begin_leave()
+        assert self._leaving is not None
         await asyncio.gather(self._leaving, return_exceptions=True)
 
     # -- what Serve asks
 
     def check_health(self) -> None:
-        """Raises where no worker can be had: Serve then starts another replica."""
+        """Raises where no worker can be had, or it should be gone: Serve then starts another replica."""
+        if self._left_at is not None and time.monotonic() - self._left_at > self._settings.shutdown_timeout + STOP_S:
+            raise RuntimeError("it has left, and is still there")
         if not (self._service.engine.ready or self._service.engine.draining):
             raise RuntimeError("no worker is ready")
 
@@ -129,17 +158,24 @@ class Replica:
         """As ``ClusterService.events_listed``."""
         return await self._service.events_listed(wanted)
 
-    async def _ask(self, verb: str, *arguments: Any, **named: Any) -> list[Any]:
-        """All replicas; what those say that answer."""
+    async def _ask(self, verb: str, *arguments: Any, **named: Any) -> Replies:
+        """All replicas; what those say that answer in time, each by itself."""
         asked = self._peers.broadcast(verb, *arguments, **named)
         try:
-            told = await asked.results_async(timeout_s=ASKED_S, return_exceptions=True)
+            # Serve's own way to wait for them loses all answers where one does not come
+            results: list[Any] = await asyncio.wait_for(asked._fetch_replica_results_async(), ASKED_S)
         except TimeoutError:
-            raise CapacityError("slow_replica", "a replica does not answer in time; try again later") from None
-        for error in told:
-            if isinstance(error, Exception):
-                log.warning("a replica does not say its part of %s: %s", verb, error)
-        return [answer for answer in told if not isinstance(answer, Exception)]
+            raise CapacityError("slow_replica", "no replica answers in time; try again later") from None
+        told = await asyncio.gather(
+            *(asyncio.wait_for(result.get_async(), ASKED_S) for result in results), return_exceptions=True
+        )
+        answers = []
+        for answer in told:
+            if isinstance(answer, BaseException):
+                log.warning("a replica does not say its part of %s: %r", verb, answer)
+            else:
+                answers.append(answer)
+        return Replies(answers, len(told) - len(answers))
 
 
 class Front:

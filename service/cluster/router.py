@@ -7,6 +7,7 @@ streams that it has sent since count as well, so sockets that open together spre
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
 import time
@@ -22,6 +23,8 @@ from stmixer.service.cluster.taking import tell
 
 STATS_S = 1.0
 """How often replicas say how full they are."""
+ANSWER_S = 1.0
+"""So long a request waits to hear where its stream is; then any replica says that it is not there."""
 COUNTED_S = 2.5
 """So long a stream that was sent counts besides: until its replica has surely counted it."""
 
@@ -39,7 +42,7 @@ class StreamRouter(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Ranks of one replica each, the best first. It does not wait: Serve routes but a few requests at a time."""
+        """Ranks of one replica each, the best first. It hardly waits: Serve routes but a few requests at a time."""
         asked = Asked()
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True  # else Serve asks again at once, and again
@@ -76,11 +79,13 @@ class StreamRouter(RequestRouter):
 
     async def _owner(self, number: int) -> str | None:
         try:
-            if self._coordinator is None:
-                self._coordinator = ray.get_actor(name_of(self.app_name), namespace=NAMESPACE)
-            owner: str | None = await self._coordinator.where.remote(number)
-            return owner
-        except (RayError, ValueError):  # it is not there for the moment
+            async with asyncio.timeout(ANSWER_S):
+                if self._coordinator is None:  # this blocks, and others are routed meanwhile
+                    name = name_of(self.app_name)
+                    self._coordinator = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+                owner: str | None = await self._coordinator.where.remote(number)
+                return owner
+        except (RayError, ValueError, TimeoutError):  # it is not there for the moment
             self._coordinator = None
             return None
 

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prometheus_client import generate_latest
-from prometheus_client.registry import Collector
 
 from stmixer.service.access import Access, Caller
 from stmixer.service.api.service import Service
 from stmixer.service.cluster.ages import RecentAge
-from stmixer.service.cluster.joined import JoinedMetrics
+from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
-from stmixer.service.errors import CapacityError, InputError
-from stmixer.service.event_schemas import Event
+from stmixer.service.errors import AccessError, CapacityError, InputError
+from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Page, Wanted
-from stmixer.service.schemas import PullOrder, RunningStream
+from stmixer.service.metrics import Scraped
+from stmixer.service.pulled_url import parse_url
+from stmixer.service.schemas import Pulled, PullOrder, RunningStream, Summary
 from stmixer.service.sessions.pulled_stream import PulledStream
+from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
 
 log = logging.getLogger("stmixer.cluster")
 
-Ask = Callable[..., Awaitable[list[Any]]]
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What replicas have answered, and how many have not."""
+
+    answers: list[Any]
+    unanswered: int = 0
+
+
+Ask = Callable[..., Awaitable[Replies]]
 """A replica's verb and its arguments; what all of them answer."""
 
 
@@ -39,27 +52,53 @@ class ClusterService(Service):
         alone = settings.model_copy(update={"streams": None})
         super().__init__(alone, access=access, home=member.name, first_stream=number * RANGE + 1)
         self._member, self._ask = member, ask
-        self._fetched: dict[int, PulledStream] = {}
+        self._fetched: dict[int, tuple[Order, PulledStream]] = {}
         self._age = RecentAge(self.metrics.keyframe_age)
 
     # -- for all of them
 
     async def all_running(self, caller: Caller) -> list[RunningStream]:
-        """As there, of every replica."""
+        """As there, of every replica, and what is to be fetched but runs nowhere, or where nobody answers."""
         told = await self._ask("list_streams", _owner(caller), sees_all=caller.sees_all)
-        streams = [RunningStream.model_validate_json(text) for texts in told for text in texts]
+        streams = [RunningStream.model_validate_json(text) for texts in told.answers for text in texts]
+        there = {stream.id for stream in streams}
+        try:
+            orders = await self._member.placed(_owner(caller), sees_all=caller.sees_all)
+        except CapacityError as error:
+            log.warning("streams that move are not listed: %s", error)
+            orders = ()
+        streams += [self._waiting(order) for order in orders if str(order.number) not in there]
         return sorted(streams, key=lambda stream: int(stream.id))
 
-    async def measured(self) -> Collector:
-        """As there, of every replica."""
-        return JoinedMetrics(dict(await self._ask("scrape")))
+    def _waiting(self, order: Order) -> RunningStream:
+        """A stream that is to be fetched and is nowhere yet."""
+        wanted = PullOrder.model_validate_json(order.text)
+        try:
+            key = self.access.holder(order.owner).name if order.owner else None
+        except AccessError:
+            key = None
+        waits = Pulled(
+            name=wanted.name, url=str(parse_url(wanted.url)), state="connecting", since_us=round(time.time() * 1e6),
+            error="no replica has it now", code="moving", attempts=0, reconnects=0, silent_ms=None, freshness_ms=None,
+            frame=None, codec=None,
+        )  # fmt: skip
+        return RunningStream(
+            id=str(order.number), source="pull", policy="latest", keyframe_hz=wanted.options().keyframe_hz, key=key,
+            seconds=0, summary=Summary(), pulled=waits,
+        )  # fmt: skip
+
+    async def measured(self, accept: str) -> Scraped:
+        """As there, of every replica, in Prometheus' first form whatever is asked for."""
+        told = await self._ask("scrape")
+        text = await asyncio.to_thread(joined_metrics, dict(told.answers), told.unanswered)
+        return Scraped.plain(text.encode())
 
     async def events_page(self, wanted: Wanted) -> Page:
         """As there, of every replica, in one page. Raises InputError for another one."""
         if wanted.before is not None or wanted.after is not None:
             raise InputError("bad_option", "in a cluster events come in one page, without before and after")
         told = await self._ask("list_events", wanted)
-        events = [Event.model_validate_json(text) for texts in told for text in texts]
+        events = [Event.model_validate_json(text) for texts in told.answers for text in texts]
         events.sort(key=lambda event: event.started_at_us, reverse=True)
         return Page(tuple(events[: wanted.limit]), None, 0)
 
@@ -71,15 +110,35 @@ class ClusterService(Service):
             raise answer.error()
         return RunningStream.model_validate_json(answer)
 
-    async def check_moving(self, number: int) -> None:
+    async def check_moving(self, number: int, caller: Caller) -> None:
         """As there: it is on its way to another replica, or is at one that has just died."""
-        if number not in self.fetched and await self._member.knows(number):  # else it is here, and another key's
-            raise CapacityError("moving", "the stream moves to another replica; ask again", 503, 1)
+        if number in self.fetched:  # it is here, and another key's
+            return
+        if await self._member.knows(number, _owner(caller), sees_all=caller.sees_all):
+            raise _moving()
 
     async def end_pulled(self, stream: PulledStream) -> None:
         """As there: nobody fetches it any more."""
-        await self._member.forget(stream.id)
-        await self.end(stream.id)
+        await self._member.forget(stream.id, "", sees_all=True)
+        await self.end(stream.id, moves=False)
+
+    async def end_waiting(self, number: int, caller: Caller) -> bool:
+        """As there."""
+        if number in self.fetched:
+            return False
+        return await self._member.forget(number, _owner(caller), sees_all=caller.sees_all)
+
+    async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
+        """As there, and wherever the stream goes from here."""
+        await super().set_rules(session, rules)
+        if (found := self._fetched.get(session.stream.id)) is None:  # it only begins, or is no pulled one
+            return
+        order, stream = found
+        wanted = PullOrder.model_validate_json(order.text).model_copy(update={"rules": tuple(rules)})
+        changed = replace(order, text=wanted.model_dump_json(exclude_unset=True))
+        if not await self._member.change(order.number, changed.text):
+            raise _moving()
+        self._fetched[order.number] = changed, stream
 
     # -- what others ask of this one
 
@@ -102,8 +161,13 @@ class ClusterService(Service):
     def fetched(self) -> frozenset[int]:
         """As ``Fetching``."""
         there = {stream.id for stream in self.pulled.all()}
-        self._fetched = {number: stream for number, stream in self._fetched.items() if number in there}
+        self._fetched = {number: found for number, found in self._fetched.items() if number in there}
         return frozenset(self._fetched)
+
+    @property
+    def over(self) -> frozenset[int]:
+        """As ``Fetching``."""
+        return frozenset(number for number, (_, stream) in self._fetched.items() if stream.is_over)
 
     @property
     def others(self) -> int:
@@ -124,21 +188,25 @@ class ClusterService(Service):
         """As ``Fetching``."""
         caller = self.access.holder(order.owner) if order.owner else self.access.nobody
         wanted = PullOrder.model_validate_json(order.text)
-        stream = await self.pull(caller, wanted, order.number)
-        self._fetched[order.number] = stream
+        # of one that lasts a file that is missing is told of as its state: it may come back
+        stream = await self.pull(caller, wanted, order.number, must_be_there=not order.lasts)
+        self._fetched[order.number] = order, stream
         return stream.running().model_dump_json()
 
-    async def end(self, number: int) -> None:
+    async def end(self, number: int, *, moves: bool) -> None:
         """As ``Fetching``."""
-        stream = self._fetched.pop(number, None)
-        if stream is not None:
-            await self.pulled.remove(stream)
+        if (found := self._fetched.pop(number, None)) is not None:
+            await self.pulled.remove(found[1], moves=moves)
 
     async def leave(self) -> None:
         """Serve stops this replica: let others fetch what it did, and end in time as a service does."""
         self.begin_drain()
         await self._member.leave(self)
         await asyncio.shield(self.drain())
+
+
+def _moving() -> CapacityError:
+    return CapacityError("moving", "the stream moves to another replica; ask again", 503, 1)
 
 
 def _owner(caller: Caller) -> str:

@@ -14,7 +14,9 @@ from stmixer.service.errors import AccessError
 
 
 class SharedAccess(Access):
-    """``Access`` whose tokens say whose they are, until when (epoch s), for what, and are signed with ``secret``.
+    """``Access`` whose tokens say whose they are, until when (epoch s), for what, and are signed with ``secret``. The
+    machines' clocks have to agree. Whose: not the key's hash, by which it is known elsewhere, but what ``secret`` makes
+    of that.
 
     ``path``, ``known`` as there. Raises StartError for a file that cannot be used.
     """
@@ -31,7 +33,7 @@ class SharedAccess(Access):
 
     def token(self, caller: Caller, path: str | None = None) -> str:
         """As there."""
-        whose = "" if caller.key is None else caller.key.sha256
+        whose = "" if caller.key is None else self._mark(caller.key.sha256)
         until = int(self._epoch() + TOKEN_S)
         place = "" if path is None else hashlib.sha256(path.encode()).hexdigest()
         said = f"{whose}.{until}.{place}"
@@ -49,7 +51,14 @@ class SharedAccess(Access):
         whose, _, place = parts
         if place not in ("", hashlib.sha256(path.encode()).hexdigest()):
             raise AccessError("unauthorized", "this token is for another address", 401)
-        return self.holder(whose)
+        self.look_again()
+        found = next((known for known in self._callers if hmac.compare_digest(self._mark(known), whose)), "")
+        caller = self.holder(found)
+        self._known(caller.name)
+        return caller
+
+    def _mark(self, sha256: str) -> str:
+        return hmac.digest(self._secret, b"key " + sha256.encode(), "sha256").hex()[:16]
 
     def _signed(self, said: str) -> str:
         return base64.urlsafe_b64encode(hmac.digest(self._secret, said.encode(), "sha256")).decode().rstrip("=")

@@ -34,6 +34,8 @@ class PulledStream:
         self._source = PulledSource(session.context, terms, self._tell_state)
         self._telling: asyncio.Task[None] | None = None
         self._end_told = False
+        self.moved = False
+        """Whether it goes on elsewhere, and has only ended here."""
         self._freshness_ms: float | None = None
 
     @property
@@ -48,8 +50,14 @@ class PulledStream:
         self._telling = asyncio.create_task(self._tell())
         await self.session.open(self._source)
 
-    async def close(self, error: BaseException | None = None) -> None:
-        """End it, whatever it is at; whoever follows comes to an end as well."""
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of its source."""
+        return self._source.state == "ended"
+
+    async def close(self, error: BaseException | None = None, *, moves: bool = False) -> None:
+        """End it, whatever it is at; whoever follows comes to an end as well, without a last word where it moves."""
+        self.moved = moves
         try:
             await self.preview.close()
             await self._source.close()  # first: its decoder would answer for a stream that is cut
@@ -107,7 +115,7 @@ class PulledStream:
 
     def _tell_end(self) -> None:
         """The last word, once: by itself where its source has ended, otherwise when it is ended."""
-        if self._end_told:
+        if self._end_told or self.moved:
             return
         self._end_told = True
         said = FollowedSummary(summary=self.session.summary(), warnings=self.session.warnings)
@@ -148,10 +156,10 @@ class PulledStreams:
             await self.remove(stream)
             raise
 
-    async def remove(self, stream: PulledStream, error: BaseException | None = None) -> None:
-        """End one and forget it."""
+    async def remove(self, stream: PulledStream, error: BaseException | None = None, *, moves: bool = False) -> None:
+        """End one and forget it; ``moves``: it goes on elsewhere."""
         if self._streams.pop(stream.id, None) is not None:
-            await stream.close(error)
+            await stream.close(error, moves=moves)
 
     def find(self, number: int, caller: Caller) -> PulledStream | None:
         """One by its id, if this caller may see it."""

@@ -37,7 +37,7 @@ export class LiveStream {
   connect() {
     this.#on.state("connecting", this.#attempt ? "Connecting again" : "Connecting");
     this.#lastError = null;
-    const socket = new WebSocket(streamAddress(this.#token), "stmixer.v1");
+    const socket = new WebSocket(streamAddress(this.#goodToken), "stmixer.v1");
     this.#socket = socket;
     let opened = false;
     socket.addEventListener("open", () => {
@@ -116,9 +116,14 @@ export class LiveStream {
     });
   }
 
+  /** What brings us back to our stream; null where it is there no more, and any replica may take us. */
+  get #goodToken() {
+    return this.#token && Date.now() < this.#tokenUntilMs ? this.#token : null;
+  }
+
   #startMessage() {
     const start = { type: "start", codec: "jpeg", policy: "latest", timestamps: "prefix", lookahead_ms: 0, ...this.#options };
-    if (this.#token && Date.now() < this.#tokenUntilMs) start.resume_token = this.#token;
+    if (this.#goodToken) start.resume_token = this.#goodToken;
     if (getKey()) start.api_key = getKey();
     return start;
   }

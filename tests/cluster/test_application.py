@@ -6,16 +6,27 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import TESTS
 from ray.serve.schema import ServeDeploySchema
 
 from stmixer.service.cluster import app
-from stmixer.service.cluster.application import STOP_S, deployment_of
+from stmixer.service.cluster.application import deployment_of
 from stmixer.service.cluster.options import options_of
 from stmixer.service.cluster.proxy import IMPORT_PATH, Mended, middlewares
+from stmixer.service.cluster.replica import STOP_S
 from stmixer.service.cluster.router import StreamRouter
 from stmixer.service.cluster.scaling import StreamScaling
+
+OPEN = {"allow_anonymous": "true"}
+
+
+@pytest.fixture(autouse=True)
+def no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests are told by the environment is no setting."""
+    for name in [name for name in os.environ if name.startswith("STMIXER_")]:
+        monkeypatch.delenv(name)
 
 
 def test_the_file_of_the_document_is_what_serve_takes(tmp_path: Path) -> None:
@@ -29,7 +40,9 @@ def test_the_file_of_the_document_is_what_serve_takes(tmp_path: Path) -> None:
 
 
 def test_what_serve_is_told() -> None:
-    options, settings = options_of({"replicas": "2", "max_replicas": "5", "shutdown_timeout": "7", "num_gpus": "1"})
+    options, settings = options_of(
+        {"replicas": "2", "max_replicas": "5", "shutdown_timeout": "7", "num_gpus": "1"} | OPEN
+    )
     deployment = deployment_of(options, settings)
     config = deployment._deployment_config
     assert config.graceful_shutdown_timeout_s == 7 + STOP_S
@@ -39,16 +52,18 @@ def test_what_serve_is_told() -> None:
     assert scaling.policy.get_policy() is StreamScaling
     assert scaling.policy.policy_kwargs == {"filled": 0.8, "keyframe_age_s": 3.0}
     assert deployment.ray_actor_options["num_gpus"] == 1
-    fixed = deployment_of(*options_of({"replicas": "2"}))
+    fixed = deployment_of(*options_of({"replicas": "2", "allow_anonymous": "true"}))
     assert fixed.num_replicas == 2
     assert fixed._deployment_config.autoscaling_config is None
 
 
 def test_an_application_is_built_of_what_a_command_line_gives() -> None:
-    built = app({"replicas": "3", "model": "tiny"})
-    assert built._bound_deployment.num_replicas == 3
-    (settings,) = built._bound_deployment.init_args
+    first, second = (app({"replicas": "3", "model": "tiny"} | OPEN)._bound_deployment for _ in range(2))
+    assert first.num_replicas == 3
+    settings, deployment = first.init_args
     assert settings.model == "tiny"
+    assert second.init_args == (settings, second.init_args[1])
+    assert deployment != second.init_args[1], "each deployment is another one"
 
 
 def test_ray_tells_nobody_and_its_proxies_say_what_happened() -> None:

@@ -78,7 +78,7 @@ def cluster(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     arguments = {
         "replicas": REPLICAS, "weights": str(tiny_weights), "device": "cpu", "max_streams": 32, "spare_workers": 0,
         "idle_decoders": 1, "allow_files": str(OWN_CLIPS), "shutdown_timeout": 6,
-        "cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "cache_dir": str(tmp_path_factory.mktemp("cache")), "allow_anonymous": True,
     }  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("STMIXER_", "RAY_"))}
     environment = inherited | {

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prometheus_client import generate_latest
+from fastapi import Request
 
+from stmixer.service.access import Caller
+from stmixer.service.api import events, pulled
+from stmixer.service.api.service import Service
 from stmixer.service.client import _ws
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, PullRefusal
-from stmixer.service.cluster.service import ClusterService
+from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
+from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError, InputError
-from stmixer.service.event_schemas import Event
+from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Wanted
+from stmixer.service.key_file import Key
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import PullOrder, RunningStream, Summary
 from stmixer.service.sessions.pulled_stream import PulledStream
@@ -34,14 +40,28 @@ class Placing:
 
     def __init__(self, answer: PullRefusal | str = "", knows: bool = False) -> None:
         self.answer, self._knows = answer, knows
-        self.placed: list[tuple[str, str]] = []
+        self.asked_for: list[tuple[str, str]] = []
+        self.orders: tuple[Order, ...] = ()
+        self.changed: list[tuple[int, str]] = []
+        self.forgotten: list[tuple[int, str, bool]] = []
 
     async def place(self, text: str, owner: str) -> PullRefusal | str:
-        self.placed.append((text, owner))
+        self.asked_for.append((text, owner))
         return self.answer
 
-    async def knows(self, number: int) -> bool:
-        return self._knows and number == 7
+    async def knows(self, number: int, owner: str, *, sees_all: bool) -> bool:
+        return self._knows and number == 7 and (sees_all or owner == "me")
+
+    async def placed(self, owner: str, *, sees_all: bool) -> tuple[Order, ...]:
+        return self.orders
+
+    async def change(self, number: int, text: str) -> bool:
+        self.changed.append((number, text))
+        return number != 9
+
+    async def forget(self, number: int, owner: str, *, sees_all: bool) -> bool:
+        self.forgotten.append((number, owner, sees_all))
+        return number == 7
 
 
 def one_of_several(
@@ -49,8 +69,8 @@ def one_of_several(
 ) -> Any:
     """What comes of it, with what all replicas say to each verb."""
 
-    async def ask(verb: str, *arguments: Any, **named: Any) -> list[Any]:
-        return (told or {})[verb]
+    async def ask(verb: str, *arguments: Any, **named: Any) -> Replies:
+        return Replies((told or {})[verb], 1)
 
     async def play() -> Any:
         settings = Settings(model="tiny", device="cpu")
@@ -79,12 +99,112 @@ def test_streams_of_all_replicas_are_listed() -> None:
     assert [stream.id for stream in streams] == ["7", "12", "3000000001"]
 
 
+def test_a_stream_that_is_nowhere_is_listed() -> None:
+    member = Placing()
+    orders = [Order(7, "{}", ""), Order(8, '{"url":"rtsp://me:secret@8.8.8.8/door","name":"door"}', "")]
+    member.orders = tuple(orders)
+    told = {"list_streams": [[running(12)], [running(7)]]}
+    streams = one_of_several(lambda service: service.all_running(service.access.nobody), told, member)
+    assert [(stream.id, stream.pulled and stream.pulled.code) for stream in streams] == [
+        ("7", None), ("8", "moving"), ("12", None),
+    ]  # fmt: skip
+    waits = streams[1].pulled
+    assert (waits.name, waits.state, waits.url) == ("door", "connecting", "rtsp://8.8.8.8/door")
+
+
+def test_one_that_is_nowhere_can_be_ended() -> None:
+    member = Placing()
+
+    async def act(service: ClusterService) -> tuple[bool, bool]:
+        ends = await service.end_waiting(7, service.access.nobody), await service.end_waiting(8, service.access.nobody)
+        service._fetched, service.pulled._streams = here(7), {7: here(7)[7][1]}
+        assert not await service.end_waiting(7, service.access.nobody), "it is here, and somebody else's"
+        return ends
+
+    assert one_of_several(act, member=member) == (True, False)
+    assert member.forgotten == [(7, "", True), (8, "", True)]
+
+
+def here(number: int, text: str = "{}") -> dict[int, tuple[Order, PulledStream]]:
+    """A stream that is fetched."""
+    return {number: (Order(number, text, ""), cast(PulledStream, SimpleNamespace(id=number, is_over=number == 5)))}
+
+
+def test_rules_that_are_set_go_with_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def set_here(self: Service, session: Session, rules: Any) -> None:
+        assert session.stream.id in (7, 8, 9)
+
+    monkeypatch.setattr(Service, "set_rules", set_here)
+    member = Placing()
+    rule = Rule(id="r", label="fall")
+
+    async def act(service: ClusterService) -> None:
+        service._fetched = here(7, '{"url":"rtsp://8.8.8.8/door","loop":false}') | here(9, '{"url":"rtsp://8.8.8.8/"}')
+        for number in (7, 8):
+            await service.set_rules(cast(Session, SimpleNamespace(stream=SimpleNamespace(id=number))), [rule])
+        with pytest.raises(CapacityError, match="moves"):
+            await service.set_rules(cast(Session, SimpleNamespace(stream=SimpleNamespace(id=9))), [rule])
+
+    one_of_several(act, member=member)
+    assert [number for number, _ in member.changed] == [7, 9]
+    order = PullOrder.model_validate_json(member.changed[0][1])
+    assert (order.url, order.rules) == ("rtsp://8.8.8.8/door", (rule,))
+    assert set(json.loads(member.changed[0][1])) == {"url", "loop", "rules"}
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_file_that_is_missing_ends_no_stream_that_lasts(tmp_path: Path, lasts: bool) -> None:
+    """Of that it is the state; what is new is refused."""
+
+    async def act(service: ClusterService) -> str:
+        service.settings = service.settings.model_copy(update={"allow_files": tmp_path})
+
+        async def begin(caller: Any, order: PullOrder, terms: Any, number: int | None = None) -> PulledStream:
+            told = SimpleNamespace(model_dump_json=lambda: f"stream {number}")
+            return cast(PulledStream, SimpleNamespace(id=number, running=lambda: told))
+
+        service._begin_pull = begin  # type: ignore[method-assign]
+        return await service.fetch(Order(7, '{"url":"file:gone.mp4"}', "", lasts=lasts))
+
+    if lasts:
+        assert one_of_several(act) == "stream 7"
+    else:
+        with pytest.raises(InputError, match="no such file"):
+            one_of_several(act)
+
+
+def test_a_stream_that_moves_is_not_gone_for_its_rules_and_is_ended_wherever() -> None:
+    async def act(service: ClusterService) -> int:
+        state = SimpleNamespace(caller=service.access.nobody)
+        request = cast(
+            Request, SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(service=service)), state=state)
+        )
+        with pytest.raises(CapacityError, match="moves"):
+            await events.rules(request, 7)
+        with pytest.raises(InputError, match="no such live stream"):
+            await events.rules(request, 8)
+        with pytest.raises(InputError, match="no such stream"):
+            await pulled.end(request, 8)
+        return (await pulled.end(request, 7)).status_code
+
+    assert one_of_several(act, member=Placing(knows=True)) == 204
+
+
+def test_what_has_come_to_its_end_is_told() -> None:
+    async def act(service: ClusterService) -> frozenset[int]:
+        service._fetched = here(5) | here(7)
+        return service.over
+
+    assert one_of_several(act) == {5}
+
+
 def test_what_all_measure_is_told() -> None:
     told = {"scrape": [("b", "# TYPE x gauge\nx 2\n"), ("a", "# TYPE x gauge\nx 1\n")]}
-    measured = one_of_several(lambda service: service.measured(), told)
-    assert [line for line in generate_latest(measured).decode().splitlines() if line[0] != "#"] == [
-        'x{replica="a"} 1.0', 'x{replica="b"} 2.0',
+    measured = one_of_several(lambda service: service.measured("application/openmetrics-text"), told)
+    assert [line for line in measured.text.decode().splitlines() if line[0] != "#"] == [
+        'x{replica="a"} 1', 'x{replica="b"} 2', "stmixer_replicas_unanswered 1.0",
     ]  # fmt: skip
+    assert measured.content_type.startswith("text/plain; version=0.0.4")
 
 
 def test_events_of_all_are_one_page_the_last_first() -> None:
@@ -107,7 +227,7 @@ def test_a_stream_is_begun_where_the_coordinator_says() -> None:
     member = Placing(PullRefusal("capacity", "no replica has room", 503, 5))
     with pytest.raises(CapacityError, match="no replica has room"):
         one_of_several(lambda service: service.begin_pulled(service.access.nobody, order), member=member)
-    assert [(PullOrder.model_validate_json(text), owner) for text, owner in member.placed] == [(order, "")]
+    assert [(PullOrder.model_validate_json(text), owner) for text, owner in member.asked_for] == [(order, "")]
 
 
 def test_what_may_not_be_fetched_is_refused_before_anybody_is_asked() -> None:
@@ -118,18 +238,19 @@ def test_what_may_not_be_fetched_is_refused_before_anybody_is_asked() -> None:
             one_of_several(
                 lambda service, order=order: service.begin_pulled(service.access.nobody, order), member=member
             )
-    assert member.placed == []
+    assert member.asked_for == []
 
 
 def test_a_stream_that_moves_is_not_gone() -> None:
     async def act(service: ClusterService) -> None:
-        await service.check_moving(8)
+        await service.check_moving(8, service.access.nobody)
         with pytest.raises(CapacityError) as raised:
-            await service.check_moving(7)
+            await service.check_moving(7, service.access.nobody)
         assert (raised.value.code, raised.value.retry_after_s) == ("moving", 1)
-        here = cast(PulledStream, SimpleNamespace(id=7))
-        service._fetched, service.pulled._streams = {7: here}, {7: here}
-        await service.check_moving(7)  # it is somebody else's, who asks is not told that it is
+        stranger = Caller(Key(name="you", sha256="b" * 64, scopes=("stream",)))
+        await service.check_moving(7, stranger)  # who asks for somebody else's is not told that it is
+        service._fetched, service.pulled._streams = here(7), {7: here(7)[7][1]}
+        await service.check_moving(7, service.access.nobody)
 
     one_of_several(act, member=Placing(knows=True))
 

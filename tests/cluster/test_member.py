@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError
 
+from stmixer.service.cluster import member
 from stmixer.service.cluster.coordinator import Joined, ToFetch
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
@@ -36,19 +37,29 @@ class Coordinator:
     def __init__(self) -> None:
         self.answers: asyncio.Queue[ToFetch | Exception] = asyncio.Queue()
         self.told: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.asked: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
+        self.placed: list[Any] = []
         self.wants = True
         self.joined = 0
 
     def __getattr__(self, verb: str) -> Verb:
         return Verb(getattr(self, f"_{verb}"))
 
-    def _join(self, name: str, actor: Any, filed: Any, number: int | None) -> Joined:
+    def _join(self, name: str, actor: Any, filed: Any, deployment: str, number: int | None) -> Joined:
         self.joined += 1
-        self.told.put_nowait(("join", name, filed, number))
+        self.told.put_nowait(("join", name, filed, deployment, number))
         return Joined(7 if number is None else number, b"secret")
 
-    def _ask(self, name: str, others: int, capacity: int, seen: int) -> Any:
+    def _ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...]) -> Any:
+        self.asked.put_nowait(over)
         return asyncio.ensure_future(self._next())
+
+    def _place(self, key: str, text: str, owner: str) -> Any:
+        self.told.put_nowait(("place", key, text, owner))
+        return self.placed.pop(0)
+
+    def _knows(self, number: int, owner: str, sees_all: bool) -> Any:
+        return asyncio.get_running_loop().create_future()  # it never answers
 
     async def _next(self) -> ToFetch:
         answer = await self.answers.get()
@@ -74,8 +85,13 @@ class Streams:
 
     def __init__(self) -> None:
         self.fetched: frozenset[int] = frozenset()
+        self.over: frozenset[int] = frozenset()
         self.error: StmixerError | None = None
         self.ended = asyncio.Event()
+        self.moved: dict[int, bool] = {}
+        self.slow = frozenset[int]()
+        """Those whose end takes until ``may_end``."""
+        self.may_end = asyncio.Event()
 
     async def fetch(self, order: Order) -> str:
         if self.error is not None:
@@ -83,8 +99,11 @@ class Streams:
         self.fetched |= {order.number}
         return f"stream {order.number}"
 
-    async def end(self, number: int) -> None:
+    async def end(self, number: int, *, moves: bool) -> None:
         self.fetched -= {number}
+        self.moved[number] = moves
+        if number in self.slow:
+            await self.may_end.wait()
         self.ended.set()
 
 
@@ -101,15 +120,16 @@ class Scene:
         async def find() -> Coordinator:
             return self.coordinator
 
-        self.member = Member("a", find, "actor", {"door": "{}"}, lambda: self.now)
+        self.member = Member("a", find, "actor", {"door": "{}"}, "d1", lambda: self.now)
 
     async def __aenter__(self) -> Scene:
         await self.member.join()
         self.member.start(self.streams)
-        assert await self.told() == ("join", "a", {"door": "{}"}, None)
+        assert await self.told() == ("join", "a", {"door": "{}"}, "d1", None)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.streams.may_end.set()
         await self.member.leave(self.streams)
 
     async def told(self) -> tuple[Any, ...]:
@@ -135,6 +155,7 @@ def test_it_fetches_what_it_is_told_and_ends_what_it_is_not() -> None:
         scene.coordinator.answers.put_nowait(wanted(2, 5, 6))
         assert await scene.told() == ("began", "a", 6, "stream 6")
         assert scene.streams.fetched == {5, 6}
+        assert scene.streams.moved == {4: False}
 
     played(act)
 
@@ -169,8 +190,87 @@ def test_without_an_answer_it_ends_what_it_fetches_by_itself() -> None:
         async with asyncio.timeout(10):
             await scene.streams.ended.wait()
         assert scene.streams.fetched == frozenset()
+        assert scene.streams.moved == {4: True}
         scene.coordinator.answers.put_nowait(wanted(1, 4))  # it was only slow
         assert await scene.told() == ("began", "a", 4, "stream 4")
+
+    played(act)
+
+
+def test_the_lease_runs_from_when_it_asked() -> None:
+    """The coordinator has heard it then, and counts from there."""
+
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        scene.now = LEASE_S - 0.1  # so late comes the answer to what was asked at 0
+        async with asyncio.timeout(10):
+            await scene.coordinator.asked.get()
+            await scene.coordinator.asked.get()
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        async with asyncio.timeout(10):
+            await scene.coordinator.asked.get()
+        assert not scene.streams.ended.is_set()
+        scene.now = LEASE_S + 0.1  # nothing was asked since that is answered
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+
+    played(act)
+
+
+def test_a_slow_end_holds_up_no_other() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4, 5))
+        assert {(await scene.told())[2], (await scene.told())[2]} == {4, 5}
+        scene.streams.slow = frozenset({4})
+        scene.coordinator.answers.put_nowait(wanted(2, 5, 6))
+        assert await scene.told() == ("began", "a", 6, "stream 6")
+        scene.coordinator.answers.put_nowait(wanted(3, 4, 5, 6))  # here again, but it has to end before
+        scene.coordinator.answers.put_nowait(wanted(4, 4, 5, 6, 7))
+        assert await scene.told() == ("began", "a", 7, "stream 7")
+        scene.now = LEASE_S + 0.1
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+        assert scene.streams.fetched == frozenset()
+        scene.streams.may_end.set()
+        assert await scene.told() == ("began", "a", 4, "stream 4")
+
+    played(act)
+
+
+def test_what_has_come_to_its_end_is_said() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        scene.streams.over = frozenset({4})
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        async with asyncio.timeout(10):
+            while await scene.coordinator.asked.get() != (4,):
+                pass
+
+    played(act)
+
+
+def test_a_stream_that_is_asked_for_again_after_an_error_is_the_same() -> None:
+    async def act(scene: Scene) -> None:
+        scene.coordinator.placed = [ActorUnavailableError("it is gone", None), "running", "running"]
+        assert await scene.member.place("{}", "me") == "running"
+        first, second = await scene.told(), await scene.told()
+        assert first == second == ("place", first[1], "{}", "me")
+        await scene.member.place("{}", "me")
+        assert (await scene.told())[1] != first[1], "another question"
+
+    played(act)
+
+
+def test_nobody_waits_for_ever_for_a_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "ANSWER_S", 0.01)
+
+    async def act(scene: Scene) -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(CapacityError) as raised:
+                await scene.member.knows(4, "me", sees_all=False)
+        assert (raised.value.code, raised.value.status) == ("coordinator", 503)
 
     played(act)
 
@@ -178,7 +278,7 @@ def test_without_an_answer_it_ends_what_it_fetches_by_itself() -> None:
 def test_one_that_is_not_known_joins_anew_with_its_number() -> None:
     async def act(scene: Scene) -> None:
         scene.coordinator.answers.put_nowait(wanted(0, known=False))
-        assert await scene.told() == ("join", "a", {"door": "{}"}, 7)
+        assert await scene.told() == ("join", "a", {"door": "{}"}, "d1", 7)
         scene.coordinator.answers.put_nowait(wanted(1, 4))
         assert (await scene.told())[0] == "began"
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from stmixer.service.access import TOKEN_S
 from stmixer.service.cluster.ages import RecentAge
-from stmixer.service.cluster.joined import JoinedMetrics
+from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.options import NOT_HERE, ClusterOptions, options_of
 from stmixer.service.cluster.proxy import CLOSE_RESTART, GONE, Mended
 from stmixer.service.cluster.scaling import Measured, needed
@@ -21,6 +23,14 @@ from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import AccessError, StartError
 from stmixer.service.key_file import digest
 from stmixer.service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests are told by the environment is no setting."""
+    for name in [name for name in os.environ if name.startswith("STMIXER_")]:
+        monkeypatch.delenv(name)
+
 
 # -- metrics
 
@@ -34,7 +44,7 @@ def measured(streams: int, frames: int) -> str:
 
 
 def test_each_series_says_of_which_replica_it_is() -> None:
-    joined = generate_latest(JoinedMetrics({"b": measured(5, 7), "a": measured(2, 3)})).decode()
+    joined = joined_metrics({"b": measured(5, 7), "a": measured(2, 3)}, 1)
     lines = [line for line in joined.splitlines() if not line.startswith("#") and "created" not in line]
     assert lines == [
         'x_streams{replica="a",source="ws"} 2.0',
@@ -42,15 +52,27 @@ def test_each_series_says_of_which_replica_it_is() -> None:
         'x_frames_total{replica="a"} 3.0',
         'x_frames_total{replica="b"} 7.0',
         *(
-            f'x_seconds_{name}{{{label}replica="{replica}"}} {value}'
+            f'x_seconds_{name}{{replica="{replica}"{label}}} {value}'
             for replica in "ab"
             for name, label, value in [
-                ("bucket", 'le="1.0",', 0.0), ("bucket", 'le="2.0",', 1.0), ("bucket", 'le="+Inf",', 1.0),
+                ("bucket", ',le="1.0"', 0.0), ("bucket", ',le="2.0"', 1.0), ("bucket", ',le="+Inf"', 1.0),
                 ("count", "", 1.0), ("sum", "", 1.5),
             ]
         ),
+        "stmixer_replicas_unanswered 1.0",
     ]  # fmt: skip
     assert joined.count("# TYPE x_frames_total counter") == 1
+    families = {family.name: family for family in text_string_to_metric_families(joined)}
+    assert set(families) >= {"x_streams", "x_frames", "x_seconds", "stmixer_replicas_unanswered"}
+    assert {sample.labels["replica"] for sample in families["x_seconds"].samples} == {"a", "b"}
+
+
+def test_a_label_may_hold_anything() -> None:
+    registry = CollectorRegistry()
+    Gauge("x", 'In "quotes", and }.', ["what"], registry=registry).labels('a} 1 {b="c",\n').set(3)
+    (family, _) = text_string_to_metric_families(joined_metrics({"a": generate_latest(registry).decode()}, 0))
+    (sample,) = family.samples
+    assert (sample.labels, sample.value) == ({"replica": "a", "what": 'a} 1 {b="c",\n'}, 3.0)
 
 
 # -- scaling
@@ -104,10 +126,14 @@ def keys(folder: Path) -> Path:
 
 def test_a_token_of_one_replica_opens_the_others(tmp_path: Path) -> None:
     now = 1000.0
-    here, there = (SharedAccess(keys(tmp_path), b"shared", epoch=lambda: now) for _ in range(2))
+    named: list[str] = []
+    here = SharedAccess(keys(tmp_path), b"shared", epoch=lambda: now)
+    there = SharedAccess(keys(tmp_path), b"shared", named.append, lambda: now)
     caller = here.caller("secret")
     token = here.token(caller, "/v1/streams/1/events")
     assert there.caller_of_token(token, "/v1/streams/1/events").name == "door"
+    assert named == ["door"], "lines of the log name the key"
+    assert digest("secret")[:8] not in token, "by which it is known elsewhere"
     assert there.caller_of_token(here.token(caller), "/v1/streams/2/events").name == "door"
     for wrong, path in [
         (token, "/v1/streams/2/events"), (token[:-1] + "!", "/v1/streams/1/events"), ("", "/"), ("a.b.c.d", "/"),
@@ -140,7 +166,8 @@ def test_without_keys_a_token_is_anybodys() -> None:
 
 def test_options_are_the_clusters_and_any_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STMIXER_MAX_STREAMS", "5")
-    options, settings = options_of({"replicas": "3", "max_replicas": "7", "model": "tiny", "device": "cpu"})
+    given = {"replicas": "3", "max_replicas": "7", "model": "tiny", "device": "cpu", "allow_anonymous": "true"}
+    options, settings = options_of(given)
     assert options == ClusterOptions(replicas=3, max_replicas=7)
     assert (settings.model, settings.device, settings.max_streams) == ("tiny", "cpu", 5)
 
@@ -154,12 +181,20 @@ def test_options_are_the_clusters_and_any_setting(monkeypatch: pytest.MonkeyPatc
         ({"allow_teach": "true", "teach_dir": "/nowhere"}, "allow_teach: not in a cluster"),
         ({"port": "9000"}, "port: not in a cluster"),
         ({"weights_dir": "/weights"}, "weights_dir: not in a cluster"),
+        ({"watch": "/weights"}, "watch: not in a cluster"),
+        ({}, "give keys=FILE"),
     ],
 )
 def test_what_cannot_be_is_said(arguments: dict[str, str], says: str) -> None:
     with pytest.raises(StartError) as raised:
         options_of(arguments)
     assert says in str(raised.value)
+
+
+def test_a_misspelt_variable_does_not_open_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STMIXER_KEYZ", "/etc/stmixer/keys.json")
+    with pytest.raises(StartError, match="STMIXER_KEYZ: no such setting"):
+        options_of({"allow_anonymous": "true"})
 
 
 def test_what_is_not_for_a_cluster_are_settings() -> None:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from stmixer.service.cluster.placing import AGAIN_S, LEASE_S, LOST_S, RANGE, Order, Placements, PullRefusal
+from stmixer.service.cluster.placing import (
+    AGAIN_S,
+    GIVEN_UP_S,
+    HEAD,
+    LEASE_S,
+    LOST_S,
+    RANGE,
+    Order,
+    Placements,
+    PullRefusal,
+)
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
 FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
 WRONG = PullRefusal("bad_url", "no such camera", 422, None)
+NO_KEY = PullRefusal("unauthorized", "this key is not known here", 401, None)
 
 
 def table(*names: str, capacity: int = 10) -> Placements:
@@ -104,6 +115,101 @@ def test_what_can_never_be_fetched_is_tried_once() -> None:
     assert homes(placements, "a", "b") == [[], []]
 
 
+def test_what_once_ran_is_not_given_up_for_an_error_of_one_machine() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    placements.began("a", 1)
+    placements.file({"door": "{}"}, 0.0)
+    assert homes(placements, "a", "b") == [[1], [2]]
+    placements.leave("a", 1.0)
+    placements.look(1.0)
+    placements.join("c", 1.0)
+    for number in (1, 2):
+        assert placements.refused("b", number, WRONG, 1.0), "the other home is left"
+    assert homes(placements, "b", "c") == [[], [1, 2]]
+    for number in (1, 2):
+        assert placements.refused("c", number, WRONG, 2.0)
+    assert homes(placements, "b", "c") == [[], []]
+    placements.look(2.0 + AGAIN_S)
+    assert sorted(order.number for name in "bc" for order in placements.of(name)) == [1, 2]
+    assert {order.lasts for order in (*placements.of("b"), *placements.of("c"))} == {True}
+
+
+def test_what_once_ran_ends_with_its_key() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "me", 0.0)
+    placements.began("a", 1)
+    placements.leave("a", 1.0)
+    placements.look(1.0)
+    assert not placements.refused("b", 1, NO_KEY, 1.0)
+    assert not placements.knows(1)
+
+
+def test_for_what_nobody_waits_any_more_is_not_begun() -> None:
+    placements = table("a")
+    placements.order("{}", "", 0.0)
+    placements.leave("a", 0.0)
+    placements.file({"door": "{}"}, 0.0)
+    placements.look(GIVEN_UP_S)
+    assert placements.knows(1)
+    assert placements.look(GIVEN_UP_S + 1)
+    assert [placements.knows(number) for number in (1, 2)] == [False, True]
+
+
+def test_the_same_question_is_one_stream() -> None:
+    placements = table("a")
+    first = placements.order("{}", "", 0.0, key="k1")
+    assert placements.order("{}", "", 1.0, key="k1") == first
+    assert placements.order("{}", "", 1.0, key="k2").number == 2
+    placements.began("a", 1, "what it is")
+    after = Placements.read(placements.written(), 2.0)
+    assert after.order("{}", "", 2.0, key="k1").number == 1
+    assert (after.running(1), after.running(2)) == ("what it is", "")
+    after.forget(1)
+    assert after.order("{}", "", 2.0, key="k1").number == 3
+
+
+def test_other_rules_go_with_a_stream() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    placements.file({"door": "{}"}, 0.0, "d1")
+    placements.began("a", 1)
+    placements.began("b", 2)
+    assert placements.change("a", 1, '{"rules":1}')
+    assert placements.change("b", 2, '{"rules":2}')
+    assert not placements.change("b", 1, "{}"), "it is not there"
+    placements.file({"door": "{}"}, 1.0, "d2")
+    placements.leave("a", 1.0)
+    placements.look(1.0)
+    assert [(order.number, order.text) for order in placements.of("b")] == [(1, '{"rules":1}'), (2, '{"rules":2}')]
+
+
+def test_what_has_come_to_its_end_does_not_begin_elsewhere() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    placements.began("a", 1)
+    placements.report("a", 0, 10, 1.0, over=(1, 77))
+    assert placements.where(1) == "a"
+    after = Placements.read(placements.written(), 1.0)
+    after.leave("a", 2.0)
+    after.look(2.0)
+    assert homes(after, "b") == [[]]
+    assert not after.knows(1)
+
+
+def test_others_are_told_nothing_of_a_stream() -> None:
+    placements = table("a")
+    placements.order("{}", "me", 0.0)
+    placements.order("{}", "you", 0.0)
+    assert placements.knows(1, "me", sees_all=False)
+    assert not placements.knows(1, "you", sees_all=False)
+    assert [order.number for order in placements.listed("you", sees_all=False)] == [2]
+    assert [order.number for order in placements.listed("you", sees_all=True)] == [1, 2]
+    assert not placements.forget(1, "you", sees_all=False)
+    assert placements.forget(1, "me", sees_all=False)
+    assert not placements.forget(1, "me", sees_all=False)
+
+
 def test_a_replica_that_was_taken_for_gone_is_not_believed() -> None:
     placements = table("a", "b")
     placements.order("{}", "", 0.0)
@@ -147,6 +253,21 @@ def test_the_file_of_streams_ends_and_begins_what_is_other_in_it() -> None:
     placements.file({"door": "1", "yard": "3", "hall": "4"}, 0.0)
     told = {order.number: (order.filed, order.text) for order in placements.of("a")}
     assert told == {1: ("door", "1"), 3: (None, "9"), 4: ("yard", "3"), 5: ("hall", "4")}
+    placements.file({}, 0.0)
+    assert [order.number for order in placements.of("a")] == [3], "there is no file any more"
+
+
+def test_a_deployment_files_once() -> None:
+    placements = table("a")
+    placements.file({"door": "1"}, 0.0, "d1")
+    placements.forget(1)
+    placements.file({"door": "1"}, 1.0, "d1")
+    assert homes(placements, "a") == [[]], "what was ended by hand stays so"
+    placements.file({"door": "2"}, 2.0, "d2")
+    placements = Placements.read(placements.written(), 3.0)
+    placements.report("a", 0, 10, 3.0)
+    placements.file({"door": "1"}, 3.0, "d1")  # one of before that joins anew
+    assert [(order.number, order.text) for order in placements.of("a")] == [(2, "2")]
 
 
 def test_it_goes_on_where_the_coordinator_died() -> None:
@@ -155,7 +276,7 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     before.order("{}", "", 0.0)
     before.began("a", 1)
     after = Placements.read(before.written(), 100.0)
-    assert after.of("a") == (Order(1, '{"url":"x"}', "key"),)
+    assert after.of("a") == (Order(1, '{"url":"x"}', "key", lasts=True),)
     assert (after.where(1), after.where(2), tuple(after.names)) == ("a", None, ("a", "b"))
     assert not after.look(100.0 + LOST_S)
     after.report("b", 0, 10, 100.0 + LOST_S)
@@ -163,6 +284,38 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     assert homes(after, "b") == [[1, 2]]
     assert after.join("c", 200.0) == 3
     assert after.order("{}", "", 200.0).number == 3
+
+
+def test_no_more_is_written_than_has_changed() -> None:
+    placements = table("a", "b")
+    for _ in range(3):
+        placements.order("{}", "", 0.0)
+    assert set(placements.changes()) == {HEAD, "1", "2", "3"}
+    assert set(placements.changes()) == {HEAD}
+    written = placements.written()
+    for name, row in placements_changed(placements).items():
+        if row is None:
+            del written[name]
+        else:
+            written[name] = row
+    assert written == placements.written()
+
+
+def placements_changed(placements: Placements) -> dict[str, str | None]:
+    """What is written of all that can happen to three streams."""
+    placements.began("a", 1, "x")
+    placements.change("a", 1, '{"x":1}')
+    changed = placements.changes()
+    assert set(changed) == {HEAD, "1"}
+    placements.forget(2)
+    placements.report("a", 0, 10, 0.0, over=[3])
+    changed |= placements.changes()
+    assert changed["2"] is None
+    placements.leave("a", 1.0)
+    placements.look(1.0)
+    placements.refused("b", 1, FULL, 1.0)
+    placements.file({"door": "{}"}, 1.0, "d1")
+    return changed | placements.changes()
 
 
 @pytest.mark.parametrize(

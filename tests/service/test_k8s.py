@@ -253,11 +253,18 @@ def test_cameras_are_fetched_once_and_can_be_reached(tmp_path: Path) -> None:
     orders = read_streams(tmp_path / name)
     assert len(orders) == 2
     (policy,) = [each for each in of_kind("NetworkPolicy") if each["metadata"]["name"] == "stmixer-cameras"]
-    (rule,) = policy["spec"]["egress"]
+    rule, packets = policy["spec"]["egress"]
+    assert packets == {"to": rule["to"], "ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}]}
+    assert {port["port"] for port in rule["ports"]} == {554, 322, 80, 443}
     (to,) = rule["to"]
     assert to["ipBlock"]["cidr"] == options(cameras)["--allow-networks"]
     for order in orders.values():
         host = urlsplit(order.url).hostname
         assert host is not None
         assert ipaddress.ip_address(host) in ipaddress.ip_network(to["ipBlock"]["cidr"])
-        assert 554 in [port["port"] for port in rule["ports"]]
+
+
+def test_an_apply_cuts_nothing_back() -> None:
+    (scaler,) = of_kind("HorizontalPodAutoscaler")
+    (scaled,) = [each for each in DEPLOYMENTS if each["metadata"]["name"] == scaler["spec"]["scaleTargetRef"]["name"]]
+    assert "replicas" not in scaled["spec"]

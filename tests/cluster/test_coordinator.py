@@ -1,0 +1,158 @@
+"""The coordinator itself, in this process: Ray's store is a dictionary here, and replicas do not die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stmixer.service.cluster import coordinator
+from stmixer.service.cluster.coordinator import ON_HEAD, PROTOCOL, Coordinator, coordinator_of, name_of
+from stmixer.service.cluster.placing import PullRefusal
+
+FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
+
+
+class Alive:
+    """The handle of a replica that lives on."""
+
+    def __init__(self) -> None:
+        self.__ray_ready__ = SimpleNamespace(remote=self._wait)
+
+    async def _wait(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+class Store:
+    """As Ray's. ``puts``: how many rows were written."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+        self.puts = 0
+
+    def put(self, key: str, value: bytes, *, namespace: bytes) -> None:
+        self.rows[key] = value
+        self.puts += 1
+
+    def get(self, key: str, *, namespace: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def delete(self, key: str, *, namespace: bytes) -> None:
+        self.rows.pop(key, None)
+
+    def list(self, prefix: str, *, namespace: bytes) -> list[bytes]:
+        return [key.encode() for key in self.rows if key.startswith(prefix)]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    kept = Store()
+    for name, verb in {"put": kept.put, "get": kept.get, "del": kept.delete, "list": kept.list}.items():
+        monkeypatch.setattr(coordinator.internal_kv, f"_internal_kv_{name}", verb)
+    return kept
+
+
+def played(act: Callable[[], Any]) -> None:
+    async def play() -> None:
+        async with asyncio.timeout(10):
+            await act()
+
+    asyncio.run(play())
+
+
+async def joined(app: str = "stmixer") -> Coordinator:
+    """With a replica ``a`` that has room."""
+    found = Coordinator(app)
+    await found.join("a", Alive(), {}, "d1", None)
+    await found.ask("a", 0, 10, -1)
+    return found
+
+
+def test_a_stream_that_is_asked_for_again_begins_once(store: Store) -> None:
+    async def act() -> None:
+        before = await joined()
+        first = asyncio.create_task(before.place("k1", "{}", "me"))
+        again = asyncio.create_task(before.place("k1", "{}", "me"))
+        await asyncio.sleep(0)
+        orders = (await before.ask("a", 0, 10, -1)).orders
+        assert [order.number for order in orders] == [1]
+        assert await before.began("a", 1, "running")
+        assert [await first, await again] == ["running", "running"]
+        after = Coordinator("stmixer")  # it died before its answer came
+        assert await after.place("k1", "{}", "me") == "running"
+        assert await after.placed("me", False) == (await before.ask("a", 0, 10, -1)).orders
+
+    played(act)
+
+
+def test_who_waits_is_told_why_not(store: Store) -> None:
+    async def act() -> None:
+        found = await joined()
+        waits = asyncio.create_task(found.place("k1", "{}", ""))
+        await asyncio.sleep(0)
+        await found.refused("a", 1, FULL)
+        assert await waits == FULL
+        assert not await found.knows(1, "", True)
+
+    played(act)
+
+
+def test_a_stream_that_nobody_begins_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "BEGIN_S", 0.0)
+
+    async def act() -> None:
+        found = await joined()
+        answer = await found.place("k1", "{}", "")
+        assert isinstance(answer, PullRefusal)
+        assert answer.retry_after_s == 5
+        assert not await found.knows(1, "", True)
+
+    played(act)
+
+
+def test_it_goes_on_where_it_died_and_another_application_has_its_own(store: Store) -> None:
+    async def act() -> None:
+        found, other = await joined("x"), await joined("x: 1")
+        for one, key in ((found, "k1"), (found, "k2"), (other, "k3")):
+            task = asyncio.create_task(one.place(key, "{}", ""))
+            await asyncio.sleep(0)
+            await one.began("a", 2 if key == "k2" else 1, "running")
+            await task
+        assert await found.change("a", 1, '{"rules":1}')
+        assert await found.forget(2, "", True)
+        again = Coordinator("x")
+        assert [(o.number, o.text) for o in await again.placed("", True)] == [(1, '{"rules":1}')]
+        secrets = {(await one.join("b", Alive(), {}, "d1", None)).secret for one in (found, again)}
+        assert len(secrets) == 1
+
+    played(act)
+
+
+def test_one_stream_more_is_one_row_more(store: Store) -> None:
+    async def act() -> None:
+        found = await joined()
+        for number in range(1, 40):
+            task = asyncio.create_task(found.place(f"k{number}", "{}", ""))
+            await asyncio.sleep(0)
+            before = store.puts
+            await found.began("a", number, "running")
+            assert store.puts - before == 2, "and what is of all"
+            await task
+
+    played(act)
+
+
+def test_it_is_where_its_store_is_and_one_for_each_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def options(**given: Any) -> Any:
+        told.update(given)
+        return SimpleNamespace(remote=lambda app: app)
+
+    monkeypatch.setattr(coordinator.ray, "remote", lambda what: SimpleNamespace(options=options))
+    coordinator_of("stmixer")
+    assert told["resources"] == ON_HEAD == {"node:__internal_head__": 0.001}
+    assert told["name"] == name_of("stmixer") == f"coordinator {PROTOCOL} of stmixer"

@@ -16,7 +16,7 @@ class Followed:
     """What a stream says by server-sent events, as it comes: (id, message)."""
 
     def __init__(self, server: Server, stream: str, **headers: str) -> None:
-        self.said: list[tuple[int, dict[str, Any]]] = []
+        self.stream, self.said = stream, list[tuple[int, dict[str, Any]]]()
         self.ended, self.begun = threading.Event(), threading.Event()
         self._url, self._headers = f"{server.url}/v1/streams/{stream}/events", headers
         threading.Thread(target=self._read, daemon=True).start()

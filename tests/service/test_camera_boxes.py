@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cameras import ENCODINGS, Camera, make_film, running_cameras
 from conftest import OWN_CLIPS
-from following import Followed, pull
+from following import Followed, look, pull
 from posting import eventually, post, same_actors
 from serving import Server, running_server
 
@@ -22,6 +22,8 @@ from stmixer.media.limits import Limits
 pytestmark = pytest.mark.slow
 
 FRAMES, FPS = 180, 30
+TRIES = 4
+"""Six cameras at once may be more than a busy machine bears; one is not."""
 WANTED = {"keyframe_hz": 1, "score_threshold": 0, "top_k": 3}
 ACCESS = {"nobody asks": (), "basic": ("basic", "us er", "hunter2:@/"), "digest": ("digest", "us er", "hunter2:@/")}
 CREDENTIALS = "us%20er:hunter2%3A%40%2F"
@@ -60,22 +62,38 @@ def test_a_cameras_boxes_are_those_of_the_file(
     first, later = (np.array([actor["box"] for actor in wanted[seq]["actors"]]) for seq in (0, 4))
     assert np.abs(first - later).max() > 1e-2  # or all pictures would do
     ways = [(name, transport) for name in ACCESS for transport in ("tcp", "udp")]
-    followed: dict[tuple[str, str], Followed] = {}
-    for name, transport in ways:
+
+    def followed(name: str, transport: str) -> Followed:
         url = cameras[name].url(CREDENTIALS if ACCESS[name] else "", f"/{codec}")
         number = pull(service, url, transport=transport, deadline_ms=60_000, **WANTED)["id"]
-        followed[name, transport] = Followed(service, number, **{"Last-Event-ID": "0"})
-    for way, following in followed.items():
-        eventually(lambda f=following: [s["state"] for s in f.of("status")], lambda s: "reconnecting" in s, 90)
-        found = {result["seq"]: result for result in following.of("result")}
-        whole = [seq for seq in found if (seq + 1) * FPS < FRAMES]
-        assert len(whole) >= 3, (way, sorted(found))  # a busy machine may skip some
-        for seq in whole:
-            assert found[seq]["pts_us"] == wanted[seq]["pts_us"] == seq * 1_000_000
-            assert found[seq]["frame"] == {"width": 320, "height": 240}
-            assert found[seq]["received_at_us"] <= found[seq]["sent_at_us"]
-            same_actors(found[seq]["actors"], wanted[seq]["actors"], 1e-3)
-    for stream in httpx.get(service.url + "/v1/streams").json()["streams"]:
-        assert stream["pulled"]["codec"] == ENCODINGS[codec].name
-        assert httpx.delete(f"{service.url}/v1/streams/{stream['id']}").status_code == 204
+        return Followed(service, number, **{"Last-Event-ID": "0"})
+
+    tried = {way: followed(*way) for way in ways}
+    for way, following in tried.items():
+        for _ in range(TRIES):
+            found = whole(service, following, ENCODINGS[codec].name)
+            if found is not None:
+                break
+            following = followed(*way)  # by itself now
+        assert found, way
+        for seq, result in found.items():
+            assert result["pts_us"] == wanted[seq]["pts_us"] == seq * 1_000_000
+            assert result["frame"] == {"width": 320, "height": 240}
+            assert result["received_at_us"] <= result["sent_at_us"]
+            same_actors(result["actors"], wanted[seq]["actors"], 1e-3)
     assert "hunter2" not in "\n".join(service.log)
+
+
+def whole(service: Server, following: Followed, codec: str) -> dict[int, dict[str, Any]] | None:
+    """Results of a film that is over, by number; None where a busy machine has lost some of it on the way."""
+    eventually(lambda: [said["state"] for said in following.of("status")], lambda states: "reconnecting" in states, 90)
+    assert look(service, following.stream)["pulled"]["codec"] == codec
+    assert httpx.delete(f"{service.url}/v1/streams/{following.stream}").status_code == 204
+    (end,) = eventually(lambda: following.of("summary"))
+    found = {result["seq"]: result for result in following.of("result")}
+    found = {seq: result for seq, result in found.items() if (seq + 1) * FPS < FRAMES}
+    lost = end["summary"]["dropped"] or any("packets" in warning for warning in end["warnings"])
+    if lost or len(found) < 3:
+        return None
+    assert end["summary"]["received"] >= FRAMES, "nothing is lost without a word"
+    return found

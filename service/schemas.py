@@ -351,7 +351,8 @@ class DetectOptions(Wire):
 
 
 class DetectFile(DetectResponse):
-    """What ``stmixer detect`` writes; ``options`` are those that it was asked for, None where a file does not say."""
+    """What ``stmixer detect`` writes into a folder; ``options`` are those that it was asked for, None where a file does
+    not say."""
 
     options: DetectOptions | None = None
 

@@ -203,7 +203,7 @@ class CameraCommand:
         if stream.frame is None:
             return
         for path in self._files:
-            write_json(path, self._response(stream, self._kept, displaced), self._options)
+            write_json(path, self._response(stream, self._kept, displaced))
         for warning in stream.warnings:
             log.warning("%s", warning)
 

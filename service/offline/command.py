@@ -119,15 +119,16 @@ class DetectCommand:
         return all(place_in(folder, item, inputs).is_file() for folder in self._folders)
 
     def _is_alike(self, item: Input, inputs: Sequence[Input]) -> bool:
-        """Whether this run would find the same, as far as results tell; what is no results is left alone."""
+        """Whether this run would find the same, as far as results tell: older files have no ``options``. What is no
+        results is left alone."""
         for folder in self._folders:
             try:
                 file = read_json(place_in(folder, item, inputs))
             except InputError:
                 continue
-            if file.model != self._runner.card.name or file.options is None:
+            if file.model != self._runner.card.name:
                 return False
-            if _effective(file.options) != _effective(self._options):
+            if file.options is not None and _effective(file.options) != _effective(self._options):
                 return False
         return True
 
@@ -155,7 +156,8 @@ class DetectCommand:
                 elif form_of(target) == MOT:
                     write_mot(target, response)
                 else:
-                    write_json(target, response, self._options)
+                    # a later run looks into folders, and has to know whether it would find the same
+                    write_json(target, response, None if target in self._files else self._options)
                 people = sum(len(result.actors) for result in response.keyframes)
                 log.info("%d keyframes, %d actors → %s", len(response.keyframes), people, target)
         self._on_response(item, response)

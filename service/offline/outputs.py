@@ -95,13 +95,14 @@ def videos_of(inputs: Sequence[Input]) -> dict[Input, str]:
     return names
 
 
-def write_json(path: Path, response: DetectResponse, options: DetectOptions) -> None:
-    """A ``DetectFile``. Complete or not at all. Raises StartError."""
-    _write_text(path, json.dumps(response.model_dump() | {"options": options.model_dump()}, indent=1) + "\n")
+def write_json(path: Path, response: DetectResponse, options: DetectOptions | None = None) -> None:
+    """What the service answers; with ``options`` a ``DetectFile``. Complete or not at all. Raises StartError."""
+    made_by = {} if options is None else {"options": options.model_dump()}
+    _write_text(path, json.dumps(response.model_dump() | made_by, indent=1) + "\n")
 
 
 def read_json(path: Path) -> DetectFile:
-    """What ``write_json`` wrote. Raises InputError."""
+    """What ``write_json`` wrote, into a folder in most cases. Raises InputError."""
     try:
         return DetectFile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -125,7 +125,7 @@ def test_a_stream_that_does_not_end_well_keeps_no_other(caplog: pytest.LogCaptur
         async def open(self) -> None:
             pass
 
-        async def close(self, _: object) -> None:
+        async def close(self, _: object, *, moves: bool) -> None:
             if self.id == 1:
                 raise RuntimeError("odd")
             await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from websockets.frames import Frame
 from websockets.http11 import Response
 
 from stmixer.service.api.doorway import Doing, Doorway
-from stmixer.service.api.paced import MESSAGE_S, PacedReading, Timed
+from stmixer.service.api.paced import PacedReading, Timed
 from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.security_headers import security_headers
 from stmixer.service.api.senders import CONNECTION_S, STREAM_S, Bill, Senders
@@ -169,14 +169,17 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
 
 
 class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc]
-    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end.
+    """uvicorn's WebSocket, but one whose client takes nothing more is cut off in the end, and one that breaks the
+    protocol learns why.
 
-    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never.
+    uvicorn closes a transport once everything is written, which for a client that has stopped reading is never; and one
+    that broke the protocol at once, before the rest of what it is sending: TCP answers that with a reset, which may
+    overtake our close frame.
     """
 
     LAST_WORDS_S = 2.0
     _joined: bytearray | None = None
-    _live = False
+    _live = _hung_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Whatever a handshake is answered has the headers of every answer."""
@@ -196,6 +199,25 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
         if self._live and self._paced.sender is not None:
             self._paced.sender.streams -= 1
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """uvicorn's own, but nothing is heard any more of a client that broke the protocol."""
+        if not self._hung_up:
+            super().data_received(data)
+
+    def handle_parser_exception(self) -> None:
+        """Tell the client by a close frame, and give it a moment to read that while what it still sends is dropped."""
+        told = self.conn.close_sent
+        assert told is not None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": told.code, "reason": told.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.transport.can_write_eof():  # TLS has no half of a connection
+            self.transport.write_eof()
+        self.close_sent = self.disconnected = self._hung_up = True  # the application has nobody to send to
+        self.writable.set()
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(self.LAST_WORDS_S, self.transport.close)
 
     async def run_asgi(self) -> None:
         """Run the application, which says when it has been asked for something; then give its last words a moment."""
@@ -227,4 +249,4 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
     def send_receive_event_to_app(self) -> None:
         """Hand a message over; what the application does with it counts as well."""
         super().send_receive_event_to_app()
-        self._paced.spend(MESSAGE_S)
+        self._paced.hand_on()

@@ -1,8 +1,9 @@
 """A connection's share of the event loop's time, and of our patience with a client that does not read.
 
-A read takes as many bytes as are likely to keep the loop for a millisecond: of pictures tens of kilobytes, of messages
-with a byte each some hundred bytes. Who has used up the share is not read for a while, and TCP slows the sender. What
-is read before a stream has begun counts for the address as well (``service.api.senders``).
+A read takes as many bytes as are likely to keep the loop for a millisecond, with what the application does about them:
+of pictures tens of kilobytes, of messages with a byte each some hundred bytes. Who has used up the share is not read
+for a while, and TCP slows the sender. What is read before a stream has begun counts for the address as well
+(``service.api.senders``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, cast
 
 from stmixer.service.api.senders import Sender
-from stmixer.service.sources.allowance import Allowance
+from stmixer.service.sources.allowance import SHARE, Allowance
 
+SHARE_OF_A_STREAM = 0.1
+"""Of the loop's time that a WebSocket may take for long: pictures take 2 ms a megabyte of it."""
 MESSAGE_S = 25e-6
 """What the application takes for a message besides its parsing: measured with pictures of one byte."""
 MOST_UNREAD = 2**20
@@ -34,9 +37,10 @@ class PacedTransport:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
-        self.allowance = Allowance()
+        self.allowance = Allowance(share=lambda: SHARE_OF_A_STREAM if self.streaming else SHARE)
         self.sender: Sender | None = None
         self.upgraded = self.streaming = False
+        self._handed_on_s = 0.0
         self.when_lost: Callable[[], None] = lambda: None
         self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
         self._wanted, self._resting = True, False
@@ -89,6 +93,16 @@ class PacedTransport:
             rest_s = max(rest_s, UNREAD_REST_S)
         self._rest(rest_s)
 
+    def hand_on(self) -> None:
+        """The application has a message, and what to do with it."""
+        self._handed_on_s += MESSAGE_S
+
+    def was_read(self, count: int, seconds: float) -> None:
+        """So many bytes, in so much time; what was handed on of them takes its own."""
+        seconds, self._handed_on_s = seconds + self._handed_on_s, 0.0
+        self.allowance.took(count, seconds)
+        self.spend_reading(seconds)
+
     def spend_reading(self, seconds: float) -> None:
         """A read took so long, which counts for the address too until it is a stream's."""
         self.spend(seconds)
@@ -139,9 +153,7 @@ class PacedReading(asyncio.BufferedProtocol):
         """So many bytes were read."""
         started = time.perf_counter()
         self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
-        seconds = time.perf_counter() - started
-        self._paced.allowance.took(nbytes, seconds)
-        self._paced.spend_reading(seconds)
+        self._paced.was_read(nbytes, time.perf_counter() - started)
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's own."""

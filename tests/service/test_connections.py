@@ -17,10 +17,20 @@ from websockets.sync.client import connect
 
 from stmixer.service.api import connections
 from stmixer.service.api.connections import HttpSocket, StreamSocket
-from stmixer.service.api.paced import MOST_UNREAD, PacedTransport
+from stmixer.service.api.paced import MESSAGE_S, MOST_UNREAD, SHARE_OF_A_STREAM, PacedTransport
 from stmixer.service.api.server import bind
 from stmixer.service.settings import Settings
-from stmixer.service.sources.allowance import AT_ONCE_S, BURST_S, LEAST_READ, MOST_READ, SHARE, Allowance, LoopShare
+from stmixer.service.sources.allowance import (
+    AT_ONCE_S,
+    BURST_S,
+    FIRST_READ,
+    LEAST_READ,
+    MOST_READ,
+    PIECE_S,
+    SHARE,
+    Allowance,
+    LoopShare,
+)
 
 
 def undelayed(of: socket.socket) -> bool:
@@ -178,6 +188,22 @@ def test_who_has_used_up_the_share_is_not_read_for_a_while() -> None:
     assert not line.read  # it is the protocol that wants no more
 
 
+def test_messages_count_with_what_is_done_about_them_and_streams_have_the_least_share() -> None:
+    line, later = Line(), Later()
+    paced = PacedTransport(line, cast(asyncio.AbstractEventLoop, later))
+    paced.streaming = True
+    paced.was_read(MOST_READ, 100e-6)
+    assert paced.allowance.read_bytes == 2 * FIRST_READ  # a large picture's piece: more at a time
+    for _ in range(40):
+        paced.hand_on()
+    paced.was_read(700, 0.001)
+    assert paced.allowance.read_bytes == pytest.approx(700 * PIECE_S / (0.001 + 40 * MESSAGE_S), abs=1)
+    assert later.calls == []
+    paced.was_read(256, BURST_S)
+    ((delay, _),) = later.calls
+    assert delay == pytest.approx((0.0011 + 40 * MESSAGE_S) / SHARE_OF_A_STREAM, rel=0.1)
+
+
 def test_who_sends_and_does_not_read_is_not_read() -> None:
     """A flood of pings: each wants an answer, which would wait in our memory."""
     line, later = Line(), Later()
@@ -246,6 +272,30 @@ def test_bodies_and_messages_arrive_whole_in_whatever_pieces() -> None:
                 assert [await socket.recv() for _ in range(3000)] == ["bytes b'i'"] * 3000
 
     asyncio.run(use())
+
+
+def test_who_breaks_the_protocol_in_mid_message_says_the_rest_and_learns_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed while its client still sends is reset, and our close frame may be lost with it."""
+    monkeypatch.setattr(StreamSocket, "LAST_WORDS_S", 3600.0)
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    too_large = b"\x82\xff" + (17 * 2**20).to_bytes(8, "big") + bytes(4)  # more than is taken
+
+    async def use() -> tuple[bytes, bytes]:
+        async with serving(echo) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(too_large + bytes(2**16))
+            told = await reader.read()  # to the end of what is said
+            for _ in range(20):
+                writer.write(bytes(2**16))
+                await writer.drain()
+            writer.write_eof()
+            writer.close()
+            await writer.wait_closed()
+        return told[:1], told[2:4]
+
+    assert asyncio.run(use()) == (b"\x88", (1009).to_bytes(2, "big"))
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HTT"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,8 @@ from posting import made_video, post, problem
 from serving import Server, running_server
 from ws_client import jpeg, stream
 
-from stmixer.service.errors import InputError
+from stmixer.service.errors import CapacityError, InputError
+from stmixer.service.ipc.ring import RingMemory, RingShape
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
@@ -25,11 +28,13 @@ from stmixer.service.sources.upload import UploadSource
 UNTIL_IT_HANGS_S = 30
 
 
-async def begin(session: Session, kind: str) -> None:
+async def begin(session: Session, kind: str, upload: bytes = b"") -> None:
     """A source of this kind, with something in it."""
     match kind:
         case "upload":
             with tempfile.TemporaryFile() as file:
+                file.write(upload)
+                file.seek(0)
                 await session.open(UploadSource(session.context, file.fileno()))
         case "pictures":
             pictures = PictureSource(session.context, stamped=False)
@@ -69,6 +74,34 @@ def test_what_no_decoder_may_say_ends_its_stream_in_words(
     assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
     assert summary["pending"] == summary["ok"] == 0
     assert summary["keyframes_due"] == summary["error"] + summary["cancelled"]
+
+
+@pytest.mark.parametrize("kind", ["upload", "pictures"])
+def test_a_machine_without_memory_for_a_ring_says_so_and_may_be_asked_again(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_memory(shape: RingShape) -> RingMemory:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    async def talk() -> None:
+        async with running_engine() as running:
+            with monkeypatch.context() as patch:
+                patch.setattr("stmixer.service.engine.engine.create_ring", without_memory)
+                async with running.session("latest", DetectOptions()) as session:
+                    await begin(session, kind, made_video(128, 96, 8))
+                    with pytest.raises(CapacityError, match=r"no memory for a stream's pictures.*try again") as raised:
+                        await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)
+                    assert raised.value.code == "capacity"
+                summary = session.summary()
+                assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
+                assert summary.pending == summary.ok == 0
+            async with running.session("all", DetectOptions()) as session:
+                await begin(session, "upload", made_video(128, 96, 8))
+                assert (await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)).seq == 0
+            assert not running.engine.streams
+
+    asyncio.run(talk())
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.fixture(scope="module")

@@ -120,15 +120,16 @@ def besieged(
 ) -> dict[str, Any]:
     """What others see of the service meanwhile, and what its event loop says of itself."""
     stop, said, began = threading.Event(), len(server.log), time.monotonic()
-    outside = tuple(name for name in names if name in ATTACKS)
-    with (
-        doing_harm(camp, outside),
-        asking(server.url) as taken,
-        ThreadPoolExecutor(len(INSIDE)) as pool,
-    ):
+    outside, stopped = tuple(name for name in names if name in ATTACKS), len(STOPPED)
+    with asking(server.url) as taken, ThreadPoolExecutor(len(INSIDE)) as pool:
         inside = [pool.submit(INSIDE[name], server, camp, others, stop) for name in names if name in INSIDE]
-        stop.wait(SECONDS)
-        stop.set()
+        try:
+            if "stopped_decoder" in names:  # first: beside the others it may find no place
+                eventually(lambda: len(STOPPED) > stopped, timeout_s=60)
+            with doing_harm(camp, outside):
+                stop.wait(SECONDS)
+        finally:
+            stop.set()
         for future in inside:
             future.result()
     ended = time.monotonic()

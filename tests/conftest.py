@@ -15,8 +15,6 @@ from serving import Server, running_server
 
 # before anything imports torch: tests share the cores with the services they start (service/ipc/child.py)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # and the processes of a run with each other
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS / "reference"

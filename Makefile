@@ -12,9 +12,10 @@ SERVES := $(VENV)/.serves$(if $(filter-out 0,$(GPU)),-gpu)
 LOCK := $(if $(CI),--constraint lock.txt)
 PYTEST := $(BIN)/python -m pytest
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
-# Tests in so many processes, a file's all in one; what has a GPU to itself or measures runs in one (make drill).
+# Tests in so many processes, a file's all in one, in the order of tests/conftest.py; what has a GPU to itself or measures
+# runs in one (make drill).
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 40
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40
 
 .PHONY: run test test-slow drill check site format clean
 

@@ -13,12 +13,10 @@ import numpy as np
 from stmixer.media.decode import Limits, VideoReader
 from stmixer.media.draw import Box, DrawnActor, draw_actors
 from stmixer.media.encode import Mp4Writer
-from stmixer.media.limits import DRAWN_ACTIONS
+from stmixer.media.limits import DRAWN_ACTION_SCORE, DRAWN_ACTIONS
 from stmixer.media.resize import resize
 
 UNTRAINED_BANNER = "UNTRAINED MODEL: boxes and names mean nothing yet"
-DRAWN_ACTION_SCORE = 0.5
-"""The operating point: from here on an action is said. A person who does nothing that likely is a person."""
 
 
 class NamedAction(Protocol):

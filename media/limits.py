@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from stmixer.media.errors import MediaError
 
+DRAWN_ACTION_SCORE = 0.5
+"""The operating point: from here on an action is said. A person who does nothing that likely is a person."""
 DRAWN_ACTIONS = 3
 """Actions of one actor that a picture names at most."""
 

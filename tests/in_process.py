@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
+from cradle import cradled
 from ws_client import read_number
 
 from stmixer.model.labels import AVA_LABELS
@@ -87,21 +88,24 @@ class Running:
 
 
 @asynccontextmanager
-async def running_engine(model: str = "tiny", *, decoder_module: str = DECODER_MODULE) -> AsyncIterator[Running]:
+async def running_engine(
+    model: str = "tiny", *, decoder_module: str = DECODER_MODULE, max_streams: int | None = None
+) -> AsyncIterator[Running]:
     """An engine for a variant's windows; ``decoder_module`` is what its decoders run."""
-    settings = Settings(idle_decoders=1)
+    settings = Settings(idle_decoders=1, max_streams=max_streams)
     engine, pool, stand_in = Engine(settings, Metrics()), DecoderPool(settings, decoder_module), WorkerStandIn()
     info = ModelInfo(variant(model), AVA_LABELS, False, None, None, None, None, "cpu")
     worker = Worker("0", cast(Child, stand_in), info, {1: 0.1})
     stand_in.engine, stand_in.worker = engine, worker
     engine.seats[0].model, engine.seats[0].worker = info, worker
     engine._round = asyncio.create_task(engine._run())
-    try:
-        yield Running(engine, pool, settings, stand_in, Caller(None))
-    finally:
-        engine.seats[0].worker = None
-        await engine.stop()
-        await pool.stop()
+    with cradled():
+        try:
+            yield Running(engine, pool, settings, stand_in, Caller(None))
+        finally:
+            engine.seats[0].worker = None
+            await engine.stop()
+            await pool.stop()
 
 
 async def hand_over(source: PictureSource, picture: bytes) -> None:

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
-from serving import Server
+from serving import LOOK_S, Server
 
 from stmixer.service.bench.processes import holds_shared_memory
 from stmixer.service.decoder.cell import NICENESS
@@ -31,7 +31,7 @@ PROBLEM = "application/problem+json"
 OUTCOMES = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
 
 
-def eventually(look: Callable[[], T], accept: Callable[[T], bool] = bool, timeout_s: float = 20.0) -> T:
+def eventually(look: Callable[[], T], accept: Callable[[T], bool] = bool, timeout_s: float = LOOK_S) -> T:
     """Look until what is seen is accepted; fails with what was seen last."""
     deadline = time.monotonic() + timeout_s
     while not accept(seen := look()):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from serving import Server
+from serving import LOOK_S, Server
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -20,6 +20,8 @@ from stmixer.media.encode import encode_jpeg
 
 Message = dict[str, Any]
 BITS = 12
+PATIENCE_S = 60.0
+"""A message is waited for as long as a busy machine may take for it."""
 OUTCOMES = ("ok", "superseded", "deadline", "error", "worker_lost", "cancelled")
 
 
@@ -89,7 +91,7 @@ class Client:
                 self.close_reason = closed.rcvd.reason if closed.rcvd else ""
                 self._news.notify_all()
 
-    def wait(self, ready: Callable[[], Any], timeout: float = 20.0) -> Any:
+    def wait(self, ready: Callable[[], Any], timeout: float = PATIENCE_S) -> Any:
         """Until ``ready`` gives something true of what has come."""
         with self._news:
             assert self._news.wait_for(lambda: ready() or self.close_code is not None, timeout), self.messages[-3:]
@@ -101,7 +103,7 @@ class Client:
         """Messages of one type so far."""
         return [m for m in self.messages if m["type"] == kind]
 
-    def first(self, kind: str, timeout: float = 20.0) -> Message:
+    def first(self, kind: str, timeout: float = PATIENCE_S) -> Message:
         """The first message of one type, waited for."""
         return self.wait(lambda: self.of(kind), timeout)[0]
 
@@ -113,12 +115,12 @@ class Client:
         """Send a JPEG."""
         self.socket.send(data if pts_us is None else prefixed(pts_us, data))
 
-    def stop(self, timeout: float = 60.0) -> Message:
+    def stop(self, timeout: float = PATIENCE_S) -> Message:
         """Stop, wait for the summary and the close, check both; returns the summary."""
         self.say("stop")
         return self.ended(timeout)
 
-    def ended(self, timeout: float = 60.0) -> Message:
+    def ended(self, timeout: float = PATIENCE_S) -> Message:
         """The summary, checked, of a stream that closes normally."""
         summary = self.first("summary", timeout)
         assert self.closed(timeout) == 1000
@@ -126,14 +128,14 @@ class Client:
         check_order(self.of("result"))
         return summary
 
-    def closed(self, timeout: float = 20.0) -> int:
+    def closed(self, timeout: float = PATIENCE_S) -> int:
         """The close code, waited for."""
         with self._news:
             assert self._news.wait_for(lambda: self.close_code is not None, timeout), self.messages[-3:]
         assert self.close_code is not None
         return self.close_code
 
-    def refused(self, timeout: float = 20.0) -> tuple[int, str, str]:
+    def refused(self, timeout: float = PATIENCE_S) -> tuple[int, str, str]:
         """Close code, error code and message of a stream that ends in an error."""
         code = self.closed(timeout)
         error = self.first("error")
@@ -191,7 +193,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
     return 0.0
 
 
-def poll(ready: Callable[[], Any], timeout: float = 15.0) -> Any:
+def poll(ready: Callable[[], Any], timeout: float = LOOK_S) -> Any:
     """Ask until the answer is true, at most ``timeout`` seconds; returns the last answer."""
     end = time.monotonic() + timeout
     while not (value := ready()) and time.monotonic() < end:

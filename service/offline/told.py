@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from stmixer.media.annotated import DRAWN_ACTION_SCORE as SAID_FROM
+from stmixer.media.limits import DRAWN_ACTION_SCORE as SAID_FROM
 from stmixer.service.schemas import Actor, Result
 
 PERSON = "person"

@@ -77,4 +77,4 @@ def test_who_is_cancelled_in_the_middle_of_a_message_has_lost_nothing(turns: int
 def over_a_pair(talk: Callable[[AsyncChannel, Channel], Awaitable[None]]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        asyncio.run(asyncio.wait_for(talk(AsyncChannel(ours, FROM_WORKER), Channel(theirs, TO_WORKER)), 20))
+        asyncio.run(asyncio.wait_for(talk(AsyncChannel(ours, FROM_WORKER), Channel(theirs, TO_WORKER)), 60))

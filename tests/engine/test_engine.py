@@ -105,7 +105,7 @@ def acted(act: Callable[[Scene], Awaitable[None]]) -> None:
         for stream in list(engine.streams.values()):
             engine.remove(stream)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def opened(scene: Scene, policy: Policy = "all", hz: float = 4.0) -> Camera:
@@ -304,7 +304,7 @@ def test_a_worker_whose_word_cannot_be_taken_is_ended(caplog: pytest.LogCaptureF
             raise OverflowError("a defect of ours")
 
         scene.played.says.put_nowait(Received(WindowsCopied(1, ())))
-        await asyncio.wait_for(scene.worker.listen(fail), 5)
+        await asyncio.wait_for(scene.worker.listen(fail), 60)
         assert scene.worker.reason == "protocol"
         assert not scene.played.alive
         assert "a defect of ours" in caplog.text
@@ -340,7 +340,7 @@ def test_a_worker_that_answers_what_it_was_not_asked_is_ended(answers: Callable[
         for message in answers(scene.given().id):
             scene.played.says.put_nowait(Received(message))
         scene.played.says.put_nowait(Received(WindowsCopied(10**6, ())))  # is not listened to any more
-        await asyncio.wait_for(scene.worker.listen(partial(scene.engine._on_message, scene.engine.seats[0])), 5)
+        await asyncio.wait_for(scene.worker.listen(partial(scene.engine._on_message, scene.engine.seats[0])), 60)
         assert scene.worker.reason == "protocol"
         assert not scene.played.alive
         scene.engine._on_death(scene.engine.seats[0], scene.worker, scene.worker.batch)

@@ -118,7 +118,7 @@ def acted(
             stage.engine.remove(stream)
         await stage.engine.stop()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_one_that_takes_over_has_each_streams_next_keyframe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def acted(act: Callable[[Row], Awaitable[None]], capacities: tuple[int, ...] = (
         for stream in list(engine.streams.values()):
             engine.remove(stream)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         assert desk._ledger is not None
         for task in desk._tasks:
             task.cancel()
-        self.run(asyncio.wait_for(asyncio.gather(*desk._tasks, return_exceptions=True), 10))
+        self.run(asyncio.wait_for(asyncio.gather(*desk._tasks, return_exceptions=True), 60))
         self.run(desk._ledger.close())
 
     @invariant()

@@ -16,6 +16,9 @@ from packaged import ROOT
 
 pytestmark = pytest.mark.slow
 
+MEMORY = ".mypy_cache"
+"""What mypy has found of modules and packages that have not changed since."""
+
 CONFIG = '''
 @dataclass(frozen=True, slots=True)
 class PooledConfig:
@@ -191,13 +194,15 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is tracked, with what she adds."""
+    """A copy of what is tracked, with what she adds; where `make check` has been run, it remembers what it found."""
     folder = tmp_path_factory.mktemp("hers") / "stmixer"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_symlink() or (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    if (ROOT / MEMORY).is_dir():
+        shutil.copytree(ROOT / MEMORY, folder / MEMORY)
     for name, text in NEW_FILES.items():
         assert not (folder / name).exists()
         (folder / name).write_text(text)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -60,18 +63,23 @@ def _keep_signal(state: dict[str, Tensor]) -> None:
 
 @pytest.fixture(scope="session")
 def onnx_file(filled, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``onnx_file(variant)``: the filled detector of a variant, exported once a session."""
-    done: dict[str, Path] = {}
+    """``onnx_file(variant)``: the filled detector of a variant, exported once a run, whatever processes share it."""
+    ours = tmp_path_factory.getbasetemp()
+    exports = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "exports"
+    exports.mkdir(exist_ok=True)
 
     def make(name: str) -> Path:
-        if name not in done:
-            path = tmp_path_factory.mktemp("export") / f"{name}.onnx"
-            from stmixer.model.export import export  # its packages are not where the tests on CUDA run
+        path = exports / name / f"{name}.onnx"
+        with (exports / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.parent.exists():
+                made = Path(tempfile.mkdtemp(dir=exports)) / path.name
+                from stmixer.model.export import export  # its packages are not where the tests on CUDA run
 
-            files = export(Model(filled(variant(name)), ModelCard(variant(name), AVA_LABELS, trained=False)), path)
-            assert sorted(files) == sorted(path.parent.iterdir()), "nothing partial is left"
-            done[name] = path
-        return done[name]
+                files = export(Model(filled(variant(name)), ModelCard(variant(name), AVA_LABELS, trained=False)), made)
+                assert sorted(files) == sorted(made.parent.iterdir()), "nothing partial is left"
+                made.parent.rename(path.parent)
+        return path
 
     return make
 

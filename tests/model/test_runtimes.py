@@ -115,7 +115,8 @@ def test_results_are_the_callers(made, padded_clip) -> None:
 @pytest.mark.slow
 def test_no_leak_over_200_steps(made, padded_clip) -> None:
     runtime, detector = made
-    clip, sizes = padded_clip(detector.config.clip.frames, [(32, 32)])
+    # what is compiled is compiled for each shape: this one has been met above
+    clip, sizes = padded_clip(detector.config.clip.frames, [(96, 64) if runtime.name == "compile" else (32, 32)])
     clip, sizes = clip.to(runtime.device), sizes.to(runtime.device)
 
     def used() -> int:

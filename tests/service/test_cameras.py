@@ -8,16 +8,28 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cameras import ENCODINGS, behind_tls, certificate, make_film, pulled, running_camera, says, told
+from cameras import (
+    ENCODINGS,
+    Camera,
+    behind_tls,
+    certificate,
+    make_film,
+    pulled,
+    running_camera,
+    running_cameras,
+    says,
+    told,
+)
 from in_process import Running, running_engine
 from posting import conserved
 from rtsp_wire import RtspWire
 from wire import Wire
 
-from stmixer.service.schemas import DetectOptions
+from stmixer.service.schemas import DetectOptions, Pulled
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources import missing_packets, patience
 from stmixer.service.sources.addresses import AddressPolicy
@@ -35,6 +47,12 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_film(tmp_path_factory.mktemp("film"), "h264")
 
 
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It is over in a second."""
+    return make_film(tmp_path_factory.mktemp("brief"), "h264", 30)
+
+
 async def windows_of_the_file(run: Running, film: Path) -> dict[int, list[int]]:
     """What the model sees of each keyframe where the file is posted: the numbers of its window."""
     options = DetectOptions(keyframe_hz=HZ)
@@ -47,26 +65,52 @@ async def windows_of_the_file(run: Running, film: Path) -> dict[int, list[int]]:
     return run.worker.seen[session.stream.id]
 
 
-@pytest.mark.parametrize(("codec", "transport"), [*((codec, "tcp") for codec in ENCODINGS), ("h264", "udp")])
-def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(tmp_path: Path, codec: str, transport: str) -> None:
-    film = make_film(tmp_path, codec, FRAMES)
+WAYS = [*((codec, "tcp") for codec in ENCODINGS), ("h264", "udp")]
 
-    async def run() -> None:
-        async with running_engine() as engine:
-            posted = await windows_of_the_file(engine, film)
-            with running_camera(film, codec) as camera:
-                async with pulled(engine, camera.url(), hz=HZ, transport=transport) as stream:
-                    await says(stream, "status", state="live")
-                    await says(stream, "status", state="reconnecting")
-                    said, seen = told(stream), dict(engine.worker.seen[stream.id])
-        whole = [seq for seq, window in posted.items() if window[-1] < FRAMES - 1]
-        assert len(whole) >= 4
-        assert {seq: seen[seq] for seq in whole if seq in seen} == {seq: posted[seq] for seq in whole if seq in seen}
-        assert len(set(whole) & set(seen)) >= 3  # a busy machine may skip some
-        assert (said.codec, said.frame and (said.frame.width, said.frame.height)) == (ENCODINGS[codec].name, (320, 240))
-        assert (said.code, said.error) == ("ended", "the source ended the stream")
 
-    asyncio.run(run())
+@dataclass(frozen=True)
+class Sight:
+    """What the model sees of a file that is posted, and of a camera that shows it: windows by keyframe."""
+
+    posted: dict[int, list[int]]
+    seen: dict[int, list[int]]
+    said: Pulled
+
+
+@pytest.fixture(scope="module")
+def sights(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Sight]:
+    """Of each codec and transport: ten seconds, which all of them take at once."""
+    folder = tmp_path_factory.mktemp("films")
+    films = {codec: make_film(folder, codec, FRAMES) for codec in ENCODINGS}
+
+    async def sight(engine: Running, camera: Camera, posted: dict[int, list[int]], codec: str, transport: str) -> Sight:
+        async with pulled(engine, camera.url(path=f"/{codec}"), hz=HZ, transport=transport) as stream:
+            await says(stream, "status", state="live")
+            await says(stream, "status", state="reconnecting")
+            return Sight(posted, dict(engine.worker.seen[stream.id]), told(stream))
+
+    async def run() -> list[Sight]:
+        async with running_engine(max_streams=len(WAYS)) as engine:
+            posted = {codec: await windows_of_the_file(engine, film) for codec, film in films.items()}
+            with running_cameras({f"/{codec}": (codec, film) for codec, film in films.items()}) as camera:
+                looking = [sight(engine, camera, posted[codec], codec, transport) for codec, transport in WAYS]
+                return await asyncio.gather(*looking)
+
+    return dict(zip(WAYS, asyncio.run(run()), strict=True))
+
+
+@pytest.mark.parametrize(("codec", "transport"), WAYS)
+def test_the_model_sees_of_a_camera_what_it_sees_of_the_same_file(
+    sights: dict[tuple[str, str], Sight], codec: str, transport: str
+) -> None:
+    sight = sights[codec, transport]
+    posted, seen, said = sight.posted, sight.seen, sight.said
+    whole = [seq for seq, window in posted.items() if window[-1] < FRAMES - 1]
+    assert len(whole) >= 4
+    assert {seq: seen[seq] for seq in whole if seq in seen} == {seq: posted[seq] for seq in whole if seq in seen}
+    assert len(set(whole) & set(seen)) >= 3  # a busy machine may skip some
+    assert (said.codec, said.frame and (said.frame.width, said.frame.height)) == (ENCODINGS[codec].name, (320, 240))
+    assert (said.code, said.error) == ("ended", "the source ended the stream")
 
 
 def test_results_have_the_cameras_own_time_once_it_has_told_it(tmp_path: Path) -> None:
@@ -333,9 +377,9 @@ def test_what_a_connections_reader_has_taken() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("state", ["connecting", "accepted", "live", "stalled", "reconnecting"])
-def test_it_is_ended_in_every_state_and_leaves_nothing(film: Path, state: str, transport: str) -> None:
+def test_it_is_ended_in_every_state_and_leaves_nothing(film: Path, brief: Path, state: str, transport: str) -> None:
     async def run() -> None:
-        with running_camera(film) as camera:
+        with running_camera(brief if state == "reconnecting" else film) as camera:
             async with running_engine() as engine:
                 await engine.pool.start()
                 before = descriptors()
@@ -370,7 +414,7 @@ def test_it_is_ended_in_every_state_and_leaves_nothing(film: Path, state: str, t
 async def becomes(look: Callable[[], object]) -> None:
     """Until it is so."""
     while not look():  # noqa: ASYNC110 - the pool tells nobody
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
 
 
 def descriptors() -> list[str]:

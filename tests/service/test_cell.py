@@ -10,7 +10,6 @@ import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,7 +19,7 @@ import without_walls
 from conftest import TESTS
 from posting import DECODER, WORKER, at_rest, made_video, post
 from probe_decoder import ATTEMPTS, CONNECTED, CONNECTION, DEVICE, HIDDEN, MEMORY_BYTES, WALLS, WITH_DEVICE, WORK
-from serving import Server, running_server
+from serving import Server
 
 from stmixer.service.api import server as server_module
 from stmixer.service.decoder import cell, seccomp
@@ -307,17 +306,11 @@ def test_a_decoder_meets_one_source(tiny_weights: Path) -> None:
     assert len(set(asyncio.run(pids()))) == 3
 
 
-@pytest.fixture(scope="module")
-def own(tiny_weights: Path) -> Iterator[Server]:
-    with running_server(weights=tiny_weights, environment={"A_SECRET": "s3cr3t"}) as server:
-        yield server
-
-
-def test_a_services_decoders_are_shut_in(own: Server) -> None:
-    at_rest(own)
-    api = psutil.Process(own.process.pid)
-    missing = [line for line in own.log if "go without" in line]
-    children = own.children_of(DECODER)
+def test_a_services_decoders_are_shut_in(server: Server) -> None:
+    at_rest(server)
+    api = psutil.Process(server.process.pid)
+    missing = [line for line in server.log if "go without" in line]
+    children = server.children_of(DECODER)
     assert len(children) == 2
     try:
         children[0].environ()
@@ -339,31 +332,31 @@ def test_a_services_decoders_are_shut_in(own: Server) -> None:
         assert len(set(decoder.rlimit(psutil.RLIMIT_AS))) == 1
 
 
-def test_what_is_missing_is_in_the_status_and_in_the_log(own: Server) -> None:
-    missing = httpx.get(own.url + "/v1/status").json()["missing_walls"]
-    said = [line for line in own.log if "go without some walls" in line]
+def test_what_is_missing_is_in_the_status_and_in_the_log(server: Server) -> None:
+    missing = httpx.get(server.url + "/v1/status").json()["missing_walls"]
+    said = [line for line in server.log if "go without some walls" in line]
     assert len(said) == bool(missing)
     assert all(wall in line for line in said for wall in missing)
 
 
-def test_memory_is_taken_from_decoders_first_and_from_the_api_last(own: Server) -> None:
+def test_memory_is_taken_from_decoders_first_and_from_the_api_last(server: Server) -> None:
     def score(pid: int) -> int:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
-    at_rest(own)
-    api = score(own.process.pid)
-    workers = {score(worker.pid) for worker in own.children_of(WORKER)}
-    decoders = {score(decoder.pid) for decoder in own.children_of(DECODER)}
+    at_rest(server)
+    api = score(server.process.pid)
+    workers = {score(worker.pid) for worker in server.children_of(WORKER)}
+    decoders = {score(decoder.pid) for decoder in server.children_of(DECODER)}
     assert api < min(workers) <= max(workers) < min(decoders)
 
 
-def test_the_next_upload_has_a_decoder_of_its_own(own: Server) -> None:
-    at_rest(own)
-    before = {child.pid for child in own.children_of(DECODER)}
+def test_the_next_upload_has_a_decoder_of_its_own(server: Server) -> None:
+    at_rest(server)
+    before = {child.pid for child in server.children_of(DECODER)}
     for _ in range(2):
-        assert post(own, made_video(128, 96, 8)).status_code == 200
-    at_rest(own)
-    assert not before & {child.pid for child in own.children_of(DECODER)}
+        assert post(server, made_video(128, 96, 8)).status_code == 200
+    at_rest(server)
+    assert not before & {child.pid for child in server.children_of(DECODER)}
 
 
 def test_the_api_process_hides(monkeypatch: pytest.MonkeyPatch) -> None:

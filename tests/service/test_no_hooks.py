@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import typer
-from conftest import OWN_CLIPS
+from conftest import OWN_CLIPS, TELLING
 from faulty_worker import POISON, slowly
 from posting import DECODER, WORKER, eventually, post, samples
-from serving import Server, running_server
+from serving import Server
 
 from stmixer.service.cli import app
 from stmixer.service.settings import Settings
@@ -29,21 +30,16 @@ READS_THE_ENVIRONMENT = {
 }  # fmt: skip
 """Settings; a default of OpenMP's; what a child is given, and forgets; the benchmark's key, and its own service; the
 cache folder; whether there is a screen; how Ray starts; that neither it nor ONNX Runtime tells its maker anything."""
-TELLING = {**slowly(60_000), "WORKER_MODULE": "faulty_worker", "DECODER_MODULE": "uncelled_decoder",
-           "PYTEST_CURRENT_TEST": "a test"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def told(tiny_weights: Path) -> Iterator[Server]:
-    """A service as it is installed, in the environment of tests' own."""
-    with running_server(weights=tiny_weights, environment=TELLING) as server:
-        yield server
-
-
-def test_the_environment_of_tests_changes_nothing(told: Server) -> None:
-    children = eventually(lambda: (told.children_of(WORKER), told.children_of(DECODER)), all)
+def test_the_environment_of_tests_changes_nothing(server: Server) -> None:
+    """A service as it is installed, in that environment."""
+    assert slowly(60_000).items() < TELLING.items()
+    with contextlib.suppress(psutil.AccessDenied):  # it hides from all but root
+        assert TELLING.items() < psutil.Process(server.process.pid).environ().items()
+    children = eventually(lambda: (server.children_of(WORKER), server.children_of(DECODER)), all)
     assert all("faulty" not in " ".join(child.cmdline()) for kind in children for child in kind)
-    assert post(told, OWN_CLIPS / "fall.mp4", timeout=60).status_code == 200  # a batch may not take its minute
+    assert post(server, OWN_CLIPS / "fall.mp4", timeout=60).status_code == 200  # a batch may not take its minute
 
 
 @pytest.mark.parametrize("name", ["STMIXER_WORKER_MODULE", "STMIXER_DECODER_MODULE", "STMIXER_TEST"])
@@ -58,14 +54,20 @@ def test_a_variable_that_is_no_setting_is_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("how", POISON)
-def test_what_ends_a_faulty_worker_is_a_number_to_a_real_one(told: Server, how: str) -> None:
-    answer = post(told, OWN_CLIPS / "fall.mp4", timeout=60, top_k=POISON[how])
+def test_what_ends_a_faulty_worker_is_a_number_to_a_real_one(server: Server, how: str) -> None:
+    before, workers = restarts(server), [child.pid for child in server.children_of(WORKER)]
+    answer = post(server, OWN_CLIPS / "fall.mp4", timeout=60, top_k=POISON[how])
     assert answer.status_code == 200
     summary = answer.json()["summary"]
     assert summary["ok"] == summary["keyframes_due"] > 0
-    restarts = {labels: n for (name, labels), n in samples(told).items() if name == "stmixer_worker_restarts_total"}
-    assert restarts
-    assert not any(restarts.values())
+    assert restarts(server) == before
+    assert [child.pid for child in server.children_of(WORKER)] == workers
+
+
+def restarts(server: Server) -> dict[tuple[tuple[str, str], ...], float]:
+    found = {labels: n for (name, labels), n in samples(server).items() if name == "stmixer_worker_restarts_total"}
+    assert found
+    return found
 
 
 def test_the_command_has_no_option_but_its_settings() -> None:

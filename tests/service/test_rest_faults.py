@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import OWN_CLIPS
+from drills import without_a_core_s
 from faulty_worker import MODULE, slowly
 from posting import (
     DECODER,
@@ -54,11 +55,18 @@ def slow_server(tiny_weights: Path) -> Iterator[Server]:
 
 
 def test_timings_add_up_to_the_time_taken(slow_server: Server) -> None:
-    for keyframe in post(slow_server, FALL, score_threshold=0.9).json()["keyframes"]:
+    def starved_ms() -> float:
+        return 1000 * without_a_core_s(slow_server).get(slow_server.process.pid, 0.0)
+
+    before = starved_ms()
+    keyframes = post(slow_server, FALL, score_threshold=0.9).json()["keyframes"]
+    starved = starved_ms() - before
+    assert keyframes
+    for keyframe in keyframes:
         taken_ms = (keyframe["sent_at_us"] - keyframe["received_at_us"]) / 1000
         assert keyframe["timings_ms"]["inference"] >= 300
-        # what is left is the way from the worker's answer to the socket: the event loop's turn
-        assert sum(keyframe["timings_ms"].values()) == pytest.approx(taken_ms, abs=50)
+        # what is left is the way from the worker's answer to the socket: the event loop's turn, once it has a core
+        assert sum(keyframe["timings_ms"].values()) == pytest.approx(taken_ms, abs=50 + starved)
 
 
 def test_lines_arrive_while_the_upload_still_runs(slow_server: Server) -> None:

@@ -17,20 +17,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from ws_client import Client, Message, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, stream
 
-TTL_S, FOREVER_S = 4.0, 600.0
+TTL_S = 10.0
 CAMERA: dict[str, Any] = {"keyframe_hz": 4, "score_threshold": 1, "lookahead_ms": 0}
 
 
 @pytest.fixture(scope="module")
 def patient(tiny_weights: Path) -> Iterator[Server]:
     with running_server(weights=tiny_weights, resume_ttl_s=TTL_S) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def forgiving(tiny_weights: Path) -> Iterator[Server]:
-    """Waits longer than any test does."""
-    with running_server(weights=tiny_weights, resume_ttl_s=FOREVER_S) as server:
         yield server
 
 
@@ -70,17 +63,18 @@ def lost(server: Server, results: int = 3, **start: Any) -> tuple[Message, list[
     ids=["larger than any message", "no text", "no frame"],
 )  # fmt: skip
 def test_a_socket_that_we_close_for_what_it_sent_keeps_no_stream(
-    forgiving: Server, breach: Callable[[ClientConnection], None], close: int
+    patient: Server, breach: Callable[[ClientConnection], None], close: int
 ) -> None:
     """Its client has broken the protocol: the stream's decoder and place are not held for it."""
-    before = metric(forgiving, "streams_active", source="ws")
-    with stream(forgiving, **CAMERA) as client:
+    before = reconnects(patient)
+    with stream(patient, **CAMERA) as client:
         token = client.first("ready")["resume_token"]
         with contextlib.suppress(ConnectionClosed):
             breach(client.socket)
         assert client.closed() == close
-    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == before)
-    with stream(forgiving, **CAMERA, resume_token=token) as client:
+    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
+    assert reconnects(patient) == before, "it was not waited for"
+    with stream(patient, **CAMERA, resume_token=token) as client:
         assert client.first("ready")["resume_token"] != token
         client.stop()
 
@@ -160,12 +154,14 @@ def test_a_stream_waits_no_longer_than_it_said(patient: Server) -> None:
 
 
 @pytest.mark.parametrize("farewell", [1000, 1001])
-def test_a_client_that_says_goodbye_is_not_waited_for(forgiving: Server, farewell: int) -> None:
-    with stream(forgiving, **CAMERA) as client:
+def test_a_client_that_says_goodbye_is_not_waited_for(patient: Server, farewell: int) -> None:
+    before = reconnects(patient)
+    with stream(patient, **CAMERA) as client:
         client.first("ready")
         client.picture(jpeg(0))
         client.socket.close(farewell)
-    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == 0, FOREVER_S / 10)
+    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
+    assert reconnects(patient) == before, "it was not waited for"
 
 
 def test_what_is_resumed_keeps_its_terms(patient: Server) -> None:

@@ -127,7 +127,7 @@ def test_those_who_wait_go_on_one_after_the_other() -> None:
         sender.when_due(lambda: went.append(4))  # no sooner than those before it
         await all_but_last.wait()
         sender.spend(1)
-        await asyncio.wait_for(world.of(OTHER).turn(), 1)
+        await asyncio.wait_for(world.of(OTHER).turn(), 60)
         assert went == [0, 1, 2]
         waiting = asyncio.ensure_future(sender.turn())
         await asyncio.sleep(0)

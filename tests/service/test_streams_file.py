@@ -101,7 +101,7 @@ def test_what_finds_no_room_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
         filed = FiledStreams(path, PulledStreams(), lambda order: None, begin, change)
         filed.start(filed.read())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await begun.wait()
         await filed.close()
 
@@ -131,7 +131,7 @@ def test_other_rules_in_the_file_are_other_rules_of_the_stream_that_runs(tmp_pat
         path = write(tmp_path / "streams.yaml", {"name": "door", "url": DOOR})
         filed = FiledStreams(path, There(), lambda order: None, begin, change)
         filed.start(filed.read())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await begun.wait()
             for name in ("here", "there"):
                 write(path, {"name": "door", "url": DOOR, "rules": [{"id": name, "person": True}]})

@@ -68,7 +68,7 @@ def test_who_is_here_waits_for_a_place(small: Server) -> None:
     with frees_everything(small), ExitStack() as stack, ThreadPoolExecutor(5) as pool:
         begun = [stack.enter_context(connected(small)) for _ in range(5)]
         for connection in begun:
-            connection.sendall(request_head(small, len(clip)) + clip[:-1])
+            connection.sendall(request_head(small, len(clip), "/v1/detect?keyframe_hz=0.5") + clip[:-1])
         eventually(lambda: metric(small, "uploads_waiting"), lambda n: n == 5)
         for connection in begun:
             connection.sendall(clip[-1:])

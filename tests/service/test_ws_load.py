@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from drills import without_a_core_s
 from faulty_worker import MODULE, slowly
 from serving import Server, running_server
 from ws_client import Client, jpeg, metric, noise, paced, prefixed, stream
@@ -154,11 +155,21 @@ def test_a_sender_that_outruns_the_worker_is_blocked(slow: Server) -> None:
 
 @dataclass(frozen=True)
 class Take:
-    """Of one run, seconds: latency as the client's clock has it and as the results have it, and the keyframes' age."""
+    """Of one run, seconds: latency as the client's clock has it and as the results have it, and the keyframes' age.
+
+    ``starved``: what client and service waited for a core meanwhile, a result.
+    """
 
     clients: float
     told: float
     age: float
+    starved: float
+
+
+def starved_s(server: Server) -> float:
+    """How long the service's processes and this one's threads have waited for a core."""
+    ours = sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat"))
+    return ours / 1e9 + sum(without_a_core_s(server).values())
 
 
 def take(server: Server) -> Take:
@@ -166,6 +177,7 @@ def take(server: Server) -> Take:
     sent: dict[int, float] = {}
     name = "e2e_latency_seconds"
     before = metric(server, f"{name}_sum", source="ws"), metric(server, f"{name}_count", source="ws")
+    waited = starved_s(server)
     with stream(server, keyframe_hz=4, lookahead_ms=0, timestamps="prefix", score_threshold=0.99) as client:
         client.first("ready")
         for n in range(100):
@@ -176,16 +188,18 @@ def take(server: Server) -> Take:
             sent[pts] = time.monotonic()
             client.picture(jpeg(n % 100), start + pts)
         summary = client.stop()
+    starved = max(0.0, starved_s(server) - waited)
     results = client.of("result")
     latencies = [r["at"] - sent[min(p for p in sent if p >= r["pts_us"])] for r in results]
     after = metric(server, f"{name}_sum", source="ws"), metric(server, f"{name}_count", source="ws")
     assert after[1] - before[1] == len(results) == summary["ok"]
-    assert len(results) >= 40
+    assert len(results) + 4 * starved >= 40
     server_mean = (after[0] - before[0]) / (after[1] - before[1])
     told = [(r["sent_at_us"] - r["received_at_us"]) / 1e6 for r in results]
     assert abs(statistics.fmean(told) - server_mean) < max(0.1 * server_mean, 0.005)
     ages = [r["sent_at_us"] / 1e6 - start / 1e6 - r["pts_us"] / 1e6 for r in results]
-    return Take(statistics.median(latencies), statistics.median(told), statistics.median(ages))
+    medians = [statistics.median(seconds) for seconds in (latencies, told, ages)]
+    return Take(*medians, starved / len(results))
 
 
 def test_what_the_client_sees_is_what_the_metric_says(server: Server) -> None:
@@ -193,6 +207,7 @@ def test_what_the_client_sees_is_what_the_metric_says(server: Server) -> None:
     takes = []
     for _ in range(3):
         takes.append(found := take(server))
-        if abs(found.clients - found.told) < max(0.1 * found.clients, 0.005) and found.age < 0.5 * 0.25:
+        apart = abs(found.clients - found.told) - found.starved
+        if apart < max(0.1 * found.clients, 0.005) and found.age - found.starved < 0.5 * 0.25:
             return
     raise AssertionError(takes)

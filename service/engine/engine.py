@@ -237,7 +237,8 @@ class Engine:
     # -- what comes of a stream's source
 
     async def opened(self, stream: Stream, message: Opened) -> None:
-        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError."""
+        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError, and CapacityError
+        where the system has no memory for it."""
         seat = self._seat_of(stream)
         model = self.models.at(seat).info
         longest = MAX_ASPECT * model.config.preprocess.short_side
@@ -247,7 +248,11 @@ class Engine:
         if width > longest or height > longest:  # its word is not to be trusted
             raise MessageError(f"an input size of {width} x {height} px, where {longest} is the longest")
         stream.clip_size = model.padded(width, height)
-        ring = create_ring(ring_shape(model.window, width, height))
+        try:
+            ring = create_ring(ring_shape(model.window, width, height))
+        except OSError as error:
+            why = f"there is no memory for its frames ({error.strerror}); try again later"
+            raise CapacityError("capacity", why) from None
         stream.open(message.width, message.height, ring, message.rate)
         await seat.attach(stream)
 

@@ -187,6 +187,11 @@ class DecodedSource(ABC):
                 log.error("decoder %d breaks the protocol: %s", link.pid, error, extra=told)
                 self._fail("broke its decoder")
                 goes_on = False
+            except CapacityError as error:
+                log.error("stream %d does not open: %s", context.stream.id, error)
+                context.counts.cut("decoder")
+                context.fail(error)
+                goes_on = False
         self._picture_wanted.set()  # whoever waits to hand one over waits no longer
         self._context.changed()
         self._context.engine.wake()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,11 @@ from typing import Any
 import pytest
 from faulty_decoder import FAULTS, PICTURES_FAULTS, module_of
 from in_process import running_engine
-from posting import made_video, post, problem
+from posting import conserved, made_video, post, problem
 from serving import Server, running_server
 from ws_client import jpeg, stream
 
-from stmixer.service.errors import InputError
+from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
@@ -69,6 +71,33 @@ def test_what_no_decoder_may_say_ends_its_stream_in_words(
     assert summary["received"] == summary["sampled"] + summary["not_sampled"] + sum(summary["dropped"].values())
     assert summary["pending"] == summary["ok"] == 0
     assert summary["keyframes_due"] == summary["error"] + summary["cancelled"]
+
+
+@pytest.mark.parametrize("kind", ["upload", "pictures", "container"])
+def test_a_stream_for_which_there_is_no_memory_is_told_so(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor descriptor, nor room in a file: whatever the system says, it is no fault of ours."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def refused(_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("stmixer.service.engine.engine.create_ring", refused)
+
+    async def talk() -> dict[str, Any]:
+        async with running_engine(decoder_module=module_of("opens", tmp_path)) as running:
+            async with running.session("all" if kind == "upload" else "latest", DetectOptions()) as session:
+                await begin(session, kind)
+                with pytest.raises(CapacityError, match=r"no memory for its frames .Too many open files") as raised:
+                    await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)
+                assert (raised.value.code, raised.value.status) == ("capacity", 503)
+            assert not running.engine.streams
+            return session.summary().model_dump()
+
+    conserved(asyncio.run(talk()))
+    (line,) = [record for record in caplog.records if record.name == "stmixer.source"]
+    assert line.exc_info is None
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,7 @@ class Engine:
     # -- what comes of a stream's source
 
     async def opened(self, stream: Stream, message: Opened) -> None:
-        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError, and CapacityError
+        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError; CapacityError
         where the system has no memory for it."""
         seat = self._seat_of(stream)
         model = self.models.at(seat).info

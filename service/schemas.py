@@ -266,23 +266,25 @@ class RunningStreams(Wire):
 
 
 class Token(Wire):
-    """``POST /v1/tokens``: opens events and pictures of pulled streams, as ``?token=``, until it has expired."""
+    """``POST /v1/tokens``: opens events and pictures of pulled streams until it has expired, in the cookie that comes
+    with it or, unless that is refused, as ``?token=``."""
 
     token: str
     expires_in_s: float
 
 
 TOKEN_PATH = (
-    r"/v1/streams/\d{1,18}/(events|snapshot\.jpg|preview\.mjpg)|/v1/events/[\w-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
+    r"/v1/streams/[0-9]{1,18}/(events|snapshot\.jpg|preview\.mjpg)|"
+    r"/v1/events/[A-Za-z0-9_-]{1,64}/(clip\.mp4|thumbnail\.jpg)"
 )
-"""Where a token may stand in the address for a key: what a page has fetched by an element."""
+"""Where a token may stand for a key: what a page has fetched by an element."""
 
 
 class TokenOrder(Wire):
-    """``POST /v1/tokens``. ``path``: the one address that it is to open, without the prefix of a proxy; where none is
-    named it opens all such addresses that the key does."""
+    """``POST /v1/tokens``. ``path``: the one address that it is to open, and in whose cookie it comes, as a page sees
+    it or without the prefix of a proxy; where none is named it opens all such addresses that the key does."""
 
-    path: str | None = Field(None, pattern=f"^({TOKEN_PATH})$")
+    path: str | None = Field(None, max_length=1024, pattern=f"^(/[A-Za-z0-9._~%-]+)*({TOKEN_PATH})$")
 
 
 class DrawProgress(Wire):

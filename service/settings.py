@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     )
     keys: Path | None = Field(None, description="file of `stmixer keys`; every request then needs one")
     allow_anonymous: bool = Field(False, description="serve beyond this machine without keys")
+    refuse_url_tokens: bool = Field(False, description="tokens count in their cookies alone, not in addresses")
     allowed_hosts: str = Field(
         "", description="names it is reached by, with commas, besides addresses and this machine's own"
     )

@@ -86,7 +86,7 @@ PICTURES_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {
     "drops more than it was sent": say(OPENED, FramesDropped("corrupt", 9, told=False)),
 }
 """The same, of a decoder of pictures."""
-SILENT_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {"no answer": say()}
+SILENT_FAULTS: dict[str, Callable[[Channel, socket.socket], None]] = {"no answer": say(), "opens": say(OPENED)}
 """Nothing that it may not say, and nothing else."""
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 import socket
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -32,6 +30,7 @@ from stmixer.service.api import (
     pulled,
     stream_ws,
     teach,
+    tokens,
 )
 from stmixer.service.api.entrance import FORWARDED_HOSTS, Entrance, HeadAsGet, is_address, route_path
 from stmixer.service.api.manual import manual
@@ -41,7 +40,6 @@ from stmixer.service.api.senders import Senders
 from stmixer.service.api.service import Service
 from stmixer.service.errors import AccessError, StmixerError
 from stmixer.service.key_file import Scope as KeyScope
-from stmixer.service.schemas import TOKEN_PATH
 from stmixer.service.settings import Settings
 
 WEB = Path(__file__).parents[1] / "web"
@@ -52,7 +50,6 @@ HTTP it only says that it wants a WebSocket."""
 PUBLIC_FOLDER = "/web/"
 SCOPES: dict[str, KeyScope] = {"/v1/detect": "detect", "/v1/draw": "detect", "/metrics": "admin", "/v1/status": "admin"}
 """What a key needs besides being known; elsewhere any key will do, but for lessons (`teach.needs_admin`)."""
-_TOKEN_PATH = re.compile(TOKEN_PATH)
 REVALIDATED = {"Cache-Control": "no-cache"}
 """Of the page and its files, which are no secret: a browser keeps them, and asks whether they are still the same."""
 _PORTS = {"http": "80", "https": "443"}
@@ -177,18 +174,12 @@ class Gate:
         path, headers = route_path(scope), dict(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return
-        access, token = self._service.access, _token(scope, path)
+        access = self._service.access
+        token = tokens.token_of(scope, path, in_addresses=not self._service.settings.refuse_url_tokens)
         caller = access.caller(bearer(headers)) if token is None else access.caller_of_token(token, path)
         caller.allow("admin" if teach.needs_admin(path) else SCOPES.get(path))
         caller.spend_request()
         scope.setdefault("state", {})["caller"] = caller
-
-
-def _token(scope: Scope, path: str) -> str | None:
-    """What stands for a key in the address, where that is one for which browsers send no header."""
-    if not _TOKEN_PATH.fullmatch(path) or b"authorization" in dict(scope["headers"]):
-        return None
-    return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("token", [])), None)
 
 
 async def _refuse_handshake(reason: str, send: Send) -> None:

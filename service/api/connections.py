@@ -17,7 +17,7 @@ from stmixer.service.api.doorway import Doing, Doorway
 from stmixer.service.api.paced import PacedReading, Timed
 from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.security_headers import security_headers
-from stmixer.service.api.senders import CONNECTION_S, STREAM_S, Bill, Senders
+from stmixer.service.api.senders import CONNECTION_S, SENDER, Bill, Senders, SentStream
 
 HEAD_S = 10.0
 """How long the head of a request may take to come."""
@@ -145,6 +145,8 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
         """The application, whose steps count."""
         sender = self._paced.sender
         bill = None if sender is None else Bill(sender)
+        if sender is not None:
+            scope["state"][SENDER] = sender
 
         def spend(seconds: float) -> None:
             self._paced.spend(seconds)
@@ -179,7 +181,8 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     LAST_WORDS_S = 2.0
     _joined: bytearray | None = None
-    _live = _hung_up = False
+    _live: SentStream | None = None
+    _hung_up = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Whatever a handshake is answered has the headers of every answer."""
@@ -196,8 +199,8 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._paced.when_lost()
-        if self._live and self._paced.sender is not None:
-            self._paced.sender.streams -= 1
+        if self._live is not None:
+            self._live.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -232,10 +235,8 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
     def _begin(self, *, live: bool = False) -> None:
         """It has been asked for something; ``live``: for a stream of its own."""
         self._paced.streaming = True
-        if live and not self._live and self._paced.sender is not None:
-            self._live = True
-            self._paced.sender.streams += 1
-            self._paced.sender.spend(STREAM_S)
+        if live and self._live is None and self._paced.sender is not None:
+            self._live = SentStream(self._paced.sender)
 
     def handle_cont(self, event: Frame) -> None:
         """A further piece of a message. In one place: of small pieces a list takes many times their bytes."""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from stmixer.service.access import Caller
 from stmixer.service.api import problems
 from stmixer.service.api.answers import MP4, OwningResponse, disconnected, drawn, sent_file, until_disconnect
+from stmixer.service.api.senders import count_decoder
 from stmixer.service.api.service import Service
 from stmixer.service.api.uploads import received_file, storage_errors, write_all
 from stmixer.service.errors import InputError
@@ -170,6 +171,7 @@ async def _mp4(
             await asyncio.to_thread(write_all, drawing, keyframe_line(drawn(result)))
     _check_connected(session)
     session.caller.check()
+    count_decoder(request.scope)  # another one draws
     trained = service.engine.models.of(session.stream).info.trained
     with session.interruptible():
         copy = render(

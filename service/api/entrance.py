@@ -20,7 +20,8 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stmixer.service.api.paced import Timed
-from stmixer.service.api.senders import Bill, Senders
+from stmixer.service.api.protocol import HAS_BEGUN
+from stmixer.service.api.senders import SENDER, Bill, Sender, Senders, SentStream
 
 Headers = list[tuple[bytes, bytes]]
 FORWARDED_HOSTS = "forwarded_hosts"
@@ -75,8 +76,13 @@ class Entrance:
         if sender is None:
             await self._app(scope, receive, send)
             return
+        streams = _note_sender(scope, sender)
         await sender.turn()
-        await Timed(cast(Coroutine[Any, Any, None], self._app(scope, receive, send)), Bill(sender).add)
+        try:
+            await Timed(cast(Coroutine[Any, Any, None], self._app(scope, receive, send)), Bill(sender).add)
+        finally:
+            for stream in streams:
+                stream.end()
 
     def _take_forwarded(self, scope: Scope) -> None:
         """What a trusted proxy says of whoever asked it."""
@@ -91,6 +97,21 @@ class Entrance:
             scope["client"] = (strangers[-1] if strangers else hops[0], 0)
         hosts = tuple(host.lower() for host in _all(headers, b"x-forwarded-host"))
         scope["state"] = {**scope.get("state", {}), FORWARDED_HOSTS: hosts}
+
+
+def _note_sender(scope: Scope, sender: Sender) -> list[SentStream]:
+    """Leave whose request it is in its state; the live stream that it becomes, as soon as it does."""
+    state, streams = {**scope.get("state", {}), SENDER: sender}, list[SentStream]()
+    if (begun := state.get(HAS_BEGUN)) is not None:
+
+        def begin(*, live: bool = False) -> None:
+            begun(live=live)
+            if live and not streams:
+                streams.append(SentStream(sender))
+
+        state[HAS_BEGUN] = begin
+    scope["state"] = state
+    return streams
 
 
 class HeadAsGet:

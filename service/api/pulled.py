@@ -13,7 +13,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stmixer.service.access import TOKEN_S, Caller
 from stmixer.service.api import problems
+from stmixer.service.api.senders import count_decoder
 from stmixer.service.api.service import Service
+from stmixer.service.api.tokens import route_of, set_cookie
 from stmixer.service.errors import InputError
 from stmixer.service.schemas import PullOrder, RunningStream, Token, TokenOrder
 from stmixer.service.sessions.backlog import Missing, Said
@@ -44,12 +46,15 @@ ONE = "/v1/streams/{stream_id:stream}"
 
 
 @router.post("/v1/tokens", status_code=201, responses=problems.problems_of(401, 403, 422, 429))
-async def token(request: Request, order: TokenOrder | None = None) -> Token:
-    """What stands for the key in the address of events and pictures, for those who can send no header."""
+async def token(request: Request, response: Response, order: TokenOrder | None = None) -> Token:
+    """What stands for the key of those who can send no header: of events and pictures. With ``path`` a cookie, too."""
     request.state.caller.allow("stream")
     service: Service = request.app.state.service
-    path = None if order is None else order.path
-    return Token(token=service.access.token(request.state.caller, path), expires_in_s=TOKEN_S)
+    place = None if order is None else order.path
+    made = service.access.token(request.state.caller, None if place is None else route_of(place))
+    if place is not None:
+        set_cookie(response, request.scope, made, place)
+    return Token(token=made, expires_in_s=TOKEN_S)
 
 
 @router.post(
@@ -64,6 +69,7 @@ async def begin(request: Request, order: PullOrder) -> Response:
     caller: Caller = request.state.caller
     caller.allow("stream")
     stream = await service.begin_pulled(caller, order)
+    count_decoder(request.scope)
     root = request.scope.get("root_path", "")
     headers = {"Location": f"{root}/v1/streams/{stream.id}"}
     return JSONResponse(stream.model_dump(mode="json"), 201, headers)

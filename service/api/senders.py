@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Container
 from weakref import WeakValueDictionary
 
+from starlette.types import Scope
+
 from stmixer.service.api.doorway import place_of
 from stmixer.service.sources.allowance import BURST_S, PIECE_S, Allowance
 
@@ -27,7 +29,10 @@ MOST_OF_AN_ANSWER_S = BURST_S
 CONNECTION_S = 200e-6
 """What a connection counts before it has asked anything."""
 STREAM_S = 0.015
-"""What a live stream's start counts besides its own steps: its decoder process takes 13 ms of CPU to make."""
+"""What a live stream's start counts besides its own steps: its decoder process takes 13 ms of CPU to make. So does an
+upload's."""
+SENDER = "sender"
+"""In a scope's state: the ``Sender`` whose request it is; not there where nobody's counts."""
 MOST_KNOWN = 4096
 """Addresses that are remembered after their connections have gone."""
 LIVE_SEEN_S = 0.25
@@ -92,6 +97,28 @@ class Bill:
         self._left_s -= counted
         if counted > 0:
             self._sender.spend(counted)
+
+
+class SentStream:
+    """A live stream that a sender has begun, until ``end``."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender: Sender | None = sender
+        sender.streams += 1
+        sender.spend(STREAM_S)
+
+    def end(self) -> None:
+        """It has left; once, however often that is said."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.streams -= 1
+
+
+def count_decoder(scope: Scope) -> None:
+    """A request has a decoder made for it, which counts for its sender: what comes from there next waits for it."""
+    sender: Sender | None = scope.get("state", {}).get(SENDER)
+    if sender is not None:
+        sender.spend(STREAM_S)
 
 
 class Senders:

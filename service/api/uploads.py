@@ -21,6 +21,7 @@ from fastapi import Request
 
 from stmixer.service.access import Caller
 from stmixer.service.api.multipart import FormReader
+from stmixer.service.api.senders import count_decoder
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError, no_room
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
@@ -237,7 +238,9 @@ async def received_file(
         if form is not None:
             form.finish()
         upload.whole = True
-        yield _checked(file), {} if form is None else form.fields
+        whole = _checked(file)
+        count_decoder(request.scope)
+        yield whole, {} if form is None else form.fields
 
 
 def write_all(file: BinaryIO, chunk: bytes) -> None:

@@ -19,6 +19,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from stmixer.service.cluster.choice import Asked, Room, asked_of, ranked
 from stmixer.service.cluster.coordinator import NAMESPACE, name_of
+from stmixer.service.cluster.owners import Owners
 from stmixer.service.cluster.taking import tell
 
 STATS_S = 1.0
@@ -38,6 +39,7 @@ class StreamRouter(RequestRouter):
         """As Serve asks; there are no options."""
         self._sent = {}
         self._coordinator: Any = None
+        self._owners = Owners(self._owner)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -47,7 +49,7 @@ class StreamRouter(RequestRouter):
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True  # else Serve asks again at once, and again
             asked = self._asked(pending_request)
-        named = asked.replica if asked.stream is None else await self._owner(asked.stream)
+        named = asked.replica if asked.stream is None else await self._owners.of(asked.stream)
         by_id = {replica.replica_id: replica for replica in candidate_replicas}
         ids = ranked({name: self._room(replica) for name, replica in by_id.items()}, random.random)
         ids.sort(key=lambda name: name.unique_id != named)  # where it is gone any other says so

@@ -237,10 +237,8 @@ class Engine:
     # -- what comes of a stream's source
 
     async def opened(self, stream: Stream, message: Opened) -> None:
-        """A source's first frame: make the stream's ring and have workers read it.
-
-        Raises MessageError; CapacityError where the system gives no memory for a ring.
-        """
+        """A source's first frame: make the stream's ring and have workers read it. Raises MessageError; CapacityError
+        where the system has no memory for it."""
         seat = self._seat_of(stream)
         model = self.models.at(seat).info
         longest = MAX_ASPECT * model.config.preprocess.short_side
@@ -253,7 +251,7 @@ class Engine:
         try:
             ring = create_ring(ring_shape(model.window, width, height))
         except OSError as error:
-            why = f"there is no memory for a stream's pictures ({error.strerror}); try again later"
+            why = f"there is no memory for its frames ({error.strerror}); try again later"
             raise CapacityError("capacity", why) from None
         stream.open(message.width, message.height, ring, message.rate)
         await seat.attach(stream)

@@ -9,6 +9,9 @@ from stmixer.service.engine.cost import KeyframeCost
 from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.engine.turns import Turns
 
+ENOUGH = 2
+"""Batches of a stream's keyframes that are looked at: one may be of suspects alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -38,7 +41,8 @@ class Scheduler:
         """
         queues = list[tuple[float, float, int, list[Pending]]]()
         for number, stream in enumerate(streams):
-            queue = [p for p in stream.ready() if with_suspects or not p.attempts]
+            ready = stream.ready(ENOUGH * self.max_batch)
+            queue = [p for p in ready if with_suspects or not p.attempts]
             if queue:
                 queues.append((stream.served_at, queue[0].ready_at, number, queue))
         queues.sort()

@@ -12,6 +12,7 @@ Whoever drives it, the engine or the offline one, calls what changes a keyframe;
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -162,31 +163,40 @@ class Stream:
             skipped = self._bring_up_to(pts_us, before_us, received_at)
         newest, live = None, self.policy == "latest"
         served = self.schedule.grid.first_served(pts_us)
-        for pending in self._in_order:
-            if pending.state == "early":
-                keyframe = pending.keyframe
-                if pts_us < keyframe.due_pts_us if live else served <= keyframe.indices[-1]:
-                    break  # where nothing is skipped: a later frame may still change the window
-                pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
-                newest = pending
+        for pending in self._early():
+            keyframe = pending.keyframe
+            if pts_us < keyframe.due_pts_us if live else served <= keyframe.indices[-1]:
+                break  # where nothing is skipped: a later frame may still change the window
+            pending.state, pending.frame_at, pending.ready_at = "ready", received_at, now
+            newest = pending
         if newest is not None and live:
             for older in [p for p in self._in_order if p.state == "ready" and p.attempts == 0 and p is not newest]:
                 self.settle(older, "superseded")
         return skipped
 
+    def _early(self) -> list[Pending]:
+        """Those that wait for their look-ahead, oldest first: they are the last in line, before which may be many."""
+        early = itertools.takewhile(lambda pending: pending.state == "early", reversed(self._in_order))
+        return list(early)[::-1]
+
     def _bring_up_to(self, pts_us: int, before_us: int, received_at: float) -> int:
         """Keyframes up to a frame come into being. Returns how many it jumped over: at constant cost, however many.
 
         Live those are all complete ones but the newest; where nothing is skipped, those for which the frame before this
-        one, at ``before_us`` (-1 where there is none), would have to stand for too long.
+        one, at ``before_us`` (-1 where there is none), would have to stand for too long. Of frames that are told of and
+        never written (broken pictures) none stands for longer than that either.
         """
         keyframe, skipped, schedule = self._next, 0, self.schedule
         assert keyframe is not None
         first = behind = keyframe.seq  # jumped over: first <= seq < behind
         if self.policy == "latest":
             behind = schedule.last_at(pts_us - schedule.lookahead_us)
-        elif pts_us - max(before_us, 0) > LONGEST_STILL_US:  # what was at t = 0 may have been broken
-            first, behind = schedule.last_at(max(before_us, 0) + LONGEST_STILL_US) + 1, schedule.last_at(pts_us - 1) + 1
+        else:
+            written_us = 0 if self.newest is None else self.newest.pts_us  # what was at t = 0 may have been broken
+            since_us = min(max(before_us, 0), written_us + LONGEST_STILL_US)
+            if pts_us - since_us > LONGEST_STILL_US:
+                shown_us = pts_us if since_us < before_us else pts_us - 1  # a keyframe of its moment shows this one
+                first, behind = schedule.last_at(since_us + LONGEST_STILL_US) + 1, schedule.last_at(shown_us) + 1
         while keyframe.pts_us <= pts_us:
             if first <= keyframe.seq < behind:
                 skipped = behind - keyframe.seq
@@ -228,13 +238,14 @@ class Stream:
 
     # -- keyframes out
 
-    def ready(self) -> list[Pending]:
+    def ready(self, most: int | None = None) -> list[Pending]:
         """The keyframes that could run now, oldest first; none before the first sample is written, nor while the
-        subscriber is too far behind.
+        subscriber is too far behind. ``most``: so many are enough of a stream that loses nothing.
         """
         if self.newest is None or (self.policy == "all" and self.undelivered >= MAX_UNDELIVERED):
             return []
-        ready = [p for p in self._in_order if p.state == "ready"]
+        found = (p for p in self._in_order if p.state == "ready")
+        ready = list(itertools.islice(found, most if self.policy == "all" else None))
         if self.bank is None:
             return ready
         # a keyframe's window holds the entry of the one before: one is in flight at a time

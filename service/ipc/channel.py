@@ -19,6 +19,8 @@ from stmixer.service.ipc.messages import Corridor, MessageError, encode
 
 _LENGTHS = struct.Struct("<II")
 _MAX_FDS = 4
+AT_ONCE = 16
+"""Messages that are there already, after which others have a turn: a child may say more than its parent can hear."""
 
 
 class ChannelError(Exception):
@@ -94,12 +96,16 @@ class Channel:
 
 
 class AsyncChannel:
-    """The API process's end: never blocks the event loop. ``incoming``: the messages that may arrive at it."""
+    """The API process's end: never blocks the event loop. ``incoming``: the messages that may arrive at it.
+
+    ``waited``: whether others have had a turn before the message that was received last.
+    """
 
     def __init__(self, sock: socket.socket, incoming: Corridor) -> None:
         sock.setblocking(False)
         self._sock, self._incoming = sock, incoming
         self._sending = asyncio.Lock()
+        self.waited, self._at_once = False, 0
         self._come = bytearray()
         """Of a message that is not whole yet."""
 
@@ -121,6 +127,10 @@ class AsyncChannel:
     async def receive(self) -> Received | None:
         """The next message; None once the child has closed. Whoever is cancelled in the middle of one has lost nothing:
         the next call goes on there."""
+        self.waited, self._at_once = False, self._at_once + 1
+        if self._at_once > AT_ONCE:
+            self.waited, self._at_once = True, 1
+            await asyncio.sleep(0)
         try:
             if not await self._fill(_LENGTHS.size):
                 return None
@@ -170,6 +180,7 @@ class AsyncChannel:
             try:
                 got = self._sock.recv(count - len(self._come))
             except BlockingIOError:
+                self.waited, self._at_once = True, 1
                 await self._readable()
                 continue
             if not got:

@@ -47,10 +47,10 @@ class LoopShare:
         self._clock, self._allowance = clock, Allowance(clock) if allowance is None else allowance
         self._at, self._spent_s = clock(), 0.0
 
-    def begin(self) -> None:
-        """A chunk has come: until here was waiting."""
+    def begin(self, chunk_s: float = CHUNK_S) -> None:
+        """A chunk has come: until here was waiting. ``chunk_s``: what it took before it was handed on."""
         self._at = self._clock()
-        self._spent_s += CHUNK_S
+        self._spent_s += chunk_s
 
     async def let_others(self) -> None:
         """A piece is done; rests where the share is used up."""

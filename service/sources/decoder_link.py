@@ -37,6 +37,7 @@ from stmixer.service.ipc.messages import (
 )
 from stmixer.service.sources.clip_desk import ClipDesk, WantedClip
 from stmixer.service.sources.context import SourceContext
+from stmixer.service.sources.hearing import Hearing
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 log = logging.getLogger("stmixer.clips")
@@ -80,6 +81,7 @@ class DecoderLink:
         self._ended = self._listening = False
         self._sending = 0
         self._heard = 0
+        self._hearing = Hearing(decoder.channel)
         self._given_up: str | None = None
         self._kept_s = 0.0
         self._asked: deque[WantedClip] = deque()
@@ -202,8 +204,9 @@ class DecoderLink:
         raise DecoderDied(how, said=self._decoder.last_words())
 
     async def _next(self) -> Received | None:
+        await self._hearing.rest()
         self._listening = True
-        received = await self._decoder.channel.receive()
+        received = await self._hearing.next()
         self._listening, self._heard = False, self._heard + 1
         return received
 

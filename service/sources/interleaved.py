@@ -14,6 +14,7 @@ MOST_HEAD = 64 * 1024
 """Bytes of a message without its body."""
 MOST_BODY = 1 << 20
 _END = b"\r\n\r\n"
+_BLANK = re.compile(rb"\s+")
 _LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,9})[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(rb"^cseq:[ \t]*(\d{1,10})[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
 _TRANSPORT = re.compile(rb"^transport:[^\r\n]*", re.IGNORECASE | re.MULTILINE)
@@ -126,7 +127,7 @@ class Interleaved:
             self._whole, self._looked = None, 0
             if whole[0] == _PACKET:
                 yield Packet(whole[1], whole[4:])
-            elif whole.strip():
+            elif not whole.isspace():
                 yield Message(whole)
 
     def _size(self) -> int | None:
@@ -139,8 +140,8 @@ class Interleaved:
         held = self._held
         if held[0] == _PACKET:
             return 4 + int.from_bytes(held[2:4]) if len(held) >= 4 else None
-        if held[0] in b"\r\n":  # some put empty lines between messages
-            return 1
+        if (blank := _BLANK.match(held)) is not None:  # some put empty lines between messages; thousands are one piece
+            return blank.end()
         end = held.find(_END, max(0, self._looked - len(_END) + 1), MOST_HEAD)
         self._looked = len(held)
         if end < 0:

@@ -36,11 +36,10 @@ class JpegParts:
         self._looked = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The parts that these bytes complete. Raises Trouble for what is no such answer."""
+        """The parts that these bytes complete, empty ones too. Raises Trouble for what is no such answer."""
         self._held += data
         while (part := self._next()) is not None:
-            if part:
-                yield part
+            yield part
         if len(self._held) > self._most + MOST_HEAD:
             raise Trouble("too_large", f"a picture has more than {self._most} bytes")
 

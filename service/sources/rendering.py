@@ -19,6 +19,7 @@ from stmixer.service.ipc.messages import DrawnTo, NotStored, Render, Rendered, S
 from stmixer.service.metrics import Metrics
 from stmixer.service.settings import Settings
 from stmixer.service.sources.decoder_pool import DecoderPool
+from stmixer.service.sources.hearing import Hearing
 from stmixer.service.sources.patience import STUCK_S, State, until_given_up
 
 log = logging.getLogger("stmixer.rendering")
@@ -49,7 +50,7 @@ async def render(
     limits = Limits(settings.max_width, settings.max_height, settings.max_duration_s)
     order = Render(trained, limits, CPU_PER_SECOND * settings.max_duration_s)
     decoder = await pool.acquire()
-    clean, drawn_us = False, 0
+    hearing, clean, drawn_us = Hearing(decoder.channel), False, 0
 
     def come_to() -> tuple[int, int, int, int]:
         read, written = (os.lseek(fd, 0, os.SEEK_CUR) for fd in (source_fd, target_fd))
@@ -58,9 +59,10 @@ async def render(
     looking = asyncio.create_task(_given_up(decoder, come_to))
     try:
         await decoder.channel.send(order, fds=[source_fd, target_fd, drawing_fd])
-        while (received := await decoder.channel.receive()) is not None and isinstance(received.message, DrawnTo):
+        while (received := await hearing.next()) is not None and isinstance(received.message, DrawnTo):
             drawn_us, of_us = received.message.done_us, received.message.of_us
             progress(drawn_us / 1e6, None if of_us is None else of_us / 1e6)
+            await hearing.rest()
         if received is None:
             stuck = looking.done()
             metrics.decoders_lost.labels("stuck" if stuck else "exit").inc()

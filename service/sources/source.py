@@ -188,6 +188,7 @@ class DecodedSource(ABC):
                 self._fail("broke its decoder")
                 goes_on = False
             except CapacityError as error:
+                log.error("stream %d does not open: %s", context.stream.id, error)
                 context.counts.cut("decoder")
                 context.fail(error)
                 goes_on = False

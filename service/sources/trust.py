@@ -40,6 +40,7 @@ class Trust:
 @functools.cache
 def _context(trust: Trust, _: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    context.options |= ssl.OP_NO_RENEGOTIATION  # which costs time of the loop, as often as a camera likes
     if trust.ca_file is not None:
         context.load_verify_locations(trust.ca_file)
     if not trust.verify:

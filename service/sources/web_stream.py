@@ -59,8 +59,9 @@ class WebSource:
                 async for data in answer.aiter_raw():
                     share.begin()
                     for picture in parts.feed(data):
-                        await source.take(picture)  # the newest wins: it waits for nothing
-                        await share.let_others()
+                        if picture:
+                            await source.take(picture)  # the newest wins: it waits for nothing
+                        await share.let_others()  # of empty parts, too: there may be thousands in a chunk
                     await share.let_others()
             raise Trouble("ended", "the server ended the stream")
         except httpx.HTTPError as error:

@@ -112,17 +112,15 @@ export const removeStream = (id) => got(`v1/streams/${id}`, { method: "DELETE" }
 /** What one looks like now, boxes drawn, as a Blob. Raises Refused. */
 export const snapshot = (id) => taken(`v1/streams/${id}/snapshot.jpg`, (answer) => answer.blob());
 
-/** What an element may fetch by itself: it sends no header, so a token stands for the key, at that address alone. Raises Refused. */
-async function withToken(path) {
+/** What an element may fetch by itself: it sends no header, so a cookie of that address alone stands for the key, which no script sees. Raises Refused. */
+async function letIn(path) {
   const url = address(path);
-  if (!hasKey()) return url;
-  const order = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ path: `/${path}` }) };
-  url.searchParams.set("token", await taken("v1/tokens", async (answer) => (await answer.json()).token, order));
+  if (hasKey()) await got("v1/tokens", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ path: url.pathname }) });
   return url;
 }
 
 /** What an <img> shows as a picture that moves. Raises Refused. */
-export const previewAddress = (id) => withToken(`v1/streams/${id}/preview.mjpg`);
+export const previewAddress = (id) => letIn(`v1/streams/${id}/preview.mjpg`);
 
 /** The newest events, of one stream where its name is given, and whether clips of such are kept: {events, clips} as GET /v1/events has them. Raises Refused. */
 export const pastEvents = (limit, stream = null) =>

@@ -170,5 +170,9 @@ def test_a_key_is_asked_for_and_shows_its_own_streams(
         wait_for(page, f"{PICTURES} === 1")
         page.get_by_role("button", name="Open mine large").click()
         picture = page.locator("#large-picture")
-        expect(picture).to_have_attribute("src", re.compile(r"/preview\.mjpg\?token="), timeout=PATIENCE_MS)
+        expect(picture).to_have_attribute("src", re.compile(r"/preview\.mjpg$"), timeout=PATIENCE_MS)
         wait_for(page, "document.getElementById('large-picture').naturalWidth > 0")
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        assert re.fullmatch(r"/v1/streams/\d+/preview\.mjpg", cookie["path"])
+        assert page.evaluate("document.cookie") == ""

@@ -337,9 +337,14 @@ const cases = {
     button("look").onclick();
     await pass(1999);
     assert.equal(times("POST v1/tokens"), 1);
-    answers["POST v1/tokens"] = () => new Response('{"token": "t"}');
+    const orders = [];
+    answers["POST v1/tokens"] = (body) => {
+      orders.push(JSON.parse(body));
+      return new Response('{"token": "t"}');
+    };
     await pass(1);
-    assert.equal(String(element("large-picture").src), `${MOVING}?token=t&again=2000`);
+    assert.deepEqual(orders, [{ path: "/v1/streams/7/preview.mjpg" }]); // it comes in a cookie, and stands in no address
+    assert.equal(String(element("large-picture").src), `${MOVING}?again=2000`);
     await pass(10_000);
     assert.equal(times("POST v1/tokens"), 2);
   },

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stmixer.service.ipc.channel import _LENGTHS, AsyncChannel, Channel, ChannelError, Received
+from stmixer.service.ipc.channel import _LENGTHS, AT_ONCE, AsyncChannel, Channel, ChannelError, Received
 from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, DetachRing, WorkerTells, encode
 
 BIG = b"x" * 2**22
@@ -70,6 +70,38 @@ def test_who_is_cancelled_in_the_middle_of_a_message_has_lost_nothing(turns: int
             assert heard.message == message
         theirs._sock.close()
         assert await ours.receive() is None
+
+    over_a_pair(talk)
+
+
+def test_a_child_that_always_has_something_to_say_leaves_the_loop_to_others() -> None:
+    """Nothing waits while messages are there; and who is told of a message was told whether others had a turn."""
+
+    async def talk(ours: AsyncChannel, theirs: Channel) -> None:
+        for number in range(10 * AT_ONCE):
+            theirs.send(WorkerTells(str(number)))
+        turns, waited = 0, list[bool]()
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(others())
+        for number in range(10 * AT_ONCE):
+            received = await ours.receive()
+            assert received is not None
+            assert received.message == WorkerTells(str(number))
+            waited.append(ours.waited)
+        assert turns == waited.count(True) == 9
+        listening = asyncio.create_task(ours.receive())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        theirs.send(WorkerTells("at last"))
+        assert await listening is not None
+        assert ours.waited
+        other.cancel()
 
     over_a_pair(talk)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +12,8 @@ from test_stream import WINDOW, Camera
 
 from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.keyframes import Keyframe, KeyframeSchedule
-from stmixer.service.engine.stream import LONGEST_STILL_US, Policy
+from stmixer.service.engine.scheduler import Scheduler
+from stmixer.service.engine.stream import LONGEST_STILL_US, Pending, Policy
 from stmixer.service.ipc.messages import Frames
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import FrameSize, Result, Timings
@@ -162,9 +165,57 @@ def test_a_slow_stream_has_no_gaps() -> None:
     camera = Camera("all", hz=1.0)
     camera.stream._timeline._intervals.clear()  # type: ignore[union-attr]
     for pts_us in range(0, 50_000_000, 5_000_000):
-        assert camera.stream.note_frame(pts_us, 0.0, 0.0) == 0
-    assert camera.stream.summary.keyframes_due == 46
+        assert camera.send(pts_us)
+    assert (camera.stream.summary.keyframes_due, camera.stream.summary.superseded) == (46, 0)
     assert LONGEST_STILL_US > 5_000_000
+
+
+@pytest.mark.parametrize("written", [0, 1, 20])
+def test_frames_that_are_never_written_bring_no_keyframes_without_end(created: list[int], written: int) -> None:
+    """Of broken pictures, or as a decoder says that was taken over: ten seconds apart, each would stand for them."""
+    camera = Camera("all", hz=30.0)
+    for number in range(written + 1):  # the last one is not written before the next one comes
+        assert camera.send(number * 100_000)
+    created.clear()
+    moments = [written * 100_000 + k * LONGEST_STILL_US for k in range(1, 200)]
+    for pts_us in moments:
+        camera.stream.note_frame(pts_us, 60.0, 60.0)
+    summary = camera.stream.snapshot()
+    assert summary.pending <= 2 * LONGEST_STILL_US / 1e6 * 30 + written * 3 + 2
+    assert len(created) <= summary.pending + len(moments) + 1
+    assert summary.keyframes_due == moments[-1] * 30 // 1_000_000 + 1 == summary.superseded + summary.pending
+
+
+class Looked(deque[Pending]):
+    """A line that counts who is looked at."""
+
+    at = 0
+
+    def __iter__(self) -> Iterator[Pending]:
+        for pending in super().__iter__():
+            Looked.at += 1
+            yield pending
+
+    def __reversed__(self) -> Iterator[Pending]:
+        for pending in super().__reversed__():
+            Looked.at += 1
+            yield pending
+
+
+def test_many_that_wait_cost_no_frame_and_no_round_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few pictures, ten seconds apart, leave thousands of keyframes of a stream that loses none."""
+    camera, scheduler = Camera("all", hz=30.0, lookahead_ms=0.0), Scheduler(8, 0.0)
+    for number in range(10):
+        assert camera.send(number * LONGEST_STILL_US)
+    camera.stream._in_order = Looked(camera.stream._in_order)
+    assert len(camera.stream._in_order) > 2000
+    monkeypatch.setattr(Looked, "at", 0)
+    camera.stream.note_frame(9 * LONGEST_STILL_US + 1, 90.0, 90.0)
+    assert Looked.at <= 310, "those of the last picture wait for what comes after it"
+    monkeypatch.setattr(Looked, "at", 0)
+    choice = scheduler.choose([camera.stream], 100.0)
+    assert [pending.keyframe.seq for pending in choice.batch] == list(range(8))
+    assert Looked.at <= 17
 
 
 @pytest.mark.parametrize("policy", ["latest", "all"])

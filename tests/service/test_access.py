@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket as sockets
@@ -306,6 +307,27 @@ def test_requests_are_counted_by_the_minute() -> None:
     now += 30
     assert budget.spend(1) == 0
     assert Budget(None, lambda: 0.0).spend(1e9) == 0
+
+
+def test_a_request_too_many_is_refused(tmp_path: Path) -> None:
+    secret = add_key(tmp_path / "keys.json", "thrifty", requests_per_minute=2)
+    other = add_key(tmp_path / "keys.json", "other")
+    access = Access(tmp_path / "keys.json", clock=lambda: 0.0)
+    transport = httpx.ASGITransport(create_app(Service(Settings(keys=tmp_path / "keys.json"), access=access)))
+
+    async def use() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def asked(key: str) -> httpx.Response:
+                return await client.get("/openapi.json", headers={"Authorization": f"Bearer {key}"})
+
+            answers = [await asked(secret) for _ in range(3)]
+            assert [answer.status_code for answer in answers[:2]] == [200, 200]
+            assert "2 requests a minute" in problem(answers[-1], 429, "over_limit")
+            assert answers[-1].headers["retry-after"] == "30"
+            assert (await asked(other)).status_code == 200
+
+    asyncio.run(use())
 
 
 # -- keys as they are kept

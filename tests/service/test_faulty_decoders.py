@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from faulty_decoder import FAULTS, PICTURES_FAULTS, module_of
 from in_process import running_engine
-from posting import made_video, post, problem
+from posting import conserved, made_video, post, problem
 from serving import Server, running_server
 from ws_client import jpeg, stream
 
 from stmixer.service.errors import CapacityError, InputError
-from stmixer.service.ipc.ring import RingMemory, RingShape
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.container import ContainerSource
@@ -28,13 +27,11 @@ from stmixer.service.sources.upload import UploadSource
 UNTIL_IT_HANGS_S = 30
 
 
-async def begin(session: Session, kind: str, upload: bytes = b"") -> None:
+async def begin(session: Session, kind: str) -> None:
     """A source of this kind, with something in it."""
     match kind:
         case "upload":
             with tempfile.TemporaryFile() as file:
-                file.write(upload)
-                file.seek(0)
                 await session.open(UploadSource(session.context, file.fileno()))
         case "pictures":
             pictures = PictureSource(session.context, stamped=False)
@@ -76,32 +73,31 @@ def test_what_no_decoder_may_say_ends_its_stream_in_words(
     assert summary["keyframes_due"] == summary["error"] + summary["cancelled"]
 
 
-@pytest.mark.parametrize("kind", ["upload", "pictures"])
-def test_a_machine_without_memory_for_a_ring_says_so_and_may_be_asked_again(
-    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", ["upload", "pictures", "container"])
+def test_a_stream_for_which_there_is_no_memory_is_told_so(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def without_memory(shape: RingShape) -> RingMemory:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    """Nor descriptor, nor room in a file: whatever the system says, it is no fault of ours."""
+    monkeypatch.syspath_prepend(str(tmp_path))
 
-    async def talk() -> None:
-        async with running_engine() as running:
-            with monkeypatch.context() as patch:
-                patch.setattr("stmixer.service.engine.engine.create_ring", without_memory)
-                async with running.session("latest", DetectOptions()) as session:
-                    await begin(session, kind, made_video(128, 96, 8))
-                    with pytest.raises(CapacityError, match=r"no memory for a stream's pictures.*try again") as raised:
-                        await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)
-                    assert raised.value.code == "capacity"
-                summary = session.summary()
-                assert summary.received == summary.sampled + summary.not_sampled + sum(summary.dropped.values())
-                assert summary.pending == summary.ok == 0
-            async with running.session("all", DetectOptions()) as session:
-                await begin(session, "upload", made_video(128, 96, 8))
-                assert (await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)).seq == 0
+    def refused(_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("stmixer.service.engine.engine.create_ring", refused)
+
+    async def talk() -> dict[str, Any]:
+        async with running_engine(decoder_module=module_of("opens", tmp_path)) as running:
+            async with running.session("all" if kind == "upload" else "latest", DetectOptions()) as session:
+                await begin(session, kind)
+                with pytest.raises(CapacityError, match=r"no memory for its frames .Too many open files") as raised:
+                    await asyncio.wait_for(anext(session.results()), UNTIL_IT_HANGS_S)
+                assert (raised.value.code, raised.value.status) == ("capacity", 503)
             assert not running.engine.streams
+            return session.summary().model_dump()
 
-    asyncio.run(talk())
-    assert not [record for record in caplog.records if record.exc_info]
+    conserved(asyncio.run(talk()))
+    (line,) = [record for record in caplog.records if record.name == "stmixer.source"]
+    assert line.exc_info is None
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from stmixer.model.card import read_header
 from stmixer.model.checkpoint import Model, untrained
+from stmixer.model.clip import input_size, padded_size
+from stmixer.model.frame_maps import frame_shapes
 from stmixer.model.labels import AVA_LABELS
 from stmixer.model.postprocess import ClipDetections
 from stmixer.model.runtimes.choose import torch_runtime
+from stmixer.model.runtimes.host import HostArrays
 from stmixer.model.runtimes.processor import CPU as HOST
 from stmixer.model.runtimes.tensors import TensorArrays
 from stmixer.service.ipc.messages import JobOrder
@@ -24,6 +31,7 @@ from stmixer.service.worker.features import FeatureRing, FrameKey
 from stmixer.service.worker.process import read_job
 from stmixer.service.worker.runner import FrameWindow, Job, Runner, start_runtime, to_actors
 
+MANUAL = Path(__file__).parents[2] / "docs/operate.md"
 WALK = Path(__file__).parents[1] / "clips/walk.mp4"
 CPU = torch.device("cpu")
 
@@ -69,6 +77,23 @@ def test_a_frame_is_computed_once(model: Model, monkeypatch) -> None:
 
 def maps(value: float) -> tuple[torch.Tensor, ...]:
     return tuple(torch.full((6, 8 // s, 12 // s), value) + torch.arange(6).view(6, 1, 1) for s in (1, 2))
+
+
+def test_a_camera_takes_what_the_manual_says() -> None:
+    """Of the bundled model, and of 16:9: what is kept of frames without end."""
+    card, _ = read_header(Path("stmixer-rt"))
+    runner = Runner(cast(Any, SimpleNamespace(card=card, arrays=HostArrays())))
+    ring = runner._features
+    assert ring is not None
+    config = card.config
+    width, height = padded_size(*input_size(1920, 1080, config.preprocess.short_side), config.preprocess)
+    levels = [np.zeros(shape[1:], np.float32) for shape in frame_shapes(config, 1, height, width)]
+    for generation in range(20):
+        ring.keep(FrameKey(1, generation), levels)
+        ring.trim()
+    kept = sum(level.nbytes for maps in ring._streams[1].values() for level in maps)
+    (said,) = re.findall(r"it keeps features: (\d+) MB of a 16:9 one with the bundled model", MANUAL.read_text())
+    assert round(kept / 1e6) == int(said)
 
 
 @pytest.mark.parametrize("cells", [True, False])

@@ -61,6 +61,22 @@ def test_what_is_no_rtsp(said: bytes) -> None:
         list(Interleaved().feed(said))
 
 
+@pytest.mark.parametrize("blank", [b"\r", b"\r\n", b" \r\n\r\n"])
+def test_thousands_of_empty_lines_are_one_piece(blank: bytes) -> None:
+    """They give nothing after which others could have a turn."""
+    parts, looks = Interleaved(), 0
+    found_size = parts._found_size
+
+    def look() -> int | None:
+        nonlocal looks
+        looks += 1
+        return found_size()
+
+    parts._found_size = look  # type: ignore[method-assign]
+    assert list(parts.feed(blank * 10_000 + framed(2, b"after") + blank * 10_000)) == [Packet(2, b"after")]
+    assert looks == 3
+
+
 def test_what_is_read_of_a_setup() -> None:
     setup, answer = Message(SETUP), Message(ANSWER)
     assert (setup.number, setup.wanted_channels, setup.is_answer) == (4, (2, 3), False)

@@ -48,6 +48,20 @@ def test_every_answer_has_the_table(method: str, path: str, headers: dict[str, s
     assert UNDER_TLS
 
 
+def test_an_error_that_nobody_foresaw_shows_nothing_of_itself() -> None:
+    transport = httpx.ASGITransport(create_app(Service(Settings())), raise_app_exceptions=False)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/v1/labels", headers={"X-Request-Id": "one"})
+
+    answer = asyncio.run(ask())
+    assert answer.json() == {
+        "type": "about:blank", "title": "Internal Server Error", "status": 500, "code": "internal",
+        "detail": "an error in the service itself; its log says which", "request_id": "one",
+    }  # fmt: skip
+
+
 def test_browsers_keep_the_page_and_nothing_else() -> None:
     """And ask whether it is still the same; what a key sees is on no disk."""
     transport = httpx.ASGITransport(create_app(Service(Settings())))

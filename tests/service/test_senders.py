@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
-from stmixer.service.api import connections
+from stmixer.service.access import Caller
+from stmixer.service.api import connections, pulled
 from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.entrance import Entrance
 from stmixer.service.api.protocol import HAS_BEGUN
 from stmixer.service.api.senders import (
     LIVE_SEEN_S,
     MOST_OF_AN_ANSWER_S,
+    SENDER,
     SHARE_BESIDE_LIVE,
     SHARE_OF_ONE,
     STREAM_S,
     Bill,
     Sender,
     Senders,
+    count_decoder,
 )
 from stmixer.service.api.server import bind
+from stmixer.service.api.uploads import WaitingUploads, received_file
+from stmixer.service.errors import InputError
+from stmixer.service.metrics import Metrics
+from stmixer.service.schemas import PullOrder
 from stmixer.service.settings import Settings
 from stmixer.service.sources.allowance import BURST_S
 
@@ -360,6 +370,65 @@ def test_a_stream_of_its_own_counts_once_and_its_messages_do_not() -> None:
     run(use)
 
 
+# -- uploads
+
+
+@pytest.mark.parametrize("body", [b"a video", b""])
+def test_the_decoder_of_an_upload_counts_as_a_streams_does(body: bytes) -> None:
+    async def use() -> None:
+        world, caller = World(), Caller(None)
+        sender, waiting = world.of(ABUSER), WaitingUploads(1, 2**30, Metrics())
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        request = Request({"type": "http", "headers": [], "state": {SENDER: sender}}, receive)
+        with waiting.one_more(caller) as upload, contextlib.suppress(InputError):
+            async with received_file(request, Settings(), caller, waiting, upload) as (file, _):
+                assert file.read() == body
+        assert upload.whole
+        decoders = 1 if body else 0  # none meets nothing
+        assert sender.spend(BURST_S) == pytest.approx(decoders * STREAM_S / SHARE_OF_ONE)
+
+    asyncio.run(use())
+
+
+def test_a_stream_that_is_fetched_counts_for_whoever_began_it() -> None:
+    async def use() -> None:
+        sender = World().of(ABUSER)
+
+        async def begin_pulled(_: Caller, __: PullOrder) -> SimpleNamespace:
+            return SimpleNamespace(id="1", model_dump=lambda mode: {})
+
+        scope = {"type": "http", "headers": [], "state": {SENDER: sender, "caller": Caller(None)}}
+        service = SimpleNamespace(begin_pulled=begin_pulled)
+        request = Request({**scope, "app": SimpleNamespace(state=SimpleNamespace(service=service))})
+        assert (await pulled.begin(request, PullOrder(url="rtsp://cam/"))).status_code == 201
+        assert sender.spend(BURST_S) == pytest.approx(STREAM_S / SHARE_OF_ONE)
+
+    asyncio.run(use())
+
+
+def test_a_connection_says_whose_request_it_is() -> None:
+    async def use() -> None:
+        world = World()
+        app = App(world)
+
+        async def decodes(scope: Any, receive: Any, send: Any) -> None:
+            count_decoder(scope)
+            await app(scope, receive, send)
+
+        async with serving(world, decodes) as (port, _):
+            for address in (ABUSER, PROXY):  # whose decoders are nobody's
+                reader, writer = await connected(port, address)
+                writer.write(ASK)
+                await answers(reader)
+                writer.close()
+            assert world.of(ABUSER).spend(BURST_S) * SHARE_OF_ONE >= STREAM_S
+
+    run(use)
+
+
 # -- behind a proxy
 
 
@@ -386,5 +455,31 @@ def test_whom_a_proxy_asks_for_has_a_share_of_its_own() -> None:
         world.goes = True
         await waiting
         assert app.asked[3:] == ["10.0.0.9"]
+
+    run(use)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_stream_behind_a_proxy_is_its_clients(live: bool) -> None:
+    async def use() -> None:
+        world, seen = World(), list[bool]()
+        sender = world.of("10.0.0.9")
+
+        async def stream(scope: Any, receive: Any, send: Any) -> None:
+            for _ in range(2):
+                scope["state"][HAS_BEGUN](live=live)
+            count_decoder(scope)
+            assert sender.streams == int(live)
+            raise ConnectionError
+
+        async def nothing(_: Any = None) -> None: ...
+
+        state = {HAS_BEGUN: lambda *, live: seen.append(live)}
+        scope = {"type": "websocket", "path": "/", "client": [PROXY, 1], "state": state,
+                 "headers": [(b"x-forwarded-for", b"10.0.0.9")]}  # fmt: skip
+        with pytest.raises(ConnectionError):
+            await Entrance(stream, PROXY, "", world.senders)(scope, nothing, nothing)  # type: ignore[arg-type]
+        assert (sender.streams, seen) == (0, [live, live])
+        assert sender.spend(BURST_S) * SHARE_OF_ONE >= (2 if live else 1) * STREAM_S
 
     run(use)

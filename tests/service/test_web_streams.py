@@ -7,11 +7,12 @@ import base64
 import itertools
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -144,6 +145,13 @@ def test_what_an_http_client_makes_of_its_context_is_not_a_cameras() -> None:
     trust = Trust(verify=False)
     assert trust.context("https") is not trust.context("rtsps")
     assert all(trust.context(purpose) is Trust(verify=False).context(purpose) for purpose in ("https", "rtsps"))
+
+
+@pytest.mark.parametrize("purpose", ["https", "rtsps"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_source_has_one_handshake(purpose: Literal["https", "rtsps"], verify: bool) -> None:
+    """Each one more would take time of the loop, which nobody counts."""
+    assert Trust(verify=verify).context(purpose).options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_a_file_of_certificates_has_to_be_one(tmp_path: Path) -> None:
@@ -331,21 +339,30 @@ def test_bytes_are_looked_through_a_few_times_at_most(body: bytes, monkeypatch: 
     assert 0 < Searched.looked <= 2 * len(body)
 
 
-def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each picture takes a millisecond by the clock of this test."""
-    now, taken, found = 0.0, 0, list[int]()
+@pytest.mark.parametrize("picture", [b"x", b""])
+def test_tiny_parts_leave_the_loop_to_others(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part takes a millisecond by the clock of this test; empty ones are no pictures."""
+    now, taken, pictures, found = 0.0, 0, 0, list[int]()
 
     class Answer:
         headers = {"content-type": "multipart/x-mixed-replace; boundary=b"}  # noqa: RUF012 - one of it
 
         async def aiter_raw(self) -> AsyncIterator[bytes]:
-            yield b"--b\n\nx" * 41
+            yield (b"--b\n\n" + picture) * 41
+
+    class Parts(JpegParts):
+        def _next(self) -> bytes | None:
+            nonlocal now, taken
+            if (part := super()._next()) is not None:
+                now += 0.001
+                taken += 1
+            return part
 
     class Taker:
-        async def take(self, _: bytes) -> None:
-            nonlocal now, taken
-            now += 0.001
-            taken += 1
+        async def take(self, part: bytes) -> None:
+            nonlocal pictures
+            assert part == b"x"
+            pictures += 1
 
     @asynccontextmanager
     async def answered() -> AsyncIterator[Answer]:
@@ -364,13 +381,14 @@ def test_tiny_parts_leave_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(source, "_answer", answered)
         monkeypatch.setattr(source, "_begun", begun)
         monkeypatch.setattr(web_stream, "LoopShare", lambda: LoopShare(lambda: now))
+        monkeypatch.setattr(web_stream, "JpegParts", Parts)
         other = asyncio.create_task(others())
         with pytest.raises(Trouble):
             await source.fetch(lambda: None)
         other.cancel()
 
     asyncio.run(run())
-    assert taken == 40
+    assert (taken, pictures) == (40, 40 if picture else 0)
     assert max(later - sooner for sooner, later in itertools.pairwise([0, *found, taken])) <= 6
 
 

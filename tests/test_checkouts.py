@@ -78,4 +78,6 @@ def test_films_of_some_sizes_are_progressive_ones() -> None:
         (codec, width) for codec in ("h264", "hevc", "vp9", "av1", "mpeg4") for width in (640, 1920)
     }
     assert not any(film.fields for film in few)
+    assert {film.codec for film in films_of("interlaced")} == {"h264", "mpeg2video"}
+    assert all(film.fields for film in films_of("interlaced"))
     assert films_of("") == FILMS

@@ -92,6 +92,14 @@ _TEXTS: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"[script info]", "no_video", "a subtitle file", _NO_PICTURE),
     (b"data:", "unreadable", "a data URL", f"decode what follows the comma from base64, and {_BYTES}"),
 )
+_STREAMED: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"\x1aE\xdf\xa3", 0, "WebM", "webm"),
+    (b"ftyp", 4, "an MP4", "mp4"),
+    (b"styp", 4, "a piece of an MP4", "mp4"),
+    (b"moof", 4, "a piece of an MP4", "mp4"),
+)
+"""(first bytes, where they lie, what it is, and what a live stream of it is begun with)."""
+_PIECES = (b"styp", b"moof", b"sidx")
 _SUBRIP = re.compile(rb"\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} -->")
 _JSON = re.compile(rb"[{\[]\s*[\"{\[]")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{400,}={0,2}\s*")
@@ -121,6 +129,18 @@ def named(head: bytes) -> str | None:
     """The same, as a noun."""
     found = _found(head)
     return None if found is None else found[1]
+
+
+def streamed(head: bytes) -> tuple[str, str] | None:
+    """What a container that may be streamed is, as a noun, and its ``codec`` over WebSocket; None for anything else."""
+    if head[:1] == b"G" and head[188:189] == b"G":
+        return "MPEG-TS", "mpegts"
+    return next(((what, codec) for magic, at, what, codec in _STREAMED if head[at : at + len(magic)] == magic), None)
+
+
+def is_piece(head: bytes) -> bool:
+    """Whether it is a segment of fragmented MP4 (DASH, HLS) alone, without what says how to read it."""
+    return head[4:8] in _PIECES and b"moov" not in head
 
 
 def _found(head: bytes) -> tuple[Code, str, str] | None:

@@ -127,6 +127,18 @@ def test_an_index_that_is_there_and_wrong_is_not_missing(make_video: Callable[..
     assert "index" not in raised.value.message
 
 
+@pytest.mark.parametrize("first", [b"", b"\0\0\0\x18stypmsdh\0\0\0\0msdhmsix"], ids=["moof", "styp"])
+def test_a_segment_without_its_beginning_is_named(make_video: Callable[..., bytes], first: bytes) -> None:
+    """As players fetch them: `init.mp4`, and then `1.m4s`."""
+    data = make_video(30, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+    at = data.index(b"moof") - 4
+    with pytest.raises(MediaError, match="put the initialisation segment before it") as raised:
+        VideoReader(io.BytesIO(first + data[at:]), limits=Limits())
+    assert raised.value.code == "unreadable"
+    with VideoReader(io.BytesIO(data[:at] + first + data[at:]), limits=Limits()) as reader:
+        assert len(list(reader)) == 30
+
+
 def test_noise_is_nothing_in_particular() -> None:
     noise = np.random.default_rng(3).integers(0, 256, 9000, np.uint8).tobytes()
     for data in (noise, b"just some words\n" * 9):

@@ -44,8 +44,8 @@ class StampPace:
         self._before: Unit | None = None
 
     def unit(self, stamp_us: int, received_at: float) -> Unit | None:
-        """With this picture, received at monotonic seconds: in what but microseconds stamps seem to be; None where in no
-        other unit, or nobody knows yet."""
+        """With this picture, received at monotonic seconds: in what but microseconds stamps seem to be; None where that
+        is no other unit, or not known yet."""
         if self._begin is None:
             self._begin = stamp_us, received_at
         stamp_s, arrived_s = (stamp_us - self._begin[0]) / 1e6, received_at - self._begin[1]

@@ -1,6 +1,6 @@
 """Whole files put behind each other, as `cat a.mp4 b.mp4` makes them: where each begins and ends.
 
-FFmpeg reads the first, and of the others nothing, without a word. Recordings without sizes, as live ones are, are
+Of MP4, QuickTime and AVI FFmpeg reads the first, and of the others nothing, without a word. What has no index is
 another matter (``media.restarts``).
 """
 
@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
-from stmixer.media.ebml import SEGMENT, elements
-
 Part = tuple[int, int]
 """From a byte on, and up to another."""
 
 MOST_PARTS = 1000
 """That are told apart."""
 _MOST_BOXES = 100_000
-_EBML = b"\x1a\x45\xdf\xa3"
 _LOOK = 64
-_UNKNOWN = 1 << 62
 
 
 def parts_of(file: BinaryIO) -> list[Part]:
@@ -45,8 +41,6 @@ def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
         return _of_boxes(file, size)
     if head[:4] == b"RIFF":
         return _of_chunks(file, size)
-    if head.startswith(_EBML):
-        return _of_segments(file, size)
     return iter(())
 
 
@@ -81,21 +75,6 @@ def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
         if not length or at >= size:
             return
-
-
-def _of_segments(file: BinaryIO, size: int) -> Iterator[int]:
-    """Matroska: behind a segment that says how long it is another header."""
-    at = 0
-    while (head := _looked(file, at, 4096)).startswith(_EBML):
-        if at:
-            yield at
-        try:
-            end = next((end for kind, _, end in elements(head, 0, _UNKNOWN) if kind == SEGMENT), _UNKNOWN)
-        except (ValueError, IndexError):
-            return
-        if end == _UNKNOWN or at + end >= size:
-            return
-        at += end
 
 
 def _looked(file: BinaryIO, at: int, size: int) -> bytes:

@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from stmixer.media.camera_feed import CameraFeed
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.sniff import is_piece, sniff
+from stmixer.media.sniff import ONE_PICTURE, is_piece, sniff
 from stmixer.media.source import ByteSource, ResourceRefused
 
 # Containers and raw streams that hold their own media, and that cameras, recorders, editors and test suites write; the
@@ -211,6 +211,8 @@ def explain(
         return MediaError("unreadable", "the file is empty; send a video")
     if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | av.error.NotImplementedError):
         return MediaError("unsupported_codec", f"the video cannot be decoded ({reason}); convert it to H.264 in MP4")
+    if source.head.startswith(b"\xff\xd8\xff"):
+        return MediaError("no_video", f"this is a JPEG picture: {ONE_PICTURE}")
     if is_piece(bytes(source.head)):
         return MediaError(
             "unreadable",

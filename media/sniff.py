@@ -10,7 +10,7 @@ from stmixer.media.errors import Code, MediaError
 _SEND = "send the video itself"
 _FETCHES = f"it would have us fetch other files; {_SEND}, or restream it as RTSP or MPEG-TS"
 _NO_PICTURE = "there is no picture in it; send a video"
-_ONE_PICTURE = "one still picture is no video; send a video, or pictures as a JPEG stream over WebSocket"
+ONE_PICTURE = "one still picture is no video; send a video, or pictures as a JPEG stream over WebSocket"
 _NO_VIDEO = "send a video"
 _UNPACK = "unpack it, and send the video in it"
 _EXPORT = "export it as a video, and send that"
@@ -33,17 +33,17 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"#!AMR", 0, "no_video", "AMR sound", _NO_PICTURE),
     (b"MThd", 0, "no_video", "a MIDI file", _NO_PICTURE),
     (b".snd", 0, "no_video", "a sound file", _NO_PICTURE),
-    (b"\x89PNG\r\n\x1a\n", 0, "no_video", "a PNG picture", _ONE_PICTURE),
-    (b"WEBP", 8, "no_video", "a WebP picture", _ONE_PICTURE),
-    (b"BM", 0, "no_video", "a BMP picture", _ONE_PICTURE),
-    (b"II*\0", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
-    (b"MM\0*", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
-    (b"8BPS", 0, "no_video", "a Photoshop picture", _ONE_PICTURE),
-    (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", _ONE_PICTURE),
-    (b"ftypheic", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
-    (b"ftypheix", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
-    (b"ftypmif1", 4, "no_video", "a HEIF picture", _ONE_PICTURE),
-    (b"ftypavif", 4, "no_video", "an AVIF picture", _ONE_PICTURE),
+    (b"\x89PNG\r\n\x1a\n", 0, "no_video", "a PNG picture", ONE_PICTURE),
+    (b"WEBP", 8, "no_video", "a WebP picture", ONE_PICTURE),
+    (b"BM", 0, "no_video", "a BMP picture", ONE_PICTURE),
+    (b"II*\0", 0, "no_video", "a TIFF picture", ONE_PICTURE),
+    (b"MM\0*", 0, "no_video", "a TIFF picture", ONE_PICTURE),
+    (b"8BPS", 0, "no_video", "a Photoshop picture", ONE_PICTURE),
+    (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", ONE_PICTURE),
+    (b"ftypheic", 4, "no_video", "a HEIC picture", ONE_PICTURE),
+    (b"ftypheix", 4, "no_video", "a HEIC picture", ONE_PICTURE),
+    (b"ftypmif1", 4, "no_video", "a HEIF picture", ONE_PICTURE),
+    (b"ftypavif", 4, "no_video", "an AVIF picture", ONE_PICTURE),
     (b"%PDF", 0, "unreadable", "a PDF", _NO_VIDEO),
     (b"PK\x03\x04", 0, "unreadable", "a ZIP archive", _UNPACK),
     (b"PK\x05\x06", 0, "unreadable", "an empty ZIP archive", _NO_VIDEO),
@@ -113,7 +113,7 @@ _MARKUP: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"<xmeml", "unreadable", "an editing project", _EXPORT),
     (b"<mlt", "unreadable", "an editing project", _EXPORT),
     (b"<tt ", "no_video", "a subtitle file", _NO_PICTURE),
-    (b"<svg", "no_video", "an SVG picture", _ONE_PICTURE),
+    (b"<svg", "no_video", "an SVG picture", ONE_PICTURE),
     (b"<html", "unreadable", "a web page", "send the video, not the page that shows it"),
     (b"<!doctype html", "unreadable", "a web page", "send the video, not the page that shows it"),
 )

@@ -69,6 +69,8 @@ _CAPTURE_STEP_US = 1000
 """By how much a camera's clock has to differ from what was told of it to be told anew."""
 _TOLD_EVERY_S = 1.0
 """Between two words on how far drawing has come, however long a frame takes; much less than ``patience.STUCK_S``."""
+_MOST_TOLD = 20
+"""Things that are wrong with a camera's pictures which are told of."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -164,7 +166,7 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
     """Pictures one by one as messages, each answered with ``PictureWanted``."""
     writer = Writer(channel)
     sampling = Sampling(order.sampling, writer, prompt=True)
-    opened, newest_us, told = False, -1, ""
+    opened, newest_us, told = False, -1, set[str]()
     if order.progress is not None:
         sampling.go_on(order.progress, writer.ring())
         opened, newest_us = True, order.progress.pts_us
@@ -198,9 +200,9 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
             if error.code in _ENDS_A_STREAM or (not opened and _is_something_else(picture.data)):
                 raise
             channel.send(FramesDropped("corrupt", 1, told=False))
-            if error.message != told:
-                told = error.message
-                channel.send(SourceWarns("corrupt", told))
+            if error.message not in told and len(told) < _MOST_TOLD:
+                told.add(error.message)
+                channel.send(SourceWarns("corrupt", error.message))
         finally:
             channel.send(PictureWanted())
 

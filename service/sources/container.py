@@ -70,8 +70,8 @@ class ContainerSource(DecodedSource):
         await self.open()
 
     async def take(self, data: bytes) -> None:
-        """Some bytes, waiting for room. Raises CapacityError ``overloaded`` where a live stream waits too long, InputError
-        for pictures instead of the container that was announced."""
+        """Some bytes, waiting for room. Raises CapacityError ``overloaded`` where a live stream waits too long,
+        InputError for pictures instead of the container that was announced."""
         if self._codec is not None and not self._given and data.startswith(JPEG):
             wanted = 'begin the stream with "codec": "jpeg", and send each picture as a message of its own'
             raise InputError("bad_message", f'this is a JPEG, and "codec" was "{self._codec}"; {wanted}', 400)

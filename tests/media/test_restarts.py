@@ -166,8 +166,6 @@ WHOLE: dict[str, tuple[str, str, dict[str, str]]] = {
     "MP4": ("mp4", "libx264", {}),
     "MP4, its index first": ("mp4", "libx264", {"movflags": "faststart"}),
     "QuickTime": ("mov", "libx264", {}),
-    "Matroska": ("matroska", "libx264", {}),
-    "WebM": ("webm", "libvpx", {}),
     "AVI": ("avi", "mjpeg", {}),
 }
 
@@ -194,21 +192,19 @@ def test_whole_files_put_behind_each_other_are_read_to_the_end(
 
 
 def test_one_file_twice_is_read_twice() -> None:
-    data = 2 * whole(0, 30, "matroska", "libx264")
+    data = 2 * whole(0, 30, "mp4", "libx264")
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
         assert [ms for ms, _, _ in shown(reader)] == pytest.approx([40 * n for n in range(60)], abs=1)
 
 
 def test_a_second_file_that_is_cut_is_told_and_the_first_one_read() -> None:
     first, second = whole(0, 30, "mp4", "libx264"), whole(30, 30, "mp4", "libx264")
-    count = 0
-    with (
-        VideoReader(io.BytesIO(first + second[: second.index(b"moov") - 50]), limits=Limits()) as reader,
-        pytest.raises(MediaError, match="index") as cut,
-    ):
-        for _ in reader:
-            count += 1
-    assert (count, cut.value.code) == (30, "unreadable")
+    with VideoReader(io.BytesIO(first + second[: second.index(b"moov") - 50]), limits=Limits()) as reader:
+        found = iter(reader)
+        assert [next(found).index for _ in range(30)] == list(range(30))
+        with pytest.raises(MediaError, match="index") as cut:
+            next(found)
+    assert cut.value.code == "unreadable"
 
 
 @pytest.mark.parametrize("begin", [0, 5, 77])

@@ -65,6 +65,7 @@ NAMED: dict[str, tuple[Make, str, str, str]] = {
     "AIFF": (lambda _: sound("aiff", "pcm_s16be"), "no_video", "an AIFF sound file", NO_PICTURE),
     "CAF": (lambda _: sound("caf", "pcm_s16le"), "no_video", "a CAF sound file", NO_PICTURE),
     "AAC": (lambda _: b"\xff\xf1\x50\x80" + bytes(2000), "no_video", "AAC sound", NO_PICTURE),
+    "JPEG": (lambda _: picture(".jpg"), "no_video", "a JPEG picture", "one still picture is no video"),
     "PNG": (lambda _: picture(".png"), "no_video", "a PNG picture", "one still picture is no video"),
     "WebP": (lambda _: picture(".webp"), "no_video", "a WebP picture", "one still picture is no video"),
     "BMP": (lambda _: picture(".bmp"), "no_video", "a BMP picture", "one still picture is no video"),

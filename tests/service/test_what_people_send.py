@@ -416,7 +416,7 @@ def described_by_its_container() -> bytes:
         for number in range(12):
             frame = av.VideoFrame(320, 240, "yuv420p")
             frame.colorspace, frame.color_range, frame.pts = BT709, FULL, number
-            for plane, level in zip(frame.planes, (152, 62, 41), strict=True):
+            for plane, level in zip(frame.planes, (152, 62, 51), strict=True):
                 plane.update(bytes([level]) * plane.buffer_size)
             output.mux(track.encode(frame))
         output.mux(track.encode(None))

@@ -9,7 +9,8 @@ fields, and with their pictures left as they are stored.
 
 ``--other``, a checkout of another version (of before the package ``stmixer`` too): both read each clip in turns, a
 process each, which reads it once to warm up. Milliseconds of a frame, by the clock and of CPU; ratios are ours over
-theirs. A version that leaves fields as they are is ahead in interlaced clips, and only there.
+theirs. A version that leaves fields as they are is ahead in interlaced clips, and only there. ``--sizes
+640x360,interlaced``: progressive clips of these sizes, and all interlaced ones where that is among them.
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ FILMS = [
 ]
 
 
+def films_of(sizes: str) -> list[Film]:
+    """Progressive ones of these sizes, with commas between them, and ``interlaced``; all films where none is named."""
+    named = sizes.split(",")
+    return [film for film in FILMS if not sizes or ("interlaced" if film.fields else film.row["size"]) in named]
+
+
 def make_clip(path: Path, encoder: str, width: int, height: int, frames: int, options: dict[str, str]) -> None:
     """Coloured noise that moves: neither still nor random, as video is."""
     noise = np.random.default_rng(0).integers(0, 255, (height // 8 + 8, width // 8 + 8, 3), np.uint8)
@@ -171,11 +178,12 @@ def main(
     frames: Annotated[int, typer.Option(min=30, help="per clip")] = 150,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     seconds: Annotated[float, typer.Option(min=0, help="that a turn lasts at least")] = 2.0,
+    sizes: Annotated[str, typer.Option(help="progressive clips of these, and interlaced: 640x360,interlaced")] = "",
 ) -> None:
     """Measure and write."""
     rows = list[dict[str, object]]()
     with tempfile.TemporaryDirectory() as folder:
-        for film in FILMS:
+        for film in films_of(sizes):
             if film.encoder not in av.codecs_available:
                 rows.append({**film.row, "skipped": f"this build of FFmpeg has no {film.encoder} to make a clip with"})
                 continue

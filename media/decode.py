@@ -26,11 +26,13 @@ from stmixer.media.display import Display
 from stmixer.media.errors import MediaError
 from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
+from stmixer.media.pace import unit_by_rate
 from stmixer.media.packet_ring import PacketRing
 from stmixer.media.probe import (
     DECODERS,
     choose_stream,
     clock_wraps,
+    codecs_rate,
     explain,
     has_clock,
     open_container,
@@ -41,7 +43,7 @@ from stmixer.media.probe import (
 )
 from stmixer.media.source import ByteSource, ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.takeover import Takeover
-from stmixer.media.timeline import Placed, Timeline
+from stmixer.media.timeline import INTERVALS, Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
 
 __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
@@ -51,6 +53,7 @@ __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
+OTHER_UNIT = "whoever writes them counts in another unit than the container says"
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -119,8 +122,8 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind
-            another live recording). ``warnings`` sums up.
+            that cannot be decoded), ``other_videos`` (which of several is read), ``takeover`` (another video, which is
+            read from there on: of MPEG-TS, or behind another recording). ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
 
     Attributes:
@@ -167,12 +170,17 @@ class VideoReader:
         try:
             if low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed):
                 self._watched = True
-            elif isinstance(self._source, SeekableByteSource) and self._source.takes_over():
-                self._source, self._watched = self._source.straight_on(), True
+            elif isinstance(self._source, SeekableByteSource):
+                if (parted := self._source.in_parts()) is not None:
+                    self._source = parted
+                elif self._source.takes_over():
+                    self._source, self._watched = self._source.straight_on(), True
             if self._watched:
                 self._source.watch(fragmented_mp4)
             container, stream = self._open()
-            self.warnings += others_told(container, stream)
+            for line in others_told(container, stream):
+                self.warnings.append(line)
+                self._tell(line, "other_videos")
             self._frames = self._deliver(container, stream, rate_hint)
             self._first = next(self._frames, None)
             if self._first is None:
@@ -290,6 +298,8 @@ class VideoReader:
             self._tell("the timestamps start anew; time goes on without a gap")
         if timeline.strays:
             self._tell("timestamps lie far from those before and after; such frames are put between them")
+        if index == INTERVALS:
+            self._check_unit(timeline)
         picture, size = placed.item.picture, placed.item.size
         if index and size != self._size:
             self._resizes += 1
@@ -298,6 +308,16 @@ class VideoReader:
         self.capture.place(picture, placed.pts_us)
         self._ring.placed(picture.pts if picture.pts is not None else picture.dts, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
+
+    def _check_unit(self, timeline: Timeline[_Shown]) -> None:
+        """Says where the container's timestamps are a thousand times off the video's own rate. A live stream's are held
+        against the moments at which it comes."""
+        rate = None if self._low_latency or self._stream is None else codecs_rate(self._stream)
+        if rate is None or (unit := unit_by_rate(timeline.interval_us, rate)) is None:
+            return
+        line = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
+        self.warnings.append(f"{line}; {OTHER_UNIT}")
+        self._tell(self.warnings[-1])
 
     def _tell(self, warning: str, code: str = "timestamps") -> None:
         """Passes a warning on, once."""
@@ -311,7 +331,7 @@ class VideoReader:
             displays = TrackDisplay(self._source, container, stream)
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
                 yield _Shown(picture, displays.of(picture), stream.time_base or _MICROSECOND)
-            if (takeover := self._source.takeover) is None:
+            if (takeover := self._source.follows()) is None:
                 return
             container, stream = self._open(self._take_over(takeover))
 

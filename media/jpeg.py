@@ -9,7 +9,7 @@ import numpy as np
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.sniff import named
+from stmixer.media.sniff import named, streamed
 
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -39,6 +39,9 @@ def _header(data: bytes) -> tuple[tuple[int, int], int]:
         other = "a GIF" if data[:4] == b"GIF8" else named(data)
         if other is not None:
             raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
+        if (container := streamed(data)) is not None:
+            what, codec = container
+            raise MediaError("unreadable", f'this is {what}, not a JPEG; begin the stream with "codec": "{codec}"')
         if data[_PREFIX_BYTES:][:3] == b"\xff\xd8\xff":
             raise MediaError("unreadable", f"this is a JPEG behind {_PREFIX_BYTES} other bytes; {_UNSAID}")
         raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")

@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from stmixer.media.camera_feed import CameraFeed
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.sniff import sniff
+from stmixer.media.sniff import ONE_PICTURE, is_piece, sniff
 from stmixer.media.source import ByteSource, ResourceRefused
 
 # Containers and raw streams that hold their own media, and that cameras, recorders, editors and test suites write; the
@@ -33,6 +33,7 @@ DECODERS = (
 )
 _DECODERS = frozenset(DECODERS.split(","))
 DEFAULT_RATE = Fraction(25)
+MOST_RATE = 240
 _WITHOUT_CLOCK = frozenset(
     (
         "h264",
@@ -141,7 +142,13 @@ def stream_rate(container: InputContainer, stream: VideoStream) -> Fraction | No
     """Frames per second: as an elementary stream says itself; else the container's average, or FFmpeg's guess."""
     own = stream.codec_context.framerate
     rates = (stream.average_rate, stream.guessed_rate) if has_clock(container) else (own,)
-    return next((rate for rate in rates if rate is not None and 0 < rate <= 240), None)
+    return next((rate for rate in rates if rate is not None and 0 < rate <= MOST_RATE), None)
+
+
+def codecs_rate(stream: VideoStream) -> Fraction | None:
+    """Frames per second as the video itself says, whatever the container's timestamps are."""
+    own = stream.codec_context.framerate
+    return own if own is not None and 0 < own <= MOST_RATE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +211,13 @@ def explain(
         return MediaError("unreadable", "the file is empty; send a video")
     if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | av.error.NotImplementedError):
         return MediaError("unsupported_codec", f"the video cannot be decoded ({reason}); convert it to H.264 in MP4")
+    if source.head.startswith(b"\xff\xd8\xff"):
+        return MediaError("no_video", f"this is a JPEG picture: {ONE_PICTURE}")
+    if is_piece(bytes(source.head)):
+        return MediaError(
+            "unreadable",
+            "this is a segment of a fragmented MP4 without its beginning; put the initialisation segment before it",
+        )
     if source.lacks_index():
         return MediaError(
             "unreadable",

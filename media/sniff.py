@@ -10,7 +10,7 @@ from stmixer.media.errors import Code, MediaError
 _SEND = "send the video itself"
 _FETCHES = f"it would have us fetch other files; {_SEND}, or restream it as RTSP or MPEG-TS"
 _NO_PICTURE = "there is no picture in it; send a video"
-_ONE_PICTURE = "one still picture is no video; send a video, or pictures as a JPEG stream over WebSocket"
+ONE_PICTURE = "one still picture is no video; send a video, or pictures as a JPEG stream over WebSocket"
 _NO_VIDEO = "send a video"
 _UNPACK = "unpack it, and send the video in it"
 _EXPORT = "export it as a video, and send that"
@@ -33,17 +33,17 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"#!AMR", 0, "no_video", "AMR sound", _NO_PICTURE),
     (b"MThd", 0, "no_video", "a MIDI file", _NO_PICTURE),
     (b".snd", 0, "no_video", "a sound file", _NO_PICTURE),
-    (b"\x89PNG\r\n\x1a\n", 0, "no_video", "a PNG picture", _ONE_PICTURE),
-    (b"WEBP", 8, "no_video", "a WebP picture", _ONE_PICTURE),
-    (b"BM", 0, "no_video", "a BMP picture", _ONE_PICTURE),
-    (b"II*\0", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
-    (b"MM\0*", 0, "no_video", "a TIFF picture", _ONE_PICTURE),
-    (b"8BPS", 0, "no_video", "a Photoshop picture", _ONE_PICTURE),
-    (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", _ONE_PICTURE),
-    (b"ftypheic", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
-    (b"ftypheix", 4, "no_video", "a HEIC picture", _ONE_PICTURE),
-    (b"ftypmif1", 4, "no_video", "a HEIF picture", _ONE_PICTURE),
-    (b"ftypavif", 4, "no_video", "an AVIF picture", _ONE_PICTURE),
+    (b"\x89PNG\r\n\x1a\n", 0, "no_video", "a PNG picture", ONE_PICTURE),
+    (b"WEBP", 8, "no_video", "a WebP picture", ONE_PICTURE),
+    (b"BM", 0, "no_video", "a BMP picture", ONE_PICTURE),
+    (b"II*\0", 0, "no_video", "a TIFF picture", ONE_PICTURE),
+    (b"MM\0*", 0, "no_video", "a TIFF picture", ONE_PICTURE),
+    (b"8BPS", 0, "no_video", "a Photoshop picture", ONE_PICTURE),
+    (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", ONE_PICTURE),
+    (b"ftypheic", 4, "no_video", "a HEIC picture", ONE_PICTURE),
+    (b"ftypheix", 4, "no_video", "a HEIC picture", ONE_PICTURE),
+    (b"ftypmif1", 4, "no_video", "a HEIF picture", ONE_PICTURE),
+    (b"ftypavif", 4, "no_video", "an AVIF picture", ONE_PICTURE),
     (b"%PDF", 0, "unreadable", "a PDF", _NO_VIDEO),
     (b"PK\x03\x04", 0, "unreadable", "a ZIP archive", _UNPACK),
     (b"PK\x05\x06", 0, "unreadable", "an empty ZIP archive", _NO_VIDEO),
@@ -92,6 +92,14 @@ _TEXTS: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"[script info]", "no_video", "a subtitle file", _NO_PICTURE),
     (b"data:", "unreadable", "a data URL", f"decode what follows the comma from base64, and {_BYTES}"),
 )
+_STREAMED: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"\x1aE\xdf\xa3", 0, "WebM", "webm"),
+    (b"ftyp", 4, "an MP4", "mp4"),
+    (b"styp", 4, "a piece of an MP4", "mp4"),
+    (b"moof", 4, "a piece of an MP4", "mp4"),
+)
+"""(first bytes, where they lie, what it is, and what a live stream of it is begun with)."""
+_PIECES = (b"styp", b"moof", b"sidx")
 _SUBRIP = re.compile(rb"\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} -->")
 _JSON = re.compile(rb"[{\[]\s*[\"{\[]")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{400,}={0,2}\s*")
@@ -105,7 +113,7 @@ _MARKUP: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"<xmeml", "unreadable", "an editing project", _EXPORT),
     (b"<mlt", "unreadable", "an editing project", _EXPORT),
     (b"<tt ", "no_video", "a subtitle file", _NO_PICTURE),
-    (b"<svg", "no_video", "an SVG picture", _ONE_PICTURE),
+    (b"<svg", "no_video", "an SVG picture", ONE_PICTURE),
     (b"<html", "unreadable", "a web page", "send the video, not the page that shows it"),
     (b"<!doctype html", "unreadable", "a web page", "send the video, not the page that shows it"),
 )
@@ -121,6 +129,18 @@ def named(head: bytes) -> str | None:
     """The same, as a noun."""
     found = _found(head)
     return None if found is None else found[1]
+
+
+def streamed(head: bytes) -> tuple[str, str] | None:
+    """What a container that may be streamed is, as a noun, and its ``codec`` over WebSocket; None for anything else."""
+    if head[:1] == b"G" and head[188:189] == b"G":
+        return "MPEG-TS", "mpegts"
+    return next(((what, codec) for magic, at, what, codec in _STREAMED if head[at : at + len(magic)] == magic), None)
+
+
+def is_piece(head: bytes) -> bool:
+    """Whether it is a segment of fragmented MP4 (DASH, HLS) alone, without what says how to read it."""
+    return head[4:8] in _PIECES and b"moov" not in head
 
 
 def _found(head: bytes) -> tuple[Code, str, str] | None:

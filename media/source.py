@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from stmixer.media import fragments
 from stmixer.media.errors import MediaError
+from stmixer.media.parts import Part, parts_of
 from stmixer.media.restarts import VideoWatch, watch_of
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 from stmixer.media.takeover_in_file import takes_over
@@ -80,6 +81,10 @@ class ByteSource:
             self._watch = None
         else:
             self._watch.follow(pid)
+
+    def follows(self) -> Takeover | None:
+        """Where what is read has come to its end: what goes on behind it, if anything does."""
+        return self.takeover
 
     def next_part(self) -> None:
         """Go on with what has taken over."""
@@ -149,12 +154,55 @@ class SeekableByteSource(ByteSource):
 
     def takes_over(self) -> bool:
         """Whether another video takes over in it."""
-        return takes_over(self._file)
+        return len(parts_of(self._file)) > 1 or takes_over(self._file)
+
+    def in_parts(self) -> PartedByteSource | None:
+        """The same bytes as the files of which they are; it has the file then. None where it is one file alone."""
+        if len(parts := parts_of(self._file)) == 1:
+            return None
+        owned, self._owned = self._owned, False
+        return PartedByteSource(self._file, owned, parts)
 
     def straight_on(self) -> ByteSource:
         """The same bytes, to be read once from front to back; it has the file then."""
         owned, self._owned = self._owned, False
         return ByteSource(self._file, owned)
+
+
+class PartedByteSource(SeekableByteSource):
+    """Files put behind each other, of which each is read as if it were alone, one after the other."""
+
+    def __init__(self, file: BinaryIO, owned: bool, parts: list[Part]) -> None:
+        super().__init__(file, owned)
+        self._parts = parts
+        self.seek(0)
+
+    def read(self, size: int) -> bytes:
+        """As of a file that ends where the part does."""
+        left = self._parts[0][1] - self._file.tell()
+        return super().read(min(size, left)) if left > 0 else b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Within the part."""
+        begin, end = self._parts[0]
+        origins = (begin, self._file.tell(), end)
+        if not 0 <= whence < len(origins) or (at := origins[whence] + offset) < begin:
+            return -errno.EINVAL
+        there = super().seek(at)
+        return there if there < 0 else there - begin
+
+    def tell(self) -> int:
+        return self._file.tell() - self._parts[0][0]
+
+    def follows(self) -> Takeover | None:
+        """The next part."""
+        return Takeover(0, b"", "a file behind the first, from its beginning") if len(self._parts) > 1 else None
+
+    def next_part(self) -> None:
+        """Go on with it."""
+        del self._parts[0]
+        self.head.clear()
+        self.seek(0)
 
 
 def open_source(source: str | Path | BinaryIO) -> ByteSource:

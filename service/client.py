@@ -29,7 +29,7 @@ import httpx
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection as AsyncSocket
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
@@ -77,6 +77,30 @@ class ServiceError(Exception):
     def __init__(self, status: int, code: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
+
+
+class Lines(Iterator[Result | Summary]):
+    """An answer line by line: keyframes as they are done, then the summary; ``warnings``, once that is there."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines, self.warnings = lines, list[str]()
+
+    def __next__(self) -> Result | Summary:
+        line, warnings = _line(next(self._lines))
+        self.warnings += warnings
+        return line
+
+
+class AsyncLines(AsyncIterator[Result | Summary]):
+    """``Lines`` for asyncio."""
+
+    def __init__(self, lines: AsyncIterator[str]) -> None:
+        self._lines, self.warnings = lines, list[str]()
+
+    async def __anext__(self) -> Result | Summary:
+        line, warnings = _line(await anext(self._lines))
+        self.warnings += warnings
+        return line
 
 
 class _Answers:
@@ -139,7 +163,7 @@ class LiveStream(_Answers):
     def __init__(self, socket: Socket, start: dict[str, Any]) -> None:
         super().__init__()
         self._socket = socket
-        socket.send(json.dumps(start))
+        self._say(json.dumps(start))
         while not hasattr(self, "ready"):
             self._receive()
 
@@ -244,30 +268,33 @@ class Client:
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options))
         return _response(answer, clip)
 
-    def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Iterator[Result | Summary]:
+    def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> Lines:
         """Keyframes as they are done, then the summary."""
+        return Lines(self._lines(clip, options))
+
+    def _lines(self, clip: Clip, options: Options) -> Iterator[str]:
         call = self._http.stream(
             "POST", "/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": NDJSON}
         )
         with call as answer:
-            if answer.is_error:
+            if not answer.is_success:
                 answer.read()
             _check(answer)
-            for line in answer.iter_lines():
-                yield _line(line)
+            yield from answer.iter_lines()
 
     def render(self, clip: Clip, target: str | Path, **options: Unpack[Options]) -> list[str]:
         """The clip with boxes and names drawn in, as an mp4; what was odd about it, in words."""
         answer = self._http.post("/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": MP4})
         _check(answer)
+        if not answer.headers.get("content-type", "").startswith(MP4):
+            raise _none_of_ours(answer.status_code)
         Path(target).write_bytes(answer.content)
         return list(json.loads(answer.headers.get(WARNINGS, "[]")))
 
     def models(self) -> list[dict[str, Any]]:
         """What is served."""
         answer = self._http.get("/v1/models")
-        _check(answer)
-        return list(answer.json()["models"])
+        return _models(answer)
 
     def ready(self) -> bool:
         """Whether it takes work."""
@@ -275,8 +302,10 @@ class Client:
 
     @contextmanager
     def stream(self, **options: Unpack[StreamOptions]) -> Iterator[LiveStream]:
-        """A camera's stream. Raises ServiceError where it is not taken."""
-        with connect(_ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl)) as socket:
+        """A camera's stream. Raises ServiceError where it is not taken, OSError where nobody is there."""
+        with _let_in():
+            socket = connect(_ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl))
+        with socket:
             yield LiveStream(socket, {"type": "start", **_given(options)})
 
 
@@ -310,24 +339,26 @@ class AsyncClient:
         answer = await self._http.post("/v1/detect", content=body, params=_params(options))
         return _response(answer, clip)
 
-    async def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncIterator[Result | Summary]:
+    def detect_lines(self, clip: Clip, **options: Unpack[Options]) -> AsyncLines:
         """As ``Client.detect_lines``."""
+        return AsyncLines(self._lines(clip, options))
+
+    async def _lines(self, clip: Clip, options: Options) -> AsyncIterator[str]:
         body = await asyncio.to_thread(_bytes, clip)
         call = self._http.stream(
             "POST", "/v1/detect", content=body, params=_params(options), headers={"Accept": NDJSON}
         )
         async with call as answer:
-            if answer.is_error:
+            if not answer.is_success:
                 await answer.aread()
             _check(answer)
             async for line in answer.aiter_lines():
-                yield _line(line)
+                yield line
 
     async def models(self) -> list[dict[str, Any]]:
         """As ``Client.models``."""
         answer = await self._http.get("/v1/models")
-        _check(answer)
-        return list(answer.json()["models"])
+        return _models(answer)
 
     async def ready(self) -> bool:
         """As ``Client.ready``."""
@@ -336,9 +367,11 @@ class AsyncClient:
     @asynccontextmanager
     async def stream(self, **options: Unpack[StreamOptions]) -> AsyncIterator[AsyncLiveStream]:
         """As ``Client.stream``."""
-        async with connect_async(
-            _ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl)
-        ) as socket:
+        with _let_in():
+            socket = await connect_async(
+                _ws(self._url, options.get("resume_token")), **_connecting(self._key, self._ssl)
+            )
+        async with socket:
             stream = AsyncLiveStream(socket)
             await stream.begin({"type": "start", **_given(options)})
             yield stream
@@ -377,30 +410,71 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 
 def _response(answer: httpx.Response, clip: Clip) -> DetectResponse:
     _check(answer)
-    response = DetectResponse.model_validate_json(answer.content, extra="ignore")
+    with _of_the_service(answer.status_code):
+        response = DetectResponse.model_validate_json(answer.content, extra="ignore")
     video = None if isinstance(clip, bytes) else Path(clip)
     for keyframe in response.keyframes:
         keyframe.comes_from(video, response.trained)
     return response
 
 
-def _line(text: str) -> Result | Summary:
-    line = json.loads(text)
-    if "summary" in line:
-        return Summary.model_validate(line["summary"], extra="ignore")
-    return Result.model_validate(line, extra="ignore")
+def _models(answer: httpx.Response) -> list[dict[str, Any]]:
+    _check(answer)
+    with _of_the_service(answer.status_code):
+        return list(answer.json()["models"])
+
+
+def _line(text: str) -> tuple[Result | Summary, list[str]]:
+    """One of lines, and the warnings in it. Raises ServiceError for what is none."""
+    with _of_the_service(200):
+        line = json.loads(text)
+        if "summary" in line:
+            return Summary.model_validate(line["summary"], extra="ignore"), list(line.get("warnings", []))
+        return Result.model_validate(line, extra="ignore"), []
 
 
 def _check(answer: httpx.Response) -> None:
-    """Raises ServiceError for an answer that is an error."""
-    if not answer.is_error:
-        return
-    wait = _seconds(answer.headers.get("retry-after", ""))
+    """Raises ServiceError for an answer that is an error, or sends us elsewhere."""
+    if not answer.is_success:
+        raise _error(answer.status_code, answer.reason_phrase, answer.headers, answer.content)
+
+
+def _error(status: int, phrase: str, headers: Mapping[str, str], content: bytes) -> ServiceError:
+    """What an answer that is no success says, be it the service's or a proxy's."""
+    wait = _seconds(headers.get("retry-after", ""))
     try:
-        problem = Problem.model_validate_json(answer.content, extra="ignore")
-    except ValidationError:  # not ours: a proxy's, perhaps
-        raise ServiceError(answer.status_code, "http_error", answer.reason_phrase, wait) from None
-    raise ServiceError(answer.status_code, problem.code, problem.detail, wait)
+        problem = Problem.model_validate_json(content, extra="ignore")
+    except ValidationError:
+        there = f"; it sends us to {headers['location']}" if 300 <= status < 400 and "location" in headers else ""
+        return ServiceError(status, "http_error", phrase + there, wait)
+    return ServiceError(status, problem.code, problem.detail, wait)
+
+
+def _none_of_ours(status: int) -> ServiceError:
+    return ServiceError(status, "http_error", "the answer is none of the service's; is something else at this address?")
+
+
+@contextmanager
+def _of_the_service(status: int) -> Iterator[None]:
+    """Around reading what came. Raises ServiceError where that is something else: a sign-in, a proxy's page."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError):  # what pydantic and json raise is a ValueError
+        raise _none_of_ours(status) from None
+
+
+@contextmanager
+def _let_in() -> Iterator[None]:
+    """Around connecting. Raises ServiceError where the answer is no WebSocket's: the service's own, or a proxy's."""
+    try:
+        yield
+    except InvalidStatus as refused:
+        answer = refused.response
+        if 200 <= answer.status_code < 300:
+            raise _none_of_ours(answer.status_code) from None
+        raise _error(answer.status_code, answer.reason_phrase, answer.headers, bytes(answer.body or b"")) from None
+    except InvalidHandshake as error:
+        raise ServiceError(1006, "closed", str(error), 1.0) from None
 
 
 def _seconds(retry_after: str) -> float | None:

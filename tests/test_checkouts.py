@@ -8,7 +8,7 @@ import pytest
 
 import bench.decode
 from bench.checkouts import OURS, in_turns, package_of
-from bench.decode import Film
+from bench.decode import FILMS, Film, films_of
 
 SCRIPT = "import json, pathlib, stmixer; print(json.dumps({'depth': len(pathlib.Path(stmixer.__file__).parts)}))"
 
@@ -70,3 +70,14 @@ def test_decoding_takes_turns_with_a_version_from_before_the_package(tmp_path: P
     read = (tmp_path / "media/log").read_text().split()
     assert read[:4] == [str(path), "384x256", "384x256", "384x256"]
     assert set(bench.decode.alone(film, path, 1)) == {"frames_per_s", "as_stored", "made_whole_ms"}
+
+
+def test_films_of_some_sizes_are_progressive_ones() -> None:
+    few = films_of("640x360,1920x1080")
+    assert {(film.codec, film.width) for film in few} == {
+        (codec, width) for codec in ("h264", "hevc", "vp9", "av1", "mpeg4") for width in (640, 1920)
+    }
+    assert not any(film.fields for film in few)
+    assert {film.codec for film in films_of("interlaced")} == {"h264", "mpeg2video"}
+    assert all(film.fields for film in films_of("interlaced"))
+    assert films_of("") == FILMS

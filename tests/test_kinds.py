@@ -36,10 +36,13 @@ KINDS: dict[str, tuple[str, ...]] = {
         "media/test_timeline.py::test_recordings_one_after_another_that_each_start_at_zero",
         "media/test_decode.py::test_a_clock_that_starts_anew_goes_on",
         "media/test_restarts.py::test_a_file_of_two_recordings_of_any_kind",
+        "media/test_restarts.py::test_whole_files_put_behind_each_other_are_read_to_the_end",
     ),
     "stamps in another unit": (
         "service/test_picture_clock.py::test_stamps_in_another_unit_are_told_once",
         "service/test_picture_clock.py::test_a_clock_that_leaps_is_in_its_unit",
+        "service/test_container_clock.py::test_stamps_in_another_unit_are_told_while_they_come",
+        "media/test_pace.py::test_a_unit_that_is_a_thousand_times_off_is_told",
     ),
     "stamps that are repeated, fall or are missing": (
         "media/test_timeline.py::test_timestamps_that_say_nothing_are_as_none",
@@ -47,6 +50,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "clocks that run over": (
         "media/test_timeline.py::test_a_counter_that_runs_over_goes_on",
+        "media/test_wraps.py::test_mpegs_clock",
+        "media/test_wraps.py::test_a_matroska_cluster",
         "service/test_gstreamer.py::test_what_obs_sends",
     ),
     "raw streams": (
@@ -96,6 +101,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "several videos, and covers": (
         "media/test_decode.py::test_cover_art_is_not_the_video",
         "media/test_codecs.py::test_another_track_is_read_where_the_first_has_such_a_codec",
+        "media/test_decode.py::test_of_several_videos_one_is_read_and_the_others_are_told",
     ),
     # what is taken
     "containers and codecs": (
@@ -125,6 +131,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "delays of small answers": (
         "service/test_connections.py::test_answers_leave_at_once",
         "service/test_connections.py::test_the_clients_media_leave_at_once",
+        "service/test_connections.py::test_what_a_camera_is_asked_leaves_at_once",
     ),
     "clients that take much": (
         "service/test_connections.py::test_who_has_used_up_the_share_is_not_read_for_a_while",
@@ -142,6 +149,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "probes": (
         "service/test_entrance.py::test_head_is_answered_as_get",
         "service/test_entrance.py::test_a_target_that_is_a_whole_address",
+    ),
+    "what a proxy answers in our place": (
+        "service/test_client.py::test_what_a_proxy_answers_in_our_place_is_no_answer",
+        "service/test_client.py::test_a_stream_that_is_not_let_in_says_so",
     ),
     "a full disk": (
         "service/test_rest_limits.py::test_a_full_disk_is_explained",

@@ -26,7 +26,7 @@ LEAVES = {
     "model.backbone_config", "model.boxes", "model.bundled", "model.clip", "model.config", "model.config_reading",
     "model.labels", "model.linking", "model.query_bank", "model.runtimes", "model.smoothing", "model.tracks",
     "model.named", "model.pulled", "model.zoo",
-    "media.errors", "media.grid", "media.limits", "media.timeline",
+    "media.errors", "media.grid", "media.limits", "media.pace", "media.timeline",
 }  # fmt: skip
 """Single modules that every room may import. They import leaves alone; no PyTorch, no PyAV. ``model.runtimes`` is the
 package's own file, which holds the runtimes' names; ``model.backbone_config`` and ``model.config_reading`` are parts of

@@ -181,7 +181,8 @@ def python() -> str:
         if name != "__version__":
             lines += _object(f"stmixer.{name}", getattr(stmixer, name))
     lines += ["## stmixer.service.client", "", *_prose(inspect.getdoc(client) or "")]
-    for given in (client.Client, client.AsyncClient, client.LiveStream, client.AsyncLiveStream, client.ServiceError):
+    streams, answers = (client.LiveStream, client.AsyncLiveStream), (client.Lines, client.AsyncLines)
+    for given in (client.Client, client.AsyncClient, *streams, *answers, client.ServiceError):
         lines += _object(given.__name__, given, level=3)
     return "\n".join(lines)
 

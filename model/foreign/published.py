@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import re
 import tarfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from stmixer.model.zoo import VARIANTS, variant
 
 LOSS_BUFFER = "stm_head.criterion.empty_weight"
 _WRAPPERS = ("model", "state_dict", "model_state", "module")
+_ONNX = re.compile(rb"\x08[\x01-\x20]\x12.[ -~]{2,}", re.DOTALL)
+"""Its version and who made it, the first two fields of one."""
 _COMPILED = "_orig_mod"
 _OUTERMOST = ("module", "model")
 """Prefixes of what a network was trained in: DataParallel's, LightningModule's usual one."""
@@ -178,10 +181,15 @@ def read_published_file(path: Path) -> PublishedFile:
 
 
 def _refuse_programs(path: Path) -> None:
-    """Keep from torch.load what it would hand on: TorchScript (it runs) and the tar files of 2016 (it unpacks them)."""
+    """Keep from torch.load what it would hand on: TorchScript (it runs) and the tar files of 2016 (it unpacks them).
+
+    ONNX as well, of which it would say that a key is invalid.
+    """
     with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    if is_zip:
+        head = file.read(64)
+    if _ONNX.match(head):
+        raise CheckpointError(f"{path} is an ONNX model, not a checkpoint")
+    if head.startswith(b"PK\x03\x04"):
         # torch's own reader, not zipfile: the two must not disagree on what the archive holds
         if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint; it is not executed")

@@ -138,6 +138,9 @@ def _parsed(adapter: TypeAdapter[T], text: str) -> T:
         where, name = ".".join(str(part) for part in first["loc"]), first["loc"][-1] if first["loc"] else ""
         if first["type"] == "json_invalid":
             reason = f"text messages are JSON, and pictures and other media are binary messages ({first['msg']})"
+        elif not first["loc"]:
+            said = "it has no type" if first["type"] == "union_tag_not_found" else first["msg"]
+            reason = f"message: {said}; pictures and other media are binary messages"
         elif first["type"] != "extra_forbidden":
             reason = f"{where or 'message'}: {first['msg']}"
         elif first["loc"][0] == "update" and name in Start.model_fields:

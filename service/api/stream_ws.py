@@ -315,7 +315,7 @@ def _source(session: Session, start: Start) -> LiveSource:
     """The source of this kind of media."""
     if start.codec == "jpeg":
         return PictureSource(session.context, stamped=start.timestamps == "prefix")
-    return ContainerSource(session.context, fragmented_mp4=start.codec == "mp4")
+    return ContainerSource(session.context, codec=start.codec)
 
 
 async def _evicted(kept: ResumableStream) -> None:

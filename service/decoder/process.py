@@ -19,12 +19,13 @@ from typing import BinaryIO
 
 from stmixer.media.annotated import write_annotated
 from stmixer.media.camera_feed import Camera
-from stmixer.media.decode import VideoReader
+from stmixer.media.decode import OTHER_UNIT, VideoReader
 from stmixer.media.device import CameraDevice
 from stmixer.media.errors import MediaError
 from stmixer.media.loaded import load_all
+from stmixer.media.pace import StampPace
 from stmixer.media.rtsp import RtspCamera
-from stmixer.media.sniff import sniff
+from stmixer.media.sniff import sniff, streamed
 from stmixer.service.decoder import cell, seccomp
 from stmixer.service.decoder.cutting import Cutting
 from stmixer.service.decoder.easel import draw_pictures
@@ -68,6 +69,8 @@ _CAPTURE_STEP_US = 1000
 """By how much a camera's clock has to differ from what was told of it to be told anew."""
 _TOLD_EVERY_S = 1.0
 """Between two words on how far drawing has come, however long a frame takes; much less than ``patience.STUCK_S``."""
+_MOST_TOLD = 20
+"""Things that are wrong with a camera's pictures which are told of."""
 _ENDS_A_STREAM = ("aspect_unsupported", "too_large")
 """What is wrong with all of a camera's pictures, not with one."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -106,6 +109,7 @@ def decode_video(channel: Channel, source: BinaryIO | Camera, order: Order, cutt
             shift_us, told = (None, {}) if live else (0, dict(progress.dropped))
         started, began = time.thread_time(), time.monotonic()
         captured_us: int | None = None
+        pace = StampPace() if prompt else None
         try:
             for frame in reader:
                 if paced:
@@ -114,6 +118,10 @@ def decode_video(channel: Channel, source: BinaryIO | Camera, order: Order, cutt
                 at = time.monotonic() - (time.thread_time() - started)
                 if shift_us is None and progress is not None:
                     cutting.shift_us = shift_us = _goes_on_at(progress, at) - frame.pts_us
+                if pace is not None and (unit := pace.unit(frame.pts_us, at)) is not None:
+                    pace = None  # once is enough
+                    reader.warnings.append(f"timestamps run {unit.pace} than pictures arrive; {OTHER_UNIT}")
+                    warn("timestamps", reader.warnings[-1])
                 if (origin_us := reader.capture.origin_us) is not None:
                     origin_us -= shift_us or 0
                     if captured_us is None or abs(origin_us - captured_us) > _CAPTURE_STEP_US:
@@ -158,7 +166,7 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
     """Pictures one by one as messages, each answered with ``PictureWanted``."""
     writer = Writer(channel)
     sampling = Sampling(order.sampling, writer, prompt=True)
-    opened, newest_us, told = False, -1, ""
+    opened, newest_us, told = False, -1, set[str]()
     if order.progress is not None:
         sampling.go_on(order.progress, writer.ring())
         opened, newest_us = True, order.progress.pts_us
@@ -189,14 +197,19 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
             cutting.ring.put_picture(arrived.pts_us, picture.data)
             sampling.frame(arrived.pts_us, picture, arrived.at)
         except MediaError as error:
-            if error.code in _ENDS_A_STREAM or (not opened and sniff(picture.data) is not None):
+            if error.code in _ENDS_A_STREAM or (not opened and _is_something_else(picture.data)):
                 raise
             channel.send(FramesDropped("corrupt", 1, told=False))
-            if error.message != told:
-                told = error.message
-                channel.send(SourceWarns("corrupt", told))
+            if error.message not in told and len(told) < _MOST_TOLD:
+                told.add(error.message)
+                channel.send(SourceWarns("corrupt", error.message))
         finally:
             channel.send(PictureWanted())
+
+
+def _is_something_else(data: bytes) -> bool:
+    """Whether what should be a picture is known to be none."""
+    return sniff(data) is not None or streamed(data) is not None
 
 
 def render(channel: Channel, received: Received, clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from stmixer.media.grid import Sample
 from stmixer.service.engine.stream import Slot, Stream
+from stmixer.service.engine.stream_origin import StreamOrigin
 from stmixer.service.ipc.messages import Frames, FramesDropped, MessageError, NewestSample, Progress
 from stmixer.service.metrics import DROP_REASONS, OTHER_REASON, Metrics
 
@@ -28,7 +29,7 @@ class FrameCounts:
         """Pictures sent to the decoder, which has told of them in no way yet."""
         self._told = self._told_and_dropped = 0
         self._dropped_by_decoder: dict[str, int] = {}
-        self._origin: float | None = None
+        self._origin = StreamOrigin()
 
     # -- on the way in
 
@@ -65,8 +66,7 @@ class FrameCounts:
         else:
             self.received(count)
         for pts_us, at in zip(message.pts_us, message.at, strict=True):
-            origin = at - pts_us / 1e6
-            self._origin = origin if self._origin is None else min(self._origin, origin)
+            self._origin.note(pts_us, at)
 
     def dropped_by_decoder(self, message: FramesDropped) -> None:
         """Frames that a decoder lost, whether or not it had told of them before. Raises MessageError for too many."""
@@ -93,7 +93,7 @@ class FrameCounts:
             pts_us=stream.newest_pts_us,
             width=stream.frame_width,
             height=stream.frame_height,
-            origin=self._origin,
+            origin=self._origin.at,
             newest=None if newest is None else _newest_sample(newest),
         )
 

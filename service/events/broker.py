@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,8 @@ ANSWER_S = 5.0
 """How long the broker may take to answer: a connection, a message."""
 KEEP_ALIVE_S = 30
 """It says that we are gone when nothing of ours came for one and a half times that."""
+UNDELAYED = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+"""Else a second message waits until the first one's segment is acknowledged."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 STEADY_S = 30.0
 """A connection that lasted so long was a good one: after it we begin with the first wait again."""
@@ -123,7 +126,7 @@ class Broker:
         client = Client(
             address.host, address.port, username=address.user, password=address.password, identifier=self._identifier,
             tls_context=address.tls, will=Will(self._will_topic, OFFLINE, qos=1, retain=True), timeout=ANSWER_S,
-            keepalive=KEEP_ALIVE_S,
+            keepalive=KEEP_ALIVE_S, socket_options=UNDELAYED,
         )  # fmt: skip
         async with client:
             log.info("connected to the MQTT broker")

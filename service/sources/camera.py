@@ -43,9 +43,10 @@ async def connected(url: PulledUrl, policy: AddressPolicy) -> tuple[socket.socke
     trouble = Trouble("unreachable", f"{url.host} has no address")
     for address in await reachable(url, policy):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        ours = socket.socket(family, socket.SOCK_STREAM)
+        ours = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             ours.setblocking(False)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             async with asyncio.timeout(CONNECT_S):
                 await asyncio.get_running_loop().sock_connect(ours, (address, url.port))

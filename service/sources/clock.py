@@ -10,15 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from stmixer.media.pace import StampPace
 from stmixer.media.timeline import Placed, Timeline
 
 _MICROSECOND, _NOMINAL_RATE = Fraction(1, 1_000_000), Fraction(30)
-_STRETCH_S, _STRETCH_PICTURES = 1.5, 10
-"""Over how long at least stamps and arrivals are compared."""
-_UNITS = ((1e-6, "seconds"), (1e-3, "milliseconds"), (1e3, "nanoseconds"))
-"""Times that stamps run as fast as pictures arrive, and what they are in then."""
-_OFF_BY = 10.0
-"""A busy sender or line makes pictures come more slowly than they are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,7 @@ class PictureClock:
         self.origin: float | None = None
         self._timeline: Timeline[TimedPicture] = Timeline(_MICROSECOND, _NOMINAL_RATE, hold=stamped)
         self._resets = 0
-        self._pace = _Pace() if stamped else None
+        self._pace = StampPace() if stamped else None
         self._told: set[str] = set()
 
     def place(self, picture: TimedPicture, stamp_us: int) -> list[Placed[TimedPicture]]:
@@ -61,7 +56,8 @@ class PictureClock:
         if timeline.left_out:
             found.append("pictures are left out, their timestamps being no later than the last")
         if self._pace is not None and (unit := self._pace.unit(stamp_us, received_at)) is not None:
-            found.append(unit)
+            how = f"timestamps run {unit.pace} than pictures arrive"
+            found.append(f"{how}: they seem to be {unit.name}; send microseconds")
         new = [line for line in found if line not in self._told]
         self._told.update(new)
         return new
@@ -75,33 +71,3 @@ class PictureClock:
                 self.origin, self._resets = origin, self._timeline.resets
             self.origin = min(self.origin, origin)
         return placed
-
-
-class _Pace:
-    """How fast stamps run against arrivals, over one stretch of pictures after another.
-
-    Two stretches have to agree: one with a clock that leaps, or with a line that stands still, says nothing of a unit.
-    """
-
-    def __init__(self) -> None:
-        self._begin: tuple[int, float] | None = None
-        self._pictures = 0
-        self._before: int | None = None
-
-    def unit(self, stamp_us: int, received_at: float) -> str | None:
-        """With this picture: in what unit but microseconds stamps seem to be, in words; None for none."""
-        if self._begin is None:
-            self._begin = stamp_us, received_at
-        stamp_s, arrived_s = (stamp_us - self._begin[0]) / 1e6, received_at - self._begin[1]
-        if self._pictures < _STRETCH_PICTURES or arrived_s < _STRETCH_S:
-            self._pictures += 1
-            return None
-        self._begin, self._pictures = (stamp_us, received_at), 1
-        pace, before = stamp_s / arrived_s, self._before
-        near = (n for n, (factor, _) in enumerate(_UNITS) if factor / _OFF_BY < pace < factor * _OFF_BY)
-        self._before = found = next(near, None)
-        if found is None or found != before:
-            return None
-        factor, unit = _UNITS[found]
-        how = f"{1 / factor:,.0f} times slower" if factor < 1 else f"{factor:,.0f} times faster"
-        return f"timestamps run {how} than pictures arrive: they seem to be {unit}; send microseconds"

@@ -8,11 +8,12 @@ import os
 import struct
 import termios
 
-from stmixer.service.errors import CapacityError
+from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.ipc.messages import OpenContainer, Progress, SourceEnded, SourceFailed
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed
+from stmixer.service.sources.pictures import JPEG
 from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource, FlushMark, cancelled
 
 OVERLOAD_S = 5.0
@@ -25,12 +26,13 @@ INTERRUPTED_S = 2.0
 class ContainerSource(DecodedSource):
     """A decoder that dies ends it: nobody can pick up a container in its middle.
 
-    A lost socket ends the container but not the stream; another one may begin on the next socket.
+    A lost socket ends the container but not the stream; another one may begin on the next socket. ``codec``: what a
+    client calls it; pictures are none, though FFmpeg would read them, at a rate of its own.
     """
 
-    def __init__(self, context: SourceContext, *, fragmented_mp4: bool = False) -> None:
+    def __init__(self, context: SourceContext, *, codec: str | None = None) -> None:
         super().__init__(context)
-        self._fragmented_mp4 = fragmented_mp4
+        self._codec = codec
         self._queue: BoundedQueue[bytes | FlushMark] = BoundedQueue(QUEUE_BYTES)
         self._pipe: asyncio.StreamWriter | None = None
         self._reading_end = -1
@@ -68,7 +70,11 @@ class ContainerSource(DecodedSource):
         await self.open()
 
     async def take(self, data: bytes) -> None:
-        """Some bytes, waiting for room. Raises CapacityError ``overloaded`` where a live stream waits too long."""
+        """Some bytes, waiting for room. Raises CapacityError ``overloaded`` where a live stream waits too long,
+        InputError for pictures instead of the container that was announced."""
+        if self._codec is not None and not self._given and data.startswith(JPEG):
+            wanted = 'begin the stream with "codec": "jpeg", and send each picture as a message of its own'
+            raise InputError("bad_message", f'this is a JPEG, and "codec" was "{self._codec}"; {wanted}', 400)
         await self._enqueue(data, len(data))
 
     async def flush(self) -> FlushMark:
@@ -106,7 +112,7 @@ class ContainerSource(DecodedSource):
     # -- to the decoder
 
     def _order(self, progress: Progress | None) -> tuple[OpenContainer, list[int]]:
-        order = OpenContainer(self._context.sampling(), progress, fragmented_mp4=self._fragmented_mp4)
+        order = OpenContainer(self._context.sampling(), progress, fragmented_mp4=self._codec == "mp4")
         return order, [self._reading_end]
 
     def _finished(self, last: SourceEnded | SourceFailed) -> None:

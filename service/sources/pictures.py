@@ -16,7 +16,7 @@ from stmixer.service.sources.mailbox import QUEUE_BYTES, BoundedQueue, Closed, M
 from stmixer.service.sources.source import DecodedSource, FlushMark
 
 PREFIX_BYTES = 8
-_JPEG = b"\xff\xd8\xff"
+JPEG = b"\xff\xd8\xff"
 DEATHS_COUNTED_S = 60.0
 
 
@@ -63,7 +63,7 @@ class PictureSource(DecodedSource):
         if self._stamped:
             if len(data) < PREFIX_BYTES:
                 raise InputError("bad_message", "a picture with prefix begins with 8 bytes of microseconds", 400)
-            if data.startswith(_JPEG) and not data.startswith(_JPEG, PREFIX_BYTES):
+            if data.startswith(JPEG) and not data.startswith(JPEG, PREFIX_BYTES):
                 raise InputError(
                     "bad_message", 'a picture came without the prefix that "timestamps": "prefix" announces', 400
                 )

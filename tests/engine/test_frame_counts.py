@@ -150,6 +150,21 @@ def test_progress_says_where_the_next_decoder_goes_on() -> None:
     assert stream.summary.received == 5
 
 
+@pytest.mark.parametrize("rate", [0.99, 1.0, 1.01])
+def test_a_clock_that_drifts_is_no_pause(rate: float) -> None:
+    """A camera's clock that loses 36 s in an hour: where it comes back after 5 s, 5 s have passed, not 41."""
+    stream, counts, _ = scene()
+    pts_us, at = 0, 0.0
+    for number in range(3601):
+        pts_us, at = round(number * rate * 1e6), 1000.0 + number
+        late_s = 0.3 if number % 7 else 0.0  # on its way; the fastest counts
+        counts.told(Frames((pts_us,), (at + late_s,), 1))
+        stream.note_frame(pts_us, at, at)
+    origin = counts.progress().origin
+    assert origin is not None
+    assert at + 5 - origin == pytest.approx(pts_us / 1e6 + 5, abs=0.25)
+
+
 def test_more_pictures_not_kept_than_were_sent_are_refused() -> None:
     stream, counts, metrics = scene()
     counts.at_socket = True

@@ -261,3 +261,35 @@ def test_cover_art_is_not_the_video(make_video):
     frames, reader = read(with_cover(make_video(5)))
     assert (reader.info.width, reader.info.height, len(frames)) == (96, 64, 5)
     assert error_of(with_cover(None)) == "no_video"
+
+
+def two_videos(container, default=None):
+    """Of 96 x 64 and of 128 x 80; ``default``: which of them is meant to be shown."""
+    import av
+
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as output:
+        tracks = []
+        for number, (width, height) in enumerate(((96, 64), (128, 80))):
+            track = output.add_stream("mpeg4", rate=25)
+            track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+            if default is not None:
+                track.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+            tracks.append(track)
+        for track in tracks * 5:
+            picture = np.full((track.height, track.width, 3), 90, np.uint8)
+            output.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for track in tracks:
+            output.mux(track.encode(None))
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "default", "shown"), [("matroska", None, 0), ("matroska", 1, 1), ("mp4", 1, 1), ("mpegts", None, 0)]
+)
+def test_of_several_videos_one_is_read_and_the_others_are_told(container, default, shown):
+    frames, reader = read(two_videos(container, default))
+    assert {(f.width, f.height) for f in frames} == {((96, 64), (128, 80))[shown]}
+    assert len(frames) == 5
+    told = f"the file holds 2 video streams; stream {shown} is read, as a player would show it"
+    assert reader.warnings == [told]

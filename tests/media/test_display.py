@@ -229,6 +229,34 @@ def test_what_we_write_has_its_colours_and_says_which(width: int, height: int, m
     np.testing.assert_allclose(frames[1].reshape(-1, 3).mean(0), (220, 30, 30), atol=3)
 
 
+def drawn_copy(video: bytes) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """The pictures of a copy with nobody in it, and the shape of its pixels as its file says it."""
+    target = io.BytesIO()
+    write_annotated(io.BytesIO(video), target, [], trained=True, limits=Limits())
+    with av.open(io.BytesIO(target.getvalue())) as container:
+        ratio = container.streams.video[0].sample_aspect_ratio or Fraction(1)
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)], ratio.as_integer_ratio()
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(Fraction(4, 3), 212), (Fraction(1, 2), 80)])
+def test_a_drawn_copy_has_square_pixels(ratio: Fraction, width: int) -> None:
+    """Players show it as they show what was sent."""
+    pictures, shape = drawn_copy(encoded([circle(160, 96, ratio)] * 5, "mp4", "libx264", ratio=ratio))
+    assert (len(pictures), shape) == (5, (1, 1))
+    assert pictures[2].shape == pytest.approx((96, width, 3), abs=2)
+    columns, rows = extent(pictures[2])
+    assert columns == pytest.approx(60, abs=3)
+    assert rows == pytest.approx(60, abs=3)
+
+
+def test_a_drawn_copy_is_upright(make_video: Callable[..., bytes], read_corners: Callable[[np.ndarray], str]) -> None:
+    """Turned by a quarter, as phones store it, and with nothing that would turn it again."""
+    one = 1 << 16
+    pictures, _ = drawn_copy(make_video(3, 96, 64, matrix=(0, one, 0, -one, 0, 0, 0, 0, 1 << 30)))
+    assert pictures[1].shape == (96, 64, 3)
+    assert read_corners(pictures[1]) == "brwg"
+
+
 # -- pictures whose size changes
 
 

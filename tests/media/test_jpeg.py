@@ -112,6 +112,20 @@ def test_what_is_sent_instead_is_named_with_what_is_wanted(picture, name):
         decode_jpeg(data, Limits())
 
 
+@pytest.mark.parametrize(
+    ("data", "what", "codec"),
+    [
+        (b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x86\x81\x01", "WebM", "webm"),
+        (b"\0\0\0\x1cftypiso5\0\0\2\0iso5iso6mp41", "an MP4", "mp4"),
+        (b"\0\0\0\x68moof\0\0\0\x10mfhd", "a piece of an MP4", "mp4"),
+        ((b"G\x40\0\x10" + bytes(184)) * 3, "MPEG-TS", "mpegts"),
+    ],
+)
+def test_a_container_is_named_with_how_its_stream_is_begun(data, what, codec):
+    with pytest.raises(MediaError, match=f'this is {what}, not a JPEG; begin the stream with "codec": "{codec}"'):
+        decode_jpeg(data, Limits())
+
+
 def test_a_time_before_it_that_was_not_announced_is_said(picture):
     with pytest.raises(MediaError, match='begin the stream with "timestamps": "prefix"'):
         decode_jpeg((1_700_000_000_000_000).to_bytes(8, "little") + pillow_jpeg(picture), Limits())

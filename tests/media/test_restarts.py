@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from live_video import picture, piece
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.parts import parts_of
 from stmixer.media.restarts import HeaderWatch
 from stmixer.media.takeover_in_file import takes_over
 
@@ -139,6 +141,70 @@ def test_a_file_of_two_recordings_of_any_kind(kind: str) -> None:
         "times the timestamps start anew: 1; time goes on without a gap",
         "times that another video took over: 1; it was read from there on",
     ]
+
+
+def whole(first: int, count: int, container: str, codec: str, size: tuple[int, int] = SMALL, **options: str) -> bytes:
+    """The same as a finished file: with an index, and sizes that are said."""
+    with (
+        tempfile.NamedTemporaryFile() as target,
+        av.open(target.name, "w", format=container, options=options) as output,
+    ):
+        track = output.add_stream(codec, rate=25)
+        track.width, track.height, track.options = *size, dict(OPTIONS.get(codec, {}))
+        track.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        track.codec_context.gop_size, track.codec_context.max_b_frames = 10, 0
+        for number in range(first, first + count):
+            frame = picture(number).reformat(*size)
+            frame.pts = number - first
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+        output.close()
+        return Path(target.name).read_bytes()
+
+
+WHOLE: dict[str, tuple[str, str, dict[str, str]]] = {
+    "MP4": ("mp4", "libx264", {}),
+    "MP4, its index first": ("mp4", "libx264", {"movflags": "faststart"}),
+    "QuickTime": ("mov", "libx264", {}),
+    "AVI": ("avi", "mjpeg", {}),
+}
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["alike", "larger"])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_files_put_behind_each_other_are_read_to_the_end(
+    kind: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """`cat a.mp4 b.mp4 > c.mp4`: of the second nothing is in the first one's index."""
+    container, codec, options = WHOLE[kind]
+    parts = [whole(n, 30, container, codec, of, **options) for n, of in ((0, SMALL), (30, size), (60, SMALL))]
+    assert [begin for begin, _ in parts_of(io.BytesIO(b"".join(parts)))] == [
+        0, len(parts[0]), len(parts[0]) + len(parts[1])
+    ]  # fmt: skip
+    (tmp_path / "joined").write_bytes(b"".join(parts))
+    with VideoReader(tmp_path / "joined", limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 30 + [size] * 30 + [SMALL] * 30)
+    assert reader.dropped == {}
+    assert reader.warnings[:2] == [
+        "times the timestamps start anew: 2; time goes on without a gap",
+        "times that another video took over: 2; it was read from there on",
+    ]
+
+
+def test_one_file_twice_is_read_twice() -> None:
+    data = 2 * whole(0, 30, "mp4", "libx264")
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        assert [ms for ms, _, _ in shown(reader)] == pytest.approx([40 * n for n in range(60)], abs=1)
+
+
+def test_a_second_file_that_is_cut_is_told_and_the_first_one_read() -> None:
+    first, second = whole(0, 30, "mp4", "libx264"), whole(30, 30, "mp4", "libx264")
+    with VideoReader(io.BytesIO(first + second[: second.index(b"moov") - 50]), limits=Limits()) as reader:
+        found = iter(reader)
+        assert [next(found).index for _ in range(30)] == list(range(30))
+        with pytest.raises(MediaError, match="index") as cut:
+            next(found)
+    assert cut.value.code == "unreadable"
 
 
 @pytest.mark.parametrize("begin", [0, 5, 77])

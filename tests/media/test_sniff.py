@@ -65,6 +65,7 @@ NAMED: dict[str, tuple[Make, str, str, str]] = {
     "AIFF": (lambda _: sound("aiff", "pcm_s16be"), "no_video", "an AIFF sound file", NO_PICTURE),
     "CAF": (lambda _: sound("caf", "pcm_s16le"), "no_video", "a CAF sound file", NO_PICTURE),
     "AAC": (lambda _: b"\xff\xf1\x50\x80" + bytes(2000), "no_video", "AAC sound", NO_PICTURE),
+    "JPEG": (lambda _: picture(".jpg"), "no_video", "a JPEG picture", "one still picture is no video"),
     "PNG": (lambda _: picture(".png"), "no_video", "a PNG picture", "one still picture is no video"),
     "WebP": (lambda _: picture(".webp"), "no_video", "a WebP picture", "one still picture is no video"),
     "BMP": (lambda _: picture(".bmp"), "no_video", "a BMP picture", "one still picture is no video"),
@@ -125,6 +126,18 @@ def test_an_index_that_is_there_and_wrong_is_not_missing(make_video: Callable[..
     with pytest.raises(MediaError) as raised:
         VideoReader(io.BytesIO(data), limits=Limits())
     assert "index" not in raised.value.message
+
+
+@pytest.mark.parametrize("first", [b"", b"\0\0\0\x18stypmsdh\0\0\0\0msdhmsix"], ids=["moof", "styp"])
+def test_a_segment_without_its_beginning_is_named(make_video: Callable[..., bytes], first: bytes) -> None:
+    """As players fetch them: `init.mp4`, and then `1.m4s`."""
+    data = make_video(30, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+    at = data.index(b"moof") - 4
+    with pytest.raises(MediaError, match="put the initialisation segment before it") as raised:
+        VideoReader(io.BytesIO(first + data[at:]), limits=Limits())
+    assert raised.value.code == "unreadable"
+    with VideoReader(io.BytesIO(data[:at] + first + data[at:]), limits=Limits()) as reader:
+        assert len(list(reader)) == 30
 
 
 def test_noise_is_nothing_in_particular() -> None:

@@ -94,6 +94,12 @@ def test_a_pointer_instead_of_an_onnx_file(tmp_path: Path) -> None:
         read_pretrained(tmp_path / "yolox.onnx", variant("rt_nano"))
 
 
+def test_an_onnx_file_instead_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"\x08\x0a\x12\x07pytorch\x1a\x062.15.0:" + bytes(2000))
+    code, _, error = convert(tmp_path / "w.pth")
+    assert (code, error) == (2, f"{tmp_path}/w.pth is an ONNX model, not a checkpoint\n")
+
+
 def _in_the_middle(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """torch.compile of the backbone alone."""
     return {k.replace("backbone.", "backbone._orig_mod.", 1): v for k, v in tensors.items()}

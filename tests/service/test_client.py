@@ -174,6 +174,84 @@ def test_when_to_come_again(body: bytes, retry_after: str, seconds: float | None
     assert error.retry_after_s == (seconds if seconds is None else pytest.approx(seconds, rel=0.02))
 
 
+SIGN_IN, JSON = {"Location": "https://sign.in/"}, {"Content-Type": "application/json"}
+IN_OUR_PLACE = {
+    "sent elsewhere": (302, SIGN_IN, b"", "Found; it sends us to https://sign.in/"),
+    "sent to HTTPS": (308, SIGN_IN, b"<html>", "Permanent Redirect; it sends us to https://sign.in/"),
+    "a page": (200, {"Content-Type": "text/html"}, b"<html>sign in</html>", "none of the service's"),
+    "somebody else's JSON": (200, JSON, b'{"message": "hello"}', "none of the service's"),
+    "a list": (200, JSON, b"[]", "none of the service's"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IN_OUR_PLACE)
+def test_what_a_proxy_answers_in_our_place_is_no_answer(kind: str, tmp_path: Path) -> None:
+    status, headers, body, says = IN_OUR_PLACE[kind]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, content=body, headers=headers)
+
+    def check(refused: ServiceError) -> None:
+        assert (refused.status, refused.code, refused.retry_after_s) == (status, "http_error", None)
+        assert says in str(refused)
+
+    async def asynchronously() -> None:
+        async with AsyncClient("http://service") as client:
+            client._http = httpx.AsyncClient(base_url="http://service", transport=httpx.MockTransport(serve))
+            for call in (client.detect(b"clip"), anext(client.detect_lines(b"clip")), client.models()):
+                with pytest.raises(ServiceError) as refused:
+                    await call
+                check(refused.value)
+
+    with Client("http://service") as client:
+        client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(serve))
+        for call in (
+            lambda: client.detect(b"clip"), lambda: next(client.detect_lines(b"clip")), client.models,
+            lambda: client.render(b"clip", tmp_path / "drawn.mp4"),
+        ):  # fmt: skip
+            with pytest.raises(ServiceError) as refused:
+                call()
+            check(refused.value)
+    assert not (tmp_path / "drawn.mp4").exists()
+    asyncio.run(asynchronously())
+
+
+HANDSHAKES = {
+    "ours": (b"HTTP/1.1 503 Full\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n%s" % (len(OURS), OURS),
+             (503, "capacity", 7.0)),
+    "a gateway's": (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nbusy", (502, "http_error", None)),
+    "a sign-in": (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhtml", (200, "http_error", None)),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", (1006, "closed", 1.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HANDSHAKES)
+def test_a_stream_that_is_not_let_in_says_so(kind: str) -> None:
+    answer, error = HANDSHAKES[kind]
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    def filmed(url: str) -> ServiceError:
+        with Client(url) as client, pytest.raises(ServiceError) as refused, client.stream():
+            pass
+        return refused.value
+
+    async def both() -> list[ServiceError]:
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with AsyncClient(url) as client:
+                with pytest.raises(ServiceError) as refused:
+                    async with client.stream():
+                        pass
+            return [refused.value, await asyncio.to_thread(filmed, url)]
+
+    for refused in asyncio.run(both()):
+        assert (refused.status, refused.code, refused.retry_after_s) == error
+
+
 def test_options_that_are_none_are_not_given(server: Server) -> None:
     with Client(server.url) as client:
         plain = client.detect(WALK, score_threshold=1)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
+from prometheus_client import Gauge
 from uvicorn.server import ServerState
 from websockets.asyncio.client import connect as connect_async
 from websockets.asyncio.server import serve
@@ -19,7 +20,10 @@ from stmixer.service.api import connections
 from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.paced import MESSAGE_S, MOST_UNREAD, SHARE_OF_A_STREAM, PacedTransport
 from stmixer.service.api.server import bind
+from stmixer.service.events.broker import Broker, BrokerAddress
+from stmixer.service.pulled_url import parse_url
 from stmixer.service.settings import Settings
+from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.allowance import (
     AT_ONCE_S,
     BURST_S,
@@ -31,6 +35,7 @@ from stmixer.service.sources.allowance import (
     Allowance,
     LoopShare,
 )
+from stmixer.service.sources.camera import connected
 
 
 def undelayed(of: socket.socket) -> bool:
@@ -79,6 +84,46 @@ def test_the_clients_media_leave_at_once() -> None:
         return found
 
     assert asyncio.run(both()) == [True, True]
+
+
+def test_what_a_camera_is_asked_leaves_at_once() -> None:
+    """FFmpeg's requests, and what goes between it and a camera over TLS."""
+
+    async def connect_to_one() -> bool:
+        async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
+            url = parse_url(f"rtsp://127.0.0.1:{server.sockets[0].getsockname()[1]}/cam")
+            ours, _ = await connected(url, AddressPolicy(parse_networks("127.0.0.0/8")))
+            with ours:
+                assert ours.proto == socket.IPPROTO_TCP  # or asyncio would not know it for one
+                return undelayed(ours)
+
+    assert asyncio.run(connect_to_one())
+
+
+def test_what_a_broker_is_told_leaves_at_once() -> None:
+    async def tell() -> bool:
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1000)
+            writer.write(b"\x20\x02\0\0")  # CONNACK: taken
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+            address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1], None, None, None)
+            broker, found = Broker(address, "one", "will", Gauge("up", "up", registry=None)), asyncio.Future[bool]()
+
+            async def talk() -> None:
+                assert broker._connection is not None
+                found.set_result(undelayed(broker._connection.client._client.socket()))
+
+            running = asyncio.create_task(broker.run(talk))
+            try:
+                return await found
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    assert asyncio.run(tell())
 
 
 # -- none costs the others

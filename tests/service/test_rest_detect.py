@@ -211,6 +211,10 @@ def test_warnings_come_in_every_form_of_answer(server: Server, tmp_path: Path) -
     assert json.loads(post(server, made_video(128, 96, 8), accept=MP4).headers[WARNINGS]) == []
     with Client(server.url) as client:
         assert client.render(clip, tmp_path / "drawn.mp4") == told
+        lines = client.detect_lines(clip)
+        assert lines.warnings == []
+        assert len(list(lines)) == 3  # two keyframes and the summary
+        assert lines.warnings == told
 
 
 @pytest.mark.parametrize(("warnings", "kept"), [([], 0), (["ü" * 9] * 9, 9), (["x" * 400] * 30, 10), (["ü" * 5000], 0)])

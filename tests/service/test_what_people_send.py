@@ -17,7 +17,6 @@ from typing import Any
 
 import av
 import cv2
-import httpx
 import numpy as np
 import pytest
 from live_video import piece
@@ -35,7 +34,7 @@ Size = tuple[int, int]
 X264 = {"preset": "veryfast", "tune": "zerolatency"}
 VPX = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
 GREEN, RED = (30, 200, 30), (220, 30, 30)
-BT709, LIMITED = 1, 1
+BT709, LIMITED, FULL = 1, 1, 2
 
 
 def bar(number: int, width: int, height: int) -> np.ndarray:
@@ -305,22 +304,27 @@ def file_of(files: Path, name: str) -> Path:
     return files / f"{name}.video".replace(":", "-")
 
 
-@pytest.fixture(scope="module")
-def command(files: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what `stmixer detect` wrote of each, drawn copies of none."""
+def detect(weights: Path, outputs: list[Path], given: list[Path], **options: float) -> list[Any]:
+    """`stmixer detect`: what it could not do."""
     import torch
 
     from stmixer.model.checkpoint import load
     from stmixer.model.runtimes.choose import torch_runtime
     from stmixer.service.worker.runner import Runner
 
-    folder = tmp_path_factory.mktemp("found")
-    runner = Runner(torch_runtime(load(tiny_weights), torch.device("cpu")))
+    runner = Runner(torch_runtime(load(weights), torch.device("cpu")))
     command = DetectCommand(
-        runner, DetectOptions(keyframe_hz=1, score_threshold=0, top_k=1), [folder],
+        runner, DetectOptions(keyframe_hz=1, **options), outputs,
         batch_size=4, explain=None, bar=no_bar, on_response=lambda item, response: None,
     )  # fmt: skip
-    assert command.run(inputs_of([str(file_of(files, name)) for name in SENT])) == []
+    return list(command.run(inputs_of([str(path) for path in given])))
+
+
+@pytest.fixture(scope="module")
+def command(files: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `stmixer detect` wrote of each, drawn copies of none."""
+    folder = tmp_path_factory.mktemp("found")
+    assert detect(tiny_weights, [folder], [file_of(files, name) for name in SENT], score_threshold=0, top_k=1) == []
     return folder
 
 
@@ -401,12 +405,52 @@ def flat(width: int, height: int, rgb: tuple[int, int, int], matrix: int) -> byt
     return target.getvalue()
 
 
-def colours_of(drawn: bytes) -> tuple[np.ndarray, int, int]:
-    """The middle of a picture as its tags say, by the standards' own numbers; matrix and range."""
+def described_by_its_container() -> bytes:
+    """VP8 whose frames say nothing of BT.709 and full range, which WebM does: (30, 200, 30), as a page's recording."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="webm") as output:
+        track = output.add_stream("libvpx", rate=10)
+        track.width, track.height, track.pix_fmt = 320, 240, "yuv420p"
+        track.options = {"b": "4M", "crf": "4", "deadline": "realtime", "cpu-used": "8"}
+        track.codec_context.colorspace, track.codec_context.color_range = BT709, FULL
+        for number in range(12):
+            frame = av.VideoFrame(320, 240, "yuv420p")
+            frame.colorspace, frame.color_range, frame.pts = BT709, FULL, number
+            for plane, level in zip(frame.planes, (152, 62, 51), strict=True):
+                plane.update(bytes([level]) * plane.buffer_size)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+def thermal() -> bytes:
+    """One plane of limited range: black left, white right."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        track = output.add_stream("libx265", rate=10)
+        track.width, track.height, track.pix_fmt = 320, 240, "gray"
+        track.options = {"x265-params": "log-level=none:range=limited", "crf": "4", "preset": "ultrafast"}
+        track.codec_context.color_range = LIMITED
+        for number in range(12):
+            frame = av.VideoFrame(320, 240, "gray")
+            row = bytes([16] * 160 + [235] * (frame.planes[0].line_size - 160))
+            frame.planes[0].update(row * 240)
+            frame.color_range, frame.pts = LIMITED, number
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+def colours_of(drawn: bytes, left: int) -> tuple[np.ndarray, int, int]:
+    """The middle rows of a picture, 20 columns from ``left`` on, as its tags say, by the standards' own numbers; matrix
+    and range."""
     with av.open(io.BytesIO(drawn)) as container:
         frame = list(container.decode(video=0))[5]
         planes = [np.asarray(plane).reshape(-1, plane.line_size) for plane in frame.planes]
-        luma, blue, red = (float(p[len(p) // 2 - 2 : len(p) // 2 + 2, 40:60].mean()) for p in planes)
+        lefts = (left, left // 2, left // 2)
+        luma, blue, red = (
+            float(p[len(p) // 2 - 2 : len(p) // 2 + 2, x : x + 20].mean()) for p, x in zip(planes, lefts, strict=True)
+        )
         assert frame.format.name == "yuv420p"
         matrix, spread = frame.colorspace, frame.color_range
     kr, kb = (0.2126, 0.0722) if matrix == BT709 else (0.299, 0.114)
@@ -416,17 +460,47 @@ def colours_of(drawn: bytes) -> tuple[np.ndarray, int, int]:
     return 255 * np.array((rgb[0], green, rgb[2])), matrix, spread
 
 
-@pytest.mark.parametrize(
-    ("size", "rgb", "matrix"), [((1280, 720), RED, 1), ((1280, 720), GREEN, 1), ((640, 480), RED, 6)]
-)
-def test_a_drawn_copy_has_the_colours_of_what_was_sent(
-    server: Server, size: Size, rgb: tuple[int, int, int], matrix: int
-) -> None:
-    answer = httpx.post(
-        server.url + "/v1/detect", content=flat(*size, rgb, matrix), params={"score_threshold": "1"},
-        headers={"Accept": MP4}, timeout=120,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Coloured:
+    """A video, what it shows from some columns on, and the matrix that its drawn copy has to have."""
+
+    make: Callable[[], bytes]
+    shown: dict[int, tuple[int, int, int]]
+    matrix: int
+
+
+COLOURED = {
+    "HD, red": Coloured(lambda: flat(1280, 720, RED, 1), {40: RED}, 1),
+    "HD, green": Coloured(lambda: flat(1280, 720, GREEN, 1), {40: GREEN}, 1),
+    "SD, red": Coloured(lambda: flat(640, 480, RED, 6), {40: RED}, 6),
+    "VP8 that its container describes": Coloured(described_by_its_container, {40: GREEN}, 6),
+    "grey of limited range": Coloured(thermal, {40: (0, 0, 0), 260: (255, 255, 255)}, 6),
+}
+
+
+def drawn_by_post(server: Server, weights: Path, video: Path) -> bytes:
+    """A copy with nobody in it."""
+    answer = post(server, video, accept=MP4, score_threshold=1)
     assert answer.status_code == 200, answer.text
-    found, tagged, spread = colours_of(answer.content)
-    assert (tagged, spread) == (matrix, LIMITED)
-    np.testing.assert_allclose(found, rgb, atol=3)
+    return answer.content
+
+
+def drawn_by_command(server: Server, weights: Path, video: Path) -> bytes:
+    """The same of `stmixer detect -o`."""
+    target = video.with_name("drawn.mp4")
+    assert detect(weights, [target], [video], score_threshold=1) == []
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("door", [drawn_by_post, drawn_by_command])
+@pytest.mark.parametrize("name", COLOURED)
+def test_a_drawn_copy_has_the_colours_of_what_was_sent(
+    server: Server, tiny_weights: Path, tmp_path: Path, name: str, door: Callable[[Server, Path, Path], bytes]
+) -> None:
+    video, coloured = tmp_path / "sent.video", COLOURED[name]
+    video.write_bytes(coloured.make())
+    copy = door(server, tiny_weights, video)
+    for left, rgb in coloured.shown.items():
+        found, tagged, spread = colours_of(copy, left)
+        assert (tagged, spread) == (coloured.matrix, LIMITED)
+        np.testing.assert_allclose(found, rgb, atol=3)

@@ -13,7 +13,7 @@ import pytest
 from drills import answer_of
 from live_video import KINDS, piece, video
 from serving import Server
-from ws_client import Client, metric, numbered, poll, stream
+from ws_client import Client, jpeg, metric, numbered, poll, stream
 
 
 def send(client: Client, data: bytes, chance: random.Random) -> None:
@@ -105,6 +105,16 @@ def test_an_mp4_joined_in_its_middle_is_read_from_its_next_beginning(server: Ser
         summary = client.stop()
     assert (summary["received"], summary["dropped"], summary["warnings"]) == (90, {}, [])
     assert [r["pts_us"] for r in client.of("result")] == [k * 500_000 for k in range(6)]
+
+
+@pytest.mark.parametrize("codec", ["webm", "mpegts", "mp4"])
+def test_pictures_instead_of_a_container_are_told_how_to_begin(server: Server, codec: str) -> None:
+    """FFmpeg would read them as raw MJPEG, 25 a second whenever they come."""
+    with stream(server, codec=codec) as client:
+        client.picture(jpeg(0))
+        close, code, message = client.refused()
+    assert (close, code) == (4400, "bad_message")
+    assert f'this is a JPEG, and "codec" was "{codec}"; begin the stream with "codec": "jpeg"' in message
 
 
 @pytest.mark.parametrize("codec", ["webm", "mpegts", "mp4"])

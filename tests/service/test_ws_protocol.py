@@ -196,6 +196,9 @@ def test_start_has_to_come_within_five_seconds(server: Server) -> None:
         ('{"type": "stop", "now": true}', "now"),
         ("nonsense", "JSON"),
         ("data:image/jpeg;base64,/9j/4AAQSkZJRg==", "binary"),
+        ('{"type": "frame", "data": "/9j/4AAQSkZJRg=="}', "media are binary messages"),
+        ('{"image": "/9j/4AAQSkZJRg=="}', "it has no type; pictures and other media are binary messages"),
+        ('"/9j/4AAQSkZJRg=="', "media are binary messages"),
         (b"\0\0\0", "8 bytes"),
         (b"\xff" * 9, "range"),
     ],
@@ -292,6 +295,20 @@ def test_garbage_is_dropped_and_counted(server: Server) -> None:
     assert summary["dropped"] == {"corrupt": 4}  # number 40 lacks nothing but its end marker
     assert summary["sampled"] == 56
     assert summary["ok"] == summary["keyframes_due"] == 8
+
+
+def test_each_thing_that_is_wrong_with_pictures_is_told_once(server: Server) -> None:
+    """A sender that cuts its JPEGs in two: every second message is the first half of one."""
+    whole = jpeg(3)
+    with stream(server, policy="all", score_threshold=1) as client:
+        for _ in range(10):
+            client.picture(whole[: len(whole) // 2])
+            client.picture(whole[len(whole) // 2 :])
+        summary = client.stop()
+    assert summary["dropped"] == {"corrupt": 20}
+    assert sorted(warning["message"] for warning in client.of("warning")) == [
+        "the JPEG is cut off; send a complete JPEG", "this is not a JPEG; send a complete JPEG",
+    ]  # fmt: skip
 
 
 def test_garbage_at_a_live_keyframes_moment_is_counted_once(server: Server) -> None:

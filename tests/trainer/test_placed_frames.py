@@ -68,11 +68,11 @@ def write(
     return path
 
 
-def joined(path: Path, *starts_s: float) -> Path:
-    """One MPEG-TS of several recordings one after the other, each with a clock of its own."""
+def joined(path: Path, *starts_s: float, container: str = "mpegts") -> Path:
+    """Several recordings one after the other, each with a clock of its own."""
     each = FRAMES // len(starts_s)
     parts = [
-        write(path.with_name(f"part{i}.ts"), "mpegts", "libx264", frames=range(i * each, (i + 1) * each), start_s=start)
+        write(path.with_name(f"part{i}"), container, "libx264", frames=range(i * each, (i + 1) * each), start_s=start)
         for i, start in enumerate(starts_s)
     ]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -95,6 +95,7 @@ MADE = {
     "restarts.ts": lambda path: joined(path, 0, 0),
     "falls_back.ts": lambda path: joined(path, 100, 50),
     "three.ts": lambda path: joined(path, 7, 7, 7, 7),
+    "two.mp4": lambda path: joined(path, 0, 0, container="mp4"),
     "plain.flv": lambda path: write(path, "flv", "libx264", b_frames=2),
     "raw.h264": lambda path: write(path, "h264", "libx264", fps=25),
     "plain.mp4": lambda path: write(path, "mp4", "libx264", b_frames=2),

@@ -1,0 +1,70 @@
+"""How fast timestamps run against the moments at which their pictures arrive, or against a rate that is said: whether
+they are in another unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+_STRETCH_S, _STRETCH_PICTURES = 1.5, 10
+"""Over how long at least stamps and arrivals are compared."""
+_OFF_BY = 10.0
+"""A busy sender or line makes pictures come more slowly than they are taken."""
+_EXACTLY = 1.25
+"""The same of a rate that is said, which is held or is none."""
+_LEAST_APART_S = 1.0
+"""Between pictures whose stamps run a thousand times too fast; those of a file that is sent at once are nearer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One that stamps seem to be in; ``factor``: times that they run as fast as pictures arrive."""
+
+    factor: float
+    name: str
+
+    @property
+    def pace(self) -> str:
+        """That, in words."""
+        return f"{1 / self.factor:,.0f} times slower" if self.factor < 1 else f"{self.factor:,.0f} times faster"
+
+
+_UNITS = (Unit(1e-6, "seconds"), Unit(1e-3, "milliseconds"), Unit(1e3, "nanoseconds"))
+
+
+class StampPace:
+    """Stamps against arrivals, over one stretch of pictures after another.
+
+    Two stretches have to agree: one with a clock that leaps, or with a line that stands still, says nothing of a unit.
+    """
+
+    def __init__(self) -> None:
+        self._begin: tuple[int, float] | None = None
+        self._pictures = 0
+        self._before: Unit | None = None
+
+    def unit(self, stamp_us: int, received_at: float) -> Unit | None:
+        """With this picture, received at monotonic seconds: in what but microseconds stamps seem to be; None where that
+        is no other unit, or not known yet."""
+        if self._begin is None:
+            self._begin = stamp_us, received_at
+        stamp_s, arrived_s = (stamp_us - self._begin[0]) / 1e6, received_at - self._begin[1]
+        if self._pictures < _STRETCH_PICTURES or arrived_s < _STRETCH_S:
+            self._pictures += 1
+            return None
+        pace, apart_s, before = stamp_s / arrived_s, stamp_s / self._pictures, self._before
+        self._begin, self._pictures = (stamp_us, received_at), 1
+        self._before = found = next((unit for unit in _UNITS if _is_near(pace, apart_s, unit)), None)
+        return found if found == before else None
+
+
+def unit_by_rate(interval_us: float, rate: Fraction) -> Unit | None:
+    """The same of stamps that lie ``interval_us`` µs apart, of pictures that are said to come at ``rate`` a second."""
+    pace = interval_us * float(rate) / 1e6
+    return next((unit for unit in _UNITS if unit.factor / _EXACTLY < pace < unit.factor * _EXACTLY), None)
+
+
+def _is_near(pace: float, apart_s: float, unit: Unit) -> bool:
+    if unit.factor > 1 and apart_s < _LEAST_APART_S:
+        return False
+    return unit.factor / _OFF_BY < pace < unit.factor * _OFF_BY

@@ -1,0 +1,85 @@
+"""Whole files put behind each other, as `cat a.mp4 b.mp4` makes them: where each begins and ends.
+
+Of MP4, QuickTime and AVI FFmpeg reads the first, and of the others nothing, without a word. What has no index is
+another matter (``media.restarts``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO
+
+Part = tuple[int, int]
+"""From a byte on, and up to another."""
+
+MOST_PARTS = 1000
+"""That are told apart."""
+_MOST_BOXES = 100_000
+_LOOK = 64
+
+
+def parts_of(file: BinaryIO) -> list[Part]:
+    """Where the files in a file are, from where it is on; one where there is no other. Leaves it there.
+
+    Errors of the file object pass through.
+    """
+    before = file.tell()
+    try:
+        file.seek(0, 2)
+        size = file.tell()
+        found: Iterator[int] = iter(()) if before else _begins(file, _looked(file, 0, _LOOK), size)
+        begins = [before, *islice(found, MOST_PARTS - 1)]
+        return list(zip(begins, [*begins[1:], size], strict=True))
+    finally:
+        file.seek(before)
+
+
+def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
+    """Where another one begins."""
+    if head[4:8] == b"ftyp":
+        return _of_boxes(file, size)
+    if head[:4] == b"RIFF":
+        return _of_chunks(file, size)
+    return iter(())
+
+
+def _of_boxes(file: BinaryIO, size: int) -> Iterator[int]:
+    """MP4: behind index and media another ``ftyp``. Fragments have their own way of beginning anew."""
+    at, seen = 0, set[bytes]()
+    for _ in range(_MOST_BOXES):
+        head = _looked(file, at, 16)
+        length, kind = int.from_bytes(head[:4]), head[4:8]
+        length = int.from_bytes(head[8:16]) if length == 1 else length
+        if len(head) < 8 or kind == b"moof" or not kind.isascii():
+            return
+        if kind == b"ftyp" and {b"moov", b"mdat"} <= seen:
+            yield at
+            seen = set()
+        seen.add(kind)
+        if length < 8 or at + length >= size:
+            return
+        at += length
+
+
+def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
+    """AVI: another list of its own kind; ``AVIX`` goes on with the one before."""
+    at = 0
+    for _ in range(_MOST_BOXES):
+        head = _looked(file, at, 12)
+        if len(head) < 12 or head[:4] != b"RIFF":
+            return
+        if at and head[8:] == b"AVI ":
+            yield at
+        length = int.from_bytes(head[4:8], "little")
+        at += 8 + length + length % 2
+        if not length or at >= size:
+            return
+
+
+def _looked(file: BinaryIO, at: int, size: int) -> bytes:
+    try:
+        file.seek(at)
+    except (OSError, ValueError, OverflowError):  # no file is as long as a damaged one says
+        return b""
+    return file.read(size) or b""

@@ -113,8 +113,8 @@ async def _rendered(
 @router.get("/v1/drawings/{request_id}", responses=problems.problems_of(401, 403, 404, 429))
 async def drawings(request: Request, request_id: str) -> DrawProgress:
     """How far a drawing has come, by the ``X-Request-Id`` of its request; one's own only."""
-    one = request.app.state.service.drawings.find(request_id, request.state.caller)
-    return DrawProgress(done_s=one.done_s, duration_s=one.of_s)
+    service: Service = request.app.state.service
+    return await service.drawn_so_far(request_id, request.state.caller)
 
 
 def copy_results(given: BinaryIO, drawing: BinaryIO) -> None:

@@ -36,7 +36,7 @@ from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics, Scraped
 from stmixer.service.pulled_url import FILE, parse_url
-from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.schemas import DetectOptions, DrawProgress, PullOrder, RunningStream
 from stmixer.service.sessions.event_clips import EventClips
 from stmixer.service.sessions.filed_streams import FiledStreams
 from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
@@ -260,6 +260,14 @@ class Service:
     async def all_running(self, caller: Caller) -> list[RunningStream]:
         """The same, wherever they run."""
         return self.running(caller)
+
+    async def all_missing_walls(self) -> tuple[str, ...]:
+        """``missing_walls`` of every machine that serves."""
+        return self.missing_walls
+
+    async def drawn_so_far(self, request_id: str, caller: Caller) -> DrawProgress:
+        """How far one of the caller's videos has come, wherever it is drawn. Raises InputError (404)."""
+        return self.drawings.find(request_id, caller).progress()
 
     async def measured(self, accept: str) -> Scraped:
         """What ``/metrics`` tells to whom that header names what he reads."""

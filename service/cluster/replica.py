@@ -154,6 +154,14 @@ class Replica:
         """As ``ClusterService.listed``."""
         return self._service.listed(owner, sees_all=sees_all)
 
+    async def list_walls(self) -> tuple[str, tuple[str, ...]]:
+        """Who we are, and what our machine lacks to shut decoders in."""
+        return self._name, self._service.missing_walls
+
+    async def find_drawing(self, request_id: str, owner: str) -> str:
+        """As ``ClusterService.drawing_found``."""
+        return self._service.drawing_found(request_id, owner)
+
     async def list_events(self, wanted: Wanted) -> list[str]:
         """As ``ClusterService.events_listed``."""
         return await self._service.events_listed(wanted)

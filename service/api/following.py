@@ -89,9 +89,7 @@ class Follower:
     async def _tell_ready(self, stream: PulledStream) -> None:
         pulled = stream.running().pulled
         assert pulled is not None
-        schedule, model = stream.session.stream.schedule, self._service.engine.models.of(stream.session.stream)
-        about = protocol.looks_at(schedule, model)
-        await self.out.send(FollowerReady(session_id=str(stream.id), pulled=pulled, **about))
+        await self.out.send(FollowerReady(session_id=str(stream.id), pulled=pulled, **stream.session.looked_at()))
 
     async def _tell(self, stream: PulledStream, seen: int | None) -> None:
         following = stream.backlog.follow(seen)

@@ -10,6 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
@@ -154,7 +155,10 @@ class Service:
                 self.teaching.open()
             if self.clips is not None:
                 await self.clips.start()
-            watched = None if self.settings.watch is None else WatchedFile(self.settings.watch, self.engine)
+            watched = None
+            if self.settings.watch is not None:
+                restart = self.settings.watch_streams == "restart"
+                watched = WatchedFile(self.settings.watch, self.engine, restart=restart)
             await self.engine.start()
             await self.events.start(self.engine.models.labels)
             if self.filed is not None:
@@ -291,7 +295,8 @@ class Service:
         return next((session for session in self._running() if session.stream.id == number), None)
 
     def _running(self) -> Iterator[Session]:
-        return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
+        running = self.engine.streams.get  # one that has ended may have left its number to another one
+        return (session for session in list(self._sessions) if running(session.stream.id) is session.stream)
 
     async def _keep_looking(self) -> None:
         """Whose key is taken away or has expired keeps nothing that runs. A socket notices by itself."""
@@ -362,15 +367,19 @@ class Service:
         )  # fmt: skip
         self._sessions.add(session)
         if source != "upload":
-            owner = "" if caller.key is None else caller.key.sha256
-            watched = self.events.enter(session.stream.id, name, owner, session.stream.schedule.period_us / 1e6)
-            session.be_watched(watched, self.events.exit)
-            try:
-                await self.set_rules(session, rules)
-            except BaseException as error:
-                await session.close(error)
-                raise
+            await self._watch(session, name, rules)
         return session
+
+    async def _watch(self, session: Session, name: str | None, rules: Sequence[Rule]) -> None:
+        """Have a live stream's results looked at, by its own rules and those of all."""
+        key, stream = session.caller.key, session.stream
+        watched = self.events.enter(stream.id, name, "" if key is None else key.sha256, stream.schedule.period_us / 1e6)
+        session.be_watched(watched, self.events.exit)
+        try:
+            await self.set_rules(session, rules)
+        except BaseException as error:
+            await session.close(error)
+            raise
 
     async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
         """Other rules of a live stream's own. Raises InputError where its model knows no such label."""
@@ -441,9 +450,20 @@ class Service:
             caller, "pull", "latest", order.options(), order.deadline_ms, rules=order.rules, name=order.name,
             number=number,
         )  # fmt: skip
-        stream = PulledStream(session, terms, order.name, self._easel)
+        stream = PulledStream(session, terms, order.name, self._easel, partial(self._session_after, order))
         await self.pulled.add(stream)
         return stream
+
+    async def _session_after(self, order: PullOrder, former: Session) -> Session:
+        """Of a pulled stream that begins anew with the default model: in the place of the session that was closed."""
+        rules = () if former.watched is None else former.watched.own
+        session = Session(
+            self.engine, self.pool, self.settings, former.caller, source="pull", policy="latest",
+            options=former.stream.options, deadline_ms=order.deadline_ms, after=former,
+        )  # fmt: skip
+        self._sessions.add(session)
+        await self._watch(session, order.name, rules)
+        return session
 
     async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:
         """The session of an upload that is here, once there is room: first come, first served. Raises CapacityError."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection
+from functools import partial
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import new_bank, second_of
@@ -119,33 +120,47 @@ class Engine:
 
     # -- models
 
-    def load(self, name: str, source: WeightsSource, *, default: bool) -> ServedModel:
-        """Begin to load another model beside those that serve; ``default``: it takes over once it can.
+    def load(self, name: str, source: WeightsSource, *, default: bool, restart: bool = False) -> ServedModel:
+        """Begin to load another model beside those that serve; ``default``: it takes over once it can, and has live
+        streams begin anew (``restart``) as ``make_default`` does.
 
         Raises InputError where a model that has not failed has this name.
         """
-        return self.models.load(name, source, self.make_default if default else None)
+        return self.models.load(name, source, partial(self.make_default, restart=restart) if default else None)
 
-    async def make_default(self, name: str) -> None:
+    async def make_default(self, name: str, *, restart: bool = False) -> None:
         """Have streams that name no model served by this one, those too that run, where it sees and tells alike.
 
-        A keyframe that a worker has goes on with that; its stream's next one goes to the new model. Raises InputError.
+        A keyframe that a worker has goes on with that; its stream's next one goes to the new model. Where it does not
+        see and tell alike streams stay where they are until they end; with ``restart`` live ones are told to begin
+        anew, those of before too. Raises InputError.
         """
         async with self._changing:
             former, served = self.models.default, self.models.get(name)
-            if served is former:
+            if served is former and not restart:
                 return
-            self.models.be_default(served)
+            if served is not former:
+                self.models.be_default(served)
             for other in self.models.all:  # those too that stayed where they were when it was not to be had
                 if other is not served and not served.takes_streams_of(other):
-                    log.warning("%s has other labels, clips or pictures than %s: streams stay there", name, other.name)
+                    self._leave_behind(other, served, restart=restart)
                 elif other is not served:
                     await self._move_all(other, served)
         self._wake.set()
 
+    def _leave_behind(self, served: ServedModel, default: ServedModel, *, restart: bool) -> None:
+        stay = [stream for seat in served.seats for stream in _naming_none(seat)]
+        anew = [stream for stream in stay if restart and stream.source != "upload" and not stream.ended]
+        if not stay:
+            return
+        told = "%s has other labels, clips or pictures than %s: of %d streams there %d are to begin anew, others stay"
+        log.warning(told, default.name, served.name, len(stay), len(anew))
+        for stream in anew:
+            stream.begin_anew()
+
     async def _move_all(self, served: ServedModel, to: ServedModel) -> None:
         for seat in served.seats:
-            for stream in [stream for stream in seat.streams.values() if stream.options.model is None]:
+            for stream in _naming_none(seat):
                 stream.bank = new_bank(to.info.config)  # queries of other weights mean nothing to it
                 await self._move(stream, seat, to)
 
@@ -224,8 +239,9 @@ class Engine:
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream and give up its ring; whatever of it is still running is dropped when it comes back."""
-        if self.streams.pop(stream.id, None) is None:
+        if self.streams.get(stream.id) is not stream:  # its number may have gone on to another one
             return
+        del self.streams[stream.id]
         stream.cancel()
         self._seat_of(stream).remove(stream)
         stream.close_ring()
@@ -466,6 +482,11 @@ class Engine:
             seat.empty_since = time.monotonic()
         for pending in batch.running if batch else ():
             pending.stream.release(pending)
+
+
+def _naming_none(seat: Seat) -> list[Stream]:
+    """A seat's streams that go with the default model."""
+    return [stream for stream in seat.streams.values() if stream.options.model is None]
 
 
 def log_failure(round_: asyncio.Task[None]) -> None:

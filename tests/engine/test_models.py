@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -171,6 +172,53 @@ def test_what_sees_or_tells_otherwise_leaves_what_runs_where_it_is(
         assert stage.by_model() == {"tiny": [], "other": [2], "like": [1]}
 
     acted(monkeypatch, act, other=other, like=TINY)
+
+
+def test_live_streams_that_it_cannot_go_on_with_may_be_told_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what names its model, nor what was posted, nor what is over."""
+
+    async def act(stage: Stage) -> None:
+        told = list[int]()
+        for source, model in (("ws", None), ("pull", None), ("upload", None), ("ws", "tiny"), ("pull", None)):
+            camera = await stage.opened(model)
+            camera.stream.source = source  # type: ignore[assignment]
+            camera.stream.begin_anew = partial(told.append, camera.stream.id)
+        camera.stream.end(0.0)
+        await stage.loaded("other", default=True)
+        assert told == []
+        await stage.engine.make_default("other")
+        assert told == []
+        await stage.engine.make_default("other", restart=True)  # the default already
+        assert told == [1, 2]
+        await stage.loaded("another", default=True, restart=True)
+        assert told == [1, 2, 1, 2]
+        await stage.loaded("like", default=True, restart=True)  # like the first: they move, and none is told
+        assert told == [1, 2, 1, 2]
+        assert stage.by_model() == {"tiny": [4], "other": [], "another": [], "like": [1, 2, 3, 5]}
+
+    acted(monkeypatch, act, other=OTHERS_LABELS, another=SMALLER, like=TINY)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_watched_files_next_model_has_them_told_by_choice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restart: bool
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"one")
+
+    async def act(stage: Stage) -> None:
+        stage.infos[str(file)] = OTHERS_LABELS
+        told, camera = list[int](), await stage.opened()
+        camera.stream.source, camera.stream.begin_anew = "ws", partial(told.append, 1)
+        watched = WatchedFile(file, stage.engine, restart=restart)
+        file.write_bytes(b"another")
+        for _ in range(2):
+            await watched.look()
+        await asyncio.gather(*stage.engine.models._loading.values())
+        assert stage.engine.models.default.name == "mine.2"
+        assert told == [1] * restart
+
+    acted(monkeypatch, act)
 
 
 def test_a_stream_that_names_its_model_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

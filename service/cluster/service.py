@@ -16,7 +16,8 @@ from stmixer.service.api.service import Service
 from stmixer.service.cluster.ages import RecentAge
 from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import RANGE
 from stmixer.service.errors import AccessError, CapacityError, InputError
 from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Page, Wanted

@@ -18,7 +18,8 @@ from stmixer.service.api.service import Service
 from stmixer.service.client import _ws
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import RANGE
 from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError, InputError

@@ -75,7 +75,7 @@ async def draw(request: Request) -> Response:
     service: Service = request.app.state.service
     caller: Caller = request.state.caller
     async with AsyncExitStack() as stack:
-        service.engine.check_staying()
+        service.engine.entry.check_staying()
         stack.callback(service.place(caller).release)
         with storage_errors("a drawn video"):
             target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115

@@ -41,7 +41,7 @@ async def readyz(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.engine.ready:
         return JSONResponse({"status": "ready"})
-    why = "draining" if service.engine.draining else "no worker is ready"
+    why = "draining" if service.engine.entry.draining else "no worker is ready"
     return problem(503, "not_ready", why, {"Retry-After": "5"})
 
 

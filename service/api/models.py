@@ -77,7 +77,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 async def load(request: Request, order: ModelOrder) -> JSONResponse:
     """Load another model beside those that serve; ``Location`` says how it goes. Scope admin."""
     service = _of_an_admin(request)
-    service.engine.check_staying()
+    service.engine.entry.check_staying()
     if order.streams == "restart" and not order.default:
         raise InputError("bad_option", "streams: restart goes with default: true")
     try:

@@ -196,7 +196,7 @@ class Service:
 
     def begin_drain(self) -> None:
         """Admit nothing more; from here on the time runs."""
-        self.engine.draining = self.events.leaving = True
+        self.engine.entry.draining = self.events.leaving = True
         self._drained_by = time.monotonic() + self.settings.shutdown_timeout
 
     async def drain(self) -> None:
@@ -325,7 +325,7 @@ class Service:
         besides = {stream.session.stream.id for stream in self.resumable.unattended()}
         if not self._has_share(caller, policy, options, besides):
             raise self._over_share(caller)
-        self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
+        self.engine.entry.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
 
     def place(self, caller: Caller) -> StreamPlace:
         """One of the caller's streams, for what is to become one. Raises CapacityError (429)."""
@@ -471,8 +471,8 @@ class Service:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.upload_wait_s), turn:
                 while not await self._make_room("all", options):
-                    self.engine.room.clear()
-                    await self.engine.room.wait()
+                    self.engine.entry.room.clear()
+                    await self.engine.entry.room.wait()
         return await self.session(caller, "upload", "all", options, place=place)
 
     def _has_share(self, caller: Caller, policy: Policy, options: DetectOptions, besides: Collection[int] = ()) -> bool:
@@ -480,7 +480,7 @@ class Service:
         if caller.percent == 100:
             return True
         own = {s.stream.id for s in self._running() if s.caller.is_same(caller)} - set(besides)
-        return self.engine.has_share(own, policy, schedule_of(self.engine, options).hz, caller.percent)
+        return self.engine.entry.has_share(own, policy, schedule_of(self.engine, options).hz, caller.percent)
 
     def _over_share(self, caller: Caller) -> CapacityError:
         self.metrics.streams_rejected.labels("key_limit").inc()
@@ -489,7 +489,7 @@ class Service:
     async def _make_room(self, policy: Policy, options: DetectOptions) -> bool:
         """Whether one more stream fits, now that as many gave way for it as have to."""
         hz = schedule_of(self.engine, options).hz
-        while not self.engine.has_room(policy, hz, model=options.model):
+        while not self.engine.entry.has_room(policy, hz, model=options.model):
             unattended = self.resumable.unattended()
             if not unattended:
                 return False

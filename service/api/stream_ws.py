@@ -144,7 +144,7 @@ class Connection:
         """The stream of the client's token. Raises ProtocolError where it asks for something else of it."""
         if start.resume_token is None:
             return None
-        if self._service.engine.draining:
+        if self._service.engine.entry.draining:
             raise CapacityError("draining", "the service is shutting down; try another instance")
         kept = self._service.resumable.find(start.resume_token, caller)
         if kept is None:
@@ -291,7 +291,7 @@ class Connection:
                 last_status = now
                 await self._send_status(session)
             await self._tell_notices(session)
-            if self._service.engine.draining:
+            if self._service.engine.entry.draining:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:
                     told_to_go = True

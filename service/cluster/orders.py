@@ -1,4 +1,4 @@
-"""What goes between replicas and their coordinator of a stream that is to be fetched: the order, and why it is refused."""
+"""What goes between replicas and their coordinator: a stream's order, and why it is refused."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Replica:
         """Raises where no worker can be had, or it should be gone: Serve then starts another replica."""
         if self._left_at is not None and time.monotonic() - self._left_at > self._settings.shutdown_timeout + STOP_S:
             raise RuntimeError("it has left, and is still there")
-        if not (self._service.engine.ready or self._service.engine.draining):
+        if not (self._service.engine.ready or self._service.engine.entry.draining):
             raise RuntimeError("no worker is ready")
 
     def record_routing_stats(self) -> dict[str, Any]:

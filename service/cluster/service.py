@@ -210,7 +210,7 @@ class ClusterService(Service):
     @property
     def capacity(self) -> int:
         """As ``Fetching``."""
-        return self.engine.capacity
+        return self.engine.entry.capacity
 
     @property
     def keyframe_age_s(self) -> float:

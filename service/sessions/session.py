@@ -77,7 +77,8 @@ class Session:
         model = engine.models.get(options.model).info
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
         if after is None:
-            number = engine.admit(policy, schedule.hz, options.model, though_draining=place is not None, number=number)
+            placed, model_name = place is not None, options.model
+            number = engine.entry.admit(policy, schedule.hz, model_name, though_draining=placed, number=number)
         else:
             number, place = after.stream.id, StreamPlace(caller)
         self.stream = Stream(

@@ -307,8 +307,8 @@ def test_a_stream_that_moves_is_not_gone() -> None:
 
 def test_streams_of_a_replica_have_numbers_of_their_own() -> None:
     async def act(service: ClusterService) -> tuple[int, int]:
-        service.engine.check_room = lambda *_, **__: None  # type: ignore[method-assign]
-        return service.engine.admit("latest", 1.0), service.engine.admit("latest", 1.0, number=7)
+        service.engine.entry.check_room = lambda *_, **__: None  # type: ignore[method-assign]
+        return service.engine.entry.admit("latest", 1.0), service.engine.entry.admit("latest", 1.0, number=7)
 
     assert one_of_several(act) == (3 * RANGE + 1, 7)
 

@@ -74,7 +74,7 @@ class Stage:
     async def opened(self, model: str | None = None) -> Camera:
         camera = Camera("all", opened=False)
         camera.stream.options = camera.stream.options.model_copy(update={"model": model})
-        camera.stream.id = self.engine.admit("all", 1.0, model)
+        camera.stream.id = self.engine.entry.admit("all", 1.0, model)
         self.engine.add(camera.stream)
         await self.engine.opened(camera.stream, OPENED)
         return camera
@@ -231,7 +231,7 @@ def test_a_stream_that_names_its_model_keeps_it(monkeypatch: pytest.MonkeyPatch)
         await stage.engine.make_default("better")
         assert stage.by_model() == {"tiny": [1], "better": [2, 3]}
         with pytest.raises(InputError, match="no model 'best' serves here; there is better, tiny"):
-            stage.engine.admit("all", 1.0, "best")
+            stage.engine.entry.admit("all", 1.0, "best")
 
     acted(monkeypatch, act, better=TINY)
 
@@ -244,7 +244,7 @@ def test_one_that_does_not_load_changes_nothing_and_may_be_tried_again(monkeypat
         assert stage.by_model() == {"tiny": [1], "broken": []}
         assert stage.engine.models.default.name == "tiny"
         with pytest.raises(InputError, match="no model 'broken' serves here"):
-            stage.engine.admit("all", 1.0, "broken")
+            stage.engine.entry.admit("all", 1.0, "broken")
         with pytest.raises(InputError, match="no model 'broken'"):
             await stage.engine.make_default("broken")
         stage.infos["broken"] = TINY
@@ -456,17 +456,17 @@ def test_a_stream_that_ends_while_others_move_stays_gone(monkeypatch: pytest.Mon
 def test_two_models_on_one_device_share_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(stage: Stage) -> None:
         engine = stage.engine
-        engine.settings = engine.settings.model_copy(update={"max_streams": None})
+        engine.entry._settings = engine.settings.model_copy(update={"max_streams": None})
         await stage.loaded("better")
         for seat in engine.seats:
             seat.capacity = 8
         for _ in range(4):
             await stage.opened()
-        assert engine.has_room("latest", 4.0)
+        assert engine.entry.has_room("latest", 4.0)
         for _ in range(3):
             await stage.opened("better")
-        assert not engine.has_room("latest", 4.0)
-        assert engine.has_room("latest", 1.0, model="better")
+        assert not engine.entry.has_room("latest", 4.0)
+        assert engine.entry.has_room("latest", 1.0, model="better")
 
     acted(monkeypatch, act, better=TINY)
 

@@ -344,7 +344,7 @@ def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.Monkey
         await says(stream, "result")
         await house.asked("POST", "/v1/models", 202, weights="other.safetensors", default=False)
         async with asyncio.timeout(20):
-            while not engine.models.get(None).started or engine.models.named("other").state != "ready":  # type: ignore[union-attr]
+            while (await house.asked("GET", "/v1/models/other", 200))["state"] != "ready":
                 await asyncio.sleep(0.01)
         await engine.make_default("other", restart=True)
         await engine.make_default("tiny", restart=True)  # before anybody has come to it

@@ -107,7 +107,7 @@ class FollowedStatus(Wire):
 
 
 class RestartedMessage(LookedAt):
-    """To who follows: another model is the default, and the stream has begun anew with it, at t = 0, with new tracks."""
+    """To who follows: another model is the default, and the stream has begun anew with it, at t = 0 with new tracks."""
 
     type: Literal["restarted"] = "restarted"
     summary: Summary = Field(description="all counts of what ended with this")

@@ -299,7 +299,7 @@ class Connection:
                 if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
                     self._phase = Phase.LEAVING
                     await source.ended()
-            if session.is_outdated and self._phase not in NO_MORE_MEDIA:
+            if session.begins_anew() and self._phase not in NO_MORE_MEDIA:
                 self._phase = Phase.BEGINNING_ANEW
                 default = self._service.engine.models.default.name
                 said = f"{default} serves now, and cannot go on with this stream: connect again"

@@ -173,27 +173,25 @@ class PulledStream:
         self._tell_notices()
         self.backlog.add("status", FollowedStatus(state=source.state, error=error).model_dump_json())
 
-
     # -- another model
 
     async def _keep_up(self, after: After) -> None:
         """Begin anew each time that it is outdated."""
         while True:
             await self.session.outdated.wait()
-            if not self.session.is_outdated:  # its model is the default again, or its stream has ended
-                self.session.outdated.clear()
+            if not self.session.begins_anew():
                 continue
             self._goes_on = True
-            await self._finish()
-            if self.session.error is not None:  # cut from above meanwhile: over its key's limits, for one
-                break
-            async with self._between:
-                try:
-                    await self._begin_anew(after)
-                except Exception as error:
-                    log.error("stream %d does not begin anew", self.id, exc_info=error)
-                    self._source.fail(Trouble("internal", "it could not begin anew; the service's log says why"))
+            try:
+                await self._finish()
+                if self.session.error is not None:  # cut from above meanwhile: over its key's limits, for one
                     break
+                async with self._between:
+                    await self._begin_anew(after)
+            except Exception as error:
+                log.error("stream %d does not begin anew", self.id, exc_info=error)
+                self._source.fail(Trouble("internal", "it could not begin anew; the service's log says why"))
+                break
         self._goes_on = False
         self._tell_end()
 

@@ -77,11 +77,12 @@ class Session:
         model = engine.models.get(options.model).info
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
         if after is None:
-            placed, model_name = place is not None, options.model
-            number = engine.entry.admit(policy, schedule.hz, model_name, though_draining=placed, number=number)
+            number = engine.entry.admit(
+                policy, schedule.hz, options.model, though_draining=place is not None, number=number
+            )
         else:
             number, place = after.stream.id, StreamPlace(caller)
-        self.stream = Stream(
+        self.stream: Stream = Stream(
             number, source, policy, schedule, options, deadline_s, self._deliver, self._begin_anew
         )  # fmt: skip
         self.stream.bank = new_bank(model.config)
@@ -168,12 +169,11 @@ class Session:
             return
         self.outdated.set()
 
-    @property
-    def is_outdated(self) -> bool:
-        """``outdated``, not over, and its model has not become the default again since."""
-        if self.stream.ended or not self.outdated.is_set():
-            return False
-        return not self._engine.models.of(self.stream).is_default
+    def begins_anew(self) -> bool:
+        """Whether it is to now. Where it is over, or its model is the default again, that is forgotten."""
+        if self.outdated.is_set() and (self.stream.ended or self._engine.models.of(self.stream).is_default):
+            self.outdated.clear()
+        return self.outdated.is_set()
 
     # -- results out
 

@@ -42,6 +42,7 @@ def pulled(state: str = "live") -> PulledStream:
     stream.preview, stream._source = cast(Any, Nothing()), cast(Any, Nothing())
     cast(Any, stream._source).state = state
     stream._telling, stream._end_told, stream.moved = None, False, False
+    stream._keeping, stream._goes_on, stream._between = None, False, asyncio.Lock()
     return stream
 
 

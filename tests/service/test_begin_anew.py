@@ -131,8 +131,8 @@ class Socket:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.told if message["type"] == kind]
 
-    async def end(self) -> None:
-        self._in.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    async def is_lost(self) -> None:
+        self._in.put_nowait({"type": "websocket.disconnect", "code": 1006})
         await self._running
 
 
@@ -154,9 +154,7 @@ class House:
         return stream
 
     async def default_is(self, name: str) -> None:
-        async with asyncio.timeout(20):
-            while self.service.engine.models.default.name != name:
-                await asyncio.sleep(0.01)
+        await _until(lambda: self.service.engine.models.default.name == name)
 
 
 @asynccontextmanager
@@ -171,7 +169,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AsyncIterato
     monkeypatch.setattr(Worker, "start", start)
     (folder / "other.safetensors").write_bytes(b"other")
     settings = Settings(
-        model="tiny", device="cpu", spare_workers=0, idle_decoders=1, max_streams=8, weights_dir=folder,
+        model="tiny", device="cpu", spare_workers=0, idle_decoders=0, max_streams=8, weights_dir=folder,
         allow_files=OWN_CLIPS,
     )  # fmt: skip
     service = Service(settings)
@@ -249,6 +247,30 @@ def test_a_socket_is_told_gets_all_its_results_and_comes_back_to_the_other_model
     played(monkeypatch, tmp_path, act)
 
 
+def test_who_was_away_comes_back_to_the_stream_and_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def act(house: House) -> None:
+        first = Socket(house.app)
+        start = {"type": "start", "policy": "all", "timestamps": "prefix", "keyframe_hz": 5, "lookahead_ms": 0}
+        first.say(**start)
+        ready = await first.hears("ready")
+        for number in range(8):
+            first.picture(number)
+        await first.hears("result")
+        await first.is_lost()
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        await house.default_is("other")
+        again = Socket(house.app)
+        again.say(**start, resume_token=ready["resume_token"])
+        back = await again.hears("ready")
+        assert (back["session_id"], back["model"]) == (ready["session_id"], "tiny")
+        assert (await again.hears("close"))["code"] == 1012
+        assert [warning["code"] for warning in again.of("warning")] == ["model_changed"]
+        counted(again.of("summary")[0])
+        assert not house.service.engine.streams
+
+    played(monkeypatch, tmp_path, act)
+
+
 def test_without_a_word_sockets_and_pulled_streams_stay_where_they_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -310,7 +332,9 @@ def test_a_pulled_stream_begins_anew_by_itself_and_whoever_follows_goes_on(
         assert (listed["id"], listed["pulled"]["name"], listed["pulled"]["state"]) == (str(number), "door", "live")
         rules = await house.asked("GET", f"/v1/streams/{number}/rules", 200)
         assert [one["id"] for one in rules["rules"]] == ["somebody"]
-        assert len(picture) > 0 < len(await stream.preview.newest())
+        assert picture
+        assert await stream.preview.newest()
+        assert stream.preview._stream is stream.session.stream
 
         await house.asked("DELETE", f"/v1/streams/{number}", 204)
         assert (caller.streams, service.engine.streams) == (0, {})
@@ -340,18 +364,25 @@ def test_it_stays_where_its_rules_name_what_the_other_model_does_not_know(
 
 def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def act(house: House) -> None:
-        stream, engine = await house.pulled(), house.service.engine
+        stream, engine, socket = await house.pulled(), house.service.engine, Socket(house.app)
+        socket.say(type="start", policy="all", timestamps="prefix", keyframe_hz=5, lookahead_ms=0)
+        await socket.hears("ready")
+        (session,) = [session for session in house.service._running() if session.stream.source == "ws"]
         await says(stream, "result")
         await house.asked("POST", "/v1/models", 202, weights="other.safetensors", default=False)
-        async with asyncio.timeout(20):
-            while (await house.asked("GET", "/v1/models/other", 200))["state"] != "ready":
-                await asyncio.sleep(0.01)
+        await _until(lambda: engine.models.all[-1].state == "ready")
         await engine.make_default("other", restart=True)
         await engine.make_default("tiny", restart=True)  # before anybody has come to it
         assert stream.session.outdated.is_set()
+        assert session.outdated.is_set()
+        await _until(lambda: not session.outdated.is_set())
+        await engine.make_default("other")  # which is no reason to begin anew
         await says(stream, "result", after=said(stream)[-1].number, model="tiny")
         assert not stream.session.outdated.is_set()
         assert "restarted" not in [one.kind for one in said(stream)]
+        socket.say(type="stop")
+        assert (await socket.hears("close"))["code"] == 1000
+        assert not socket.of("warning")
 
     played(monkeypatch, tmp_path, act)
 
@@ -365,10 +396,12 @@ def test_what_no_worker_answers_is_called_off_in_the_end(monkeypatch: pytest.Mon
         house.answers.clear()
         await _leased(stream)
         await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
-        summary = json.loads((await says(stream, "restarted")).text)["summary"]
+        restarted = await says(stream, "restarted")
+        summary = json.loads(restarted.text)["summary"]
         conserved(summary)
         assert summary["cancelled"] > 0
-        assert summary["pending"] == 0
+        house.answers.set()
+        await says(stream, "result", after=restarted.number, model="other", seq=0)
 
     played(monkeypatch, tmp_path, act)
 
@@ -381,27 +414,13 @@ def test_it_can_be_ended_while_it_waits_for_its_last_results(monkeypatch: pytest
         house.answers.clear()
         await _leased(stream)
         await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
-        async with asyncio.timeout(20):
-            while not stream.session.stream.ended:
-                await asyncio.sleep(0.01)
+        await _until(lambda: stream.session.stream.ended)
         assert caller.streams == 1
         await house.asked("DELETE", f"/v1/streams/{stream.id}", 204)
         assert [one.kind for one in said(stream)][-1] == "summary"
         conserved(json.loads(said(stream)[-1].text)["summary"])
         assert "restarted" not in [one.kind for one in said(stream)]
         assert (caller.streams, house.service.engine.streams) == (0, {})
-
-    played(monkeypatch, tmp_path, act)
-
-
-def test_a_file_that_was_played_to_its_end_is_not_played_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def act(house: House) -> None:
-        stream = await house.pulled()
-        await says(stream, "result")
-        house.service.engine.end(stream.session.stream, 0.0)
-        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
-        await house.default_is("other")
-        assert not stream.session.outdated.is_set()
 
     played(monkeypatch, tmp_path, act)
 
@@ -420,6 +439,12 @@ def test_what_is_asked_for_has_to_make_sense(monkeypatch: pytest.MonkeyPatch, tm
 
 async def _leased(stream: PulledStream) -> None:
     """Until a worker has a keyframe of it."""
-    async with asyncio.timeout(20):
-        while not any(p.state in ("copying", "running") for p in stream.session.stream._in_order):
-            await asyncio.sleep(0.01)
+    await _until(lambda: any(p.state in ("copying", "running") for p in stream.session.stream._in_order))
+
+
+async def _until(look: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if look():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it does not come")

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     watch: Path | None = Field(
         None, description="a weights file that is served, and anew when another one takes its place"
     )
+    watch_streams: Literal["keep", "restart"] = Field(
+        "keep", description="live streams that its next model cannot go on with: keep the former one, or begin anew"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; or several with commas, a worker on each")
     runtime: RuntimeName = Field("auto", description="what runs the model: auto, eager, compile, cudagraph, onnx")
     precision: PrecisionName = Field("auto", description="of its products: auto, fp32, bf16, fp16")

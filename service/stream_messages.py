@@ -106,6 +106,14 @@ class FollowedStatus(Wire):
     error: str | None = Field(description="what was wrong last, in words")
 
 
+class RestartedMessage(LookedAt):
+    """To who follows: another model is the default, and the stream has begun anew with it, at t = 0 with new tracks."""
+
+    type: Literal["restarted"] = "restarted"
+    summary: Summary = Field(description="all counts of what ended with this")
+    warnings: list[str]
+
+
 class FollowedSummary(Wire):
     """To who follows: the last word of a stream."""
 
@@ -116,5 +124,7 @@ class FollowedSummary(Wire):
 
 TOLD = (Ready, EventMessage, StatusMessage, WarningMessage, GoawayMessage, SummaryMessage, ErrorMessage)
 """All to who sends media."""
-TOLD_TO_FOLLOWERS = (FollowerReady, MissingMessage, FollowedStatus, FollowedSummary, ErrorMessage)
+TOLD_TO_FOLLOWERS = (
+    FollowerReady, MissingMessage, FollowedStatus, RestartedMessage, FollowedSummary, ErrorMessage,
+)  # fmt: skip
 """All to who follows a stream that is pulled."""

@@ -75,7 +75,7 @@ async def draw(request: Request) -> Response:
     service: Service = request.app.state.service
     caller: Caller = request.state.caller
     async with AsyncExitStack() as stack:
-        service.engine.check_staying()
+        service.engine.entry.check_staying()
         stack.callback(service.place(caller).release)
         with storage_errors("a drawn video"):
             target = stack.enter_context(tempfile.TemporaryFile(prefix="stmixer-"))  # noqa: SIM115
@@ -113,8 +113,8 @@ async def _rendered(
 @router.get("/v1/drawings/{request_id}", responses=problems.problems_of(401, 403, 404, 429))
 async def drawings(request: Request, request_id: str) -> DrawProgress:
     """How far a drawing has come, by the ``X-Request-Id`` of its request; one's own only."""
-    one = request.app.state.service.drawings.find(request_id, request.state.caller)
-    return DrawProgress(done_s=one.done_s, duration_s=one.of_s)
+    service: Service = request.app.state.service
+    return await service.drawn_so_far(request_id, request.state.caller)
 
 
 def copy_results(given: BinaryIO, drawing: BinaryIO) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stmixer.service.access import Caller
 from stmixer.service.api.doorway import place_of
 from stmixer.service.errors import CapacityError, InputError
+from stmixer.service.schemas import DrawProgress
 
 AT_A_TIME = 2
 """Each takes a core, and the model wants some too."""
@@ -35,6 +36,10 @@ class Drawing:
     def come(self, done_s: float, of_s: float | None) -> None:
         """So far."""
         self.done_s, self.of_s = done_s, of_s
+
+    def progress(self) -> DrawProgress:
+        """As whoever asks is told."""
+        return DrawProgress(done_s=self.done_s, duration_s=self.of_s)
 
 
 class Drawings:

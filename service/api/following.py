@@ -71,13 +71,13 @@ class Follower:
             return
         if stream.moved:
             await self.out.close(protocol.CLOSE_RESTART, "the stream goes on at another replica: come back")
-        elif self._service.engine.draining:
+        elif self._service.engine.entry.draining:
             await self.out.close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
         else:
             await self.out.close(protocol.CLOSE_NORMAL, "the stream has ended")
 
     async def _found(self, stream_id: int, caller: Caller) -> PulledStream:
-        if self._service.engine.draining:  # its streams are gone or going, and not for good
+        if self._service.engine.entry.draining:  # its streams are gone or going, and not for good
             raise CapacityError("draining", "the service is shutting down; try another instance")
         stream = self._service.pulled.find(stream_id, caller)
         if stream is None:
@@ -89,9 +89,7 @@ class Follower:
     async def _tell_ready(self, stream: PulledStream) -> None:
         pulled = stream.running().pulled
         assert pulled is not None
-        schedule, model = stream.session.stream.schedule, self._service.engine.models.of(stream.session.stream)
-        about = protocol.looks_at(schedule, model)
-        await self.out.send(FollowerReady(session_id=str(stream.id), pulled=pulled, **about))
+        await self.out.send(FollowerReady(session_id=str(stream.id), pulled=pulled, **stream.session.looked_at()))
 
     async def _tell(self, stream: PulledStream, seen: int | None) -> None:
         following = stream.backlog.follow(seen)

@@ -17,7 +17,8 @@ router = APIRouter()
 @router.get("/v1/status")
 async def status(request: Request) -> dict[str, Any]:
     """What an operator should know of this machine: the walls around decoders that it lacks (docs/security.md)."""
-    return {"missing_walls": request.app.state.service.missing_walls}
+    service: Service = request.app.state.service
+    return {"missing_walls": await service.all_missing_walls()}
 
 
 @router.get("/v1/streams")
@@ -40,7 +41,7 @@ async def readyz(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.engine.ready:
         return JSONResponse({"status": "ready"})
-    why = "draining" if service.engine.draining else "no worker is ready"
+    why = "draining" if service.engine.entry.draining else "no worker is ready"
     return problem(503, "not_ready", why, {"Retry-After": "5"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
@@ -30,17 +30,27 @@ ONE = "/v1/models/{name}"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 SUFFIXES = (".safetensors", ".onnx")
 
+LeftBehind = Literal["keep", "restart"]
+
 
 class ModelOrder(Wire):
     """``POST /v1/models``: ``weights`` are bundled ones by name, or a file by its path below ``--weights-dir``.
 
     ``name`` is what the model is called from then on (default: that of the weights). ``default``: it takes over from
-    the default model once it can serve.
+    the default model once it can serve; ``streams``, as in ``DefaultOrder``, goes with that.
     """
 
     weights: str = Field(min_length=1, max_length=1000)
     name: str | None = Field(None, pattern=NAME)
     default: bool = False
+    streams: LeftBehind = "keep"
+
+
+class DefaultOrder(Wire):
+    """``POST /v1/models/{name}/default``. ``streams``: what becomes of live ones that it cannot go on with, for its
+    labels, clip or pictures are others: they ``keep`` their model until they end, or ``restart`` with this one."""
+
+    streams: LeftBehind = "keep"
 
 
 @router.get("/v1/models")
@@ -67,25 +77,27 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 async def load(request: Request, order: ModelOrder) -> JSONResponse:
     """Load another model beside those that serve; ``Location`` says how it goes. Scope admin."""
     service = _of_an_admin(request)
-    service.engine.check_staying()
+    service.engine.entry.check_staying()
+    if order.streams == "restart" and not order.default:
+        raise InputError("bad_option", "streams: restart goes with default: true")
     try:
         source = await asyncio.to_thread(source_of, order.weights, service.settings.weights_dir)
     except (OSError, ValueError):  # a name that no file system takes
         raise InputError("no_such_weights", "there are no such weights") from None
     name = order.name or _name_of(source)
-    served = service.engine.load(name, source, default=order.default)
+    served = service.engine.load(name, source, default=order.default, restart=order.streams == "restart")
     where = f"{request.scope.get('root_path', '')}/v1/models/{served.name}"
     return JSONResponse(_told(served, request), 202, {"Location": where})
 
 
-@changes.post(ONE + "/default", responses=problems_of(403, 404, 409))
-async def make_default(request: Request, name: str) -> dict[str, Any]:
+@changes.post(ONE + "/default", responses=problems_of(403, 404, 409, 422))
+async def make_default(request: Request, name: str, order: DefaultOrder | None = None) -> dict[str, Any]:
     """Make it the default one: it takes over what runs, where it sees and tells alike. Scope admin."""
     service, served = _of_an_admin(request), _named(request, name)
     if not served.ready:
         state = "without a worker" if served.started else served.state
         raise InputError("model_not_ready", f"{name} is {state}", 409)
-    await service.engine.make_default(name)
+    await service.engine.make_default(name, restart=order is not None and order.streams == "restart")
     return _told(served, request)
 
 

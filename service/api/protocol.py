@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from stmixer.service.engine.keyframes import KeyframeSchedule
-from stmixer.service.engine.served import ServedModel
 from stmixer.service.event_schemas import MOST_RULES, Rule
 from stmixer.service.schemas import DetectOptions
 from stmixer.service.sessions.resume import ResumableStream
 from stmixer.service.settings import Settings
-from stmixer.service.stream_messages import Ready, ReadyLabel
+from stmixer.service.stream_messages import Ready
 from stmixer.service.wire import Wire
 
 T = TypeVar("T")
@@ -150,23 +148,12 @@ def _parsed(adapter: TypeAdapter[T], text: str) -> T:
         raise ProtocolError("bad_message", reason) from None
 
 
-def ready(kept: ResumableStream, model: ServedModel, settings: Settings) -> Ready:
+def ready(kept: ResumableStream, settings: Settings) -> Ready:
     """The answer to ``start``: what stream this is now, and what will be said of it."""
     return Ready(
         session_id=str(kept.session.stream.id),
         resume_token=kept.token,
         resume_ttl_s=settings.resume_ttl_s,
         max_frame_bytes=settings.max_frame_bytes,
-        **looks_at(kept.session.stream.schedule, model),
+        **kept.session.looked_at(),
     )
-
-
-def looks_at(schedule: KeyframeSchedule, model: ServedModel) -> dict[str, Any]:
-    """Fields of a ``LookedAt``."""
-    return {
-        "lookahead_ms": schedule.lookahead_ms,
-        "keyframe_hz": schedule.hz,
-        "model": model.name,
-        "trained": model.info.trained,
-        "labels": tuple(ReadyLabel(id=label.id, name=label.name) for label in model.info.labels),
-    }

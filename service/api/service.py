@@ -10,6 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
@@ -36,7 +37,7 @@ from stmixer.service.key_file import Scope
 from stmixer.service.logs import KEY_NAME
 from stmixer.service.metrics import Metrics, Scraped
 from stmixer.service.pulled_url import FILE, parse_url
-from stmixer.service.schemas import DetectOptions, PullOrder, RunningStream
+from stmixer.service.schemas import DetectOptions, DrawProgress, PullOrder, RunningStream
 from stmixer.service.sessions.event_clips import EventClips
 from stmixer.service.sessions.filed_streams import FiledStreams
 from stmixer.service.sessions.pulled_stream import PulledStream, PulledStreams
@@ -154,7 +155,10 @@ class Service:
                 self.teaching.open()
             if self.clips is not None:
                 await self.clips.start()
-            watched = None if self.settings.watch is None else WatchedFile(self.settings.watch, self.engine)
+            watched = None
+            if self.settings.watch is not None:
+                restart = self.settings.watch_streams == "restart"
+                watched = WatchedFile(self.settings.watch, self.engine, restart=restart)
             await self.engine.start()
             await self.events.start(self.engine.models.labels)
             if self.filed is not None:
@@ -192,7 +196,7 @@ class Service:
 
     def begin_drain(self) -> None:
         """Admit nothing more; from here on the time runs."""
-        self.engine.draining = self.events.leaving = True
+        self.engine.entry.draining = self.events.leaving = True
         self._drained_by = time.monotonic() + self.settings.shutdown_timeout
 
     async def drain(self) -> None:
@@ -261,6 +265,14 @@ class Service:
         """The same, wherever they run."""
         return self.running(caller)
 
+    async def all_missing_walls(self) -> tuple[str, ...]:
+        """``missing_walls`` of every machine that serves."""
+        return self.missing_walls
+
+    async def drawn_so_far(self, request_id: str, caller: Caller) -> DrawProgress:
+        """How far one of the caller's videos has come, wherever it is drawn. Raises InputError (404)."""
+        return self.drawings.find(request_id, caller).progress()
+
     async def measured(self, accept: str) -> Scraped:
         """What ``/metrics`` tells to whom that header names what he reads."""
         return self.metrics.written(accept)
@@ -283,7 +295,8 @@ class Service:
         return next((session for session in self._running() if session.stream.id == number), None)
 
     def _running(self) -> Iterator[Session]:
-        return (session for session in list(self._sessions) if session.stream.id in self.engine.streams)
+        running = self.engine.streams.get  # one that has ended may have left its number to another one
+        return (session for session in list(self._sessions) if running(session.stream.id) is session.stream)
 
     async def _keep_looking(self) -> None:
         """Whose key is taken away or has expired keeps nothing that runs. A socket notices by itself."""
@@ -312,7 +325,7 @@ class Service:
         besides = {stream.session.stream.id for stream in self.resumable.unattended()}
         if not self._has_share(caller, policy, options, besides):
             raise self._over_share(caller)
-        self.engine.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
+        self.engine.entry.check_room(policy, schedule_of(self.engine, options).hz, besides, options.model)
 
     def place(self, caller: Caller) -> StreamPlace:
         """One of the caller's streams, for what is to become one. Raises CapacityError (429)."""
@@ -354,15 +367,19 @@ class Service:
         )  # fmt: skip
         self._sessions.add(session)
         if source != "upload":
-            owner = "" if caller.key is None else caller.key.sha256
-            watched = self.events.enter(session.stream.id, name, owner, session.stream.schedule.period_us / 1e6)
-            session.be_watched(watched, self.events.exit)
-            try:
-                await self.set_rules(session, rules)
-            except BaseException as error:
-                await session.close(error)
-                raise
+            await self._watch(session, name, rules)
         return session
+
+    async def _watch(self, session: Session, name: str | None, rules: Sequence[Rule]) -> None:
+        """Have a live stream's results looked at, by its own rules and those of all."""
+        key, stream = session.caller.key, session.stream
+        watched = self.events.enter(stream.id, name, "" if key is None else key.sha256, stream.schedule.period_us / 1e6)
+        session.be_watched(watched, self.events.exit)
+        try:
+            await self.set_rules(session, rules)
+        except BaseException as error:
+            await session.close(error)
+            raise
 
     async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
         """Other rules of a live stream's own. Raises InputError where its model knows no such label."""
@@ -433,9 +450,20 @@ class Service:
             caller, "pull", "latest", order.options(), order.deadline_ms, rules=order.rules, name=order.name,
             number=number,
         )  # fmt: skip
-        stream = PulledStream(session, terms, order.name, self._easel)
+        stream = PulledStream(session, terms, order.name, self._easel, partial(self._session_after, order))
         await self.pulled.add(stream)
         return stream
+
+    async def _session_after(self, order: PullOrder, former: Session) -> Session:
+        """Of a pulled stream that begins anew with the default model: in the place of the session that was closed."""
+        rules = () if former.watched is None else former.watched.own
+        session = Session(
+            self.engine, self.pool, self.settings, former.caller, source="pull", policy="latest",
+            options=former.stream.options, deadline_ms=order.deadline_ms, after=former,
+        )  # fmt: skip
+        self._sessions.add(session)
+        await self._watch(session, order.name, rules)
+        return session
 
     async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:
         """The session of an upload that is here, once there is room: first come, first served. Raises CapacityError."""
@@ -443,8 +471,8 @@ class Service:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.upload_wait_s), turn:
                 while not await self._make_room("all", options):
-                    self.engine.room.clear()
-                    await self.engine.room.wait()
+                    self.engine.entry.room.clear()
+                    await self.engine.entry.room.wait()
         return await self.session(caller, "upload", "all", options, place=place)
 
     def _has_share(self, caller: Caller, policy: Policy, options: DetectOptions, besides: Collection[int] = ()) -> bool:
@@ -452,7 +480,7 @@ class Service:
         if caller.percent == 100:
             return True
         own = {s.stream.id for s in self._running() if s.caller.is_same(caller)} - set(besides)
-        return self.engine.has_share(own, policy, schedule_of(self.engine, options).hz, caller.percent)
+        return self.engine.entry.has_share(own, policy, schedule_of(self.engine, options).hz, caller.percent)
 
     def _over_share(self, caller: Caller) -> CapacityError:
         self.metrics.streams_rejected.labels("key_limit").inc()
@@ -461,7 +489,7 @@ class Service:
     async def _make_room(self, policy: Policy, options: DetectOptions) -> bool:
         """Whether one more stream fits, now that as many gave way for it as have to."""
         hz = schedule_of(self.engine, options).hz
-        while not self.engine.has_room(policy, hz, model=options.model):
+        while not self.engine.entry.has_room(policy, hz, model=options.model):
             unattended = self.resumable.unattended()
             if not unattended:
                 return False

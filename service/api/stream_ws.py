@@ -83,9 +83,11 @@ class Phase(Enum):
     """By its client: no more media comes."""
     LEAVING = auto()
     """Stopped by us, because the service ends."""
+    BEGINNING_ANEW = auto()
+    """Stopped by us, because another model is the default, which cannot go on with the stream."""
 
 
-NO_MORE_MEDIA = (Phase.STOPPED, Phase.LEAVING)
+NO_MORE_MEDIA = (Phase.STOPPED, Phase.LEAVING, Phase.BEGINNING_ANEW)
 
 
 class Connection:
@@ -131,6 +133,8 @@ class Connection:
         match self._phase:
             case Phase.LEAVING:
                 await self.out.close(protocol.CLOSE_GOING_AWAY, "the service is shutting down")
+            case Phase.BEGINNING_ANEW:
+                await self.out.close(protocol.CLOSE_RESTART, "another model serves: connect again")
             case Phase.STOPPED:
                 await self.out.close(protocol.CLOSE_NORMAL, "stopped")
             case _:
@@ -140,7 +144,7 @@ class Connection:
         """The stream of the client's token. Raises ProtocolError where it asks for something else of it."""
         if start.resume_token is None:
             return None
-        if self._service.engine.draining:
+        if self._service.engine.entry.draining:
             raise CapacityError("draining", "the service is shutting down; try another instance")
         kept = self._service.resumable.find(start.resume_token, caller)
         if kept is None:
@@ -159,7 +163,7 @@ class Connection:
 
     async def _stream(self, kept: ResumableStream, start: Start, *, resumed: bool) -> None:
         session = kept.session
-        await self.out.send(protocol.ready(kept, self._service.engine.models.of(session.stream), self._settings))
+        await self.out.send(protocol.ready(kept, self._settings))
         if start.resume_token is not None and not resumed:
             await self._warn("resume_expired", "this is a new stream")
         media = MediaClock(self._settings.idle_timeout_s, container=self.may_be_joined)
@@ -287,7 +291,7 @@ class Connection:
                 last_status = now
                 await self._send_status(session)
             await self._tell_notices(session)
-            if self._service.engine.draining:
+            if self._service.engine.entry.draining:
                 left_s = self._service.live_time_left_s
                 if math.isfinite(left_s) and not told_to_go:
                     told_to_go = True
@@ -295,6 +299,12 @@ class Connection:
                 if left_s <= 0 and self._phase not in NO_MORE_MEDIA:  # in time, as if the client had
                     self._phase = Phase.LEAVING
                     await source.ended()
+            if session.begins_anew() and self._phase not in NO_MORE_MEDIA:
+                self._phase = Phase.BEGINNING_ANEW
+                default = self._service.engine.models.default.name
+                said = f"{default} serves now, and cannot go on with this stream: connect again"
+                await self._warn("model_changed", said)
+                await source.ended()
             waits = self._phase is Phase.WAITING and not session.stream.ended  # for the client, not it for us
             if waits and (why := media.overdue(session.stream.snapshot())) is not None:
                 raise ProtocolError("no_media", why, protocol.CLOSE_NO_MEDIA, retryable=True)

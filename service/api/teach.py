@@ -83,7 +83,7 @@ async def add_clip(request: Request, label: Label, scene: Scene = None) -> Teach
     teaching, service = _teaching(request)
     caller: Caller = request.state.caller
     label, scene = label_of(label), None if scene is None else scene_of(scene)
-    service.engine.check_staying()
+    service.engine.entry.check_staying()
     place = service.place(caller)
     try:
         with service.uploads.one_more(caller) as upload:
@@ -141,7 +141,7 @@ async def remove_clip(request: Request, clip_id: ClipId) -> Response:
 async def begin(request: Request, order: TeachOrder) -> Teach:
     """Learn from the clips that there are, in a process of low priority; what was done before is not done again."""
     teaching, service = _teaching(request)
-    service.engine.check_staying()
+    service.engine.entry.check_staying()
     await teaching.begin(order.name)
     await service.trial.end()
     return await teaching.state(service.trial.told)
@@ -179,7 +179,7 @@ async def keep(request: Request) -> KeptModel:
 async def begin_trial(request: Request) -> Teach:
     """Serve what was learned below this address, beside the model that is served, until that is ended."""
     teaching, service = _teaching(request)
-    service.engine.check_staying()
+    service.engine.entry.check_staying()
     await service.trial.begin(teaching.outcome)
     return await teaching.state(service.trial.told)
 

@@ -20,12 +20,13 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.experimental import internal_kv
 
-from stmixer.service.cluster.placing import HEAD, Order, Placements, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import HEAD, Placements
 
 log = logging.getLogger("stmixer.cluster")
 
 NAMESPACE = "stmixer"
-PROTOCOL = 2
+PROTOCOL = 3
 """Of what replicas say to it and of its table: a replica of another one has another coordinator."""
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Where its store is: without that it is nothing, and elsewhere there would be one machine more to lose."""

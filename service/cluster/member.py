@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from ray.exceptions import RayError, RayTaskError
 
 from stmixer.service.cluster.coordinator import BEGIN_S, Joined, ToFetch
-from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import LEASE_S
 from stmixer.service.errors import CapacityError, StmixerError
 
 log = logging.getLogger("stmixer.cluster")

@@ -14,6 +14,7 @@ from stmixer.service.wire import Wire
 NOT_HERE = (
     "port", "root_path", "ssl_certfile", "ssl_keyfile", "max_connections", "max_connections_per_address",
     "keep_alive_s", "weights_dir", "allow_teach", "events_file", "event_clips", "webhook", "mqtt", "watch",
+    "watch_streams",
 )  # fmt: skip
 """Settings of one process: of the address, which Serve has, and of what lies in a folder of its own."""
 

@@ -126,7 +126,7 @@ class Replica:
         """Raises where no worker can be had, or it should be gone: Serve then starts another replica."""
         if self._left_at is not None and time.monotonic() - self._left_at > self._settings.shutdown_timeout + STOP_S:
             raise RuntimeError("it has left, and is still there")
-        if not (self._service.engine.ready or self._service.engine.draining):
+        if not (self._service.engine.ready or self._service.engine.entry.draining):
             raise RuntimeError("no worker is ready")
 
     def record_routing_stats(self) -> dict[str, Any]:
@@ -153,6 +153,14 @@ class Replica:
     async def list_streams(self, owner: str, *, sees_all: bool) -> list[str]:
         """As ``ClusterService.listed``."""
         return self._service.listed(owner, sees_all=sees_all)
+
+    async def list_walls(self) -> tuple[str, tuple[str, ...]]:
+        """Who we are, and what our machine lacks to shut decoders in."""
+        return self._name, self._service.missing_walls
+
+    async def find_drawing(self, request_id: str, owner: str) -> str:
+        """As ``ClusterService.drawing_found``."""
+        return self._service.drawing_found(request_id, owner)
 
     async def list_events(self, wanted: Wanted) -> list[str]:
         """As ``ClusterService.events_listed``."""

@@ -16,13 +16,14 @@ from stmixer.service.api.service import Service
 from stmixer.service.cluster.ages import RecentAge
 from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import RANGE
 from stmixer.service.errors import AccessError, CapacityError, InputError
 from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Page, Wanted
 from stmixer.service.metrics import Scraped
 from stmixer.service.pulled_url import parse_url
-from stmixer.service.schemas import Pulled, PullOrder, RunningStream, Summary
+from stmixer.service.schemas import DrawProgress, Pulled, PullOrder, RunningStream, Summary
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.session import Session
 from stmixer.service.settings import Settings
@@ -87,6 +88,22 @@ class ClusterService(Service):
             seconds=0, summary=Summary(), pulled=waits,
         )  # fmt: skip
 
+    async def all_missing_walls(self) -> tuple[str, ...]:
+        """As there, each behind the name of its replica."""
+        told = await self._ask("list_walls")
+        return tuple(f"{name}: {wall}" for name, walls in sorted(told.answers) for wall in walls)
+
+    async def drawn_so_far(self, request_id: str, caller: Caller) -> DrawProgress:
+        """As there. Where a replica does not answer it may be that one's: CapacityError."""
+        if (here := self.drawn_here(request_id, caller)) is not None:
+            return here
+        told = await self._ask("find_drawing", request_id, _owner(caller))
+        if (found := next((text for text in told.answers if text), None)) is not None:
+            return DrawProgress.model_validate_json(found)
+        if told.unanswered:
+            raise CapacityError("slow_replica", "a replica does not answer; ask again", 503, 1)
+        return self.drawings.find(request_id, caller).progress()  # raises: there is none
+
     async def measured(self, accept: str) -> Scraped:
         """As there, of every replica, in Prometheus' first form whatever is asked for."""
         told = await self._ask("scrape")
@@ -147,6 +164,22 @@ class ClusterService(Service):
         caller = self.access.nobody if sees_all else self.access.holder(owner)
         return [stream.model_dump_json() for stream in self.running(caller)]
 
+    def drawn_here(self, request_id: str, caller: Caller) -> DrawProgress | None:
+        """How far one of the caller's videos has come that is drawn here."""
+        try:
+            return self.drawings.find(request_id, caller).progress()
+        except InputError:
+            return None
+
+    def drawing_found(self, request_id: str, owner: str) -> str:
+        """The same as JSON, of the holder of a key (its hash), or of anybody where no keys are; "" where none is."""
+        try:
+            caller = self.access.holder(owner) if owner else self.access.nobody
+        except AccessError:  # a key that is not known here has nothing here
+            return ""
+        found = self.drawn_here(request_id, caller)
+        return "" if found is None else found.model_dump_json()
+
     def scraped(self) -> str:
         """What is measured here."""
         return generate_latest(self.metrics.registry).decode()
@@ -177,7 +210,7 @@ class ClusterService(Service):
     @property
     def capacity(self) -> int:
         """As ``Fetching``."""
-        return self.engine.capacity
+        return self.engine.entry.capacity
 
     @property
     def keyframe_age_s(self) -> float:

@@ -10,17 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection
+from functools import partial
 
 from stmixer.model.clip import MAX_ASPECT
 from stmixer.model.query_bank import new_bank, second_of
-from stmixer.service.engine.admission import fits_share
+from stmixer.service.engine.entry import Entry
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.models import Models
 from stmixer.service.engine.payload import left_of
 from stmixer.service.engine.seat import Seat
 from stmixer.service.engine.served import ServedModel
-from stmixer.service.engine.stream import Pending, Policy, Stream
+from stmixer.service.engine.stream import Pending, Stream
 from stmixer.service.engine.worker import WORKER_MODULE, Batch, Shapes, WeightsSource, Worker
 from stmixer.service.errors import CapacityError
 from stmixer.service.ipc.channel import ChannelError, Received
@@ -60,20 +60,18 @@ class Engine:
     ) -> None:
         self.settings, self.metrics = settings, metrics
         self.streams: dict[int, Stream] = {}
-        self.draining = False
         self.models = Models(settings, metrics, worker_module, self._on_message, self._on_death, self.wake)
         self._changing = asyncio.Lock()
-        self._stream_ids, self._batch_ids = first_stream - 1, 0
+        self.entry = Entry(settings, metrics, self.models, self.streams, first_stream)
+        self._batch_ids = 0
         self.empty = asyncio.Event()
         self.empty.set()
-        self.room = asyncio.Event()
-        """Set where a stream has gone; whoever waits for room clears it."""
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         metrics.keyframes_waiting.set_function(lambda: sum(len(s.ready()) for s in self.streams.values()))
         metrics.keyframe_load.set_function(lambda: max(seat.scheduler.turns.load for seat in self.seats))
         metrics.ring_bytes.set_function(lambda: sum(s.ring.shape.total_bytes for s in self.streams.values() if s.ring))
-        metrics.streams_capacity.set_function(lambda: self.capacity)
+        metrics.streams_capacity.set_function(lambda: self.entry.capacity)
         metrics.ready.set_function(lambda: int(self.ready))
 
     # -- life
@@ -86,7 +84,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop at once; the caller has drained what it wants to keep."""
-        self.draining = True
+        self.entry.draining = True
         if self._round is not None:
             self._round.cancel()
             await asyncio.gather(self._round, return_exceptions=True)
@@ -108,112 +106,55 @@ class Engine:
     def ready(self) -> bool:
         """Whether a worker has warmed up whose seat does not keep losing them, and we are not draining."""
         lost = self._round is not None and self._round.done()
-        return self.models.default.ready and not self.draining and not lost
-
-    @property
-    def capacity(self) -> int:
-        """Streams at a time: the operator's word, else streams of one keyframe a second as they were measured."""
-        if self.settings.max_streams is not None:
-            return self.settings.max_streams
-        return sum(seat.capacity for seat in self.models.default.in_service)
+        return self.models.default.ready and not self.entry.draining and not lost
 
     # -- models
 
-    def load(self, name: str, source: WeightsSource, *, default: bool) -> ServedModel:
-        """Begin to load another model beside those that serve; ``default``: it takes over once it can.
+    def load(self, name: str, source: WeightsSource, *, default: bool, restart: bool = False) -> ServedModel:
+        """Begin to load another model beside those that serve; ``default``: it takes over once it can, and has live
+        streams begin anew (``restart``) as ``make_default`` does.
 
         Raises InputError where a model that has not failed has this name.
         """
-        return self.models.load(name, source, self.make_default if default else None)
+        return self.models.load(name, source, partial(self.make_default, restart=restart) if default else None)
 
-    async def make_default(self, name: str) -> None:
+    async def make_default(self, name: str, *, restart: bool = False) -> None:
         """Have streams that name no model served by this one, those too that run, where it sees and tells alike.
 
-        A keyframe that a worker has goes on with that; its stream's next one goes to the new model. Raises InputError.
+        A keyframe that a worker has goes on with that; its stream's next one goes to the new model. Where it does not
+        see and tell alike streams stay where they are until they end; with ``restart`` live ones are told to begin
+        anew, those of before too. Raises InputError.
         """
         async with self._changing:
             former, served = self.models.default, self.models.get(name)
-            if served is former:
+            if served is former and not restart:
                 return
-            self.models.be_default(served)
+            if served is not former:
+                self.models.be_default(served)
             for other in self.models.all:  # those too that stayed where they were when it was not to be had
                 if other is not served and not served.takes_streams_of(other):
-                    log.warning("%s has other labels, clips or pictures than %s: streams stay there", name, other.name)
+                    self._leave_behind(other, served, restart=restart)
                 elif other is not served:
                     await self._move_all(other, served)
         self._wake.set()
 
+    def _leave_behind(self, served: ServedModel, default: ServedModel, *, restart: bool) -> None:
+        stay = [stream for seat in served.seats for stream in _naming_none(seat)]
+        anew = [stream for stream in stay if restart and stream.source != "upload" and not stream.ended]
+        if not stay:
+            return
+        told = "%s has other labels, clips or pictures than %s: of %d streams there %d are to begin anew, others stay"
+        log.warning(told, default.name, served.name, len(stay), len(anew))
+        for stream in anew:
+            stream.begin_anew()
+
     async def _move_all(self, served: ServedModel, to: ServedModel) -> None:
         for seat in served.seats:
-            for stream in [stream for stream in seat.streams.values() if stream.options.model is None]:
+            for stream in _naming_none(seat):
                 stream.bank = new_bank(to.info.config)  # queries of other weights mean nothing to it
                 await self._move(stream, seat, to)
 
     # -- streams
-
-    def has_room(
-        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), model: str | None = None
-    ) -> bool:
-        """Whether one more stream of a model fits; ``besides``: ids of those that would not be there then.
-
-        Raises InputError where there is no such model.
-        """
-        served = self.models.get(model)
-        if self.settings.max_streams is not None:
-            return len(self.streams.keys() - set(besides)) < self.settings.max_streams
-        return any(
-            seat.fits(policy, keyframe_hz, besides, elsewhere=self._taken_beside(seat, besides))
-            for seat in served.in_service
-        )
-
-    def _taken_beside(self, seat: Seat, besides: Collection[int]) -> float:
-        """The part of a seat's device that other models' streams take."""
-        return sum(o.load(besides) for o in self.seats if o is not seat and o.place == seat.place)
-
-    def has_share(self, own: Collection[int], policy: Policy, keyframe_hz: float, percent: int) -> bool:
-        """Whether one more stream fits the part of the capacity that those with ids ``own`` may take together."""
-        theirs = [stream for stream in self.streams.values() if stream.id in own]
-        running = [self._seat_of(stream).weight(stream.policy, stream.schedule.hz) for stream in theirs]
-        wanted = self.models.default.seats[0].weight(policy, keyframe_hz)
-        return fits_share(running, wanted, self.capacity, percent, weighed=self.settings.max_streams is None)
-
-    def check_room(
-        self, policy: Policy, keyframe_hz: float, besides: Collection[int] = (), model: str | None = None, *,
-        though_draining: bool = False,
-    ) -> None:  # fmt: skip
-        """Raises CapacityError while full or draining; see ``has_room``."""
-        if not though_draining:
-            self.check_staying()
-        if not self.has_room(policy, keyframe_hz, besides, model):
-            self.metrics.streams_rejected.labels("capacity").inc()
-            unit = "streams" if self.settings.max_streams is not None else "keyframes a second"
-            raise CapacityError("capacity", f"all {self.capacity} {unit} are in use; try again later")
-
-    def check_staying(self) -> None:
-        """Raises CapacityError while draining."""
-        if self.draining:
-            self.metrics.streams_rejected.labels("draining").inc()
-            raise CapacityError("draining", "the service is shutting down; try another instance")
-
-    def admit(
-        self,
-        policy: Policy,
-        keyframe_hz: float,
-        model: str | None = None,
-        *,
-        though_draining: bool = False,
-        number: int | None = None,
-    ) -> int:
-        """A new stream's id, ``number`` where it has one. Raises CapacityError while full or draining, InputError where
-        there is no such model."""
-        self.check_room(policy, keyframe_hz, model=model, though_draining=though_draining)
-        if number is not None:
-            return number
-        self._stream_ids += 1
-        return self._stream_ids
-
-    def _seat_of(self, stream: Stream) -> Seat:
-        return next(seat for seat in self.seats if stream.id in seat.streams)
 
     def add(self, stream: Stream) -> None:
         """Take up a stream, at the seat of its model with the most room, where it stays. Raises InputError."""
@@ -224,14 +165,15 @@ class Engine:
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream and give up its ring; whatever of it is still running is dropped when it comes back."""
-        if self.streams.pop(stream.id, None) is None:
+        if self.streams.get(stream.id) is not stream:  # its number may have gone on to another one
             return
+        del self.streams[stream.id]
         stream.cancel()
-        self._seat_of(stream).remove(stream)
+        self.models.seat_of(stream).remove(stream)
         stream.close_ring()
         if not self.streams:
             self.empty.set()
-        self.room.set()
+        self.entry.room.set()
         self.metrics.streams_active.labels(stream.source).dec()
 
     # -- what comes of a stream's source
@@ -239,7 +181,7 @@ class Engine:
     async def opened(self, stream: Stream, message: Opened) -> None:
         """A source's first frame: make the stream's ring and have workers read it. Raises MessageError; CapacityError
         where the system has no memory for it."""
-        seat = self._seat_of(stream)
+        seat = self.models.seat_of(stream)
         model = self.models.at(seat).info
         longest = MAX_ASPECT * model.config.preprocess.short_side
         width, height = message.input_width, message.input_height
@@ -471,6 +413,11 @@ class Engine:
             seat.empty_since = time.monotonic()
         for pending in batch.running if batch else ():
             pending.stream.release(pending)
+
+
+def _naming_none(seat: Seat) -> list[Stream]:
+    """A seat's streams that go with the default model."""
+    return [stream for stream in seat.streams.values() if stream.options.model is None]
 
 
 def log_failure(round_: asyncio.Task[None]) -> None:

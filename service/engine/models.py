@@ -98,6 +98,10 @@ class Models:
         found = (s for s in self._by_name.values() if any(stream.id in seat.streams for seat in s.seats))
         return next(found, self.default)
 
+    def seat_of(self, stream: Stream) -> Seat:
+        """Where a stream is, that has not ended."""
+        return next(seat for seat in self.seats if stream.id in seat.streams)
+
     def load(self, name: str, source: WeightsSource, then: Callable[[str], Awaitable[None]] | None) -> ServedModel:
         """Begin to load one; ``then`` is called with its name once it can serve.
 

@@ -28,10 +28,10 @@ class FileState(NamedTuple):
 
 class WatchedFile:
     """``file`` is loaded anew when it is another one than it was and has stayed so for a look; what it takes over from
-    is kept for a way back, and forgotten when there is one after the next."""
+    is kept for a way back, and forgotten when there is one after the next. ``restart``: as ``Engine.load``."""
 
-    def __init__(self, file: Path, engine: Engine) -> None:
-        self._file, self._engine = file, engine
+    def __init__(self, file: Path, engine: Engine, *, restart: bool = False) -> None:
+        self._file, self._engine, self._restart = file, engine, restart
         self._served = self._seen = _look(file)
         self._numbers = itertools.count(2)
         self._loaded: list[str] = []
@@ -60,7 +60,7 @@ class WatchedFile:
                 await self._engine.models.forget(older)
                 self._loaded.remove(older)
         try:
-            self._engine.load(name, WeightsSource(None, self._file), default=True)
+            self._engine.load(name, WeightsSource(None, self._file), default=True, restart=self._restart)
         except InputError as error:
             log.error("%s is not loaded: %s", self._file, error)
         else:

@@ -41,7 +41,7 @@ class _Sight:
 class Preview:
     """Of one stream. ``trained``: whether its model is."""
 
-    def __init__(self, stream: Stream, easel: Easel, *, trained: bool) -> None:
+    def __init__(self, stream: Stream | None, easel: Easel, *, trained: bool) -> None:
         self._stream, self._easel, self._trained = stream, easel, trained
         self._making: asyncio.Task[bytes] | None = None
         self._shown: _Sight | None = None
@@ -52,6 +52,12 @@ class Preview:
         """There is another result."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    async def turn_to(self, stream: Stream | None, *, trained: bool = False) -> None:
+        """Show another stream from here on; with None none for now, and the last picture stays."""
+        self._stream = None
+        await cancelled(self._making)
+        self._stream, self._trained, self._shown = stream, trained, None
 
     async def close(self) -> None:
         """Show nothing more."""
@@ -102,16 +108,16 @@ class Preview:
 
     def _sights(self) -> list[_Sight]:
         """What there is to be seen, the best first."""
-        stream, found = self._stream, self._stream.found
-        if self._closed or stream.ring is None or stream.newest is None:
+        stream = self._stream
+        if self._closed or stream is None or stream.ring is None or stream.newest is None:
             return []
-        newest = _Sight(stream.newest.frame, None)
+        newest, found = _Sight(stream.newest.frame, None), stream.found
         if found is None or stream.newest.frame.number - found.slot.number >= stream.ring.shape.capacity - 1:
             return [newest]
         return [_Sight(found.slot, found.result), newest]
 
     async def _drawn(self, sight: _Sight) -> bytes | None:
-        ring, size = self._stream.ring, sight.slot.size
+        ring, size = None if self._stream is None else self._stream.ring, sight.slot.size
         if ring is None:  # the stream has ended meanwhile
             return None
         shape = ring.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from stmixer.service.access import Caller
 from stmixer.service.errors import StmixerError
@@ -15,24 +16,48 @@ from stmixer.service.sessions.preview import Preview
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources.easel import Easel
 from stmixer.service.sources.pulled import PulledSource, PullTerms
+from stmixer.service.sources.source import cancelled
 from stmixer.service.sources.trouble import Trouble
-from stmixer.service.stream_messages import EventMessage, FollowedStatus, FollowedSummary, WarningMessage
+from stmixer.service.stream_messages import (
+    EventMessage,
+    FollowedStatus,
+    FollowedSummary,
+    RestartedMessage,
+    WarningMessage,
+)
 
 log = logging.getLogger("stmixer.pulled")
 
+LAST_RESULTS_S = 10.0
+"""How long what is on its way may take where a stream begins anew; what is not there by then is cancelled."""
+
+After = Callable[[Session], Awaitable[Session]]
+"""Makes the session that follows one which has just been closed, with its number, place and rules."""
+
 
 class PulledStream:
-    """``backlog``: its results, tracks, warnings and states, as JSON; ``preview``: what it looks like."""
+    """``backlog``: its results, tracks, warnings and states, as JSON; ``preview``: what it looks like.
 
-    def __init__(self, session: Session, terms: PullTerms, name: str | None, easel: Easel) -> None:
+    ``session`` is another one where the default model has changed to one that cannot go on with its stream: with
+    ``after`` it then begins anew. Who follows goes on following.
+    """
+
+    def __init__(
+        self, session: Session, terms: PullTerms, name: str | None, easel: Easel, after: After | None = None
+    ) -> None:
         self.session, self.name = session, name
-        self._url = terms.url
+        self._terms, self._after = terms, after
         self.backlog = Backlog()
         self.preview = Preview(
             session.stream, easel, trained=session.context.engine.models.of(session.stream).info.trained
         )
         self._source = PulledSource(session.context, terms, self._tell_state)
         self._telling: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._between = asyncio.Lock()
+        """Held while it has neither session nor end: nobody ends it then."""
+        self._goes_on = False
+        """Whether what ends now is only its session."""
         self._end_told = False
         self.moved = False
         """Whether it goes on elsewhere, and has only ended here."""
@@ -45,6 +70,11 @@ class PulledStream:
 
     async def open(self) -> None:
         """Begin; how that goes is its state."""
+        await self._begin()
+        if self._after is not None:
+            self._keeping = asyncio.create_task(self._keep_up(self._after))
+
+    async def _begin(self) -> None:
         if self.session.watched is not None:
             self.session.watched.tell = self._tell_event
         self._telling = asyncio.create_task(self._tell())
@@ -58,6 +88,9 @@ class PulledStream:
     async def close(self, error: BaseException | None = None, *, moves: bool = False) -> None:
         """End it, whatever it is at; whoever follows comes to an end as well, without a last word where it moves."""
         self.moved = moves
+        async with self._between:
+            await cancelled(self._keeping)
+        self._goes_on = False
         try:
             await self.preview.close()
             await self._source.close()  # first: its decoder would answer for a stream that is cut
@@ -82,7 +115,7 @@ class PulledStream:
             frame = FrameSize(width=width, height=height)
         silent_ms = None if source.picture_at is None else round((time.monotonic() - source.picture_at) * 1000, 1)
         pulled = Pulled(
-            name=self.name, url=str(self._url), state=source.state, since_us=round(source.since * 1e6),
+            name=self.name, url=str(self._terms.url), state=source.state, since_us=round(source.since * 1e6),
             error=None if trouble is None else str(trouble), code=None if trouble is None else trouble.reason,
             attempts=source.attempts, reconnects=source.reconnects, silent_ms=silent_ms,
             freshness_ms=self._freshness_ms, frame=frame, codec=self.session.context.codec or None,
@@ -115,7 +148,7 @@ class PulledStream:
 
     def _tell_end(self) -> None:
         """The last word, once: by itself where its source has ended, otherwise when it is ended."""
-        if self._end_told or self.moved:
+        if self._end_told or self.moved or self._goes_on:
             return
         self._end_told = True
         said = FollowedSummary(summary=self.session.summary(), warnings=self.session.warnings)
@@ -139,6 +172,54 @@ class PulledStream:
         error = None if trouble is None or source.state == "live" else str(trouble)
         self._tell_notices()
         self.backlog.add("status", FollowedStatus(state=source.state, error=error).model_dump_json())
+
+    # -- another model
+
+    async def _keep_up(self, after: After) -> None:
+        """Begin anew each time that it is outdated."""
+        while True:
+            await self.session.outdated.wait()
+            if not self.session.begins_anew():
+                continue
+            self._goes_on = True
+            try:
+                await self._finish()
+                if self.session.error is not None:  # cut from above meanwhile: over its key's limits, for one
+                    break
+                async with self._between:
+                    await self._begin_anew(after)
+            except Exception as error:
+                log.error("stream %d does not begin anew", self.id, exc_info=error)
+                self._source.fail(Trouble("internal", "it could not begin anew; the service's log says why"))
+                break
+        self._goes_on = False
+        self._tell_end()
+
+    async def _finish(self) -> None:
+        """No more frames; what is on its way still comes, and is told."""
+        assert self._telling is not None
+        await self._source.close()
+        context = self.session.context
+        context.engine.end(context.stream, time.monotonic())
+        context.changed()
+        done, _ = await asyncio.wait({self._telling}, timeout=LAST_RESULTS_S)
+        if not done:
+            self.session.abort()
+            await asyncio.wait({self._telling})
+
+    async def _begin_anew(self, after: After) -> None:
+        former = self.session
+        await self.preview.turn_to(None)
+        await former.close()
+        counts, warnings = former.summary(), former.warnings
+        session = self.session = await after(former)
+        self._source = PulledSource(session.context, self._terms, self._tell_state)
+        self._freshness_ms, self._goes_on = None, False
+        said = RestartedMessage(summary=counts, warnings=warnings, **session.looked_at())
+        self.backlog.add("restarted", said.model_dump_json())
+        trained = session.context.engine.models.of(session.stream).info.trained
+        await self.preview.turn_to(session.stream, trained=trained)
+        await self._begin()
 
 
 class PulledStreams:

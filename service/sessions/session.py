@@ -17,8 +17,9 @@ from stmixer.service.engine.engine import Engine
 from stmixer.service.engine.frame_counts import FrameCounts
 from stmixer.service.engine.keyframes import KeyframeSchedule
 from stmixer.service.engine.stream import Pending, Policy, SourceKind, Stream
-from stmixer.service.errors import CapacityError, StmixerError
+from stmixer.service.errors import CapacityError, InputError, StmixerError
 from stmixer.service.event_schemas import Event
+from stmixer.service.events.rules import check_rules
 from stmixer.service.events.watched import WatchedStream
 from stmixer.service.logs import fields
 from stmixer.service.schemas import DetectOptions, Result, RunningStream, Summary, TrackChange
@@ -27,6 +28,7 @@ from stmixer.service.settings import Settings
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_pool import DecoderPool
 from stmixer.service.sources.source import FrameSource
+from stmixer.service.stream_messages import ReadyLabel
 
 log = logging.getLogger("stmixer.session")
 
@@ -62,9 +64,11 @@ class Session:
         deadline_ms: float | None = None,
         place: StreamPlace | None = None,
         number: int | None = None,
+        after: Session | None = None,
     ) -> None:
         """``place``: the caller's, where it has one for this already: it is then let in though the service drains.
-        ``number``: the stream's id, where it has one that no other stream here gets.
+        ``number``: the stream's id, where it has one that no other stream here gets. ``after``: one that has just been
+        closed, whose number, room and caller's place it has: it is let in whoever has come meanwhile.
 
         Raises CapacityError without room, InputError where there is no such model.
         """
@@ -72,9 +76,14 @@ class Session:
         schedule = schedule_of(engine, options)
         model = engine.models.get(options.model).info
         deadline_s = max(MIN_DEADLINE_S, 2 / schedule.hz) if deadline_ms is None else deadline_ms / 1000
-        self.stream = Stream(
-            engine.admit(policy, schedule.hz, options.model, though_draining=place is not None, number=number),
-            source, policy, schedule, options, deadline_s, self._deliver,
+        if after is None:
+            number = engine.entry.admit(
+                policy, schedule.hz, options.model, though_draining=place is not None, number=number
+            )
+        else:
+            number, place = after.stream.id, StreamPlace(caller)
+        self.stream: Stream = Stream(
+            number, source, policy, schedule, options, deadline_s, self._deliver, self._begin_anew
         )  # fmt: skip
         self.stream.bank = new_bank(model.config)
         try:
@@ -84,6 +93,8 @@ class Session:
             raise
         engine.add(self.stream)
         self.aborted = False
+        self.outdated = asyncio.Event()
+        """Set where it is to begin anew, with the default model, which cannot go on with its stream."""
         self.error: StmixerError | None = None
         """What ended the source, if it did not end well."""
         self.source: FrameSource | None = None
@@ -136,6 +147,33 @@ class Session:
     def update(self, options: DetectOptions) -> None:
         """Change options of a running stream. ``keyframe_hz`` and look-ahead cannot change: keyframes are numbered."""
         self.stream.options = options
+
+    def looked_at(self) -> dict[str, Any]:
+        """Fields of a ``LookedAt``."""
+        schedule, model = self.stream.schedule, self._engine.models.of(self.stream)
+        return {
+            "lookahead_ms": schedule.lookahead_ms,
+            "keyframe_hz": schedule.hz,
+            "model": model.name,
+            "trained": model.info.trained,
+            "labels": tuple(ReadyLabel(id=label.id, name=label.name) for label in model.info.labels),
+        }
+
+    def _begin_anew(self) -> None:
+        """The default model is another one: whoever has this session sees to it, unless its rules forbid."""
+        default = self._engine.models.default
+        try:
+            check_rules(self.watched.own if self.watched else (), [label.name for label in default.info.labels])
+        except InputError as error:
+            self.context.notice("model_kept", f"{default.name} serves now, and this stream stays as it is: {error}")
+            return
+        self.outdated.set()
+
+    def begins_anew(self) -> bool:
+        """Whether it is to now. Where it is over, or its model is the default again, that is forgotten."""
+        if self.outdated.is_set() and (self.stream.ended or self._engine.models.of(self.stream).is_default):
+            self.outdated.clear()
+        return self.outdated.is_set()
 
     # -- results out
 

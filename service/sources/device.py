@@ -15,7 +15,8 @@ from stmixer.service.errors import InputError
 from stmixer.service.ipc.messages import OpenDevice, Progress
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
-from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
+from stmixer.service.sources.local import LocalSource
+from stmixer.service.sources.source import WHAT_IT_DID
 from stmixer.service.sources.trouble import Trouble
 
 VIDEO4LINUX = 81
@@ -44,7 +45,7 @@ def open_device(path: str) -> int:
     return found
 
 
-class DeviceSource(DecodedSource):
+class DeviceSource(LocalSource):
     """One decoder after another."""
 
     def __init__(self, context: SourceContext, named: Sequence[str], path: str) -> None:
@@ -61,18 +62,6 @@ class DeviceSource(DecodedSource):
         finally:
             os.close(self._device)  # the decoder has its own
 
-    @property
-    def owes(self) -> bool:
-        """What waits in the driver nobody sees."""
-        return False
-
-    async def leave(self) -> None:
-        """End what reads it."""
-        try:
-            await self.close()
-        finally:
-            self._context.counts.cut("decoder")
-
     # -- to the decoder
 
     def _order(self, progress: Progress | None) -> tuple[OpenDevice, list[int]]:
@@ -81,23 +70,9 @@ class DeviceSource(DecodedSource):
     def _connection(self) -> int:
         return self._device
 
-    def _owed(self) -> None:
-        """What waits in the driver nobody sees."""
-
     async def _died(self, death: DecoderDied) -> bool:
         self._fail(WHAT_IT_DID[death.reason])
         return False
-
-    # -- it has no socket that a client could lose
-
-    def interrupt(self) -> None:
-        """It has no client."""
-
-    async def resume(self) -> None:
-        """It was never interrupted."""
-
-    async def ended(self) -> None:
-        """It ends when it is unplugged."""
 
 
 _opening: set[str] = set()

@@ -11,7 +11,8 @@ from stmixer.service.errors import CapacityError, InputError
 from stmixer.service.ipc.messages import OpenContainer, Progress
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
-from stmixer.service.sources.source import WHAT_IT_DID, DecodedSource
+from stmixer.service.sources.local import LocalSource
+from stmixer.service.sources.source import WHAT_IT_DID
 
 
 def files_not_allowed() -> InputError:
@@ -44,7 +45,7 @@ def open_below(folder: Path | None, name: str) -> int:
     return found
 
 
-class PlayedFile(DecodedSource):
+class PlayedFile(LocalSource):
     """Each time it is played by a decoder of its own."""
 
     def __init__(self, context: SourceContext, folder: Path | None, name: str) -> None:
@@ -60,25 +61,10 @@ class PlayedFile(DecodedSource):
         finally:
             os.close(self._file)
 
-    @property
-    def owes(self) -> bool:
-        """It waits for its time."""
-        return False
-
-    async def leave(self) -> None:
-        """Stop playing."""
-        try:
-            await self.close()
-        finally:
-            self._context.counts.cut("decoder")
-
     # -- to the decoder
 
     def _order(self, progress: Progress | None) -> tuple[OpenContainer, list[int]]:
         return OpenContainer(self._context.sampling(), progress, paced=True), [self._file]
-
-    def _owed(self) -> None:
-        """It waits for its time, however long that is."""
 
     async def _died(self, death: DecoderDied) -> bool:
         if death.reason == "exit":  # which may not be the file's fault: memory ran out, for one
@@ -87,14 +73,3 @@ class PlayedFile(DecodedSource):
         else:
             self._fail(WHAT_IT_DID[death.reason])
         return False
-
-    # -- it has no socket that a client could lose
-
-    def interrupt(self) -> None:
-        """It has no client."""
-
-    async def resume(self) -> None:
-        """It was never interrupted."""
-
-    async def ended(self) -> None:
-        """It ends with its file."""

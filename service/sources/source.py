@@ -2,8 +2,8 @@
 
     open → take… → interrupt → resume → take… → ended → close
 
-The kinds are ``upload``, ``pictures``, ``container``, ``camera`` and ``played_file``; ``pulled`` makes one of the last
-two, or of ``web_stream``, attempt after attempt, and ``rendering`` borrows a decoder without a stream.
+The kinds are ``upload``, ``pictures``, ``container``, ``camera``, ``played_file`` and ``device``; ``pulled`` makes one
+of the last three, or of ``web_stream``, attempt after attempt, and ``rendering`` borrows a decoder without a stream.
 """
 
 from __future__ import annotations

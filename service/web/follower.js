@@ -13,7 +13,7 @@ export class Follower {
   #attempt = 0;
   #timer = null;
 
-  /** `onResult(message)` for each; `onBack()` when it hears again of a stream that goes on, after it was cut off. */
+  /** `onResult(message)` for each; `onBack()` when it hears again of a stream that goes on, after it was cut off, or that has begun anew. */
   constructor(id, { onResult, onBack }) {
     this.#id = id;
     this.#onResult = onResult;
@@ -36,6 +36,7 @@ export class Follower {
       const message = JSON.parse(data);
       if (socket !== this.#socket) return;
       if (message.type === "ready" && this.#attempt && !OVER.includes(message.pulled.state)) this.#onBack();
+      if (message.type === "restarted") this.#onBack(); // with another model, and new numbers for everybody
       if (message.type !== "result") return;
       this.#attempt = 0;
       this.#onResult(message);

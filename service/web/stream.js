@@ -159,6 +159,7 @@ export class LiveStream {
         break;
       case "warning":
       case "status":
+        if (message.code === "model_changed") this.#token = null; // what it is for ends now
         if (message.code ?? message.detail ?? message.message) this.#on.notice(noticeWords(message));
         break;
       case "goaway":

@@ -43,6 +43,7 @@ export function cameraWords(error) {
 const BY_CODE = {
   aspect_unsupported: ["The picture is too long and narrow", "The long side may be at most three times the short one."],
   decoder_lost: ["A few pictures were lost; the server goes on", "The process that unpacks them was replaced."],
+  model_changed: ["Another model takes over; the picture comes back by itself", "The model has to see a second of it first."],
   resume_expired: ["The connection was away too long; this is a new stream", "The model has to see a second of it first."],
 };
 

@@ -11,7 +11,7 @@ import pytest
 
 from stmixer.service.cluster import coordinator
 from stmixer.service.cluster.coordinator import ON_HEAD, PROTOCOL, Coordinator, coordinator_of, name_of
-from stmixer.service.cluster.placing import PullRefusal
+from stmixer.service.cluster.orders import PullRefusal
 
 FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
 

@@ -18,7 +18,8 @@ from stmixer.service.api.service import Service
 from stmixer.service.client import _ws
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import RANGE, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import RANGE
 from stmixer.service.cluster.service import ClusterService, Replies
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError, InputError
@@ -26,7 +27,7 @@ from stmixer.service.event_schemas import Event, Rule
 from stmixer.service.events.store import Wanted
 from stmixer.service.key_file import Key
 from stmixer.service.metrics import Metrics
-from stmixer.service.schemas import PullOrder, RunningStream, Summary
+from stmixer.service.schemas import DrawProgress, PullOrder, RunningStream, Summary
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.sessions.resume import ResumableStreams
 from stmixer.service.sessions.session import Session
@@ -207,6 +208,55 @@ def test_what_all_measure_is_told() -> None:
     assert measured.content_type.startswith("text/plain; version=0.0.4")
 
 
+def test_walls_that_machines_lack_are_told_with_whose_they_are() -> None:
+    told = {"list_walls": [("b", ("landlock: no",)), ("a", ("seccomp: no", "seal: no")), ("c", ())]}
+    walls = one_of_several(lambda service: service.all_missing_walls(), told)
+    assert walls == ("a: seccomp: no", "a: seal: no", "b: landlock: no")
+
+
+def test_a_drawing_is_found_wherever_it_is_and_by_its_own_key_alone() -> None:
+    far = DrawProgress(done_s=2.5, duration_s=9.0).model_dump_json()
+    there = {"find_drawing": ["", far]}
+
+    async def other(service: ClusterService) -> DrawProgress:
+        return await service.drawn_so_far("r1", service.access.nobody)
+
+    assert one_of_several(other, there) == DrawProgress(done_s=2.5, duration_s=9.0)
+
+    async def here(service: ClusterService) -> tuple[DrawProgress, str, str, str]:
+        nobody = service.access.nobody
+        async with service.drawings.one_more("r1", nobody) as one:
+            one.come(1.0, None)
+            told = await service.drawn_so_far("r1", nobody)  # nobody else is asked
+            found = service.drawing_found("r1", ""), service.drawing_found("r2", "")
+            one.caller = Caller(Key(sha256="f" * 64, name="f", scopes=("detect",)))
+            assert service.drawing_found("r1", "0" * 64) == "", "a key that is not known here"
+            return told, *found, service.drawing_found("r1", "")
+
+    told, found, none, anothers = one_of_several(here, {})
+    assert (told, found) == (DrawProgress(done_s=1.0, duration_s=None), '{"done_s":1.0,"duration_s":null}')
+    assert none == anothers == ""
+
+
+def test_a_drawing_that_is_nowhere_is_not_there_and_may_be_where_nobody_answers() -> None:
+    async def act(service: ClusterService) -> DrawProgress:
+        return await service.drawn_so_far("r1", service.access.nobody)
+
+    with pytest.raises(CapacityError, match="does not answer"):  # ``one_of_several`` has one that does not
+        one_of_several(act, {"find_drawing": ["", ""]})
+
+    async def all_answer(service: ClusterService) -> DrawProgress:
+        async def ask(verb: str, *_: Any) -> Replies:
+            return Replies(["", ""])
+
+        service._ask = ask
+        return await service.drawn_so_far("r1", service.access.nobody)
+
+    with pytest.raises(InputError) as missing:
+        one_of_several(all_answer)
+    assert (missing.value.code, missing.value.status) == ("not_found", 404)
+
+
 def test_events_of_all_are_one_page_the_last_first() -> None:
     told = {"list_events": [[event("a", 30), event("b", 10)], [event("c", 20)]]}
     wanted = Wanted(None, None, None, None, None, None, 2)
@@ -257,8 +307,8 @@ def test_a_stream_that_moves_is_not_gone() -> None:
 
 def test_streams_of_a_replica_have_numbers_of_their_own() -> None:
     async def act(service: ClusterService) -> tuple[int, int]:
-        service.engine.check_room = lambda *_, **__: None  # type: ignore[method-assign]
-        return service.engine.admit("latest", 1.0), service.engine.admit("latest", 1.0, number=7)
+        service.engine.entry.check_room = lambda *_, **__: None  # type: ignore[method-assign]
+        return service.engine.entry.admit("latest", 1.0), service.engine.entry.admit("latest", 1.0, number=7)
 
     assert one_of_several(act) == (3 * RANGE + 1, 7)
 

@@ -12,7 +12,8 @@ from ray.exceptions import ActorUnavailableError
 from stmixer.service.cluster import member
 from stmixer.service.cluster.coordinator import Joined, ToFetch
 from stmixer.service.cluster.member import Member
-from stmixer.service.cluster.placing import LEASE_S, Order, PullRefusal
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import LEASE_S
 from stmixer.service.errors import CapacityError, StmixerError
 
 

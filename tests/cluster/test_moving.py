@@ -42,6 +42,7 @@ def pulled(state: str = "live") -> PulledStream:
     stream.preview, stream._source = cast(Any, Nothing()), cast(Any, Nothing())
     cast(Any, stream._source).state = state
     stream._telling, stream._end_told, stream.moved = None, False, False
+    stream._keeping, stream._goes_on, stream._between = None, False, asyncio.Lock()
     return stream
 
 
@@ -83,7 +84,7 @@ def test_a_follower_of_a_stream_that_moves_is_to_come_back(
 ) -> None:
     async def play() -> list[tuple[int, str]]:
         stream, out = pulled(), Out()
-        engine = SimpleNamespace(draining=False)
+        engine = SimpleNamespace(entry=SimpleNamespace(draining=False))
         follower = Follower.__new__(Follower)
         follower._service = cast(
             Any,
@@ -97,7 +98,7 @@ def test_a_follower_of_a_stream_that_moves_is_to_come_back(
         follower.out = cast(Any, out)
 
         async def ready(stream: PulledStream) -> None:
-            engine.draining = draining
+            engine.entry.draining = draining
             await stream.close(moves=moves)
 
         monkeypatch.setattr(follower, "_tell_ready", ready)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stmixer.service.cluster.placing import (
-    AGAIN_S,
-    GIVEN_UP_S,
-    HEAD,
-    LEASE_S,
-    LOST_S,
-    RANGE,
-    Order,
-    Placements,
-    PullRefusal,
-)
+from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.placing import AGAIN_S, GIVEN_UP_S, HEAD, LEASE_S, LOST_S, RANGE, Placements
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
 FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)

@@ -23,7 +23,7 @@ class Leaving:
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
-        self.engine = SimpleNamespace(ready=True, draining=False)
+        self.engine = SimpleNamespace(ready=True, entry=SimpleNamespace(draining=False))
 
     async def leave(self) -> None:
         self.left.set()
@@ -95,7 +95,7 @@ def test_one_that_has_left_and_stays_is_not_well(made: list[str], monkeypatch: p
     async def act() -> None:
         nonlocal now
         found = one(shutdown_timeout=7)
-        found._service.engine.draining = True
+        found._service.engine.entry.draining = True
         await found._leave()
         now += 7 + STOP_S
         found.check_health()

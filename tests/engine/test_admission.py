@@ -55,15 +55,15 @@ def test_the_engine_says_when_to_come_again(max_streams: int | None) -> None:
     metrics = Metrics()
     engine = Engine(Settings(max_streams=max_streams), metrics)
     engine.seats[0].capacity = 8
-    assert engine.capacity == (max_streams or 8)
+    assert engine.entry.capacity == (max_streams or 8)
     for _ in range(2):
         stream = Camera("latest", hz=4.0).stream
-        stream.id = engine.admit("latest", 4.0)
+        stream.id = engine.entry.admit("latest", 4.0)
         engine.add(stream)
     with pytest.raises(CapacityError) as refused:
-        engine.admit("latest", 4.0)
+        engine.entry.admit("latest", 4.0)
     assert (refused.value.status, refused.value.code) == (503, "capacity")
     assert refused.value.retry_after_s > 0
     assert metrics.registry.get_sample_value("stmixer_streams_rejected_total", {"reason": "capacity"}) == 1
     engine.remove(engine.streams[1])
-    assert engine.admit("latest", 4.0) == 3
+    assert engine.entry.admit("latest", 4.0) == 3

@@ -111,7 +111,7 @@ def acted(act: Callable[[Scene], Awaitable[None]]) -> None:
 async def opened(scene: Scene, policy: Policy = "all", hz: float = 4.0) -> Camera:
     """A camera whose stream the engine has."""
     camera = Camera(policy, hz=hz, opened=False)
-    camera.stream.id = scene.engine.admit(policy, hz)
+    camera.stream.id = scene.engine.entry.admit(policy, hz)
     scene.engine.add(camera.stream)
     await scene.engine.opened(camera.stream, OPENED)
     return camera

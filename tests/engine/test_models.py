@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -73,7 +74,7 @@ class Stage:
     async def opened(self, model: str | None = None) -> Camera:
         camera = Camera("all", opened=False)
         camera.stream.options = camera.stream.options.model_copy(update={"model": model})
-        camera.stream.id = self.engine.admit("all", 1.0, model)
+        camera.stream.id = self.engine.entry.admit("all", 1.0, model)
         self.engine.add(camera.stream)
         await self.engine.opened(camera.stream, OPENED)
         return camera
@@ -173,6 +174,53 @@ def test_what_sees_or_tells_otherwise_leaves_what_runs_where_it_is(
     acted(monkeypatch, act, other=other, like=TINY)
 
 
+def test_live_streams_that_it_cannot_go_on_with_may_be_told_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what names its model, nor what was posted, nor what is over."""
+
+    async def act(stage: Stage) -> None:
+        told = list[int]()
+        for source, model in (("ws", None), ("pull", None), ("upload", None), ("ws", "tiny"), ("pull", None)):
+            camera = await stage.opened(model)
+            camera.stream.source = source  # type: ignore[assignment]
+            camera.stream.begin_anew = partial(told.append, camera.stream.id)
+        camera.stream.end(0.0)
+        await stage.loaded("other", default=True)
+        assert told == []
+        await stage.engine.make_default("other")
+        assert told == []
+        await stage.engine.make_default("other", restart=True)  # the default already
+        assert told == [1, 2]
+        await stage.loaded("another", default=True, restart=True)
+        assert told == [1, 2, 1, 2]
+        await stage.loaded("like", default=True, restart=True)  # like the first: they move, and none is told
+        assert told == [1, 2, 1, 2]
+        assert stage.by_model() == {"tiny": [4], "other": [], "another": [], "like": [1, 2, 3, 5]}
+
+    acted(monkeypatch, act, other=OTHERS_LABELS, another=SMALLER, like=TINY)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_watched_files_next_model_has_them_told_by_choice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restart: bool
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"one")
+
+    async def act(stage: Stage) -> None:
+        stage.infos[str(file)] = OTHERS_LABELS
+        told, camera = list[int](), await stage.opened()
+        camera.stream.source, camera.stream.begin_anew = "ws", partial(told.append, 1)
+        watched = WatchedFile(file, stage.engine, restart=restart)
+        file.write_bytes(b"another")
+        for _ in range(2):
+            await watched.look()
+        await asyncio.gather(*stage.engine.models._loading.values())
+        assert stage.engine.models.default.name == "mine.2"
+        assert told == [1] * restart
+
+    acted(monkeypatch, act)
+
+
 def test_a_stream_that_names_its_model_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(stage: Stage) -> None:
         await stage.loaded("better")
@@ -183,7 +231,7 @@ def test_a_stream_that_names_its_model_keeps_it(monkeypatch: pytest.MonkeyPatch)
         await stage.engine.make_default("better")
         assert stage.by_model() == {"tiny": [1], "better": [2, 3]}
         with pytest.raises(InputError, match="no model 'best' serves here; there is better, tiny"):
-            stage.engine.admit("all", 1.0, "best")
+            stage.engine.entry.admit("all", 1.0, "best")
 
     acted(monkeypatch, act, better=TINY)
 
@@ -196,7 +244,7 @@ def test_one_that_does_not_load_changes_nothing_and_may_be_tried_again(monkeypat
         assert stage.by_model() == {"tiny": [1], "broken": []}
         assert stage.engine.models.default.name == "tiny"
         with pytest.raises(InputError, match="no model 'broken' serves here"):
-            stage.engine.admit("all", 1.0, "broken")
+            stage.engine.entry.admit("all", 1.0, "broken")
         with pytest.raises(InputError, match="no model 'broken'"):
             await stage.engine.make_default("broken")
         stage.infos["broken"] = TINY
@@ -408,17 +456,17 @@ def test_a_stream_that_ends_while_others_move_stays_gone(monkeypatch: pytest.Mon
 def test_two_models_on_one_device_share_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(stage: Stage) -> None:
         engine = stage.engine
-        engine.settings = engine.settings.model_copy(update={"max_streams": None})
+        engine.entry._settings = engine.settings.model_copy(update={"max_streams": None})
         await stage.loaded("better")
         for seat in engine.seats:
             seat.capacity = 8
         for _ in range(4):
             await stage.opened()
-        assert engine.has_room("latest", 4.0)
+        assert engine.entry.has_room("latest", 4.0)
         for _ in range(3):
             await stage.opened("better")
-        assert not engine.has_room("latest", 4.0)
-        assert engine.has_room("latest", 1.0, model="better")
+        assert not engine.entry.has_room("latest", 4.0)
+        assert engine.entry.has_room("latest", 1.0, model="better")
 
     acted(monkeypatch, act, better=TINY)
 

@@ -77,7 +77,7 @@ class Row:
     async def opened(self, policy: Policy = "latest", hz: float = 1.0) -> Camera:
         """A camera whose stream has a ring."""
         camera = Camera(policy, hz=hz, opened=False)
-        camera.stream.id = self.engine.admit(policy, hz)
+        camera.stream.id = self.engine.entry.admit(policy, hz)
         self.engine.add(camera.stream)
         await self.engine.opened(camera.stream, OPENED)
         return camera
@@ -145,12 +145,12 @@ def test_each_seat_has_room_for_itself() -> None:
     async def act(row: Row) -> None:
         for hz in (2.0, 2.0, 1.0, 1.0):
             await row.opened(hz=hz)
-        assert row.engine.capacity == 10
-        assert row.engine.has_room("latest", 2.0)
-        assert not row.engine.has_room("latest", 3.0)
+        assert row.engine.entry.capacity == 10
+        assert row.engine.entry.has_room("latest", 2.0)
+        assert not row.engine.entry.has_room("latest", 3.0)
         with pytest.raises(CapacityError):
-            row.engine.admit("latest", 3.0)
-        assert row.engine.has_room("latest", 4.0, besides=[1])
+            row.engine.entry.admit("latest", 3.0)
+        assert row.engine.entry.has_room("latest", 4.0, besides=[1])
 
     acted(act, (5, 5))
 
@@ -158,7 +158,7 @@ def test_each_seat_has_room_for_itself() -> None:
 def test_a_seat_without_a_worker_takes_nobody() -> None:
     async def act(row: Row) -> None:
         row.dies(0)
-        assert row.engine.capacity == 20
+        assert row.engine.entry.capacity == 20
         for _ in range(3):
             await row.opened()
         assert row.sat() == [[], [1, 2, 3]]

@@ -12,7 +12,15 @@ from jsonschema import Draft7Validator
 from stmixer.service.api import protocol
 from stmixer.service.api.asyncapi import as_draft_07, document, written
 from stmixer.service.schemas import Action, Actor, FrameSize, Result, Summary, Timings, TrackChange
-from stmixer.service.stream_messages import TOLD, TOLD_TO_FOLLOWERS, FollowedStatus, FollowedSummary, SummaryMessage
+from stmixer.service.stream_messages import (
+    TOLD,
+    TOLD_TO_FOLLOWERS,
+    FollowedStatus,
+    FollowedSummary,
+    ReadyLabel,
+    RestartedMessage,
+    SummaryMessage,
+)
 
 ACTOR = Actor((1.0, 2.0, 3.0, 4.0), (0.1, 0.2, 0.3, 0.4), 0.9, (Action(3, "stand", 0.5, 0.4),), 1)
 RESULT = Result(
@@ -20,6 +28,10 @@ RESULT = Result(
     timings_ms=Timings(lookahead=0, decode=0, queue=0, inference=0, postprocess=0), frame=FrameSize(width=1, height=2),
 )  # fmt: skip
 TRACK = TrackChange(track_id=1, state="start", seq=0, pts_us=0)
+RESTARTED = RestartedMessage(
+    summary=Summary(), warnings=[], lookahead_ms=0, keyframe_hz=1, model="m", trained=True,
+    labels=(ReadyLabel(id=1, name="stand"),),
+)  # fmt: skip
 
 
 def references(node: Any) -> Iterator[str]:
@@ -146,6 +158,7 @@ def test_every_message_of_the_code_is_in_it() -> None:
         ("StartOfFollowers", '{"type":"start","last_event_id":7}'),
         ("ResultToFollowers", '{"event_id":5,"type":"result",' + RESULT.model_dump_json()[1:]),
         ("StatusToFollowers", '{"event_id":5,' + FollowedStatus(state="live", error=None).model_dump_json()[1:]),
+        ("RestartedToFollowers", '{"event_id":5,' + RESTARTED.model_dump_json()[1:]),
         (
             "SummaryToFollowers",
             '{"event_id":5,' + FollowedSummary(summary=Summary(), warnings=[]).model_dump_json()[1:],

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -186,6 +186,45 @@ def test_every_look_of_a_preview_finds_another_picture_where_results_come_faster
 
     monkeypatch.setattr(previews, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(run())
+
+
+def test_it_turns_to_another_stream_and_draws_no_more_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, drawn, begun, goes_on = 100.0, list[tuple[object, bool]](), asyncio.Event(), asyncio.Event()
+
+    class Drawing:
+        async def draw(self, ring: object, order: DrawPicture) -> bytes:
+            drawn.append((ring, order.trained))
+            begun.set()
+            await goes_on.wait()
+            return b"%d" % order.generation
+
+    def seen(number: int) -> Stream:
+        ring, frame = SimpleNamespace(shape=RingShape(8, 8, 100)), SimpleNamespace(frame=Slot(number, number))
+        return cast(Stream, SimpleNamespace(ring=ring, newest=frame, found=None))
+
+    async def run() -> None:
+        nonlocal now
+        first, second = seen(1), seen(7)
+        preview = Preview(first, cast(Easel, Drawing()), trained=False)
+        goes_on.set()
+        assert await preview.newest() == b"1"
+        goes_on.clear()
+        begun.clear()
+        first.newest = cast(Any, SimpleNamespace(frame=Slot(2, 2)))
+        now += 1
+        looking = asyncio.create_task(preview.newest())
+        await begun.wait()
+        await preview.turn_to(None)
+        with pytest.raises(CapacityError):  # what was being drawn
+            await looking
+        assert await preview.newest() == b"1", "the last picture stays"
+        await preview.turn_to(second, trained=True)
+        goes_on.set()
+        assert await preview.newest() == b"7"
+        assert drawn == [(first.ring, False), (first.ring, False), (second.ring, True)]
+
+    monkeypatch.setattr(previews, "time", SimpleNamespace(monotonic=lambda: now))
     asyncio.run(run())
 
 

@@ -267,7 +267,7 @@ class Dying:
 
     def __init__(self, told: int) -> None:
         self._told = told
-        self.pid, self.channel, self.clean = os.getpid(), self, True
+        self.pid, self.channel, self.clean, self.waited = os.getpid(), self, True, False
 
     async def acquire(self) -> Dying:
         return self

@@ -10,6 +10,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Response
 
@@ -211,7 +212,9 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
     def handle_parser_exception(self) -> None:
         """Tell the client by a close frame, and give it a moment to read that while what it still sends is dropped."""
         told = self.conn.close_sent
-        assert told is not None
+        if told is None:  # before the handshake is answered there are no frames
+            self.transport.abort()
+            return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": told.code, "reason": told.reason})
         self.transport.write(b"".join(self.conn.data_to_send()))
         if self.transport.can_write_eof():  # TLS has no half of a connection
@@ -249,5 +252,15 @@ class StreamSocket(PacedReading, WebSocketsSansIOProtocol):  # type: ignore[misc
 
     def send_receive_event_to_app(self) -> None:
         """Hand a message over; what the application does with it counts as well."""
-        super().send_receive_event_to_app()
+        if self._hung_up:
+            return
+        try:
+            super().send_receive_event_to_app()
+        except InvalidState:  # it is no text, and its sender has said goodbye in the same read
+            return
         self._paced.hand_on()
+
+    def handle_ping(self) -> None:
+        """uvicorn's own, but nothing more is said to one that broke the protocol in the same read."""
+        if not self._hung_up:
+            super().handle_ping()

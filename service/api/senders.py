@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from starlette.types import Scope
 
+from stmixer.service.access import Caller
 from stmixer.service.api.doorway import place_of
 from stmixer.service.sources.allowance import BURST_S, PIECE_S, Allowance
 
@@ -115,9 +116,14 @@ class SentStream:
 
 
 def count_decoder(scope: Scope) -> None:
-    """A request has a decoder made for it, which counts for its sender: what comes from there next waits for it."""
-    sender: Sender | None = scope.get("state", {}).get(SENDER)
-    if sender is not None:
+    """A request has a decoder made for it, which counts for its sender: what comes from there next waits for it.
+
+    Whoever has a key has that key's limits, and may have thousands of clips.
+    """
+    state = scope.get("state", {})
+    sender: Sender | None = state.get(SENDER)
+    caller: Caller | None = state.get("caller")
+    if sender is not None and (caller is None or caller.key is None):
         sender.spend(STREAM_S)
 
 

@@ -43,6 +43,8 @@ UPGRADE = problems_of(426)
 _FOR_GOOD = (1000, 1001, 1002, 1007, 1009)
 """What a socket was closed with whose client does not come back to its stream: it said goodbye, a page was left, or
 what it sent was no WebSocket message, no text, or too large, which ends the stream as any other breach does."""
+_CLOSE_OF = {"over_limit": protocol.CLOSE_OVERLOADED, "capacity": protocol.CLOSE_CAPACITY}
+"""By the code of what ended a stream early; the protocol's for all else."""
 _NO_BEGINNING = ("unreadable", "no_video", "no_frames")
 """What is wrong with a container that is joined in its middle, until its next beginning."""
 
@@ -346,7 +348,7 @@ def _may_come_back(error: Exception) -> bool:
 def _early_end(session: Session) -> ProtocolError:
     """Why a stream ended that the client did not stop: its media did."""
     if session.error is not None:
-        close = protocol.CLOSE_OVERLOADED if session.error.code == "over_limit" else protocol.CLOSE_PROTOCOL
+        close = _CLOSE_OF.get(session.error.code, protocol.CLOSE_PROTOCOL)
         return ProtocolError(session.error.code, str(session.error), close, retryable=True)
     return ProtocolError("unreadable", "; ".join(["the media ended before stop", *session.warnings]), retryable=True)
 

@@ -192,11 +192,11 @@ class Engine:
         stream.clip_size = model.padded(width, height)
         try:
             ring = create_ring(ring_shape(model.window, width, height))
+            stream.open(message.width, message.height, ring, message.rate)
+            await seat.attach(stream)
         except OSError as error:
             why = f"there is no memory for its frames ({error.strerror}); try again later"
             raise CapacityError("capacity", why) from None
-        stream.open(message.width, message.height, ring, message.rate)
-        await seat.attach(stream)
 
     def frames(self, stream: Stream, message: Frames, now: float) -> None:
         """Frames arrived, kept or not. Raises MessageError before the source has opened, and if time goes back."""

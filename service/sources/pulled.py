@@ -152,7 +152,7 @@ class PulledSource:
                 began = time.monotonic()
                 trouble = await self._attempt()
                 if trouble is not None:
-                    if self._is_file and trouble.reason != "decoder":
+                    if self._is_file and trouble.reason not in ("decoder", "capacity"):
                         self.fail(trouble)
                         return
                     await self._wait_after(trouble, began)

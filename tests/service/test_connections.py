@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -36,6 +37,11 @@ from stmixer.service.sources.allowance import (
     LoopShare,
 )
 from stmixer.service.sources.camera import connected
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 def undelayed(of: socket.socket) -> bool:
@@ -322,13 +328,12 @@ def test_bodies_and_messages_arrive_whole_in_whatever_pieces() -> None:
 def test_who_breaks_the_protocol_in_mid_message_says_the_rest_and_learns_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is closed while its client still sends is reset, and our close frame may be lost with it."""
     monkeypatch.setattr(StreamSocket, "LAST_WORDS_S", 3600.0)
-    head = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     too_large = b"\x82\xff" + (17 * 2**20).to_bytes(8, "big") + bytes(4)  # more than is taken
 
     async def use() -> tuple[bytes, bytes]:
         async with serving(echo) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(head + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+            writer.write(HANDSHAKE)
             await reader.readuntil(b"\r\n\r\n")
             writer.write(too_large + bytes(2**16))
             told = await reader.read()  # to the end of what is said
@@ -341,6 +346,53 @@ def test_who_breaks_the_protocol_in_mid_message_says_the_rest_and_learns_why(mon
         return told[:1], told[2:4]
 
     assert asyncio.run(use()) == (b"\x88", (1009).to_bytes(2, "big"))
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [(b"\x81\x82\0\0\0\0\xff\xfe\x89\x81\0\0\0\0x", 1007),  # what is no text, and a ping
+     (b"\x81\x82\0\0\0\0\xff\xfe\x81\x81\0\0\0\0a", 1007),  # and text
+     (b"\x81\x82\0\0\0\0\xff\xfe\x88\x82\0\0\0\0\x03\xe8", 1000)],  # and goodbye
+)  # fmt: skip
+def test_what_comes_with_what_breaks_the_protocol_breaks_nothing(
+    sent: bytes, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> bytes:
+        async with serving(echo) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HANDSHAKE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            said = await reader.read()
+            writer.close()
+        return said
+
+    close = asyncio.run(use()).removeprefix(b"\x8a\x01x")  # the ping had its answer before
+    assert (close[:1], close[2:4]) == (b"\x88", told.to_bytes(2, "big"))
+    assert "Fatal error" not in caplog.text
+
+
+def test_a_frame_before_the_handshake_is_answered_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+
+    async def use() -> None:
+        begun = asyncio.Event()
+
+        async def hesitant(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            begun.set()
+            assert (await receive())["type"] == "websocket.disconnect"
+
+        async with serving(hesitant) as port, asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HANDSHAKE)
+            await begun.wait()
+            writer.write(b"\x81\x01a")  # not masked
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(use())
+    assert "Fatal error" not in caplog.text
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HTT"])

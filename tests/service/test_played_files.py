@@ -74,6 +74,26 @@ def test_a_file_whose_decoder_is_lost_is_played_again() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("reason", "state"), [("decoder", "ended"), ("capacity", "ended"), ("unreadable", "failed")])
+def test_what_is_no_fault_of_the_file_is_tried_again(reason: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [Trouble(reason, "as it happens"), None]
+
+    async def attempt() -> Trouble | None:
+        return outcomes.pop(0)
+
+    async def at_once(trouble: Trouble, began: float) -> None: ...
+
+    async def run() -> str:
+        context = SimpleNamespace(fail=lambda _: None, finish=None, changed=lambda: None, counts=None)
+        source = PulledSource(context, PullTerms(parse_url("file:x"), AddressPolicy(())), lambda: None)  # type: ignore[arg-type]
+        for name, stand_in in (("_attempt", attempt), ("_wait_after", at_once), ("_finish_stream", lambda _: None)):
+            monkeypatch.setattr(source, name, stand_in)
+        await source._run()
+        return source.state
+
+    assert asyncio.run(run()) == state
+
+
 @pytest.mark.parametrize(("loop", "trouble"), [(True, None), (False, Trouble("unreadable", "it is no film"))])
 def test_attempts_do_not_follow_one_another_at_once(
     loop: bool, trouble: Trouble | None, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,7 @@ from stmixer.service.api.senders import (
 from stmixer.service.api.server import bind
 from stmixer.service.api.uploads import WaitingUploads, received_file
 from stmixer.service.errors import InputError
+from stmixer.service.key_file import Key
 from stmixer.service.metrics import Metrics
 from stmixer.service.schemas import PullOrder
 from stmixer.service.settings import Settings
@@ -393,18 +394,20 @@ def test_the_decoder_of_an_upload_counts_as_a_streams_does(body: bytes) -> None:
     asyncio.run(use())
 
 
-def test_a_stream_that_is_fetched_counts_for_whoever_began_it() -> None:
+@pytest.mark.parametrize("key", [None, Key(name="a", sha256="0" * 64, scopes=("stream",))])
+def test_a_stream_that_is_fetched_counts_for_whoever_began_it_without_a_key(key: Key | None) -> None:
     async def use() -> None:
         sender = World().of(ABUSER)
 
         async def begin_pulled(_: Caller, __: PullOrder) -> SimpleNamespace:
             return SimpleNamespace(id="1", model_dump=lambda mode: {})
 
-        scope = {"type": "http", "headers": [], "state": {SENDER: sender, "caller": Caller(None)}}
+        scope = {"type": "http", "headers": [], "state": {SENDER: sender, "caller": Caller(key)}}
         service = SimpleNamespace(begin_pulled=begin_pulled)
         request = Request({**scope, "app": SimpleNamespace(state=SimpleNamespace(service=service))})
         assert (await pulled.begin(request, PullOrder(url="rtsp://cam/"))).status_code == 201
-        assert sender.spend(BURST_S) == pytest.approx(STREAM_S / SHARE_OF_ONE)
+        decoders = 1 if key is None else 0
+        assert sender.spend(BURST_S) == pytest.approx(decoders * STREAM_S / SHARE_OF_ONE)
 
     asyncio.run(use())
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,6 +18,9 @@ from drills import answer_of
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, prefixed, stream
+
+from stmixer.service.api import stream_ws
+from stmixer.service.errors import StmixerError
 
 FRAME_US = 33_333
 ALL: dict[str, Any] = {"policy": "all", "timestamps": "prefix", "score_threshold": 0}
@@ -419,6 +423,12 @@ def test_timestamps_of_arrival(server: Server) -> None:
 
 
 # -- limits
+
+
+@pytest.mark.parametrize(("code", "close"), [("capacity", 1013), ("over_limit", 4429), ("unreadable", 4400)])
+def test_what_ends_a_stream_early_has_the_close_code_of_its_kind(code: str, close: int) -> None:
+    ended = stream_ws._early_end(SimpleNamespace(error=StmixerError(code, "so it is", 503)))  # type: ignore[arg-type]
+    assert (ended.close, ended.code, ended.retryable) == (close, code, True)
 
 
 def test_capacity_is_1013_and_counted(strict: Server) -> None:

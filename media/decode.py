@@ -41,7 +41,7 @@ from stmixer.media.probe import (
     stream_rate,
     timeline_rate,
 )
-from stmixer.media.source import ByteSource, ResourceRefused, SeekableByteSource, open_source
+from stmixer.media.source import ByteSource, PartedByteSource, ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.takeover import Takeover
 from stmixer.media.timeline import INTERVALS, Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
@@ -122,7 +122,7 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded), ``other_videos`` (which of several is read), ``takeover`` (another video, which is
+            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is read), ``takeover`` (another video, which is
             read from there on: of MPEG-TS, or behind another recording). ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
 
@@ -131,10 +131,11 @@ class VideoReader:
         warnings: one line each, complete once iteration has ended.
         capture: when pictures were taken, where a camera tells.
         dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
+        unread: why the first one of the files behind the first could not be read, where one could not; None: all were.
 
     Raises:
         MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating, and any
-            where what takes over in a live stream cannot be read.
+            where what takes over in a live stream cannot be read, or a file behind one of which no frame came.
     """
 
     def __init__(
@@ -157,6 +158,8 @@ class VideoReader:
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
         self._delivered, self._takeovers = False, 0
+        self.unread: MediaError | None = None
+        self._files_unread = 0
         self._encrypted = False
         self._first_failure: av.error.FFmpegError | None = None
         self._frames: Generator[Frame] = _no_frames()
@@ -331,18 +334,42 @@ class VideoReader:
             displays = TrackDisplay(self._source, container, stream)
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
                 yield _Shown(picture, displays.of(picture), stream.time_base or _MICROSECOND)
-            if (takeover := self._source.follows()) is None:
+            if (opened := self._open_next()) is None:
                 return
-            container, stream = self._open(self._take_over(takeover))
+            container, stream = opened
+
+    def _open_next(self) -> tuple[InputContainer, VideoStream] | None:
+        """What goes on behind what has come to its end; None where nothing does, or nothing that can be read."""
+        while (takeover := self._source.follows()) is not None:
+            if not isinstance(self._source, PartedByteSource):
+                return self._open(self._take_over(takeover))
+            self._end_part()
+            try:
+                opened = self._open()
+            except MediaError as error:
+                if not self._delivered or error.code == "too_large":
+                    raise
+                self._files_unread, self.unread = self._files_unread + 1, self.unread or error
+                self._tell(f"a file behind the first could not be read: {error}", "corrupt")
+                continue
+            self._count_takeover(takeover)
+            return opened
+        return None
 
     def _take_over(self, takeover: Takeover) -> int | None:
         """Ends what was read until now; the PID of what is read next, of MPEG-TS."""
+        self._count_takeover(takeover)
+        self._end_part()
+        return takeover.pid
+
+    def _count_takeover(self, takeover: Takeover) -> None:
         self._takeovers += 1
         if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
             self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
+
+    def _end_part(self) -> None:
         self._source.next_part()
         self._close_container()
-        return takeover.pid
 
     def _whole(self, deinterlacer: Deinterlacer, pictures: Generator[av.VideoFrame]) -> Generator[av.VideoFrame]:
         for picture in pictures:
@@ -415,6 +442,8 @@ class VideoReader:
             self.warnings.append(f"times the timestamps start anew: {timeline.resets}; time goes on without a gap")
         if self._takeovers:
             self.warnings.append(f"times that another video took over: {self._takeovers}; it was read from there on")
+        if self.unread is not None:
+            self.warnings.append(f"files behind the first that could not be read: {self._files_unread}; {self.unread}")
         if self._resizes:
             self.warnings.append(f"changes of the picture size: {self._resizes}")
         if deinterlacer.pictures:

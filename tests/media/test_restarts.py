@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from live_video import picture, piece
 
+from stmixer.media.annotated import write_annotated
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
@@ -197,14 +199,65 @@ def test_one_file_twice_is_read_twice() -> None:
         assert [ms for ms, _, _ in shown(reader)] == pytest.approx([40 * n for n in range(60)], abs=1)
 
 
-def test_a_second_file_that_is_cut_is_told_and_the_first_one_read() -> None:
-    first, second = whole(0, 30, "mp4", "libx264"), whole(30, 30, "mp4", "libx264")
-    with VideoReader(io.BytesIO(first + second[: second.index(b"moov") - 50]), limits=Limits()) as reader:
+def sound() -> bytes:
+    """An MP4 without a video."""
+    with tempfile.NamedTemporaryFile() as target, av.open(target.name, "w", format="mp4") as output:
+        track = output.add_stream("aac", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, 0
+        output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+        output.close()
+        return Path(target.name).read_bytes()
+
+
+def cut(data: bytes) -> bytes:
+    """Its media, and no index."""
+    return data[: data.index(b"moov") - 50]
+
+
+UNREAD = {"that is cut": ("index", "unreadable"), "of sound alone": ("no video", "no_video")}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_second_file_that_cannot_be_read_is_told_and_the_first_one_read(kind: str) -> None:
+    says, code = UNREAD[kind]
+    second = cut(whole(30, 30, "mp4", "libx264")) if kind == "that is cut" else sound()
+    told: list[tuple[str, str]] = []
+    data = whole(0, 30, "mp4", "libx264") + second
+    with VideoReader(io.BytesIO(data), limits=Limits(), on_warning=lambda *of: told.append(of)) as reader:
+        are_all(shown(reader), [SMALL] * 30)
+    assert reader.unread is not None
+    assert reader.unread.code == code
+    assert says in str(reader.unread)
+    drawn = io.BytesIO()
+    write_annotated(io.BytesIO(data), drawn, [], trained=True, limits=Limits())
+    with VideoReader(drawn, limits=Limits()) as copy:
+        assert len(list(copy)) == 30
+    assert told == [("corrupt", f"a file behind the first could not be read: {reader.unread}")]
+    assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
+
+
+def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:
+    data = whole(0, 30, "mp4", "libx264") + sound() + whole(30, 30, "mp4", "libx264", LARGE)
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 30 + [LARGE] * 30)
+    assert reader.warnings == [
+        "times the timestamps start anew: 1; time goes on without a gap",
+        "times that another video took over: 1; it was read from there on",
+        f"files behind the first that could not be read: 1; {reader.unread}",
+        "changes of the picture size: 1",
+    ]
+
+
+def test_a_second_file_that_is_too_large_is_refused_as_a_first_one_is() -> None:
+    data = whole(0, 30, "mp4", "libx264") + whole(30, 30, "mp4", "libx264", LARGE)
+    with VideoReader(io.BytesIO(data), limits=Limits(max_width=200, max_height=200)) as reader:
         found = iter(reader)
         assert [next(found).index for _ in range(30)] == list(range(30))
-        with pytest.raises(MediaError, match="index") as cut:
+        with pytest.raises(MediaError) as refused:
             next(found)
-    assert cut.value.code == "unreadable"
+    assert refused.value.code == "too_large"
 
 
 @pytest.mark.parametrize("begin", [0, 5, 77])

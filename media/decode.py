@@ -67,7 +67,7 @@ class VideoInfo:
         mirrored: whether a reflection was applied too.
         average_rate: frames per second, or None.
         codec, container: FFmpeg's names.
-        duration_s: what the container claims, or None; a hint, for nothing but progress.
+        duration_s: what the container claims, or None, as of several files; a hint, for nothing but progress.
         sample_aspect_ratio: width of a pixel over its height as stored; ``width`` has it applied.
     """
 
@@ -84,11 +84,14 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick."""
+    """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick.
+
+    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of."""
 
     picture: av.VideoFrame
     display: Display
     time_base: Fraction
+    file: int
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,8 +125,9 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is read), ``takeover`` (another video, which is
-            read from there on: of MPEG-TS, or behind another recording). ``warnings`` sums up.
+            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is
+            read), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind another recording).
+            ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
 
     Attributes:
@@ -274,14 +278,7 @@ class VideoReader:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
-            for shown in self._shown(deinterlacer, container, stream):
-                self._limits.check_size(*shown.size)
-                stamps = shown.ticks(base) if clock else (None, None)
-                for placed in timeline.place(shown, *stamps):
-                    if (frame := self._frame(placed, index, timeline)) is not None:
-                        yield frame
-                        index += 1
-            for placed in timeline.end():
+            for placed in self._placed(self._shown(deinterlacer, container, stream), timeline, base if clock else None):
                 if (frame := self._frame(placed, index, timeline)) is not None:
                     yield frame
                     index += 1
@@ -289,6 +286,19 @@ class VideoReader:
             raise explain(self._source, error) from error
         finally:
             self._add_warnings(timeline, rate.value, deinterlacer)
+
+    def _placed(
+        self, pictures: Generator[_Shown], timeline: Timeline[_Shown], base: Fraction | None
+    ) -> Generator[Placed[_Shown]]:
+        """``base``: seconds a tick, of what has a clock."""
+        file = 0
+        for shown in pictures:
+            self._limits.check_size(*shown.size)
+            if shown.file != file:
+                file = shown.file
+                yield from timeline.begin_anew()
+            yield from timeline.place(shown, *((None, None) if base is None else shown.ticks(base)))
+        yield from timeline.end()
 
     def _frame(self, placed: Placed[_Shown], index: int, timeline: Timeline[_Shown]) -> Frame | None:
         """What a placed picture is delivered as; None for one that is left out."""
@@ -302,7 +312,7 @@ class VideoReader:
         if timeline.strays:
             self._tell("timestamps lie far from those before and after; such frames are put between them")
         if index == INTERVALS:
-            self._check_unit(timeline)
+            self._check_unit(placed.pts_us / index)
         picture, size = placed.item.picture, placed.item.size
         if index and size != self._size:
             self._resizes += 1
@@ -312,11 +322,11 @@ class VideoReader:
         self._ring.placed(picture.pts if picture.pts is not None else picture.dts, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
-    def _check_unit(self, timeline: Timeline[_Shown]) -> None:
-        """Says where the container's timestamps are a thousand times off the video's own rate. A live stream's are held
-        against the moments at which it comes."""
+    def _check_unit(self, interval_us: float) -> None:
+        """Says where the container's timestamps, so far apart, are a thousand times off the video's own rate. A live
+        stream's are held against the moments at which it comes."""
         rate = None if self._low_latency or self._stream is None else codecs_rate(self._stream)
-        if rate is None or (unit := unit_by_rate(timeline.interval_us, rate)) is None:
+        if rate is None or (unit := unit_by_rate(interval_us, rate)) is None:
             return
         line = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
         self.warnings.append(f"{line}; {OTHER_UNIT}")
@@ -331,9 +341,10 @@ class VideoReader:
     def _shown(self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream) -> Generator[_Shown]:
         """Pictures as they are to be shown: of the stream, and of whatever takes over from it."""
         while True:
-            displays = TrackDisplay(self._source, container, stream)
+            displays, base = TrackDisplay(self._source, container, stream), stream.time_base or _MICROSECOND
+            file = self._takeovers if isinstance(self._source, PartedByteSource) else 0
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                yield _Shown(picture, displays.of(picture), stream.time_base or _MICROSECOND)
+                yield _Shown(picture, displays.of(picture), base, file)
             if (opened := self._open_next()) is None:
                 return
             container, stream = opened
@@ -389,7 +400,7 @@ class VideoReader:
                 if self._delivered:  # what a stream that is joined in its middle begins with may be cut
                     self._tell(f"packets cannot be decoded: {error.strerror}", "corrupt")
                 if failures >= MAX_FAILURES and (self._delivered or not self._low_latency):
-                    self.warnings.append(f"reading stopped after {failures} packets in a row that could not be decoded")
+                    self._stop(f"reading stopped after {failures} packets in a row that could not be decoded")
                     return
                 continue
             if pictures:
@@ -409,7 +420,7 @@ class VideoReader:
                 if packet.has_sidedata("encryption_info"):
                     # Decoding it gives noise or errors. A clear beginning before it has been delivered.
                     self._encrypted = True
-                    self.warnings.append("reading stopped where the video begins to be encrypted")
+                    self._stop("reading stopped where the video begins to be encrypted")
                     break
                 if isinstance(self._source, CameraFeed):
                     self.capture.read(packet)
@@ -421,6 +432,10 @@ class VideoReader:
             self._first_failure = self._first_failure or error
             self.warnings.append(f"the file could be read only in part: {error.strerror}")
         yield None
+
+    def _stop(self, why: str) -> None:
+        """Says that no more is read of what is read now."""
+        self.warnings.append(why if self._source.follows() is None else f"{why}, and goes on with what is behind it")
 
     def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -464,6 +479,6 @@ class VideoReader:
             average_rate=None if rate is None else float(rate),
             codec=context.codec.canonical_name,
             container=container.format.name,
-            duration_s=stream_duration_s(container, stream),
+            duration_s=None if isinstance(self._source, PartedByteSource) else stream_duration_s(container, stream),
             sample_aspect_ratio=float(first.display.pixel_shape),
         )

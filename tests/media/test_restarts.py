@@ -193,6 +193,22 @@ def test_whole_files_put_behind_each_other_are_read_to_the_end(
     ]
 
 
+@pytest.mark.parametrize(("files", "frames"), [(10, 3), (20, 1), (2, 2)])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_files_of_few_frames_lose_none(kind: str, files: int, frames: int) -> None:
+    """Too few to tell by their timestamps that a clock was set anew."""
+    container, codec, options = WHOLE[kind]
+    data = b"".join(whole(n * frames, frames, container, codec, **options) for n in range(files))
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        assert reader.info.duration_s is None
+        are_all(shown(reader), [SMALL] * (files * frames))
+    assert reader.dropped == {}
+    assert reader.warnings == [
+        f"times the timestamps start anew: {files - 1}; time goes on without a gap",
+        f"times that another video took over: {files - 1}; it was read from there on",
+    ]
+
+
 def test_one_file_twice_is_read_twice() -> None:
     data = 2 * whole(0, 30, "mp4", "libx264")
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
@@ -248,6 +264,18 @@ def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:
         f"files behind the first that could not be read: 1; {reader.unread}",
         "changes of the picture size: 1",
     ]
+
+
+def test_a_file_behind_one_that_spoils_in_its_middle_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stmixer.media.decode.MAX_FAILURES", 5)
+    first = bytearray(whole(0, 30, "mp4", "libx264"))
+    media, index = first.index(b"mdat") + 4, first.index(b"moov")
+    first[(media + index) // 2 : index - 4] = b"\xff" * (index - 4 - (media + index) // 2)
+    for behind, says in ((b"", ""), (whole(60, 30, "mp4", "libx264"), ", and goes on with what is behind it")):
+        with VideoReader(io.BytesIO(bytes(first) + behind), limits=Limits()) as reader:
+            found = shown(reader)
+        assert (len(found) > 30) == bool(behind)
+        assert reader.warnings[0] == f"reading stopped after 5 packets in a row that could not be decoded{says}"
 
 
 def test_a_second_file_that_is_too_large_is_refused_as_a_first_one_is() -> None:

@@ -209,6 +209,35 @@ def test_files_of_few_frames_lose_none(kind: str, files: int, frames: int) -> No
     ]
 
 
+FRAGMENTS_AND_FILE = {
+    "a file behind fragments": (True, False),
+    "fragments behind a file": (False, True),
+}
+
+
+@pytest.mark.parametrize("faststart", [{}, {"movflags": "faststart"}], ids=["", "its index first"])
+@pytest.mark.parametrize("kind", FRAGMENTS_AND_FILE)
+def test_fragments_and_a_finished_file_are_both_read(kind: str, faststart: dict[str, str]) -> None:
+    data = b"".join(
+        recording(n, 30, "mp4", "libx264", tick=12_800) if fragmented else whole(n, 30, "mp4", "libx264", **faststart)
+        for n, fragmented in zip((0, 30), FRAGMENTS_AND_FILE[kind], strict=True)
+    )
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 60)
+    assert reader.dropped == {}
+    assert "times that another video took over: 1; it was read from there on" in reader.warnings
+
+
+def test_tables_that_are_repeated_begin_no_file() -> None:
+    """Wherever it is cut, if not where fragments would be."""
+    data = recording(0, 40, "mp4", "libx264")
+    fragments = [at - 4 for at in range(len(data)) if data[at : at + 4] == b"moof"]
+    tables, ends = data[: fragments[0]], [*fragments[1:], len(data)]
+    repeated = b"".join(tables + data[at:end] for at, end in zip(fragments, ends, strict=True))
+    for end in (len(repeated), *(repeated.rindex(kind) + 3 for kind in (b"ftyp", b"moov", b"moof", b"mdat"))):
+        assert parts_of(io.BytesIO(repeated[:end])) == [(0, end)]
+
+
 def test_one_file_twice_is_read_twice() -> None:
     data = 2 * whole(0, 30, "mp4", "libx264")
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:

@@ -480,8 +480,8 @@ def _let_in() -> Iterator[None]:
     except InvalidStatus as refused:
         raise _refused(refused) from None
     except (InvalidURI, ValueError) as error:
-        if isinstance(refused := error.__context__, InvalidStatus):  # it sends us to what is no WebSocket
-            raise _refused(refused) from None
+        if isinstance(sends_us := error.__context__, InvalidStatus):  # to what is no WebSocket
+            raise _refused(sends_us) from None
         raise
     except InvalidHandshake as error:
         raise ServiceError(1006, "closed", str(error), 1.0) from None

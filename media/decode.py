@@ -360,7 +360,9 @@ class VideoReader:
             except MediaError as error:
                 if not self._delivered or error.code == "too_large":
                     raise
-                self._files_unread, self.unread = self._files_unread + 1, self.unread or error
+                self._files_unread += 1
+                # another one: what was raised refers to this reader
+                self.unread = self.unread or MediaError(error.code, error.message)
                 self._tell(f"a file behind the first could not be read: {error}", "corrupt")
                 continue
             self._count_takeover(takeover)

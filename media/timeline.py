@@ -143,11 +143,6 @@ class Timeline(Generic[T]):
         placed, self._anew = self.end(), self._last >= 0
         return placed
 
-    @property
-    def interval_us(self) -> float:
-        """The median of the last intervals, µs; before there is any that of the rate."""
-        return self._interval / self._us
-
     # -- where a timestamp lies
 
     def _at(self, pts: int | None, dts: int | None) -> int | None:

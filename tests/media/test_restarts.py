@@ -273,6 +273,7 @@ def test_a_second_file_that_cannot_be_read_is_told_and_the_first_one_read(kind: 
     with VideoReader(io.BytesIO(data), limits=Limits(), on_warning=lambda *of: told.append(of)) as reader:
         are_all(shown(reader), [SMALL] * 30)
     assert reader.unread is not None
+    assert reader.unread.__traceback__ is None, "which would keep the reader"
     assert reader.unread.code == code
     assert says in str(reader.unread)
     drawn = io.BytesIO()

@@ -104,8 +104,14 @@ FILMS = [
 
 
 def films_of(sizes: str) -> list[Film]:
-    """Progressive ones of these sizes, with commas between them, and ``interlaced``; all films where none is named."""
-    named = sizes.split(",")
+    """Progressive ones of these sizes, with commas between them, and ``interlaced``; all films where none is named.
+
+    Raises typer.BadParameter for one that no film has.
+    """
+    named = sizes.split(",") if sizes else []
+    known = {"interlaced", *(str(film.row["size"]) for film in FILMS if not film.fields)}
+    if unknown := [name for name in named if name not in known]:
+        raise typer.BadParameter(f"no clip is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     return [film for film in FILMS if not sizes or ("interlaced" if film.fields else film.row["size"]) in named]
 
 

@@ -41,7 +41,7 @@ from stmixer.media.probe import (
     stream_rate,
     timeline_rate,
 )
-from stmixer.media.source import ByteSource, ResourceRefused, SeekableByteSource, open_source
+from stmixer.media.source import ByteSource, PartedByteSource, ResourceRefused, SeekableByteSource, open_source
 from stmixer.media.takeover import Takeover
 from stmixer.media.timeline import INTERVALS, Placed, Timeline
 from stmixer.media.track_display import TrackDisplay
@@ -67,7 +67,7 @@ class VideoInfo:
         mirrored: whether a reflection was applied too.
         average_rate: frames per second, or None.
         codec, container: FFmpeg's names.
-        duration_s: what the container claims, or None; a hint, for nothing but progress.
+        duration_s: what the container claims, or None, as of several files; a hint, for nothing but progress.
         sample_aspect_ratio: width of a pixel over its height as stored; ``width`` has it applied.
     """
 
@@ -84,11 +84,14 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick."""
+    """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick.
+
+    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of."""
 
     picture: av.VideoFrame
     display: Display
     time_base: Fraction
+    file: int
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,8 +125,9 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded), ``other_videos`` (which of several is read), ``takeover`` (another video, which is
-            read from there on: of MPEG-TS, or behind another recording). ``warnings`` sums up.
+            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is
+            read), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind another recording).
+            ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
 
     Attributes:
@@ -131,10 +135,11 @@ class VideoReader:
         warnings: one line each, complete once iteration has ended.
         capture: when pictures were taken, where a camera tells.
         dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
+        unread: why the first one of the files behind the first could not be read, where one could not; None: all were.
 
     Raises:
         MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating, and any
-            where what takes over in a live stream cannot be read.
+            where what takes over in a live stream cannot be read, or a file behind one of which no frame came.
     """
 
     def __init__(
@@ -157,6 +162,8 @@ class VideoReader:
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
         self._delivered, self._takeovers = False, 0
+        self.unread: MediaError | None = None
+        self._files_unread = 0
         self._encrypted = False
         self._first_failure: av.error.FFmpegError | None = None
         self._frames: Generator[Frame] = _no_frames()
@@ -271,14 +278,7 @@ class VideoReader:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
-            for shown in self._shown(deinterlacer, container, stream):
-                self._limits.check_size(*shown.size)
-                stamps = shown.ticks(base) if clock else (None, None)
-                for placed in timeline.place(shown, *stamps):
-                    if (frame := self._frame(placed, index, timeline)) is not None:
-                        yield frame
-                        index += 1
-            for placed in timeline.end():
+            for placed in self._placed(self._shown(deinterlacer, container, stream), timeline, base if clock else None):
                 if (frame := self._frame(placed, index, timeline)) is not None:
                     yield frame
                     index += 1
@@ -286,6 +286,19 @@ class VideoReader:
             raise explain(self._source, error) from error
         finally:
             self._add_warnings(timeline, rate.value, deinterlacer)
+
+    def _placed(
+        self, pictures: Generator[_Shown], timeline: Timeline[_Shown], base: Fraction | None
+    ) -> Generator[Placed[_Shown]]:
+        """``base``: seconds a tick, of what has a clock."""
+        file = 0
+        for shown in pictures:
+            self._limits.check_size(*shown.size)
+            if shown.file != file:
+                file = shown.file
+                yield from timeline.begin_anew()
+            yield from timeline.place(shown, *((None, None) if base is None else shown.ticks(base)))
+        yield from timeline.end()
 
     def _frame(self, placed: Placed[_Shown], index: int, timeline: Timeline[_Shown]) -> Frame | None:
         """What a placed picture is delivered as; None for one that is left out."""
@@ -299,7 +312,7 @@ class VideoReader:
         if timeline.strays:
             self._tell("timestamps lie far from those before and after; such frames are put between them")
         if index == INTERVALS:
-            self._check_unit(timeline)
+            self._check_unit(placed.pts_us / index)
         picture, size = placed.item.picture, placed.item.size
         if index and size != self._size:
             self._resizes += 1
@@ -309,11 +322,11 @@ class VideoReader:
         self._ring.placed(picture.pts if picture.pts is not None else picture.dts, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
-    def _check_unit(self, timeline: Timeline[_Shown]) -> None:
-        """Says where the container's timestamps are a thousand times off the video's own rate. A live stream's are held
-        against the moments at which it comes."""
+    def _check_unit(self, interval_us: float) -> None:
+        """Says where the container's timestamps, so far apart, are a thousand times off the video's own rate. A live
+        stream's are held against the moments at which it comes."""
         rate = None if self._low_latency or self._stream is None else codecs_rate(self._stream)
-        if rate is None or (unit := unit_by_rate(timeline.interval_us, rate)) is None:
+        if rate is None or (unit := unit_by_rate(interval_us, rate)) is None:
             return
         line = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
         self.warnings.append(f"{line}; {OTHER_UNIT}")
@@ -328,21 +341,48 @@ class VideoReader:
     def _shown(self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream) -> Generator[_Shown]:
         """Pictures as they are to be shown: of the stream, and of whatever takes over from it."""
         while True:
-            displays = TrackDisplay(self._source, container, stream)
+            displays, base = TrackDisplay(self._source, container, stream), stream.time_base or _MICROSECOND
+            file = self._takeovers if isinstance(self._source, PartedByteSource) else 0
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                yield _Shown(picture, displays.of(picture), stream.time_base or _MICROSECOND)
-            if (takeover := self._source.follows()) is None:
+                yield _Shown(picture, displays.of(picture), base, file)
+            if (opened := self._open_next()) is None:
                 return
-            container, stream = self._open(self._take_over(takeover))
+            container, stream = opened
+
+    def _open_next(self) -> tuple[InputContainer, VideoStream] | None:
+        """What goes on behind what has come to its end; None where nothing does, or nothing that can be read."""
+        while (takeover := self._source.follows()) is not None:
+            if not isinstance(self._source, PartedByteSource):
+                return self._open(self._take_over(takeover))
+            self._end_part()
+            try:
+                opened = self._open()
+            except MediaError as error:
+                if not self._delivered or error.code == "too_large":
+                    raise
+                self._files_unread += 1
+                # another one: what was raised refers to this reader
+                self.unread = self.unread or MediaError(error.code, error.message)
+                self._tell(f"a file behind the first could not be read: {error}", "corrupt")
+                continue
+            self._count_takeover(takeover)
+            return opened
+        return None
 
     def _take_over(self, takeover: Takeover) -> int | None:
         """Ends what was read until now; the PID of what is read next, of MPEG-TS."""
+        self._count_takeover(takeover)
+        self._end_part()
+        return takeover.pid
+
+    def _count_takeover(self, takeover: Takeover) -> None:
         self._takeovers += 1
         if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
             self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
+
+    def _end_part(self) -> None:
         self._source.next_part()
         self._close_container()
-        return takeover.pid
 
     def _whole(self, deinterlacer: Deinterlacer, pictures: Generator[av.VideoFrame]) -> Generator[av.VideoFrame]:
         for picture in pictures:
@@ -362,7 +402,7 @@ class VideoReader:
                 if self._delivered:  # what a stream that is joined in its middle begins with may be cut
                     self._tell(f"packets cannot be decoded: {error.strerror}", "corrupt")
                 if failures >= MAX_FAILURES and (self._delivered or not self._low_latency):
-                    self.warnings.append(f"reading stopped after {failures} packets in a row that could not be decoded")
+                    self._stop(f"reading stopped after {failures} packets in a row that could not be decoded")
                     return
                 continue
             if pictures:
@@ -382,7 +422,7 @@ class VideoReader:
                 if packet.has_sidedata("encryption_info"):
                     # Decoding it gives noise or errors. A clear beginning before it has been delivered.
                     self._encrypted = True
-                    self.warnings.append("reading stopped where the video begins to be encrypted")
+                    self._stop("reading stopped where the video begins to be encrypted")
                     break
                 if isinstance(self._source, CameraFeed):
                     self.capture.read(packet)
@@ -394,6 +434,10 @@ class VideoReader:
             self._first_failure = self._first_failure or error
             self.warnings.append(f"the file could be read only in part: {error.strerror}")
         yield None
+
+    def _stop(self, why: str) -> None:
+        """Says that no more is read of what is read now."""
+        self.warnings.append(why if self._source.follows() is None else f"{why}, and goes on with what is behind it")
 
     def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -415,6 +459,8 @@ class VideoReader:
             self.warnings.append(f"times the timestamps start anew: {timeline.resets}; time goes on without a gap")
         if self._takeovers:
             self.warnings.append(f"times that another video took over: {self._takeovers}; it was read from there on")
+        if self.unread is not None:
+            self.warnings.append(f"files behind the first that could not be read: {self._files_unread}; {self.unread}")
         if self._resizes:
             self.warnings.append(f"changes of the picture size: {self._resizes}")
         if deinterlacer.pictures:
@@ -435,6 +481,6 @@ class VideoReader:
             average_rate=None if rate is None else float(rate),
             codec=context.codec.canonical_name,
             container=container.format.name,
-            duration_s=stream_duration_s(container, stream),
+            duration_s=None if isinstance(self._source, PartedByteSource) else stream_duration_s(container, stream),
             sample_aspect_ratio=float(first.display.pixel_shape),
         )

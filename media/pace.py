@@ -10,8 +10,8 @@ _STRETCH_S, _STRETCH_PICTURES = 1.5, 10
 """Over how long at least stamps and arrivals are compared."""
 _OFF_BY = 10.0
 """A busy sender or line makes pictures come more slowly than they are taken."""
-_EXACTLY = 1.25
-"""The same of a rate that is said, which is held or is none."""
+_EXACTLY = 1.01
+"""The same of a rate that is said, which is held or is none: a picture every half a minute or so is a time-lapse's."""
 _LEAST_APART_S = 1.0
 """Between pictures whose stamps run a thousand times too fast; those of a file that is sent at once are nearer."""
 
@@ -59,7 +59,8 @@ class StampPace:
 
 
 def unit_by_rate(interval_us: float, rate: Fraction) -> Unit | None:
-    """The same of stamps that lie ``interval_us`` µs apart, of pictures that are said to come at ``rate`` a second."""
+    """The same of stamps that lie ``interval_us`` µs apart on average, of pictures that are said to come at ``rate`` a
+    second. Their median would not do: it is off by up to a tick."""
     pace = interval_us * float(rate) / 1e6
     return next((unit for unit in _UNITS if unit.factor / _EXACTLY < pace < unit.factor * _EXACTLY), None)
 

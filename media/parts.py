@@ -1,7 +1,7 @@
 """Whole files put behind each other, as `cat a.mp4 b.mp4` makes them: where each begins and ends.
 
 Of MP4, QuickTime and AVI FFmpeg reads the first, and of the others nothing, without a word. What has no index is
-another matter (``media.restarts``).
+another matter (``media.restarts``). QuickTime without an ``ftyp``, as of before 2004, is taken for one file.
 """
 
 from __future__ import annotations
@@ -45,18 +45,33 @@ def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
 
 
 def _of_boxes(file: BinaryIO, size: int) -> Iterator[int]:
-    """MP4: behind index and media another ``ftyp``. Fragments have their own way of beginning anew."""
-    at, seen = 0, set[bytes]()
+    """MP4: behind index and media another ``ftyp``. Fragments behind fragments have their own way of beginning anew."""
+    begin, before, seen = 0, set[bytes](), set[bytes]()
+    for kind, at in _boxes(file, size):
+        if kind == b"ftyp" and {b"moov", b"mdat"} <= seen:
+            if begin and _is_another(before, seen):
+                yield begin
+            begin, before, seen = at, seen, set()
+        seen.add(kind)
+    if begin and _is_another(before, seen):
+        yield begin
+
+
+def _is_another(before: set[bytes], boxes: set[bytes]) -> bool:
+    """Whether boxes are a file of their own behind those before them. Senders of fragments repeat their tables."""
+    return b"moof" not in before or (b"moof" not in boxes and b"mdat" in boxes)
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Of what kind they are, and where."""
+    at = 0
     for _ in range(_MOST_BOXES):
         head = _looked(file, at, 16)
         length, kind = int.from_bytes(head[:4]), head[4:8]
         length = int.from_bytes(head[8:16]) if length == 1 else length
-        if len(head) < 8 or kind == b"moof" or not kind.isascii():
+        if len(head) < 8 or not kind.isascii():
             return
-        if kind == b"ftyp" and {b"moov", b"mdat"} <= seen:
-            yield at
-            seen = set()
-        seen.add(kind)
+        yield kind, at
         if length < 8 or at + length >= size:
             return
         at += length

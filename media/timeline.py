@@ -93,6 +93,7 @@ class Timeline(Generic[T]):
         self._intervals: deque[int] = deque(maxlen=INTERVALS)
         self._interval, self._limit, self._refresh_in = self._frame, UNKNOWN_LIMIT_US * self._us, 0
         self._held: list[_Held[T]] = []
+        self._anew = False
         self.resets = 0
         self.wrapped = 0
         self.missing = 0
@@ -136,23 +137,35 @@ class Timeline(Generic[T]):
                 placed.append(self._accept(one.item, one.at))
         return placed
 
-    @property
-    def interval_us(self) -> float:
-        """The median of the last intervals, µs; before there is any that of the rate."""
-        return self._interval / self._us
+    def begin_anew(self) -> list[Placed[T]]:
+        """What comes next is of another recording: those that are held, which nothing follows any more. Where its clock
+        does not go on from the last one's, it was set anew, without a doubt."""
+        placed, self._anew = self.end(), self._last >= 0
+        return placed
 
     # -- where a timestamp lies
 
     def _at(self, pts: int | None, dts: int | None) -> int | None:
         """Units after t = 0 by its timestamp; None for a frame that has none to go by."""
-        if pts is None and (dts is None or self._is_late(dts)):
+        if pts is None and (dts is None or (self._is_late(dts) and not self._anew)):
             self.missing += 1
             return None
         stamp = (pts if pts is not None else dts or 0) * self._tick
         if self._origin is None:
             # frames before this one had no timestamp: it follows them
             self._origin = stamp if self._last < 0 else stamp - self._last - self._frame
+        if self._anew:
+            self._anew = False
+            self._set_origin_anew(stamp)
         return self._carried_on(stamp - self._origin)
+
+    def _set_origin_anew(self, stamp: int) -> None:
+        """Where another recording does not go on from the last one."""
+        assert self._origin is not None
+        at = stamp - self._origin + self._carried
+        if not 0 < at - self._last <= JUMP_US * self._us:
+            self.resets += 1
+            self._origin, self._carried = stamp - self._last - self._interval, 0
 
     def _is_late(self, dts: int) -> bool:
         return self._origin is not None and dts * self._tick - self._origin + self._carried <= self._last

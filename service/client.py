@@ -18,7 +18,7 @@ import json
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ import httpx
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection as AsyncSocket
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection as Socket
 from websockets.sync.client import connect
 
@@ -80,9 +80,10 @@ class ServiceError(Exception):
 
 
 class Lines(Iterator[Result | Summary]):
-    """An answer line by line: keyframes as they are done, then the summary; ``warnings``, once that is there."""
+    """An answer line by line: keyframes as they are done, then the summary; ``warnings``, once that is there. Who
+    breaks off may ``close`` it, as with ``contextlib.closing``."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
+    def __init__(self, lines: Generator[str]) -> None:
         self._lines, self.warnings = lines, list[str]()
 
     def __next__(self) -> Result | Summary:
@@ -90,17 +91,25 @@ class Lines(Iterator[Result | Summary]):
         self.warnings += warnings
         return line
 
+    def close(self) -> None:
+        """Ends the answer and frees its connection; no line comes any more. May be called twice."""
+        self._lines.close()
+
 
 class AsyncLines(AsyncIterator[Result | Summary]):
     """``Lines`` for asyncio."""
 
-    def __init__(self, lines: AsyncIterator[str]) -> None:
+    def __init__(self, lines: AsyncGenerator[str]) -> None:
         self._lines, self.warnings = lines, list[str]()
 
     async def __anext__(self) -> Result | Summary:
         line, warnings = _line(await anext(self._lines))
         self.warnings += warnings
         return line
+
+    async def aclose(self) -> None:
+        """As ``Lines.close``."""
+        await self._lines.aclose()
 
 
 class _Answers:
@@ -272,7 +281,7 @@ class Client:
         """Keyframes as they are done, then the summary."""
         return Lines(self._lines(clip, options))
 
-    def _lines(self, clip: Clip, options: Options) -> Iterator[str]:
+    def _lines(self, clip: Clip, options: Options) -> Generator[str]:
         call = self._http.stream(
             "POST", "/v1/detect", content=_bytes(clip), params=_params(options), headers={"Accept": NDJSON}
         )
@@ -343,7 +352,7 @@ class AsyncClient:
         """As ``Client.detect_lines``."""
         return AsyncLines(self._lines(clip, options))
 
-    async def _lines(self, clip: Clip, options: Options) -> AsyncIterator[str]:
+    async def _lines(self, clip: Clip, options: Options) -> AsyncGenerator[str]:
         body = await asyncio.to_thread(_bytes, clip)
         call = self._http.stream(
             "POST", "/v1/detect", content=body, params=_params(options), headers={"Accept": NDJSON}
@@ -469,12 +478,20 @@ def _let_in() -> Iterator[None]:
     try:
         yield
     except InvalidStatus as refused:
-        answer = refused.response
-        if 200 <= answer.status_code < 300:
-            raise _none_of_ours(answer.status_code) from None
-        raise _error(answer.status_code, answer.reason_phrase, answer.headers, bytes(answer.body or b"")) from None
+        raise _refused(refused) from None
+    except (InvalidURI, ValueError) as error:
+        if isinstance(sends_us := error.__context__, InvalidStatus):  # to what is no WebSocket
+            raise _refused(sends_us) from None
+        raise
     except InvalidHandshake as error:
         raise ServiceError(1006, "closed", str(error), 1.0) from None
+
+
+def _refused(refused: InvalidStatus) -> ServiceError:
+    answer = refused.response
+    if 200 <= answer.status_code < 300:
+        return _none_of_ours(answer.status_code)
+    return _error(answer.status_code, answer.reason_phrase, answer.headers, bytes(answer.body or b""))
 
 
 def _seconds(retry_after: str) -> float | None:

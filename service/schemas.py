@@ -280,11 +280,15 @@ TOKEN_PATH = (
 """Where a token may stand for a key: what a page has fetched by an element."""
 
 
+_PREFIX = r"(/[A-Za-z0-9._~%!$&'()*+=:@-]*)*"
+"""A proxy's: any path, but for ``;`` and ``,``, which may not stand in a cookie's."""
+
+
 class TokenOrder(Wire):
     """``POST /v1/tokens``. ``path``: the one address that it is to open, and in whose cookie it comes, as a page sees
     it or without the prefix of a proxy; where none is named it opens all such addresses that the key does."""
 
-    path: str | None = Field(None, max_length=1024, pattern=f"^(/[A-Za-z0-9._~%-]+)*({TOKEN_PATH})$")
+    path: str | None = Field(None, max_length=1024, pattern=f"^{_PREFIX}({TOKEN_PATH})$")
 
 
 class DrawProgress(Wire):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 
 import bench.decode
 from bench.checkouts import OURS, in_turns, package_of
@@ -81,3 +82,5 @@ def test_films_of_some_sizes_are_progressive_ones() -> None:
     assert {film.codec for film in films_of("interlaced")} == {"h264", "mpeg2video"}
     assert all(film.fields for film in films_of("interlaced"))
     assert films_of("") == FILMS
+    with pytest.raises(typer.BadParameter, match="no clip is called 640x36; there are"):
+        films_of("640x36,1920x1080")

@@ -16,18 +16,18 @@ from stmixer.media.pace import unit_by_rate
 FRAMES = 60
 
 
-def counted(codec: str, step: Fraction) -> bytes:
-    """Matroska, whose pictures lie ``step`` times 40 ms apart, of a video that says 25 a second."""
+def counted(codec: str, step: Fraction, fps: Fraction = Fraction(25)) -> bytes:
+    """Matroska, whose pictures lie ``step`` times as far apart as its video says, rounded to milliseconds before."""
     target = io.BytesIO()
     with av.open(target, "w", format="matroska") as output:
-        track = output.add_stream(codec, rate=25)
+        track = output.add_stream(codec, rate=fps)
         track.width, track.height, track.pix_fmt = 160, 96, "yuv420p"
         track.options = {"preset": "ultrafast", "x264-params": "force-cfr=1"} if codec == "libx264" else {}
         track.codec_context.max_b_frames = 0
         packets = [packet for number in range(FRAMES) for packet in track.encode(picture(number))]
         for number, packet in enumerate([*packets, *track.encode(None)]):
             packet.time_base = Fraction(1, 1000)
-            packet.pts = packet.dts = round(40 * number * max(step, 1))
+            packet.pts = packet.dts = round(round(1000 * number / fps) * max(step, 1))
             output.mux(packet)
     data = bytearray(target.getvalue())
     at = data.index(b"\x2a\xd7\xb1\x83\x0f\x42\x40") + 4  # nanoseconds of a tick
@@ -39,7 +39,7 @@ def counted(codec: str, step: Fraction) -> bytes:
 @pytest.mark.parametrize(
     ("step", "pace"),
     [(Fraction(1000), "1,000 times faster"), (Fraction(1, 1000), "1,000 times slower"), (Fraction(1), None),
-     (Fraction(20), None), (Fraction(1, 4), None)],
+     (Fraction(20), None), (Fraction(1, 4), None), (Fraction(950), None), (Fraction(1020), None)],
 )  # fmt: skip
 def test_a_unit_that_is_a_thousand_times_off_is_told(codec: str, step: Fraction, pace: str | None) -> None:
     with VideoReader(io.BytesIO(counted(codec, step)), limits=Limits.unlimited()) as reader:
@@ -53,4 +53,12 @@ def test_which_unit(interval_us: float, name: str) -> None:
     found = unit_by_rate(interval_us, Fraction(25))
     assert found is not None
     assert found.name == name
-    assert unit_by_rate(interval_us * 1.5, Fraction(25)) is None
+    assert unit_by_rate(interval_us * 1.02, Fraction(25)) is None
+
+
+@pytest.mark.parametrize("fps", [Fraction(30), Fraction(30000, 1001), Fraction(60)])
+def test_ticks_that_do_not_divide_the_rate_are_in_their_unit_too(fps: Fraction) -> None:
+    """Of 30 a second most pictures lie 33 ms apart by a container's milliseconds, which is more than 1 % off."""
+    with VideoReader(io.BytesIO(counted("libx264", Fraction(1000), fps)), limits=Limits.unlimited()) as reader:
+        assert len(list(reader)) == FRAMES
+    assert [line.partition(" than")[0] for line in reader.warnings] == ["timestamps run 1,000 times faster"]

@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from live_video import picture, piece
 
+from stmixer.media.annotated import write_annotated
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
@@ -191,20 +193,129 @@ def test_whole_files_put_behind_each_other_are_read_to_the_end(
     ]
 
 
+@pytest.mark.parametrize(("files", "frames"), [(10, 3), (20, 1), (2, 2)])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_files_of_few_frames_lose_none(kind: str, files: int, frames: int) -> None:
+    """Too few to tell by their timestamps that a clock was set anew."""
+    container, codec, options = WHOLE[kind]
+    data = b"".join(whole(n * frames, frames, container, codec, **options) for n in range(files))
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        assert reader.info.duration_s is None
+        are_all(shown(reader), [SMALL] * (files * frames))
+    assert reader.dropped == {}
+    assert reader.warnings == [
+        f"times the timestamps start anew: {files - 1}; time goes on without a gap",
+        f"times that another video took over: {files - 1}; it was read from there on",
+    ]
+
+
+FRAGMENTS_AND_FILE = {
+    "a file behind fragments": (True, False),
+    "fragments behind a file": (False, True),
+}
+
+
+@pytest.mark.parametrize("faststart", [{}, {"movflags": "faststart"}], ids=["", "its index first"])
+@pytest.mark.parametrize("kind", FRAGMENTS_AND_FILE)
+def test_fragments_and_a_finished_file_are_both_read(kind: str, faststart: dict[str, str]) -> None:
+    data = b"".join(
+        recording(n, 30, "mp4", "libx264", tick=12_800) if fragmented else whole(n, 30, "mp4", "libx264", **faststart)
+        for n, fragmented in zip((0, 30), FRAGMENTS_AND_FILE[kind], strict=True)
+    )
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 60)
+    assert reader.dropped == {}
+    assert "times that another video took over: 1; it was read from there on" in reader.warnings
+
+
+def test_tables_that_are_repeated_begin_no_file() -> None:
+    """Wherever it is cut, if not where fragments would be."""
+    data = recording(0, 40, "mp4", "libx264")
+    fragments = [at - 4 for at in range(len(data)) if data[at : at + 4] == b"moof"]
+    tables, ends = data[: fragments[0]], [*fragments[1:], len(data)]
+    repeated = b"".join(tables + data[at:end] for at, end in zip(fragments, ends, strict=True))
+    for end in (len(repeated), *(repeated.rindex(kind) + 3 for kind in (b"ftyp", b"moov", b"moof", b"mdat"))):
+        assert parts_of(io.BytesIO(repeated[:end])) == [(0, end)]
+
+
 def test_one_file_twice_is_read_twice() -> None:
     data = 2 * whole(0, 30, "mp4", "libx264")
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
         assert [ms for ms, _, _ in shown(reader)] == pytest.approx([40 * n for n in range(60)], abs=1)
 
 
-def test_a_second_file_that_is_cut_is_told_and_the_first_one_read() -> None:
-    first, second = whole(0, 30, "mp4", "libx264"), whole(30, 30, "mp4", "libx264")
-    with VideoReader(io.BytesIO(first + second[: second.index(b"moov") - 50]), limits=Limits()) as reader:
+def sound() -> bytes:
+    """An MP4 without a video."""
+    with tempfile.NamedTemporaryFile() as target, av.open(target.name, "w", format="mp4") as output:
+        track = output.add_stream("aac", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, 0
+        output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+        output.close()
+        return Path(target.name).read_bytes()
+
+
+def cut(data: bytes) -> bytes:
+    """Its media, and no index."""
+    return data[: data.index(b"moov") - 50]
+
+
+UNREAD = {"that is cut": ("index", "unreadable"), "of sound alone": ("no video", "no_video")}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_second_file_that_cannot_be_read_is_told_and_the_first_one_read(kind: str) -> None:
+    says, code = UNREAD[kind]
+    second = cut(whole(30, 30, "mp4", "libx264")) if kind == "that is cut" else sound()
+    told: list[tuple[str, str]] = []
+    data = whole(0, 30, "mp4", "libx264") + second
+    with VideoReader(io.BytesIO(data), limits=Limits(), on_warning=lambda *of: told.append(of)) as reader:
+        are_all(shown(reader), [SMALL] * 30)
+    assert reader.unread is not None
+    assert reader.unread.__traceback__ is None, "which would keep the reader"
+    assert reader.unread.code == code
+    assert says in str(reader.unread)
+    drawn = io.BytesIO()
+    write_annotated(io.BytesIO(data), drawn, [], trained=True, limits=Limits())
+    with VideoReader(drawn, limits=Limits()) as copy:
+        assert len(list(copy)) == 30
+    assert told == [("corrupt", f"a file behind the first could not be read: {reader.unread}")]
+    assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
+
+
+def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:
+    data = whole(0, 30, "mp4", "libx264") + sound() + whole(30, 30, "mp4", "libx264", LARGE)
+    with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+        are_all(shown(reader), [SMALL] * 30 + [LARGE] * 30)
+    assert reader.warnings == [
+        "times the timestamps start anew: 1; time goes on without a gap",
+        "times that another video took over: 1; it was read from there on",
+        f"files behind the first that could not be read: 1; {reader.unread}",
+        "changes of the picture size: 1",
+    ]
+
+
+def test_a_file_behind_one_that_spoils_in_its_middle_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stmixer.media.decode.MAX_FAILURES", 5)
+    first = bytearray(whole(0, 30, "mp4", "libx264"))
+    media, index = first.index(b"mdat") + 4, first.index(b"moov")
+    first[(media + index) // 2 : index - 4] = b"\xff" * (index - 4 - (media + index) // 2)
+    for behind, says in ((b"", ""), (whole(60, 30, "mp4", "libx264"), ", and goes on with what is behind it")):
+        with VideoReader(io.BytesIO(bytes(first) + behind), limits=Limits()) as reader:
+            found = shown(reader)
+        assert (len(found) > 30) == bool(behind)
+        assert reader.warnings[0] == f"reading stopped after 5 packets in a row that could not be decoded{says}"
+
+
+def test_a_second_file_that_is_too_large_is_refused_as_a_first_one_is() -> None:
+    data = whole(0, 30, "mp4", "libx264") + whole(30, 30, "mp4", "libx264", LARGE)
+    with VideoReader(io.BytesIO(data), limits=Limits(max_width=200, max_height=200)) as reader:
         found = iter(reader)
         assert [next(found).index for _ in range(30)] == list(range(30))
-        with pytest.raises(MediaError, match="index") as cut:
+        with pytest.raises(MediaError) as refused:
             next(found)
-    assert cut.value.code == "unreadable"
+    assert refused.value.code == "too_large"
 
 
 @pytest.mark.parametrize("begin", [0, 5, 77])

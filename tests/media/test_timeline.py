@@ -45,6 +45,35 @@ def test_missing_timestamps_follow_at_the_rate():
     assert timeline.missing == 3
 
 
+@pytest.mark.parametrize(
+    ("recordings", "times", "resets"),
+    [
+        ([[0, 40], [0, 40], [0]], [0, 40, 80, 120, 160], 2),
+        ([[0, 40, 80], [30, 70]], [0, 40, 80, 120, 160], 1),
+        ([[0], [0], [0]], [0, 40, 80], 2),
+        ([[0, 40], [5000], [0]], [0, 40, 5000, 5040], 1),
+        ([[0, 40], [5000, 5040]], [0, 40, 5000, 5040], 0),
+        ([[0, 40], [2 * HOUR, 2 * HOUR + 40]], [0, 40, 80, 120], 1),
+        ([[0, 40], [None, 0]], [0, 40, 80, 120], 1),
+        ([[None], [0, 40]], [0, 40, 80], 0),
+        ([[0, 40, 8000], [0, 40]], [0, 40, 8000, 8040, 8080], 1),
+    ],
+)
+def test_another_recording_is_known_to_begin(recordings, times, resets):
+    """Of whatever length: its clock goes on ahead, or was set anew."""
+    timeline = Timeline(Fraction(1, 1000), Fraction(25))
+    placed, first, *others = [], *recordings
+    for t in first:
+        placed += timeline.place(None, t)
+    for recording in others:
+        placed += timeline.begin_anew()
+        for t in recording:
+            placed += timeline.place(None, t)
+    placed += timeline.end()
+    assert [one.pts_us for one in placed] == [1000 * t for t in times]
+    assert (timeline.resets, timeline.strays) == (resets, 0)
+
+
 def test_missing_timestamps_at_the_start_come_before_the_first_that_is_known():
     assert place_all([None, None, 500, 540])[0] == [0, 40_000, 80_000, 120_000]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -221,6 +223,11 @@ HANDSHAKES = {
              (503, "capacity", 7.0)),
     "a gateway's": (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nbusy", (502, "http_error", None)),
     "a sign-in": (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhtml", (200, "http_error", None)),
+    "sent elsewhere": (b"HTTP/1.1 302 Found\r\nLocation: https://sign.in/\r\nContent-Length: 0\r\n\r\n",
+                       (302, "http_error", None)),
+    "sent to HTTPS": (b"HTTP/1.1 308 Permanent Redirect\r\nLocation: https://service/v1/streams/ws\r\n\r\n",
+                      (308, "http_error", None)),
+    "sent to no address": (b"HTTP/1.1 302 Found\r\nLocation: http://[/\r\n\r\n", (302, "http_error", None)),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", (1006, "closed", 1.0)),
 }  # fmt: skip
 
@@ -250,6 +257,53 @@ def test_a_stream_that_is_not_let_in_says_so(kind: str) -> None:
 
     for refused in asyncio.run(both()):
         assert (refused.status, refused.code, refused.retry_after_s) == error
+
+
+class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """An answer of lines without end, which says whether it was closed."""
+
+    closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield SUMMARY_LINE
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield SUMMARY_LINE
+
+    def close(self) -> None:
+        self.closed += 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+SUMMARY_LINE = json.dumps({"summary": {}, "warnings": ["odd"]}).encode() + b"\n"
+
+
+def test_lines_that_are_broken_off_free_their_connection() -> None:
+    answer = Broken()
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=answer))
+    with Client("http://service") as client:
+        client._http = httpx.Client(base_url="http://service", transport=transport)
+        with contextlib.closing(client.detect_lines(b"clip")) as lines:
+            assert next(lines) == Summary()
+            assert answer.closed == 0
+        assert answer.closed == 1
+        assert list(lines) == []
+        assert lines.warnings == ["odd"]
+
+    async def asynchronously() -> None:
+        async with AsyncClient("http://service") as client:
+            client._http = httpx.AsyncClient(base_url="http://service", transport=transport)
+            async with contextlib.aclosing(client.detect_lines(b"clip")) as lines:
+                assert await anext(lines) == Summary()
+                assert answer.closed == 1
+            assert answer.closed == 2
+            assert [line async for line in lines] == []
+
+    asyncio.run(asynchronously())
 
 
 def test_options_that_are_none_are_not_given(server: Server) -> None:

@@ -79,10 +79,16 @@ def test_a_cookie_that_came_without_tls_counts_there_alone(tmp_path: Path) -> No
     assert door.opens(EVENTS, token, "stmixer-token") == SHUT
 
 
+PREFIXES = (
+    "/a/b%20c", "/user/anna@x.org/proxy/8000", "/a+b", "/cam:8", "/cam/", "/", "/!$&'()*=~",
+    "/api/v1/namespaces/d/services/http:stmixer:8000/proxy",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("root_path", "asked", "place"),
     [("", EVENTS, EVENTS), ("/cam", EVENTS, "/cam" + EVENTS), ("/cam", "/cam" + EVENTS, "/cam" + EVENTS),
-     ("", "/a/b%20c" + EVENTS, "/a/b%20c" + EVENTS)],
+     *(("", prefix + EVENTS, prefix + EVENTS) for prefix in PREFIXES)],
 )  # fmt: skip
 def test_behind_a_proxy_it_is_of_the_address_that_the_page_sees(
     tmp_path: Path, root_path: str, asked: str, place: str
@@ -94,8 +100,10 @@ def test_behind_a_proxy_it_is_of_the_address_that_the_page_sees(
 
 
 @pytest.mark.parametrize(
-    "path", [EVENTS + "; Domain=evil.example", "/a;b" + EVENTS, "/é" + EVENTS, "/v1/streams/\u0667/events"]
-)
+    "path",
+    [EVENTS + "; Domain=evil.example", "/v1/streams/\u0667/events", EVENTS + "\n", "a" + EVENTS,
+     *(f"/a{mark}b{EVENTS}" for mark in ";, \t\r\n\0\x7f\"\\é")],
+)  # fmt: skip
 def test_no_address_puts_words_into_a_cookie(tmp_path: Path, path: str) -> None:
     answer = Door(tmp_path).ask("POST", "/v1/tokens", headers=KEY, json={"path": path})
     assert (answer.status_code, "set-cookie" in answer.headers) == (422, False)

@@ -15,10 +15,11 @@ from live_video import piece
 from training import run_config
 
 from stmixer.media.decode import Limits, VideoReader
+from stmixer.media.errors import MediaError
 from stmixer.model.config import PreprocessConfig
 from stmixer.model.zoo import variant
 from stmixer.trainer.config.run import CustomSet
-from stmixer.trainer.data.check import check_split
+from stmixer.trainer.data.check import Thoroughness, check_split
 from stmixer.trainer.data.clips import ClipReader
 from stmixer.trainer.data.custom import read_custom
 from stmixer.trainer.data.frame_index import read_index
@@ -158,6 +159,23 @@ def test_frames_of_another_video_behind_the_first_are_counted(tmp_path: Path) ->
     index = read_index(path)
     assert (len(index.times_us), index.sure, index.seekable) == (100, 100, False)
     assert index.times_us.tolist() == [40_000 * n for n in range(100)]
+
+
+@pytest.mark.parametrize("thoroughness", ["quick", "full"])
+def test_a_file_behind_the_first_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, thoroughness: Thoroughness
+) -> None:
+    """The first alone is not what somebody has described."""
+    path = write(tmp_path / "videos" / "two.mp4", "mp4", "libx264", frames=range(100))
+    good = read_custom(CustomSet(kind="custom"), custom(tmp_path, "two.mp4", 5), "train", None)
+    by_time = check_split(good, thoroughness)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: whole.index(b"moov") - 50])
+    with pytest.raises(MediaError, match="index"):
+        read_index(path)
+    for split in (good, by_time):
+        with pytest.raises(TrainError, match=r"two\.mp4: .*index"):
+            check_split(split, thoroughness)
 
 
 def test_a_long_one_that_cannot_be_sought_is_refused_by_name(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from stmixer.media.decode import VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.model.clip import MAX_ASPECT, input_size
-from stmixer.trainer.data.frame_index import LIMITS, FrameIndex, read_index
+from stmixer.trainer.data.frame_index import LIMITS, FrameIndex, is_of_several, read_index
 from stmixer.trainer.data.records import FrameFolder, Ints, Picture, Split, Video, VideoFile, timed
 from stmixer.trainer.data.seek import SHORT_US, is_sought_alike
 from stmixer.trainer.errors import TrainError
@@ -116,7 +116,9 @@ def _check_video(video: Video, thoroughness: Thoroughness, by_index: bool) -> Ch
             decoded = np.array([frame.pts_us for frame in reader], dtype=np.int64)
             if reader.dropped or reader.warnings:
                 raise MediaError("unreadable", "; ".join(reader.warnings) or f"frames left out: {reader.dropped}")
-    if thoroughness == "quick" and stamped and not by_index and is_sought_alike(path):
+    # of several the first alone is sought
+    sought = thoroughness == "quick" and stamped and not by_index and not is_of_several(path)
+    if sought and is_sought_alike(path):
         return CheckedVideo(replace(video, source=VideoFile(path)), None)
     index = read_index(path)
     times = decoded if thoroughness == "full" else index.times_us

@@ -48,9 +48,10 @@ def read_index(path: Path) -> FrameIndex:
     """The index of a video.
 
     Raises:
-        MediaError: as VideoReader, and for a file that holds fewer frames than it says.
+        MediaError: as VideoReader, and for a file that holds fewer frames than it says, or another one that cannot be
+            read behind it.
     """
-    stamped = None if _is_of_several(path) else _stamped_times(path)
+    stamped = None if is_of_several(path) else _stamped_times(path)
     if stamped is not None and not _jumps(stamped) and _begins_with(path, stamped):
         return FrameIndex(stamped, len(stamped), "", seekable=True)
     decoded = _decoded_index(path)
@@ -58,7 +59,7 @@ def read_index(path: Path) -> FrameIndex:
     return FrameIndex(decoded.times_us, decoded.sure, decoded.left_out, seekable=same)
 
 
-def _is_of_several(path: Path) -> bool:
+def is_of_several(path: Path) -> bool:
     """Whether there are recordings behind the first, whose packets do not come with its own."""
     source = open_source(path)
     try:
@@ -126,6 +127,8 @@ def _decoded_index(path: Path) -> FrameIndex:
             if sure is None and reader.dropped:
                 sure = frame.index
             times_us.append(frame.pts_us)
+        if reader.unread is not None:
+            raise reader.unread
         left_out = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reader.dropped.items())
     if left_out and sure is None:
         sure = len(times_us)

@@ -219,15 +219,15 @@ def test_a_drawing_is_found_wherever_it_is_and_by_its_own_key_alone() -> None:
     there = {"find_drawing": ["", far]}
 
     async def other(service: ClusterService) -> DrawProgress:
-        return await service.drawn_so_far("r1", service.access.nobody)
+        return await service.drawn_so_far("r1", service.access.caller(None))
 
     assert one_of_several(other, there) == DrawProgress(done_s=2.5, duration_s=9.0)
 
     async def here(service: ClusterService) -> tuple[DrawProgress, str, str, str]:
-        nobody = service.access.nobody
-        async with service.drawings.one_more("r1", nobody) as one:
+        anyone = service.access.caller(None)
+        async with service.drawings.one_more("r1", anyone) as one:
             one.come(1.0, None)
-            told = await service.drawn_so_far("r1", nobody)  # nobody else is asked
+            told = await service.drawn_so_far("r1", anyone)  # nobody else is asked
             found = service.drawing_found("r1", ""), service.drawing_found("r2", "")
             one.caller = Caller(Key(sha256="f" * 64, name="f", scopes=("detect",)))
             assert service.drawing_found("r1", "0" * 64) == "", "a key that is not known here"

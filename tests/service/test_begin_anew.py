@@ -47,16 +47,19 @@ from stmixer.service.settings import Settings
 
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
 FEWER = replace(TINY, labels=TINY.labels[:3])
-"""The other model, ``other``."""
+THIRD = replace(TINY, labels=TINY.labels[1:4])
+OTHERS = {"other": FEWER, "third": THIRD}
+"""By the names of their files."""
 TAKEN_WITH = {"weights": "other.safetensors", "default": True, "streams": "restart"}
 FILE = {"url": "file:walk.mp4", "loop": True, "keyframe_hz": 4}
 
 
 @dataclass
 class StandIn:
-    """In a worker's place. ``answers``: while that is not set it keeps what it is given."""
+    """In a worker's place. ``answers``: until that is set it keeps what it is given."""
 
     answers: asyncio.Event
+    runs: list[asyncio.Task[None]] = field(default_factory=list)
     rings: dict[int, Ring] = field(default_factory=dict)
     says: asyncio.Queue[Received | None] = field(default_factory=asyncio.Queue)
     pid: int = 1
@@ -71,11 +74,13 @@ class StandIn:
                 self.rings[stream] = Ring(os.dup(fds[0]), RingShape(width, height, capacity), writable=False)
             case DetachRing(stream):
                 self.rings.pop(stream, None)
-            case RunBatch() if self.answers.is_set():
-                self._run(message)
+            case RunBatch():
+                self.runs = [asyncio.create_task(self._run(message))]
 
-    def _run(self, batch: RunBatch) -> None:
-        read = [self.rings[job.stream].read(job.slots, job.generations) for job in batch.jobs]
+    async def _run(self, batch: RunBatch) -> None:
+        await self.answers.wait()
+        rings = [self.rings.get(job.stream) for job in batch.jobs]
+        read = [ring and ring.read(job.slots, job.generations) for ring, job in zip(rings, batch.jobs, strict=True)]
         stale = tuple(place for place, frames in enumerate(read) if frames is None)
         found = tuple(None if frames is None else () for frames in read)
         self.says.put_nowait(Received(WindowsCopied(batch.id, stale)))
@@ -153,6 +158,12 @@ class House:
         (stream,) = [stream for stream in self.service.pulled.all() if str(stream.id) == begun["id"]]
         return stream
 
+    async def loaded(self, *names: str) -> None:
+        """They can serve, beside the default."""
+        for name in names:
+            await self.asked("POST", "/v1/models", 202, weights=f"{name}.safetensors", default=False)
+        await _until(lambda: all(model.state == "ready" for model in self.service.engine.models.all[1:]))
+
     async def default_is(self, name: str) -> None:
         await _until(lambda: self.service.engine.models.default.name == name)
 
@@ -163,11 +174,12 @@ async def running(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AsyncIterato
     answers.set()
 
     async def start(name: str, module: str, options: WorkerOptions) -> Worker:
-        info = FEWER if options.weights is not None else TINY
+        info = TINY if options.weights is None else OTHERS[Path(options.weights).stem]
         return Worker(name, cast(Child, StandIn(answers)), info, {1: 0.01})
 
     monkeypatch.setattr(Worker, "start", start)
-    (folder / "other.safetensors").write_bytes(b"other")
+    for name in OTHERS:
+        (folder / f"{name}.safetensors").write_bytes(name.encode())
     settings = Settings(
         model="tiny", device="cpu", spare_workers=0, idle_decoders=0, max_streams=8, weights_dir=folder,
         allow_files=OWN_CLIPS,
@@ -369,8 +381,7 @@ def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.Monkey
         await socket.hears("ready")
         (session,) = [session for session in house.service._running() if session.stream.source == "ws"]
         await says(stream, "result")
-        await house.asked("POST", "/v1/models", 202, weights="other.safetensors", default=False)
-        await _until(lambda: engine.models.all[-1].state == "ready")
+        await house.loaded("other")
         await engine.make_default("other", restart=True)
         await engine.make_default("tiny", restart=True)  # before anybody has come to it
         assert stream.session.outdated.is_set()
@@ -383,6 +394,35 @@ def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.Monkey
         socket.say(type="stop")
         assert (await socket.hears("close"))["code"] == 1000
         assert not socket.of("warning")
+
+    played(monkeypatch, tmp_path, act)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["keep", "forbidden"])
+def test_what_was_to_begin_anew_stays_with_a_default_that_it_is_not_to_begin_anew_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restart: bool
+) -> None:
+    rules = [{"id": "first", "label": TINY.labels[0].name}] * restart
+
+    async def act(house: House) -> None:
+        engine, stream, socket = house.service.engine, await house.pulled(rules=rules), Socket(house.app)
+        socket.say(type="start", policy="all", timestamps="prefix", keyframe_hz=5, lookahead_ms=0, rules=rules)
+        await socket.hears("ready")
+        (session,) = [session for session in house.service._running() if session.stream.source == "ws"]
+        await says(stream, "result")
+        await house.loaded("other", "third")
+        await engine.make_default("other", restart=True)
+        assert stream.session.outdated.is_set()
+        assert session.outdated.is_set()
+        await engine.make_default("third", restart=restart)  # before anybody has come to it
+        assert not stream.session.outdated.is_set()
+        assert not session.outdated.is_set()
+        await says(stream, "result", after=said(stream)[-1].number, model="tiny")
+        assert "restarted" not in [one.kind for one in said(stream)]
+        if restart:
+            assert (await socket.hears("warning"))["code"] == "model_kept"
+        socket.say(type="stop")
+        assert (await socket.hears("close"))["code"] == 1000
 
     played(monkeypatch, tmp_path, act)
 

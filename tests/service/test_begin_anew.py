@@ -28,6 +28,8 @@ from stmixer.service.api.app import create_app
 from stmixer.service.api.service import Service
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.worker import Worker
+from stmixer.service.event_schemas import Rule
+from stmixer.service.events.watched import WatchedStream
 from stmixer.service.ipc.channel import Received
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import (
@@ -40,6 +42,7 @@ from stmixer.service.ipc.messages import (
     WorkerOptions,
 )
 from stmixer.service.ipc.ring import Ring, RingShape
+from stmixer.service.schemas import PullOrder
 from stmixer.service.sessions import pulled_stream
 from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
@@ -423,6 +426,74 @@ def test_what_was_to_begin_anew_stays_with_a_default_that_it_is_not_to_begin_ane
             assert (await socket.hears("warning"))["code"] == "model_kept"
         socket.say(type="stop")
         assert (await socket.hears("close"))["code"] == 1000
+
+    played(monkeypatch, tmp_path, act)
+
+
+@pytest.mark.parametrize("change", ["default", "rules"])
+def test_one_whose_rules_do_not_fit_once_it_begins_anew_stays_with_its_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    """They did when it was told: another default has come, or other rules, while its last results were awaited."""
+    first, last = {"id": "first", "label": TINY.labels[0].name}, {"id": "last", "label": TINY.labels[-1].name}
+
+    async def act(house: House) -> None:
+        stream = await house.pulled(rules=[first])
+        await says(stream, "result")
+        await house.loaded("other", "third")
+        house.answers.clear()
+        await _leased(stream)
+        await house.asked("POST", "/v1/models/other/default", 200, streams="restart")
+        await _until(lambda: stream.session.stream.ended)
+        if change == "default":
+            await house.asked("POST", "/v1/models/third/default", 200, streams="restart")
+        else:
+            await house.asked("PUT", f"/v1/streams/{stream.id}/rules", 200, rules=[last])
+        house.answers.set()
+        restarted = await says(stream, "restarted")
+        assert json.loads(restarted.text)["model"] == "tiny"
+        counted(json.loads(restarted.text)["summary"])
+        warning = json.loads((await says(stream, "warning", after=restarted.number)).text)
+        assert warning["code"] == "model_kept"
+        name = "third" if change == "default" else "other"
+        assert warning["message"].startswith(f"{name} serves now, and this stream stays as it is: rule ")
+        await says(stream, "result", after=restarted.number, model="tiny", seq=0)
+        (listed,) = (await house.asked("GET", "/v1/streams", 200))["streams"]
+        assert (listed["id"], listed["pulled"]["state"]) == (str(stream.id), "live")
+        rules = await house.asked("GET", f"/v1/streams/{stream.id}/rules", 200)
+        assert [rule["id"] for rule in rules["rules"]] == [(first if change == "default" else last)["id"]]
+        # and is no more bound to its model than others that stay
+        await house.asked("PUT", f"/v1/streams/{stream.id}/rules", 200, rules=[])
+        await house.asked("POST", "/v1/models/other/default", 200, streams="restart")
+        again = await says(stream, "restarted", after=restarted.number)
+        assert json.loads(again.text)["model"] == "other"
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_rules_that_come_while_it_begins_anew_are_its_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old, new = {"id": "old", "person": True}, {"id": "new", "person": True}
+
+    async def act(house: House) -> None:
+        events, stream = house.service.events, await house.pulled(rules=[old])
+        set_rules, begun, go_on = events.set_rules, asyncio.Event(), asyncio.Event()
+
+        async def slowly(watched: WatchedStream, rules: Sequence[Rule]) -> None:
+            await set_rules(watched, rules)
+            if not begun.is_set():
+                begun.set()
+                await go_on.wait()
+
+        await says(stream, "result")
+        monkeypatch.setattr(events, "set_rules", slowly)
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        await begun.wait()
+        order = PullOrder.model_validate(FILE | {"rules": [new]})
+        await house.service._change_filed(stream, order)  # as a file of streams says
+        go_on.set()
+        await says(stream, "restarted")
+        rules = await house.asked("GET", f"/v1/streams/{stream.id}/rules", 200)
+        assert [rule["id"] for rule in rules["rules"]] == ["new"]
 
     played(monkeypatch, tmp_path, act)
 

@@ -370,10 +370,20 @@ class Service:
             await self._watch(session, name, rules)
         return session
 
-    async def _watch(self, session: Session, name: str | None, rules: Sequence[Rule]) -> None:
-        """Have a live stream's results looked at, by its own rules and those of all."""
+    async def _watch(
+        self, session: Session, name: str | None, rules: Sequence[Rule], after: Session | None = None
+    ) -> None:
+        """Have a live stream's results looked at, by its own rules and those of all. ``after``: the session that it
+        follows, whose cool-downs and numbers of people go on."""
         key, stream = session.caller.key, session.stream
-        watched = self.events.enter(stream.id, name, "" if key is None else key.sha256, stream.schedule.period_us / 1e6)
+        owner, period_s = "" if key is None else key.sha256, stream.schedule.period_us / 1e6
+        if after is None or after.watched is None:
+            watched = self.events.enter(stream.id, name, owner, period_s)
+        else:
+            ended_us, newest_track = after.watched.ended_us, after.stream.tracks.last_id
+            watched = self.events.enter(
+                stream.id, name, owner, period_s, quiet_us=ended_us, newest_track=newest_track
+            )  # fmt: skip
         session.be_watched(watched, self.events.exit)
         try:
             await self._set_own(session, rules)
@@ -460,8 +470,8 @@ class Service:
         return stream
 
     async def _session_after(self, order: PullOrder, former: Session, model: str) -> Session:
-        """Of a pulled stream that begins anew with the default model, or where its rules forbid that with ``model``, its
-        former one: in the place of the session that was closed."""
+        """Of a pulled stream that begins anew with the default model, or where its rules forbid that with its former
+        one, ``model``: in the place of the session that was closed."""
         rules, options = () if former.watched is None else former.watched.own, former.stream.options
         why_kept = former.why_kept()  # it knows other rules or another default than when it was told
         session = Session(
@@ -471,7 +481,7 @@ class Service:
         )  # fmt: skip
         session.update(options)  # what is kept names none: it may move on with a later default
         self._sessions.add(session)
-        await self._watch(session, order.name, rules)
+        await self._watch(session, order.name, rules, former)
         if why_kept:
             session.context.notice("model_kept", why_kept)
         return session

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import pytest
 from cameras import says
 from conftest import OWN_CLIPS
 from posting import conserved
+from scenes import person, result
 from starlette.types import ASGIApp
 from ws_client import jpeg, prefixed
 
@@ -494,6 +496,34 @@ def test_rules_that_come_while_it_begins_anew_are_its_rules(monkeypatch: pytest.
         await says(stream, "restarted")
         rules = await house.asked("GET", f"/v1/streams/{stream.id}/rules", 200)
         assert [rule["id"] for rule in rules["rules"]] == ["new"]
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_cool_downs_and_numbers_of_people_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rule = {"id": "somebody", "person": True, "for_s": 0, "clear_s": 0, "cooldown_s": 3600}
+
+    async def act(house: House) -> None:
+        stream, now_us = await house.pulled(rules=[rule]), time.time_ns() // 1000
+        former, events = stream.session, house.service.events
+        assert former.watched is not None
+        former.watched.see(result(0, person(7), since_us=now_us))
+        former.watched.see(result(1, since_us=now_us))
+        former.stream.tracks.last_id = 7
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        await says(stream, "restarted")
+        watched = stream.session.watched
+        assert watched is not None
+        assert watched is not former.watched
+        assert (watched.first_track, stream.session.stream.tracks.last_id) == (7, 7)
+        watched.see(result(100, person(8), since_us=now_us))
+        await events.flush()
+        (event,) = (await house.asked("GET", "/v1/events", 200))["events"]
+        assert (event["track_id"], event["state"]) == (7, "end")
+        watched.see(result(101, since_us=now_us))
+        watched.see(result(3800, person(9), since_us=now_us))
+        await events.flush()
+        assert [one["track_id"] for one in (await house.asked("GET", "/v1/events", 200))["events"]] == [9, 7]
 
     played(monkeypatch, tmp_path, act)
 

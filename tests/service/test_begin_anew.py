@@ -49,6 +49,7 @@ from stmixer.service.sessions import pulled_stream
 from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.settings import Settings
+from stmixer.service.sources.pictures import PictureSource
 
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
 FEWER = replace(TINY, labels=TINY.labels[:3])
@@ -524,6 +525,37 @@ def test_cool_downs_and_numbers_of_people_go_on(monkeypatch: pytest.MonkeyPatch,
         watched.see(result(3800, person(9), since_us=now_us))
         await events.flush()
         assert [one["track_id"] for one in (await house.asked("GET", "/v1/events", 200))["events"]] == [9, 7]
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_who_stops_after_all_has_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Told that another model serves, it says ``stop``; whatever else it says is not heard."""
+    ended, go_on = PictureSource.ended, asyncio.Event()
+
+    async def in_time(source: PictureSource) -> None:
+        await go_on.wait()
+        await ended(source)
+
+    monkeypatch.setattr(PictureSource, "ended", in_time)
+
+    async def act(house: House) -> None:
+        socket = Socket(house.app)
+        socket.say(type="start", policy="all", timestamps="prefix", keyframe_hz=5, lookahead_ms=0)
+        await socket.hears("ready")
+        for number in range(4):
+            socket.picture(number)
+        await socket.hears("result")
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        assert (await socket.hears("warning"))["code"] == "model_changed"
+        socket.picture(4)
+        socket.say(type="nonsense")
+        socket.say(type="stop")
+        await _until(socket._in.empty)
+        go_on.set()
+        close = await socket.hears("close")
+        assert (close["code"], close["reason"]) == (1000, "stopped")
+        counted(socket.of("summary")[0])
 
     played(monkeypatch, tmp_path, act)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -151,6 +151,23 @@ def test_rules_that_are_set_go_with_a_stream(monkeypatch: pytest.MonkeyPatch) ->
     order = PullOrder.model_validate_json(member.changed[0][1])
     assert (order.url, order.rules) == ("rtsp://8.8.8.8/door", (rule,))
     assert set(json.loads(member.changed[0][1])) == {"url", "loop", "rules"}
+
+
+def test_one_that_begins_anew_needs_no_coordinator_for_the_rules_that_it_has() -> None:
+    member, rule = Placing(), Rule(id="r", person=True)
+
+    async def act(service: ClusterService) -> Sequence[Rule]:
+        service._fetched = here(9, '{"url":"rtsp://8.8.8.8/door"}')  # it should not run here
+        stream = SimpleNamespace(id=9, schedule=SimpleNamespace(period_us=1_000_000))
+        session = SimpleNamespace(stream=stream, caller=service.access.nobody, watched=None, close=asyncio.sleep)
+        session.be_watched = lambda watched, on_end: setattr(session, "watched", watched)
+        cast(Any, service.engine.models).of = lambda _: SimpleNamespace(info=SimpleNamespace(labels=()))
+        await service._watch(cast(Session, session), None, [rule])
+        await service.events.stop()
+        return cast(Sequence[Rule], session.watched.own)
+
+    assert one_of_several(act, member=member) == (rule,)
+    assert member.changed == []
 
 
 @pytest.mark.parametrize("lasts", [False, True])

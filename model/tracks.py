@@ -77,8 +77,8 @@ class Tracks:
     """The people of one stream, ``MAX_TRACKS`` at most."""
 
     def __init__(self, last_id: int = 0) -> None:
-        """``last_id``: the highest number that is given already."""
-        self._last_id = last_id
+        self.last_id = last_id
+        """The highest number that is given already."""
         self._at_s = 0.0
         self._ids = np.zeros(0, np.int64)
         self._seen_s = np.zeros(0)
@@ -201,8 +201,8 @@ class Tracks:
 
     def _begin(self, people: Floats, looks: Floats, at_s: float) -> NDArray[np.int64]:
         nothing, count = np.zeros_like(people), people.shape[1]
-        ids = np.arange(self._last_id + 1, self._last_id + 1 + count)
-        self._last_id += count
+        ids = np.arange(self.last_id + 1, self.last_id + 1 + count)
+        self.last_id += count
         state = np.stack((people, nothing, _noise(people), nothing, (people[2] * _SPEEDS) ** 2))
         self._ids = np.concatenate((self._ids, ids))
         self._seen_s = np.concatenate((self._seen_s, np.full(count, at_s)))

@@ -370,19 +370,33 @@ class Service:
             await self._watch(session, name, rules)
         return session
 
-    async def _watch(self, session: Session, name: str | None, rules: Sequence[Rule]) -> None:
-        """Have a live stream's results looked at, by its own rules and those of all."""
+    async def _watch(
+        self, session: Session, name: str | None, rules: Sequence[Rule], after: Session | None = None
+    ) -> None:
+        """Have a live stream's results looked at, by its own rules and those of all. ``after``: the session that it
+        follows, whose cool-downs and numbers of people go on."""
         key, stream = session.caller.key, session.stream
-        watched = self.events.enter(stream.id, name, "" if key is None else key.sha256, stream.schedule.period_us / 1e6)
+        owner, period_s = "" if key is None else key.sha256, stream.schedule.period_us / 1e6
+        if after is None or after.watched is None:
+            watched = self.events.enter(stream.id, name, owner, period_s)
+        else:
+            ended_us, newest_track = after.watched.ended_us, after.stream.tracks.last_id
+            watched = self.events.enter(
+                stream.id, name, owner, period_s, quiet_us=ended_us, newest_track=newest_track
+            )  # fmt: skip
         session.be_watched(watched, self.events.exit)
         try:
-            await self.set_rules(session, rules)
+            await self._set_own(session, rules)
         except BaseException as error:
             await session.close(error)
             raise
 
     async def set_rules(self, session: Session, rules: Sequence[Rule]) -> None:
         """Other rules of a live stream's own. Raises InputError where its model knows no such label."""
+        await self._set_own(session, rules)
+
+    async def _set_own(self, session: Session, rules: Sequence[Rule]) -> None:
+        """The same, here alone."""
         assert session.watched is not None
         check_rules(rules, [label.name for label in self.engine.models.of(session.stream).info.labels])
         await self.events.set_rules(session.watched, rules)
@@ -441,7 +455,8 @@ class Service:
         return await self._begin_pull(self.access.nobody, order, self._pull_terms(order))
 
     async def _change_filed(self, stream: PulledStream, order: PullOrder) -> None:
-        await self.set_rules(stream.session, order.rules)
+        session = self._numbered(stream.id)  # while it begins anew not that which it has yet
+        await self.set_rules(session or stream.session, order.rules)
 
     async def _begin_pull(
         self, caller: Caller, order: PullOrder, terms: PullTerms, number: int | None = None
@@ -454,15 +469,21 @@ class Service:
         await self.pulled.add(stream)
         return stream
 
-    async def _session_after(self, order: PullOrder, former: Session) -> Session:
-        """Of a pulled stream that begins anew with the default model: in the place of the session that was closed."""
-        rules = () if former.watched is None else former.watched.own
+    async def _session_after(self, order: PullOrder, former: Session, model: str) -> Session:
+        """Of a pulled stream that begins anew with the default model, or where its rules forbid that with its former
+        one, ``model``: in the place of the session that was closed."""
+        rules, options = () if former.watched is None else former.watched.own, former.stream.options
+        why_kept = former.why_kept()  # it knows other rules or another default than when it was told
         session = Session(
             self.engine, self.pool, self.settings, former.caller, source="pull", policy="latest",
-            options=former.stream.options, deadline_ms=order.deadline_ms, after=former,
+            options=options.model_copy(update={"model": model}) if why_kept else options,
+            deadline_ms=order.deadline_ms, after=former,
         )  # fmt: skip
+        session.update(options)  # what is kept names none: it may move on with a later default
         self._sessions.add(session)
-        await self._watch(session, order.name, rules)
+        await self._watch(session, order.name, rules, former)
+        if why_kept:
+            session.context.notice("model_kept", why_kept)
         return session
 
     async def upload_session(self, caller: Caller, options: DetectOptions, place: StreamPlace) -> Session:

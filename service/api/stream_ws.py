@@ -208,7 +208,8 @@ class Connection:
     # -- media in
 
     async def _read(self, session: Session, source: LiveSource, media: MediaClock) -> None:
-        """Media to the source, orders to the session; after ``stop`` only the socket's end matters.
+        """Media to the source, orders to the session; after ``stop`` only the socket's end matters, and
+        where it is to begin anew ``stop``.
 
         Raises ProtocolError for media that is too large, malformed, or too much for too long.
         """
@@ -218,9 +219,11 @@ class Connection:
                 received = await self._socket.receive()
                 if received["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(received.get("code", 1006))
-                if self._phase in NO_MORE_MEDIA:
-                    continue
                 data = received.get("bytes")
+                if self._phase in NO_MORE_MEDIA:
+                    if self._phase is Phase.BEGINNING_ANEW and data is None and _is_stop(received["text"]):
+                        self._phase = Phase.STOPPED  # then it need not connect again
+                    continue
                 if data is None:
                     session.caller.spend_request()
                     session.caller.spend_bytes(len(received["text"]))
@@ -328,6 +331,14 @@ def _source(session: Session, start: Start) -> LiveSource:
     if start.codec == "jpeg":
         return PictureSource(session.context, stamped=start.timestamps == "prefix")
     return ContainerSource(session.context, codec=start.codec)
+
+
+def _is_stop(text: str) -> bool:
+    """Of somebody who is not listened to any more."""
+    try:
+        return isinstance(protocol.parse(text), Stop)
+    except ProtocolError:
+        return False
 
 
 async def _evicted(kept: ResumableStream) -> None:

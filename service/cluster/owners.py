@@ -19,7 +19,11 @@ MOST_A_SECOND = 50
 MOST_KNOWN = 4096
 
 Ask = Callable[[int], Awaitable[str | None]]
-"""The replica that has a stream; None where none has, or nobody says."""
+"""The replica that has a stream; None where none has. Raises UnansweredError where nobody says."""
+
+
+class UnansweredError(Exception):
+    """The coordinator has not said which replica has a stream."""
 
 
 class Owners:
@@ -45,6 +49,8 @@ class Owners:
     async def _asked(self, number: int) -> str | None:
         try:
             name = await self._ask(number)
+        except UnansweredError:
+            return self._known.get(number, (None, 0.0))[0]
         finally:
             del self._asking[number]
         self._known.pop(number, None)

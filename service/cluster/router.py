@@ -19,13 +19,13 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from stmixer.service.cluster.choice import Asked, Room, asked_of, ranked
 from stmixer.service.cluster.coordinator import NAMESPACE, name_of
-from stmixer.service.cluster.owners import Owners
+from stmixer.service.cluster.owners import Owners, UnansweredError
 from stmixer.service.cluster.taking import tell
 
 STATS_S = 1.0
 """How often replicas say how full they are."""
 ANSWER_S = 1.0
-"""So long a request waits to hear where its stream is; then any replica says that it is not there."""
+"""So long a request waits to hear where its stream is; then it goes where that was last."""
 COUNTED_S = 2.5
 """So long a stream that was sent counts besides: until its replica has surely counted it."""
 
@@ -87,9 +87,9 @@ class StreamRouter(RequestRouter):
                     self._coordinator = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
                 owner: str | None = await self._coordinator.where.remote(number)
                 return owner
-        except (RayError, ValueError, TimeoutError):  # it is not there for the moment
+        except (RayError, ValueError, TimeoutError) as error:  # it is not there for the moment
             self._coordinator = None
-            return None
+            raise UnansweredError from error
 
     def _room(self, replica: RunningReplica) -> Room:
         now = time.monotonic()

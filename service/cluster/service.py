@@ -174,7 +174,7 @@ class ClusterService(Service):
     def drawing_found(self, request_id: str, owner: str) -> str:
         """The same as JSON, of the holder of a key (its hash), or of anybody where no keys are; "" where none is."""
         try:
-            caller = self.access.holder(owner) if owner else self.access.nobody
+            caller = self.access.holder(owner) if owner else self.access.caller(None)
         except AccessError:  # a key that is not known here has nothing here
             return ""
         found = self.drawn_here(request_id, caller)

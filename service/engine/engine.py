@@ -145,8 +145,11 @@ class Engine:
             return
         told = "%s has other labels, clips or pictures than %s: of %d streams there %d are to begin anew, others stay"
         log.warning(told, default.name, served.name, len(stay), len(anew))
-        for stream in anew:
-            stream.begin_anew()
+        for stream in stay:
+            if stream in anew:
+                stream.begin_anew()
+            else:
+                stream.stay()
 
     async def _move_all(self, served: ServedModel, to: ServedModel) -> None:
         for seat in served.seats:

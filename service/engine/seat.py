@@ -99,21 +99,28 @@ class Seat:
         """The spare goes into service, once it has all rings. If it dies meanwhile nothing happens."""
         worker = self.spare
         assert worker is not None
-        attached: set[int] = set()
         with suppress(ChannelError):  # it has died: its watcher says so
-            while missing := {s.id for s in self.streams.values() if s.ring is not None} - attached:  # more may come
-                for stream_id in missing:
-                    attached.add(stream_id)
-                    if (stream := self.streams.get(stream_id)) is not None:  # not gone while we attached
-                        await worker.attach(stream)
+            await self._hand_rings(worker)
         if self.spare is worker:
             if self.model is None:  # a spare warms up beside a busy worker: what it measures then says too little
                 self.capacity, self.saved = capacity_of(worker.warmup_s), worker.saved
                 self.cost = KeyframeCost(worker.warmup_s, worker.saved, len(worker.model.window.offsets))
                 self._warmup_s = worker.warmup_s
             self.worker, self.model, self.spare, self.empty_since = worker, worker.model, None, None
-            for stream_id in attached - self.streams.keys():  # gone while we attached others
-                self._tell(worker, stream_id)
+
+    async def _hand_rings(self, worker: Worker) -> None:
+        """Until it has the rings of all that are here and no other: they come and go meanwhile, one with the number of
+        one that went."""
+        attached: dict[int, Stream] = {}
+        while True:
+            if gone := [s for s in attached.values() if self.streams.get(s.id) is not s]:
+                del attached[gone[0].id]
+                await worker.detach(gone[0].id)
+            elif missing := [s for s in self.streams.values() if s.ring is not None and s.id not in attached]:
+                attached[missing[0].id] = missing[0]
+                await worker.attach(missing[0])
+            else:
+                return
 
     def _tell(self, worker: Worker, gone: int) -> None:
         telling = asyncio.get_running_loop().create_task(_detach(worker, gone))

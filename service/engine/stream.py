@@ -101,7 +101,8 @@ class Pending:
 @dataclass(eq=False, slots=True)
 class Stream:
     """See the module. ``deliver`` is called with every settled keyframe, in order; ``begin_anew`` where another model
-    is the default that cannot go on with it, and running streams are not to stay behind.
+    is the default that cannot go on with it, and running streams are not to stay behind; ``stay`` where they are to,
+    whatever was said before.
 
     ``ring``: its frames' memory, its own from ``open`` until ``close_ring``. ``clip_size``: the padded size of its
     clips at the model's input, which decides whose keyframes may share a batch. ``bank`` is what an online long-term
@@ -119,6 +120,7 @@ class Stream:
     deadline_s: float
     deliver: Callable[[Pending], None]
     begin_anew: Callable[[], None] = lambda: None
+    stay: Callable[[], None] = lambda: None
     bank: OnlineBank | None = None
     tracks: Tracks = field(default_factory=Tracks)
     smoothed: SmoothedActions = field(default_factory=SmoothedActions)

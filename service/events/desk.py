@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from stmixer.service.errors import InputError, StartError
 from stmixer.service.event_schemas import ClipWish, Event, Rule
@@ -115,15 +115,23 @@ class EventDesk:
         """Raises InputError (``bad_rule``) for some that cannot be."""
         check_rules(rules, self._labels)
 
-    def enter(self, number: int, name: str | None, owner: str, period_s: float) -> WatchedStream:
-        """A live stream begins. One without a name, or with one that another has, is known by its number."""
+    def enter(
+        self, number: int, name: str | None, owner: str, period_s: float, *,
+        quiet_us: Mapping[str, int] | None = None, newest_track: int = 0,
+    ) -> WatchedStream:  # fmt: skip
+        """A live stream begins. One without a name, or with one that another has, is known by its number.
+
+        Where it follows one that has just ended: ``quiet_us``, when an event of each rule ended last there, epoch µs,
+        and ``newest_track``, the highest number of a person there.
+        """
         returns = name is not None and _may_return(name) and name not in self._streams
         known = StreamName(owner, name if returns and name is not None else str(number))
         stream = WatchedStream(
             number, known, period_s,
-            returns=returns, common=self._common, newest_track=self._newest_tracks.get(known, 0) if returns else 0,
+            returns=returns, common=self._common,
+            newest_track=max(newest_track, self._newest_tracks.get(known, 0) if returns else 0),
             left=self._left.pop(known, []) if returns else [],
-            quiet_us=self._quiet_us.get(known, {}) if returns else {}, put=self._put,
+            quiet_us=(self._quiet_us.get(known, {}) if returns else {}) | dict(quiet_us or {}), put=self._put,
         )  # fmt: skip
         self._streams[known.name] = stream
         return stream

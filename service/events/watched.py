@@ -44,6 +44,8 @@ class WatchedStream:
         self._common, self._put, self._period_s = tuple(common), put, period_s
         self._watch: Watch | None = None
         self._left, self._quiet_us = list(left), dict(quiet_us)
+        self.ended_us = dict(quiet_us)
+        """When an event of each of its rules ended last, epoch µs: cool-downs count from there."""
         self._noted_us, self._reserved = 0, newest_track
 
     @property
@@ -62,11 +64,13 @@ class WatchedStream:
 
     def set_rules(self, own: Sequence[Rule]) -> list[Occurrence]:
         """Other rules of its own from now on. Returns what was left to it and no rule goes on with."""
-        self.own = tuple(own)
+        before, self.own = self.rules, tuple(own)
         if self._watch is not None:
             events = self._watch.change(self.rules)
             if events:
-                self._put(self, Change(self.name, tuple(events)))
+                self._say(Change(self.name, tuple(events)))
+            kept = [rule.id for rule in self.rules if rule in before and rule.id in self.ended_us]
+            self.ended_us = {rule_id: self.ended_us[rule_id] for rule_id in kept}
             return []
         left, self._left = self._left, []
         if not self.rules:
@@ -92,7 +96,7 @@ class WatchedStream:
             told = {event.event_id for event in events}
             opened = [occurrence for occurrence in watch.opened if occurrence.event_id in told]
         if events or opened or newest_track is not None:
-            self._put(self, Change(self.name, tuple(events), tuple(opened), newest_track))
+            self._say(Change(self.name, tuple(events), tuple(opened), newest_track))
 
     def close(self, *, comes_back: bool) -> None:
         """No more results come. ``comes_back``: after a restart of the service, and then goes on with what is open."""
@@ -100,9 +104,13 @@ class WatchedStream:
         if watch is None:
             return
         if comes_back:
-            self._put(self, Change(self.name, opened=tuple(watch.opened)))
+            self._say(Change(self.name, opened=tuple(watch.opened)))
         elif events := watch.end("stream_ended"):
-            self._put(self, Change(self.name, tuple(events)))
+            self._say(Change(self.name, tuple(events)))
+
+    def _say(self, change: Change) -> None:
+        self.ended_us |= {event.rule: event.ended_at_us for event in change.events if event.ended_at_us is not None}
+        self._put(self, change)
 
     def _be_quiet(self, watch: Watch, at_us: int) -> None:
         """What is left of cool-downs that began in another process, or before the stream of this name."""

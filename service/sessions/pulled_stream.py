@@ -31,8 +31,9 @@ log = logging.getLogger("stmixer.pulled")
 LAST_RESULTS_S = 10.0
 """How long what is on its way may take where a stream begins anew; what is not there by then is cancelled."""
 
-After = Callable[[Session], Awaitable[Session]]
-"""Makes the session that follows one which has just been closed, with its number, place and rules."""
+After = Callable[[Session, str], Awaitable[Session]]
+"""Makes the session that follows one which has just been closed, with its number, place and rules; the name of its
+model."""
 
 
 class PulledStream:
@@ -210,9 +211,10 @@ class PulledStream:
     async def _begin_anew(self, after: After) -> None:
         former = self.session
         await self.preview.turn_to(None)
+        model = former.context.engine.models.of(former.stream).name
         await former.close()
         counts, warnings = former.summary(), former.warnings
-        session = self.session = await after(former)
+        session = self.session = await after(former, model)
         self._source = PulledSource(session.context, self._terms, self._tell_state)
         self._freshness_ms, self._goes_on = None, False
         said = RestartedMessage(summary=counts, warnings=warnings, **session.looked_at())

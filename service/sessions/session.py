@@ -83,7 +83,7 @@ class Session:
         else:
             number, place = after.stream.id, StreamPlace(caller)
         self.stream: Stream = Stream(
-            number, source, policy, schedule, options, deadline_s, self._deliver, self._begin_anew
+            number, source, policy, schedule, options, deadline_s, self._deliver, self._begin_anew, self._stay
         )  # fmt: skip
         self.stream.bank = new_bank(model.config)
         try:
@@ -161,13 +161,24 @@ class Session:
 
     def _begin_anew(self) -> None:
         """The default model is another one: whoever has this session sees to it, unless its rules forbid."""
+        if why := self.why_kept():
+            self._stay()
+            self.context.notice("model_kept", why)
+        else:
+            self.outdated.set()
+
+    def _stay(self) -> None:
+        """The default model is another one yet, which nobody is to begin anew for."""
+        self.outdated.clear()
+
+    def why_kept(self) -> str:
+        """Why its own rules forbid that it begins anew with the default model; "" where they do not."""
         default = self._engine.models.default
         try:
             check_rules(self.watched.own if self.watched else (), [label.name for label in default.info.labels])
         except InputError as error:
-            self.context.notice("model_kept", f"{default.name} serves now, and this stream stays as it is: {error}")
-            return
-        self.outdated.set()
+            return f"{default.name} serves now, and this stream stays as it is: {error}"
+        return ""
 
     def begins_anew(self) -> bool:
         """Whether it is to now. Where it is over, or its model is the default again, that is forgotten."""

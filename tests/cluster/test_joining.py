@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,6 +153,23 @@ def test_rules_that_are_set_go_with_a_stream(monkeypatch: pytest.MonkeyPatch) ->
     assert set(json.loads(member.changed[0][1])) == {"url", "loop", "rules"}
 
 
+def test_one_that_begins_anew_needs_no_coordinator_for_the_rules_that_it_has() -> None:
+    member, rule = Placing(), Rule(id="r", person=True)
+
+    async def act(service: ClusterService) -> Sequence[Rule]:
+        service._fetched = here(9, '{"url":"rtsp://8.8.8.8/door"}')  # it should not run here
+        stream = SimpleNamespace(id=9, schedule=SimpleNamespace(period_us=1_000_000))
+        session = SimpleNamespace(stream=stream, caller=service.access.nobody, watched=None, close=asyncio.sleep)
+        session.be_watched = lambda watched, on_end: setattr(session, "watched", watched)
+        cast(Any, service.engine.models).of = lambda _: SimpleNamespace(info=SimpleNamespace(labels=()))
+        await service._watch(cast(Session, session), None, [rule])
+        await service.events.stop()
+        return cast(Sequence[Rule], session.watched.own)
+
+    assert one_of_several(act, member=member) == (rule,)
+    assert member.changed == []
+
+
 @pytest.mark.parametrize("lasts", [False, True])
 def test_a_file_that_is_missing_ends_no_stream_that_lasts(tmp_path: Path, lasts: bool) -> None:
     """Of that it is the state; what is new is refused."""
@@ -219,15 +236,15 @@ def test_a_drawing_is_found_wherever_it_is_and_by_its_own_key_alone() -> None:
     there = {"find_drawing": ["", far]}
 
     async def other(service: ClusterService) -> DrawProgress:
-        return await service.drawn_so_far("r1", service.access.nobody)
+        return await service.drawn_so_far("r1", service.access.caller(None))
 
     assert one_of_several(other, there) == DrawProgress(done_s=2.5, duration_s=9.0)
 
     async def here(service: ClusterService) -> tuple[DrawProgress, str, str, str]:
-        nobody = service.access.nobody
-        async with service.drawings.one_more("r1", nobody) as one:
+        anyone = service.access.caller(None)
+        async with service.drawings.one_more("r1", anyone) as one:
             one.come(1.0, None)
-            told = await service.drawn_so_far("r1", nobody)  # nobody else is asked
+            told = await service.drawn_so_far("r1", anyone)  # nobody else is asked
             found = service.drawing_found("r1", ""), service.drawing_found("r2", "")
             one.caller = Caller(Key(sha256="f" * 64, name="f", scopes=("detect",)))
             assert service.drawing_found("r1", "0" * 64) == "", "a key that is not known here"

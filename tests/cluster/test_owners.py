@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from stmixer.service.cluster.owners import KEPT_S, MOST_A_SECOND, MOST_KNOWN, Owners
+from stmixer.service.cluster.owners import KEPT_S, MOST_A_SECOND, MOST_KNOWN, Owners, UnansweredError
 
 
 class World:
@@ -17,11 +17,14 @@ class World:
         self.asked = Counter[int]()
         self.answers = asyncio.Event()
         self.answers.set()
+        self.is_there = True
         self.owners = Owners(self._ask, lambda: self.now)
 
     async def _ask(self, number: int) -> str | None:
         self.asked[number] += 1
         await self.answers.wait()
+        if not self.is_there:
+            raise UnansweredError
         return self.homes.get(number)
 
 
@@ -58,6 +61,19 @@ def test_who_asks_at_once_asks_once_and_who_goes_away_ends_it_for_nobody() -> No
         world.answers.set()
         assert await asyncio.gather(*waiting[1:]) == ["one"] * 9
         assert world.asked == {7: 1}
+
+    played(act)
+
+
+def test_what_was_known_is_good_enough_while_nobody_answers() -> None:
+    async def act(world: World) -> None:
+        assert await world.owners.of(7) == "one"
+        world.is_there, world.now = False, world.now + KEPT_S
+        assert (await world.owners.of(7), await world.owners.of(7)) == ("one", "one")
+        assert await world.owners.of(8) is None
+        world.is_there = True
+        del world.homes[7]
+        assert (await world.owners.of(7), await world.owners.of(8)) == (None, "two")
 
     played(act)
 

@@ -12,6 +12,7 @@ import pytest
 from ray.serve.handle import DeploymentBroadcastResponse
 
 from stmixer.service.cluster import replica, router
+from stmixer.service.cluster.owners import UnansweredError
 from stmixer.service.cluster.replica import STOP_S, Replica
 from stmixer.service.cluster.router import StreamRouter
 from stmixer.service.cluster.service import Replies
@@ -154,7 +155,8 @@ def test_a_request_waits_for_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> 
         found.initialize_state()
         found._deployment_id = SimpleNamespace(app_name="stmixer")  # type: ignore[assignment]
         assert await found._owner(7) == "replica of 7"
-        assert await found._owner(8) is None
+        with pytest.raises(UnansweredError):
+            await found._owner(8)
         assert await found._owner(7) == "replica of 7"
 
     played(act)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pytest
@@ -257,6 +257,40 @@ def test_a_worker_that_takes_over_forgets_a_stream_that_went_meanwhile() -> None
         await asyncio.sleep(0)
         assert [type(order) for order in spare.orders] == [AttachRing, DetachRing]
         assert sorted(row.engine.streams) == [two.stream.id]
+
+    acted(act)
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_worker_that_takes_over_has_the_ring_of_who_has_a_number_now(opens: bool) -> None:
+    """And before that one's ring nothing of who had it before."""
+
+    async def act(row: Row) -> None:
+        one, other = (await row.opened()).stream, Camera("latest", opened=False).stream
+        seat = row.engine.seats[0]
+        other.id = one.id
+
+        class Slow(Played):
+            async def send(self, message: object, payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+                await super().send(message, payload, fds)
+                if row.engine.streams[one.id] is one:
+                    row.engine.remove(one)
+                    row.engine.add(other)
+                    if opens:
+                        await row.engine.opened(other, replace(OPENED, input_width=OPENED.input_width + 32))
+
+        row.dies(0)
+        row.dies(1)
+        spare = Slow()
+        seat.spare = Worker("0", cast(Child, spare), TINY, {1: 0.1})
+        await seat.promote()
+        await asyncio.sleep(0)
+        first, gone, *then = spare.orders
+        assert isinstance(first, AttachRing)
+        assert gone == DetachRing(one.id)
+        widths = [order.width for order in then if isinstance(order, AttachRing)]
+        assert widths == [OPENED.input_width + 32] * opens
+        assert len(then) == opens
 
     acted(act)
 

@@ -114,6 +114,33 @@ def test_events_are_listed_by_page_stream_rule_time_and_owner() -> None:
     run(body())
 
 
+def test_a_stream_that_follows_another_is_quiet_for_what_is_left_of_rules_that_are_as_they_were() -> None:
+    rules = [HERE.model_copy(update={"id": name, "cooldown_s": 100.0}) for name in ("same", "other", "gone")]
+
+    async def body() -> None:
+        async with desk() as it:
+            first, _ = await begin(it, 1, *rules)
+            first.see(result(0, person(5)))
+            first.see(result(10))
+            assert first.ended_us == dict.fromkeys(("same", "other", "gone"), T0_US)
+            other = rules[1].model_copy(update={"min_score": 0.4})
+            await it.set_rules(first, [rules[0], other])
+            await it.exit(first)
+            second = it.enter(1, None, "", 1.0, quiet_us=first.ended_us, newest_track=5)
+            await it.set_rules(second, [rules[0], other, rules[2]])
+            told = list[Event]()
+            second.tell = told.append
+            assert second.first_track == 5
+            second.see(result(0, person(6), since_us=T0_US + 50_000_000))
+            await it.flush()
+            assert sorted((event.rule, event.track_id) for event in told) == [("gone", 6), ("other", 6)]
+            second.see(result(51, person(6), since_us=T0_US + 50_000_000))
+            await it.flush()
+            assert (told[-1].rule, told[-1].track_id) == ("same", 6)
+
+    run(body())
+
+
 def test_what_is_told_was_written_down_before() -> None:
     async def body() -> None:
         async with desk() as it:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import pytest
 from cameras import says
 from conftest import OWN_CLIPS
 from posting import conserved
+from scenes import person, result
 from starlette.types import ASGIApp
 from ws_client import jpeg, prefixed
 
@@ -28,6 +30,8 @@ from stmixer.service.api.app import create_app
 from stmixer.service.api.service import Service
 from stmixer.service.engine.model_info import ModelInfo
 from stmixer.service.engine.worker import Worker
+from stmixer.service.event_schemas import Rule
+from stmixer.service.events.watched import WatchedStream
 from stmixer.service.ipc.channel import Received
 from stmixer.service.ipc.child import Child
 from stmixer.service.ipc.messages import (
@@ -40,23 +44,28 @@ from stmixer.service.ipc.messages import (
     WorkerOptions,
 )
 from stmixer.service.ipc.ring import Ring, RingShape
+from stmixer.service.schemas import PullOrder
 from stmixer.service.sessions import pulled_stream
 from stmixer.service.sessions.backlog import Said
 from stmixer.service.sessions.pulled_stream import PulledStream
 from stmixer.service.settings import Settings
+from stmixer.service.sources.pictures import PictureSource
 
 TINY = ModelInfo(variant("tiny"), AVA_LABELS, False, None, None, None, None, "cpu")
 FEWER = replace(TINY, labels=TINY.labels[:3])
-"""The other model, ``other``."""
+THIRD = replace(TINY, labels=TINY.labels[1:4])
+OTHERS = {"other": FEWER, "third": THIRD}
+"""By the names of their files."""
 TAKEN_WITH = {"weights": "other.safetensors", "default": True, "streams": "restart"}
 FILE = {"url": "file:walk.mp4", "loop": True, "keyframe_hz": 4}
 
 
 @dataclass
 class StandIn:
-    """In a worker's place. ``answers``: while that is not set it keeps what it is given."""
+    """In a worker's place. ``answers``: until that is set it keeps what it is given."""
 
     answers: asyncio.Event
+    runs: list[asyncio.Task[None]] = field(default_factory=list)
     rings: dict[int, Ring] = field(default_factory=dict)
     says: asyncio.Queue[Received | None] = field(default_factory=asyncio.Queue)
     pid: int = 1
@@ -71,11 +80,13 @@ class StandIn:
                 self.rings[stream] = Ring(os.dup(fds[0]), RingShape(width, height, capacity), writable=False)
             case DetachRing(stream):
                 self.rings.pop(stream, None)
-            case RunBatch() if self.answers.is_set():
-                self._run(message)
+            case RunBatch():
+                self.runs = [asyncio.create_task(self._run(message))]
 
-    def _run(self, batch: RunBatch) -> None:
-        read = [self.rings[job.stream].read(job.slots, job.generations) for job in batch.jobs]
+    async def _run(self, batch: RunBatch) -> None:
+        await self.answers.wait()
+        rings = [self.rings.get(job.stream) for job in batch.jobs]
+        read = [ring and ring.read(job.slots, job.generations) for ring, job in zip(rings, batch.jobs, strict=True)]
         stale = tuple(place for place, frames in enumerate(read) if frames is None)
         found = tuple(None if frames is None else () for frames in read)
         self.says.put_nowait(Received(WindowsCopied(batch.id, stale)))
@@ -153,6 +164,12 @@ class House:
         (stream,) = [stream for stream in self.service.pulled.all() if str(stream.id) == begun["id"]]
         return stream
 
+    async def loaded(self, *names: str) -> None:
+        """They can serve, beside the default."""
+        for name in names:
+            await self.asked("POST", "/v1/models", 202, weights=f"{name}.safetensors", default=False)
+        await _until(lambda: all(model.state == "ready" for model in self.service.engine.models.all[1:]))
+
     async def default_is(self, name: str) -> None:
         await _until(lambda: self.service.engine.models.default.name == name)
 
@@ -163,11 +180,12 @@ async def running(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AsyncIterato
     answers.set()
 
     async def start(name: str, module: str, options: WorkerOptions) -> Worker:
-        info = FEWER if options.weights is not None else TINY
+        info = TINY if options.weights is None else OTHERS[Path(options.weights).stem]
         return Worker(name, cast(Child, StandIn(answers)), info, {1: 0.01})
 
     monkeypatch.setattr(Worker, "start", start)
-    (folder / "other.safetensors").write_bytes(b"other")
+    for name in OTHERS:
+        (folder / f"{name}.safetensors").write_bytes(name.encode())
     settings = Settings(
         model="tiny", device="cpu", spare_workers=0, idle_decoders=0, max_streams=8, weights_dir=folder,
         allow_files=OWN_CLIPS,
@@ -369,8 +387,7 @@ def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.Monkey
         await socket.hears("ready")
         (session,) = [session for session in house.service._running() if session.stream.source == "ws"]
         await says(stream, "result")
-        await house.asked("POST", "/v1/models", 202, weights="other.safetensors", default=False)
-        await _until(lambda: engine.models.all[-1].state == "ready")
+        await house.loaded("other")
         await engine.make_default("other", restart=True)
         await engine.make_default("tiny", restart=True)  # before anybody has come to it
         assert stream.session.outdated.is_set()
@@ -383,6 +400,162 @@ def test_one_whose_model_is_the_default_again_goes_on(monkeypatch: pytest.Monkey
         socket.say(type="stop")
         assert (await socket.hears("close"))["code"] == 1000
         assert not socket.of("warning")
+
+    played(monkeypatch, tmp_path, act)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["keep", "forbidden"])
+def test_what_was_to_begin_anew_stays_with_a_default_that_it_is_not_to_begin_anew_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restart: bool
+) -> None:
+    rules = [{"id": "first", "label": TINY.labels[0].name}] * restart
+
+    async def act(house: House) -> None:
+        engine, stream, socket = house.service.engine, await house.pulled(rules=rules), Socket(house.app)
+        socket.say(type="start", policy="all", timestamps="prefix", keyframe_hz=5, lookahead_ms=0, rules=rules)
+        await socket.hears("ready")
+        (session,) = [session for session in house.service._running() if session.stream.source == "ws"]
+        await says(stream, "result")
+        await house.loaded("other", "third")
+        await engine.make_default("other", restart=True)
+        assert stream.session.outdated.is_set()
+        assert session.outdated.is_set()
+        await engine.make_default("third", restart=restart)  # before anybody has come to it
+        assert not stream.session.outdated.is_set()
+        assert not session.outdated.is_set()
+        await says(stream, "result", after=said(stream)[-1].number, model="tiny")
+        assert "restarted" not in [one.kind for one in said(stream)]
+        if restart:
+            assert (await socket.hears("warning"))["code"] == "model_kept"
+        socket.say(type="stop")
+        assert (await socket.hears("close"))["code"] == 1000
+
+    played(monkeypatch, tmp_path, act)
+
+
+@pytest.mark.parametrize("change", ["default", "rules"])
+def test_one_whose_rules_do_not_fit_once_it_begins_anew_stays_with_its_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    """They did when it was told: another default has come, or other rules, while its last results were awaited."""
+    first, last = {"id": "first", "label": TINY.labels[0].name}, {"id": "last", "label": TINY.labels[-1].name}
+
+    async def act(house: House) -> None:
+        stream = await house.pulled(rules=[first])
+        await says(stream, "result")
+        await house.loaded("other", "third")
+        house.answers.clear()
+        await _leased(stream)
+        await house.asked("POST", "/v1/models/other/default", 200, streams="restart")
+        await _until(lambda: stream.session.stream.ended)
+        if change == "default":
+            await house.asked("POST", "/v1/models/third/default", 200, streams="restart")
+        else:
+            await house.asked("PUT", f"/v1/streams/{stream.id}/rules", 200, rules=[last])
+        house.answers.set()
+        restarted = await says(stream, "restarted")
+        assert json.loads(restarted.text)["model"] == "tiny"
+        counted(json.loads(restarted.text)["summary"])
+        warning = json.loads((await says(stream, "warning", after=restarted.number)).text)
+        assert warning["code"] == "model_kept"
+        name = "third" if change == "default" else "other"
+        assert warning["message"].startswith(f"{name} serves now, and this stream stays as it is: rule ")
+        await says(stream, "result", after=restarted.number, model="tiny", seq=0)
+        (listed,) = (await house.asked("GET", "/v1/streams", 200))["streams"]
+        assert (listed["id"], listed["pulled"]["state"]) == (str(stream.id), "live")
+        rules = await house.asked("GET", f"/v1/streams/{stream.id}/rules", 200)
+        assert [rule["id"] for rule in rules["rules"]] == [(first if change == "default" else last)["id"]]
+        # and is no more bound to its model than others that stay
+        await house.asked("PUT", f"/v1/streams/{stream.id}/rules", 200, rules=[])
+        await house.asked("POST", "/v1/models/other/default", 200, streams="restart")
+        again = await says(stream, "restarted", after=restarted.number)
+        assert json.loads(again.text)["model"] == "other"
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_rules_that_come_while_it_begins_anew_are_its_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old, new = {"id": "old", "person": True}, {"id": "new", "person": True}
+
+    async def act(house: House) -> None:
+        events, stream = house.service.events, await house.pulled(rules=[old])
+        set_rules, begun, go_on = events.set_rules, asyncio.Event(), asyncio.Event()
+
+        async def slowly(watched: WatchedStream, rules: Sequence[Rule]) -> None:
+            await set_rules(watched, rules)
+            if not begun.is_set():
+                begun.set()
+                await go_on.wait()
+
+        await says(stream, "result")
+        monkeypatch.setattr(events, "set_rules", slowly)
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        await begun.wait()
+        order = PullOrder.model_validate(FILE | {"rules": [new]})
+        await house.service._change_filed(stream, order)  # as a file of streams says
+        go_on.set()
+        await says(stream, "restarted")
+        rules = await house.asked("GET", f"/v1/streams/{stream.id}/rules", 200)
+        assert [rule["id"] for rule in rules["rules"]] == ["new"]
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_cool_downs_and_numbers_of_people_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rule = {"id": "somebody", "person": True, "for_s": 0, "clear_s": 0, "cooldown_s": 3600}
+
+    async def act(house: House) -> None:
+        stream, now_us = await house.pulled(rules=[rule]), time.time_ns() // 1000
+        former, events = stream.session, house.service.events
+        assert former.watched is not None
+        former.watched.see(result(0, person(7), since_us=now_us))
+        former.watched.see(result(1, since_us=now_us))
+        former.stream.tracks.last_id = 7
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        await says(stream, "restarted")
+        watched = stream.session.watched
+        assert watched is not None
+        assert watched is not former.watched
+        assert (watched.first_track, stream.session.stream.tracks.last_id) == (7, 7)
+        watched.see(result(100, person(8), since_us=now_us))
+        await events.flush()
+        (event,) = (await house.asked("GET", "/v1/events", 200))["events"]
+        assert (event["track_id"], event["state"]) == (7, "end")
+        watched.see(result(101, since_us=now_us))
+        watched.see(result(3800, person(9), since_us=now_us))
+        await events.flush()
+        assert [one["track_id"] for one in (await house.asked("GET", "/v1/events", 200))["events"]] == [9, 7]
+
+    played(monkeypatch, tmp_path, act)
+
+
+def test_who_stops_after_all_has_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Told that another model serves, it says ``stop``; whatever else it says is not heard."""
+    ended, go_on = PictureSource.ended, asyncio.Event()
+
+    async def in_time(source: PictureSource) -> None:
+        await go_on.wait()
+        await ended(source)
+
+    monkeypatch.setattr(PictureSource, "ended", in_time)
+
+    async def act(house: House) -> None:
+        socket = Socket(house.app)
+        socket.say(type="start", policy="all", timestamps="prefix", keyframe_hz=5, lookahead_ms=0)
+        await socket.hears("ready")
+        for number in range(4):
+            socket.picture(number)
+        await socket.hears("result")
+        await house.asked("POST", "/v1/models", 202, **TAKEN_WITH)
+        assert (await socket.hears("warning"))["code"] == "model_changed"
+        socket.picture(4)
+        socket.say(type="nonsense")
+        socket.say(type="stop")
+        await _until(socket._in.empty)
+        go_on.set()
+        close = await socket.hears("close")
+        assert (close["code"], close["reason"]) == (1000, "stopped")
+        counted(socket.of("summary")[0])
 
     played(monkeypatch, tmp_path, act)
 

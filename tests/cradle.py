@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from stmixer.service.decoder import nursery, process
@@ -24,6 +23,8 @@ from stmixer.service.ipc.messages import FROM_NURSERY, TO_NURSERY, Bear, Corrido
 from stmixer.service.sources import nursery as nurseries
 
 ONE_THREAD = dict(nurseries.ONE_THREAD)
+ANSWER_S = 60.0
+"""How long it may take to answer, or to import all that decoders need."""
 
 
 # -- in the process that forks
@@ -48,9 +49,10 @@ def run(connection: socket.socket, memory_bytes: int) -> None:
 
 
 class Cradle:
-    """That process. It ends with ours."""
+    """That process. It ends with ours, and all nurseries that it has borne with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_s: float = ANSWER_S) -> None:
+        """Whoever asks it waits no longer than ``answer_s``."""
         self._ours, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cradle", str(theirs.fileno())], pass_fds=[theirs.fileno()], cwd="/",
@@ -58,8 +60,14 @@ class Cradle:
         )  # fmt: skip
         theirs.close()
         self._channel = Channel(self._ours, FROM_NURSERY)
-        self._asked(RaiseDecoders("cradle", 2**62))
+        self._ours.settimeout(answer_s)
         atexit.register(self.end)
+        self._asked(RaiseDecoders("cradle", 2**62))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
 
     def bear(self, connection: socket.socket) -> int:
         """A nursery with this end of a channel; its process id."""
@@ -67,27 +75,39 @@ class Cradle:
         return pid
 
     def reap(self, pid: int) -> int:
-        """The exit status of one that has ended."""
+        """The exit status of one that has ended: SIGKILL's where the cradle is gone, which none outlives."""
+        if not self.alive:
+            return nurseries.KILLED
         status: int = self._asked(Reap(pid)).status
         return status
 
     def end(self) -> None:
-        """It ends as its channel does."""
+        """At once, whatever it is at."""
+        atexit.unregister(self.end)
         self._ours.close()
+        self._process.kill()
         self._process.wait()
 
     def _asked(self, question: object, fds: Sequence[int] = ()) -> Any:
-        raw = encode(question)
-        socket.send_fds(self._ours, [struct.pack("<II", len(raw), 0) + raw], fds)
-        received = self._channel.receive()
+        raw, received = encode(question), None
+        try:
+            socket.send_fds(self._ours, [struct.pack("<II", len(raw), 0) + raw], fds)
+            received = self._channel.receive()
+        finally:
+            if received is None:  # it has ended, or is to: an answer that comes later would be taken for the next one
+                self.end()
         assert received is not None, "what forks nurseries has ended"
         return received.message
 
 
-@cache
+_cradles: list[Cradle] = []
+
+
 def the_cradle() -> Cradle:
-    """One a process."""
-    return Cradle()
+    """One a process, and another where that has ended."""
+    if not _cradles or not _cradles[-1].alive:
+        _cradles[:] = [Cradle()]
+    return _cradles[-1]
 
 
 class Cradled(Child):
@@ -108,11 +128,12 @@ class Cradled(Child):
             return await Child.spawn(module, incoming, arguments, environment, inherits=inherits)
         ours, theirs = socket.socketpair()
         with theirs:
-            pid = the_cradle().bear(theirs)
+            cradle = the_cradle()
+            pid = cradle.bear(theirs)
         ours.sendall(json.dumps(sys.path).encode() + b"\n")
 
         async def status() -> int:
-            return the_cradle().reap(pid)
+            return cradle.reap(pid)
 
         return cls(nurseries.ForkedProcess(pid, status), AsyncChannel(ours, incoming))
 

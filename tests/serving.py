@@ -51,6 +51,7 @@ class Server:
     """``url`` like http://127.0.0.1:PORT; ``log`` grows while it runs; its and its children's temporary files.
 
     ``worker_module``: what its workers run. ``admin_key``: the secret that opens its metrics, where keys are asked for.
+    ``environment``: what it was started with.
     """
 
     url: str
@@ -59,6 +60,7 @@ class Server:
     temporary_folder: Path | None = None
     worker_module: str = WORKER_MODULE
     admin_key: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ws_url(self) -> str:
@@ -150,7 +152,7 @@ def _running(
     try:
         url = found.get(timeout=START_TIMEOUT_S)
         assert url is not None, "\n".join(lines)
-        yield Server(url, process, lines, Path(environment["TMPDIR"]), worker_module)
+        yield Server(url, process, lines, Path(environment["TMPDIR"]), worker_module, environment=environment)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

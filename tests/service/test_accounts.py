@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import OWN_CLIPS
-from drills import answer_of
+from drills import answer_within
 from faulty_worker import MODULE, slowly
 from posting import MP4, NDJSON, connected, eventually, problem, read_until, request_head
 from serving import Server, running_server
@@ -147,7 +147,7 @@ def test_a_stream_that_nobody_is_connected_to_ends_with_its_key(watched: Server,
         return [ln["key"] for ln in lines if ln["message"] == "stream ended" and ln["stream"] == int(number)]
 
     with ThreadPoolExecutor(1) as pool:
-        assert answer_of(pool.submit(eventually, ended), watched, LAPSE_S) == ["left-alone"]
+        assert answer_within(pool.submit(eventually, ended), watched, LAPSE_S) == ["left-alone"]
 
 
 def listed(server: Server, secret: str) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def test_a_camera_ends_with_its_key(watched: Server, key_file: Path, how: str) -
             write_keys(key_file, KeyFile(keys=(*kept, past)))
         with ThreadPoolExecutor(1) as pool:
             within_s = LAPSE_S + (SOON_S if how == "expires soon" else 0)
-            code, error, message = answer_of(pool.submit(ends.refused), watched, within_s)
+            code, error, message = answer_within(pool.submit(ends.refused), watched, within_s)
         assert (code, error) == (4401, "unauthorized")
         assert message in ("this key was taken away", "this key has expired")
         assert not ends.of("error")[0]["retryable"]
@@ -208,7 +208,7 @@ def test_an_upload_on_its_way_ends_with_its_key(watched: Server, key_file: Path)
         eventually(lambda: uploads_waiting(watched, key_file), lambda n: n == 1)
         remove(key_file, "uploader")
         with ThreadPoolExecutor(1) as pool:
-            answer = answer_of(pool.submit(read_until, connection, b"taken away"), watched, LAPSE_S)
+            answer = answer_within(pool.submit(read_until, connection, b"taken away"), watched, LAPSE_S)
         assert answer.startswith(b"HTTP/1.1 401 ")
 
 

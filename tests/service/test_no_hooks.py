@@ -35,6 +35,7 @@ cache folder; whether there is a screen; how Ray starts; that neither it nor ONN
 def test_the_environment_of_tests_changes_nothing(server: Server) -> None:
     """A service as it is installed, in that environment."""
     assert slowly(60_000).items() < TELLING.items()
+    assert TELLING.items() < server.environment.items()
     with contextlib.suppress(psutil.AccessDenied):  # it hides from all but root
         assert TELLING.items() < psutil.Process(server.process.pid).environ().items()
     children = eventually(lambda: (server.children_of(WORKER), server.children_of(DECODER)), all)

@@ -17,13 +17,20 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from ws_client import Client, Message, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, stream
 
-TTL_S = 10.0
+TTL_S, FOREVER_S = 10.0, 600.0
 CAMERA: dict[str, Any] = {"keyframe_hz": 4, "score_threshold": 1, "lookahead_ms": 0}
 
 
 @pytest.fixture(scope="module")
 def patient(tiny_weights: Path) -> Iterator[Server]:
     with running_server(weights=tiny_weights, resume_ttl_s=TTL_S) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def forgiving(tiny_weights: Path) -> Iterator[Server]:
+    """Waits longer than any test does: what it does not keep has ended at once, and what it keeps stays."""
+    with running_server(weights=tiny_weights, resume_ttl_s=FOREVER_S) as server:
         yield server
 
 
@@ -63,23 +70,23 @@ def lost(server: Server, results: int = 3, **start: Any) -> tuple[Message, list[
     ids=["larger than any message", "no text", "no frame"],
 )  # fmt: skip
 def test_a_socket_that_we_close_for_what_it_sent_keeps_no_stream(
-    patient: Server, breach: Callable[[ClientConnection], None], close: int
+    forgiving: Server, breach: Callable[[ClientConnection], None], close: int
 ) -> None:
     """Its client has broken the protocol: the stream's decoder and place are not held for it."""
-    before = reconnects(patient)
-    with stream(patient, **CAMERA) as client:
+    before = metric(forgiving, "streams_active", source="ws")
+    with stream(forgiving, **CAMERA) as client:
         token = client.first("ready")["resume_token"]
         with contextlib.suppress(ConnectionClosed):
             breach(client.socket)
         assert client.closed() == close
-    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
-    assert reconnects(patient) == before, "it was not waited for"
-    with stream(patient, **CAMERA, resume_token=token) as client:
+    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == before)
+    with stream(forgiving, **CAMERA, resume_token=token) as client:
         assert client.first("ready")["resume_token"] != token
         client.stop()
 
 
 def test_a_client_that_comes_back_has_its_stream(patient: Server) -> None:
+    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)  # a test that failed may have left one
     before = reconnects(patient)
     ready, seen, number = lost(patient)
     assert ready["resume_ttl_s"] == TTL_S
@@ -154,14 +161,13 @@ def test_a_stream_waits_no_longer_than_it_said(patient: Server) -> None:
 
 
 @pytest.mark.parametrize("farewell", [1000, 1001])
-def test_a_client_that_says_goodbye_is_not_waited_for(patient: Server, farewell: int) -> None:
-    before = reconnects(patient)
-    with stream(patient, **CAMERA) as client:
+def test_a_client_that_says_goodbye_is_not_waited_for(forgiving: Server, farewell: int) -> None:
+    before = metric(forgiving, "streams_active", source="ws")
+    with stream(forgiving, **CAMERA) as client:
         client.first("ready")
         client.picture(jpeg(0))
         client.socket.close(farewell)
-    assert poll(lambda: metric(patient, "streams_active", source="ws") == 0)
-    assert reconnects(patient) == before, "it was not waited for"
+    assert poll(lambda: metric(forgiving, "streams_active", source="ws") == before)
 
 
 def test_what_is_resumed_keeps_its_terms(patient: Server) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 import pytest
-from drills import answer_of
+from drills import answer_within
 from live_video import KINDS, piece, video
 from serving import Server
 from ws_client import Client, jpeg, metric, numbered, poll, stream
@@ -163,7 +163,7 @@ def test_a_stopped_decoder_is_4429_and_leaves_nothing(server: Server) -> None:
             for _ in range(6):
                 client.socket.send(bytes(2**20))
             with ThreadPoolExecutor(1) as pool:
-                close, code, _ = answer_of(pool.submit(client.refused), server, 12)
+                close, code, _ = answer_within(pool.submit(client.refused), server, 12)
             assert time.monotonic() - began > 4
         finally:
             for decoder in decoders:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from drills import without_a_core_s
+from drills import queued_s
 from faulty_worker import MODULE, slowly
 from serving import Server, running_server
 from ws_client import Client, jpeg, metric, noise, paced, prefixed, stream
@@ -157,19 +158,30 @@ def test_a_sender_that_outruns_the_worker_is_blocked(slow: Server) -> None:
 class Take:
     """Of one run, seconds: latency as the client's clock has it and as the results have it, and the keyframes' age.
 
-    ``starved``: what client and service waited for a core meanwhile, a result.
+    ``results``: how many; 44 keyframes fall due. ``starved``: what the API process and this one's first thread, where
+    the camera is, waited for a core meanwhile, in all.
     """
 
     clients: float
     told: float
     age: float
+    results: int
     starved: float
+
+    @property
+    def holds(self) -> bool:
+        """Within 10 % or 5 ms, and half a keyframe old. That they waited for a core excuses as much again at most."""
+        waited, same, fresh = self.starved / self.results, max(0.1 * self.clients, 0.005), 0.5 * 0.25
+        return (
+            abs(self.clients - self.told) - min(waited, same) < same
+            and self.age - min(waited, fresh) < fresh
+            and self.results + 4 * self.starved >= 40
+        )
 
 
 def starved_s(server: Server) -> float:
-    """How long the service's processes and this one's threads have waited for a core."""
-    ours = sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat"))
-    return ours / 1e9 + sum(without_a_core_s(server).values())
+    """How long the API process and this one's first thread have waited for a core."""
+    return sum(queued_s(pid) or 0.0 for pid in (server.process.pid, os.getpid()))
 
 
 def take(server: Server) -> Take:
@@ -193,21 +205,32 @@ def take(server: Server) -> Take:
     latencies = [r["at"] - sent[min(p for p in sent if p >= r["pts_us"])] for r in results]
     after = metric(server, f"{name}_sum", source="ws"), metric(server, f"{name}_count", source="ws")
     assert after[1] - before[1] == len(results) == summary["ok"]
-    assert len(results) + 4 * starved >= 40
+    assert len(results) >= 20
     server_mean = (after[0] - before[0]) / (after[1] - before[1])
     told = [(r["sent_at_us"] - r["received_at_us"]) / 1e6 for r in results]
     assert abs(statistics.fmean(told) - server_mean) < max(0.1 * server_mean, 0.005)
     ages = [r["sent_at_us"] / 1e6 - start / 1e6 - r["pts_us"] / 1e6 for r in results]
     medians = [statistics.median(seconds) for seconds in (latencies, told, ages)]
-    return Take(*medians, starved / len(results))
+    return Take(*medians, len(results), starved)
+
+
+def test_what_waits_for_a_core_excuses_no_service_that_is_late() -> None:
+    """Ten seconds of it do not make a take good."""
+    good = Take(clients=0.06, told=0.058, age=0.06, results=44, starved=0.0)
+    assert good.holds
+    assert replace(good, clients=0.068, starved=1.0).holds
+    assert replace(good, age=0.2, results=37, starved=5.0).holds
+    assert not replace(good, clients=0.068).holds
+    assert not replace(good, results=37).holds
+    for late in ({"clients": 0.08}, {"told": 0.5}, {"age": 0.3}):
+        assert not replace(good, **late, starved=10.0).holds, late
 
 
 def test_what_the_client_sees_is_what_the_metric_says(server: Server) -> None:
     """Within 10 % or 5 ms, medians. Neighbours on the machine may spoil a take; what the metric forgets spoils all."""
     takes = []
     for _ in range(3):
-        takes.append(found := take(server))
-        apart = abs(found.clients - found.told) - found.starved
-        if apart < max(0.1 * found.clients, 0.005) and found.age - found.starved < 0.5 * 0.25:
+        takes.append(take(server))
+        if takes[-1].holds:
             return
     raise AssertionError(takes)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from drills import answer_of
+from drills import answer_within
 from serving import Server, running_server
 from websockets.exceptions import ConnectionClosed
 from ws_client import Client, check_conservation, jpeg, metric, noise, paced, plain_socket, poll, prefixed, stream
@@ -181,7 +181,7 @@ def test_wrong_first_words_are_refused_in_words(server: Server, what: str, words
 def test_start_has_to_come_within_five_seconds(server: Server) -> None:
     with plain_socket(server) as socket, ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
-        close, code, message = answer_of(pool.submit(Client(socket).refused), server, 8)
+        close, code, message = answer_within(pool.submit(Client(socket).refused), server, 8)
         assert time.monotonic() - began > 4.5
     assert (close, code) == (4400, "no_start")
     assert "5 s" in message
@@ -359,7 +359,7 @@ def test_a_long_pause_in_a_live_stream_costs_no_time(server: Server) -> None:
         assert poll(lambda: metric(server, "ring_bytes") > 0)
         client.picture(jpeg(1), 1_800_000_000)  # half an hour, 54,000 keyframes
         with ThreadPoolExecutor(1) as pool:
-            summary = answer_of(pool.submit(client.stop), server, 15)
+            summary = answer_within(pool.submit(client.stop), server, 15)
     assert summary["keyframes_due"] == 54_001
     assert summary["ok"] >= 1
 
@@ -454,7 +454,7 @@ def test_no_media_is_4408(strict: Server) -> None:
         client.say("update", top_k=3)  # words are no media
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
-            close, code, message = answer_of(pool.submit(client.refused), strict, 3)
+            close, code, message = answer_within(pool.submit(client.refused), strict, 3)
         assert time.monotonic() - began > 0.7
     assert (close, code) == (4408, "no_media")
     assert client.first("error")["retryable"] is True
@@ -527,7 +527,7 @@ def test_a_client_that_never_reads_is_cut_off(strict: Server) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         try:
-            answer_of(pool.submit(pour), strict, 25)
+            answer_within(pool.submit(pour), strict, 25)
         finally:
             over.set()
     assert poll(lambda: metric(strict, "streams_active", source="ws") == 0)

@@ -58,10 +58,10 @@ async def container(running: Running) -> AsyncIterator[tuple[ContainerSource, Cl
         yield source, desk, session
 
 
-async def play_on(source: ContainerSource) -> None:
+async def play_on(source: ContainerSource, first: int = 0, codec: str = "libx264") -> None:
     """A camera that does not stop: a decoder looks at what it is asked with each frame."""
-    for start in itertools.count(0, 30):
-        await source.take(piece(start, 30))
+    for start in itertools.count(first, 30):
+        await source.take(piece(start, 30, codec))
         await asyncio.sleep(0.05)
 
 
@@ -108,7 +108,9 @@ def test_a_clip_comes_while_its_stream_goes_on(codec: str, name: str, tmp_path: 
             await becomes(lambda: session.stream.newest_pts_us > SECOND)
             assert not wanted.done(), "its end has not come"
             await source.take(data[len(data) // 2 :])
+            playing = asyncio.create_task(play_on(source, 190, codec))
             clip = await wanted
+            playing.cancel()
             assert not session.stream.ended
             assert running.pool.missing_walls == ()
             return clip

@@ -98,6 +98,16 @@ async def becomes(look: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def films_on(source: ContainerSource, number: int, look: Callable[[], object], codec: str = "libx264") -> int:
+    """Until it is so; the number of the next picture. A decoder of a container hears what is wanted of it with each
+    picture that comes."""
+    while not look():
+        await source.take(piece(number, 25, codec))
+        number += 25
+        await asyncio.sleep(0.05)
+    return number
+
+
 def frames(path: Path) -> list[tuple[int, Any]]:
     with VideoReader(path, limits=Limits()) as reader:
         return [(frame.pts_us, frame.rgb()) for frame in reader]
@@ -116,8 +126,7 @@ def test_a_clip_goes_from_before_the_start_to_after_the_end(codec: str, name: st
             assert [result.pts_us for result in it.results[:6]] == [n * SECOND for n in range(6)]
             it.keep(it.event("one", 3))
             it.keep(it.event("one", 3, 5))
-            await source.take(piece(140, 60, codec))
-            await becomes(lambda: it.metric("event_clips_total", extent="whole"))
+            await films_on(source, 140, lambda: it.metric("event_clips_total", extent="whole"), codec)
             assert it.metric("event_clip_bytes") == it.store.bytes
 
     run(work)
@@ -170,8 +179,7 @@ def test_a_rule_that_is_taken_away_leaves_the_clip_that_it_wanted(tmp_path: Path
             it.keep(it.event("one", 1))
             it.clips.watch(it.session, [])
             it.keep(it.event("one", 1, 2))
-            await source.take(piece(90, 30))
-            await becomes(lambda: it.metric("event_clips_total", extent="whole"))
+            await films_on(source, 90, lambda: it.metric("event_clips_total", extent="whole"))
             assert desk is not None
             await becomes(lambda: desk.seconds == 0)
 
@@ -232,13 +240,11 @@ def test_a_disk_that_takes_nothing_is_said_once_and_counted_each_time(
             for name in ("one", "two"):
                 it.keep(it.event(name, 1))
                 it.keep(it.event(name, 1, 2))
-            await source.take(piece(130, 30))
-            await becomes(lambda: it.metric("event_clips_lost_total", reason="disk") == 2)
+            filmed = await films_on(source, 130, lambda: it.metric("event_clips_lost_total", reason="disk") == 2)
             await asyncio.to_thread((tmp_path / "clips").mkdir)
             it.keep(it.event("three", 1))
             it.keep(it.event("three", 1, 2))
-            await source.take(piece(160, 30))
-            await becomes(lambda: it.metric("event_clips_total", extent="whole") == 1)
+            await films_on(source, filmed, lambda: it.metric("event_clips_total", extent="whole") == 1)
 
     run(work)
     assert caplog.text.count("cannot be stored") == 1
@@ -261,7 +267,7 @@ def test_a_thumbnail_that_fails_leaves_the_clip(
             await becomes(lambda: len(it.results) > 3)
             it.keep(it.event("one", 1))
             it.keep(it.event("one", 1, 2))
-            await becomes(lambda: it.metric("event_clips_total", extent="whole"))
+            await films_on(source, 120, lambda: it.metric("event_clips_total", extent="whole"))
             desk = it.session.context.clips
             assert desk is not None
             assert (desk.wanted, desk.among.held) == (set(), 0)

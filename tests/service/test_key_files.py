@@ -54,6 +54,27 @@ def test_a_key_is_256_bits_of_the_systems_and_kept_as_their_hash(monkeypatch: py
         assert digest(secret) == hashlib.sha256(secret.encode()).hexdigest()
 
 
+def test_a_key_is_on_the_disk_before_it_takes_the_old_files_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File, name, folder: whenever power is lost there is the one or the other, whole."""
+    path, done, sync, replace = tmp_path / "keys.json", list[str](), os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        done.append("folder" if name == str(tmp_path) else Path(name).read_text()[:1])
+        sync(descriptor)
+
+    def replaced(source: str, target: Path) -> None:
+        done.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_keys(path, KeyFile(keys=()))
+    assert done == ["{", "name", "folder"]
+
+
 def test_keys_that_are_added_at_once_are_all_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     adding = [

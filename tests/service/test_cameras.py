@@ -306,7 +306,7 @@ def test_a_camera_on_a_bad_line(tmp_path: Path, transport: str, monkeypatch: pyt
     """A fifth of its packets is lost, which is said of datagrams, they are on their way for long, its clock is set
     anew: it stays live. Only a line that is half open takes another attempt."""
     monkeypatch.setattr(missing_packets, "QUIET_S", 0.5)
-    film = make_film(tmp_path, "h264", 900)
+    film = make_film(tmp_path, "h264", 3600)  # two minutes: it does not end before the test does
 
     async def run() -> None:
         async with running_engine() as engine:

@@ -95,6 +95,7 @@ def _with_routes() -> FastAPI:
         description="Realtime spatio-temporal action detection: who does what, where and when in a video.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     problems.install(app)
     for part in (meta, models, detect, draw, stream_ws, pulled, following, previews, events, teach, asyncapi):

@@ -4,6 +4,7 @@
 - From a proxy that ``--forwarded-allow-ips`` names, ``X-Forwarded-For``, ``-Proto`` and ``-Host`` say who asked, how,
   and under which name. From anybody else they say nothing.
 - ``--root-path``: with the prefix or without it, as a proxy leaves it or takes it off, the same route is meant.
+- A slash at the end means nothing. A redirect would cost a client its video twice, and name a host that only we know.
 
 Behind it ``HeadAsGet``: HEAD is answered as GET would be, without the body.
 """
@@ -73,6 +74,7 @@ class Entrance:
             self._take_forwarded(scope)
             sender = None if self._senders is None else self._senders.of(scope["client"][0])
         _put_below(scope, self._root_path)
+        _take_off_last_slash(scope)
         if sender is None:
             await self._app(scope, receive, send)
             return
@@ -189,6 +191,13 @@ def _put_below(scope: Scope, root_path: str) -> None:
     if root_path and scope["path"] != root_path and not scope["path"].startswith(root_path + "/"):
         scope["path"] = root_path + scope["path"]
         scope["raw_path"] = root_path.encode() + (scope.get("raw_path") or b"")
+
+
+def _take_off_last_slash(scope: Scope) -> None:
+    """Have ``/v1/detect/`` mean ``/v1/detect``; the root stays, and so does a slash that was sent as ``%2F``."""
+    path, raw = scope["path"], scope.get("raw_path") or b"/"
+    if route_path(scope) != "/" and path.endswith("/") and raw.endswith(b"/"):
+        scope["path"], scope["raw_path"] = path[:-1], raw[:-1]
 
 
 def is_address(name: str) -> bool:

@@ -172,11 +172,9 @@ class Worker:
     async def attach(self, stream: Stream) -> None:
         """Give it a stream's ring, which stays the stream's, who may close it before this is sent."""
         assert stream.ring is not None
-        shape, own = stream.ring.shape, os.dup(stream.ring.fd)
-        try:
-            await self.channel.send(AttachRing(stream.id, shape.width, shape.height, shape.capacity), fds=[own])
-        finally:
-            os.close(own)
+        shape = stream.ring.shape
+        with stream.ring.lent() as fd:
+            await self.channel.send(AttachRing(stream.id, shape.width, shape.height, shape.capacity), fds=[fd])
 
     async def detach(self, stream_id: int) -> None:
         """Let it forget a stream's ring."""

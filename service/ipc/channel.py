@@ -11,6 +11,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,14 +99,16 @@ class Channel:
 class AsyncChannel:
     """The API process's end: never blocks the event loop. ``incoming``: the messages that may arrive at it.
 
-    ``waited``: whether others have had a turn before the message that was received last.
+    ``since``: CPU seconds of this thread (``time.thread_time``) when others last had a turn before the message that was
+    received last, so that what it took to read counts; None where they had none.
     """
 
     def __init__(self, sock: socket.socket, incoming: Corridor) -> None:
         sock.setblocking(False)
         self._sock, self._incoming = sock, incoming
         self._sending = asyncio.Lock()
-        self.waited, self._at_once = False, 0
+        self.since: float | None = None
+        self._at_once = 0
         self._come = bytearray()
         """Of a message that is not whole yet."""
 
@@ -127,10 +130,10 @@ class AsyncChannel:
     async def receive(self) -> Received | None:
         """The next message; None once the child has closed. Whoever is cancelled in the middle of one has lost nothing:
         the next call goes on there."""
-        self.waited, self._at_once = False, self._at_once + 1
+        self.since, self._at_once = None, self._at_once + 1
         if self._at_once > AT_ONCE:
-            self.waited, self._at_once = True, 1
             await asyncio.sleep(0)
+            self._has_waited()
         try:
             if not await self._fill(_LENGTHS.size):
                 return None
@@ -173,6 +176,9 @@ class AsyncChannel:
             if self._sock.fileno() >= 0:
                 loop.remove_reader(self._sock)
 
+    def _has_waited(self) -> None:
+        self.since, self._at_once = time.thread_time(), 1
+
     async def _fill(self, count: int) -> bool:
         """Have so many bytes of a message; False where the child has closed before the first. Nothing is taken from
         the socket while somebody could be cancelled."""
@@ -180,8 +186,8 @@ class AsyncChannel:
             try:
                 got = self._sock.recv(count - len(self._come))
             except BlockingIOError:
-                self.waited, self._at_once = True, 1
                 await self._readable()
+                self._has_waited()
                 continue
             if not got:
                 if self._come:

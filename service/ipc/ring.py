@@ -13,7 +13,8 @@ import fcntl
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,31 @@ class RingMemory:
 
     fd: int
     shape: RingShape
+    _lent: int = 0
+    _left: int = -1
+    """Closed while it was lent: what whoever has it last closes."""
 
     def close(self) -> None:
-        """Give up our descriptor."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Give up our descriptor, at once or as soon as nobody has it ``lent``."""
+        fd, self.fd = self.fd, -1
+        if self._lent and fd >= 0:
+            self._left = fd
+        elif fd >= 0:
+            os.close(fd)
+
+    @contextmanager
+    def lent(self) -> Iterator[int]:
+        """The descriptor for as long as it takes to pass it on: it stays open, and what it is, though ``close`` comes
+        meanwhile. A copy would want a free descriptor, which there may be none of."""
+        fd = self.fd if self._left < 0 else self._left
+        self._lent += 1
+        try:
+            yield fd
+        finally:
+            self._lent -= 1
+            if not self._lent and self._left >= 0:
+                os.close(self._left)
+                self._left = -1
 
 
 def create_ring(shape: RingShape) -> RingMemory:

@@ -295,7 +295,8 @@ class DecoderLink:
         self._granted, self._full_at = self._context.stream.write_limit(), None
         shape = ring.shape
         order = UseRing(shape.width, shape.height, shape.capacity, self._granted)
-        await self._decoder.channel.send(order, fds=[ring.fd])
+        with ring.lent() as fd:
+            await self._decoder.channel.send(order, fds=[fd])
 
     async def _grant(self) -> None:
         """Tell the decoder how far it may write, when it waits for that or has little left."""

@@ -21,6 +21,6 @@ class Hearing:
     async def next(self) -> Received | None:
         """As ``AsyncChannel.receive``."""
         received = await self._channel.receive()
-        if self._channel.waited:
-            self._share.begin(0.0)
+        if self._channel.since is not None:
+            self._share.begin(time.thread_time() - self._channel.since)
         return received

@@ -93,14 +93,14 @@ def test_a_child_that_always_has_something_to_say_leaves_the_loop_to_others() ->
             received = await ours.receive()
             assert received is not None
             assert received.message == WorkerTells(str(number))
-            waited.append(ours.waited)
+            waited.append(ours.since is not None)
         assert turns == waited.count(True) == 9
         listening = asyncio.create_task(ours.receive())
         for _ in range(3):
             await asyncio.sleep(0)
         theirs.send(WorkerTells("at last"))
         assert await listening is not None
-        assert ours.waited
+        assert ours.since is not None
         other.cancel()
 
     over_a_pair(talk)

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
+from stmixer.service.engine.model_info import ModelInfo
+from stmixer.service.engine.stream import Stream
+from stmixer.service.engine.worker import Worker
 from stmixer.service.ipc.channel import AsyncChannel, Channel, ChannelError
-from stmixer.service.ipc.messages import FROM_WORKER, TO_WORKER, BatchFailed, Corridor, DetachRing, WorkerBroken
+from stmixer.service.ipc.child import Child
+from stmixer.service.ipc.messages import (
+    FROM_WORKER,
+    TO_WORKER,
+    AttachRing,
+    BatchFailed,
+    Corridor,
+    DetachRing,
+    WorkerBroken,
+)
 from stmixer.service.ipc.ring import Ring, RingShape, create_ring
 from stmixer.service.sources.mailbox import BoundedQueue, Closed, Mailbox
 
@@ -64,6 +81,56 @@ def test_memory_outlives_the_process_that_wrote_it() -> None:
     frames = Ring(fd, SHAPE, writable=False).read([3], [42])
     assert frames is not None
     assert (frames == 7).all()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing; what is open stays so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_ring_that_is_closed_while_it_is_lent_is_open_to_the_end_of_that() -> None:
+    ring = create_ring(SHAPE)
+    fd, memory = ring.fd, os.fstat(ring.fd)
+    with ring.lent() as lent:
+        with ring.lent() as again:
+            ring.close()
+            ring.close()
+            assert (lent, again, ring.fd) == (fd, fd, -1)
+        with ring.lent() as once_more:
+            assert os.path.samestat(os.fstat(once_more), memory)
+        assert os.path.samestat(os.fstat(lent), memory)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_worker_gets_a_ring_of_a_process_that_has_no_descriptor_left() -> None:
+    """A stream that changes its seat does so in the engine's round, which an error would end for everybody."""
+    ours, theirs = socket.socketpair()
+    ring = create_ring(SHAPE)
+    memory = os.fstat(ring.fd)
+
+    async def attach() -> None:
+        child = cast(Child, SimpleNamespace(channel=AsyncChannel(ours, FROM_WORKER)))
+        worker = Worker("0", child, cast(ModelInfo, None), {})
+        with no_descriptor_left():
+            await worker.attach(cast(Stream, SimpleNamespace(id=7, ring=ring)))
+        child.channel.close()
+
+    asyncio.run(attach())
+    ring.close()
+    received = Channel(theirs, TO_WORKER).receive()
+    assert received is not None
+    assert received.message == AttachRing(7, SHAPE.width, SHAPE.height, SHAPE.capacity)
+    (fd,) = received.fds
+    assert os.path.samestat(os.fstat(fd), memory)
+    os.close(fd)
+    theirs.close()
 
 
 def test_messages_keep_their_payload_and_descriptors() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from posting import connected, problem, read_until
+from posting import connected, made_video, problem, read_until
 from pydantic import ValidationError
 from serving import Server
 from starlette.responses import FileResponse
@@ -99,6 +99,26 @@ def test_a_target_that_is_a_whole_address(server: Server, scheme: str, path: str
             asked.request("GET", target)
             answer = asked.getresponse()
             assert (answer.status, len(answer.read()) > 0) == (200, True)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/labels", "/v1/models", "/metrics", "/docs", "/web", "/nowhere"])
+def test_a_slash_at_the_end_means_nothing(server: Server, path: str) -> None:
+    """It is answered, and not sent elsewhere."""
+    said = []
+    with connection(server) as asked:
+        for target in (path, f"{path}/?x=1"):
+            asked.request("GET", target)
+            answer = asked.getresponse()
+            said.append((answer.status, answer.headers["content-type"], answer.headers["location"]))
+            answer.read()
+    assert said[0] == said[1]
+    assert said[0][2] is None
+
+
+def test_a_clip_posted_with_a_slash_at_the_end_is_taken(server: Server) -> None:
+    answer = httpx.post(f"{server.url}/v1/detect/", content=made_video(128, 96, 35), timeout=60)
+    assert answer.status_code == 200
+    assert len(answer.json()["keyframes"]) == 2
 
 
 def test_the_host_of_a_whole_address_is_the_one_that_counts(server: Server) -> None:

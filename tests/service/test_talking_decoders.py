@@ -28,7 +28,7 @@ class Talks:
     """A decoder that says one thing over and over, and is never waited for; each takes a millisecond by its clock."""
 
     def __init__(self, says: object, at_last: object) -> None:
-        self.pid, self.channel, self.waited = os.getpid(), self, False
+        self.pid, self.channel, self.since = os.getpid(), self, None
         self._says, self._at_last = says, at_last
         self.now, self.heard = 0.0, 0
 

@@ -5,7 +5,7 @@
 The bound (``verdict``): the cameras' p95 is within 10 % or 10 ms, whichever is more, of that of the turn before, in
 which nobody does harm; the share of their keyframes that come to a result is 0.9 of that turn's at least; and /healthz
 answers in 20 ms, but for fewer than one time of a hundred (its p99). Each figure is the median of the turns. Cameras
-film in this process, /healthz is asked by another one, and harm is done by a third one, as nice as can be.
+film in this process, /healthz is asked by another one, and harm is done by a third one, while a core is idle.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everything that one who means harm can do to a service from outside, in a process of its own (``doing_harm``).
 
-It comes from addresses of its own, 127.0.0.2 by default, and is as nice as can be: it stands for another machine, whose
-cores are not the service's. Its sockets cost us nothing of what it costs them.
+It comes from addresses of its own, 127.0.0.2 by default, and runs while a core is idle (``SCHED_IDLE``): it stands for
+another machine, whose cores are not the service's, and a process that is merely nice takes one when it wakes.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def doing_harm(camp: Camp, names: tuple[str, ...]) -> Iterator[None]:
 
 def main() -> None:
     """Do what the first line of standard input says until that ends."""
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     told = json.loads(sys.stdin.readline())
     camp, stop = Camp(told["url"], tuple(told["secrets"]), tuple(told["addresses"])), threading.Event()
     with ThreadPoolExecutor(len(told["names"])) as pool:

@@ -43,7 +43,7 @@ class Followed:
 
 
 def pull(server: Server, url: str, **order: object) -> dict[str, Any]:
-    answer = httpx.post(server.url + "/v1/streams", json={"url": url, **order})
+    answer = httpx.post(server.url + "/v1/streams", json={"url": url, **order}, timeout=30)
     assert answer.status_code == 201, answer.text
     found: dict[str, Any] = answer.json()
     assert answer.headers["location"] == f"/v1/streams/{found['id']}"
@@ -51,7 +51,7 @@ def pull(server: Server, url: str, **order: object) -> dict[str, Any]:
 
 
 def look(server: Server, stream: str) -> dict[str, Any]:
-    answer = httpx.get(f"{server.url}/v1/streams/{stream}")
+    answer = httpx.get(f"{server.url}/v1/streams/{stream}", timeout=30)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found

@@ -1,6 +1,8 @@
 """How fast a model runs: milliseconds, multiply-adds, share of the machine's own matrix-product rate, peak memory.
 
-    python -m bench.model slowonly_r50 rt_lite0 --runtime eager --runtime onnx --batch 1 -o bench/results/model_cpu.json
+    python -m bench.model run slowonly_r50 rt_lite0 --runtime eager --runtime onnx -o bench/results/model_cpu.json
+    python -m bench.model run vit_l --add -o bench/results/model_cpu.json     # beside the rows that it has
+    python -m bench.model page                            # docs/paper.md, Figures by model: the column of milliseconds
 
 Each row is a process of its own, so that its peak memory is its own. The machine's rate is that of a 2048 x 2048 x 2048
 product in float32; product and forwards take turns, since a machine's speed changes from second to second, and each has
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -36,9 +39,16 @@ from stmixer.model.frame_then_clip import clips_of, frames_of
 from stmixer.model.runtimes.choose import open_runtime, torch_runtime
 from stmixer.model.runtimes.eager import EagerRuntime
 from stmixer.model.runtimes.runtime import Runtime, RuntimeUnavailable
+from stmixer.model.zoo import VARIANTS
 from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
 
 WARM_UPS, ROUNDS = 2, 5
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "bench" / "results" / "model_cpu.json", ROOT / "docs" / "paper.md"
+SHOWN = ("eager", "fp32", 1)
+"""Of the rows those whose milliseconds the page has."""
+COLUMNS = 8
+"""What `|` cuts a row of the page's table into."""
 PRODUCT = 2048
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -170,8 +180,13 @@ def run(
     precision: Annotated[list[str], typer.Option(help="fp32, bf16, fp16; repeat for more")] = ["fp32"],  # noqa: B006
     batch: Annotated[list[int], typer.Option(help="clips; repeat for more")] = [1],  # noqa: B006
     size: Annotated[int, typer.Option(help="side of the square clip, px")] = 256,
+    add: Annotated[
+        bool, typer.Option("--add", help="keep the file's other rows, of the same machine and versions")
+    ] = False,
 ) -> None:
     """Measure every combination and write."""
+    where, load = conditions(size), os.getloadavg()[0]
+    before = rows_of(output, where) if add else []
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for arguments in ((m, r, p, str(b)) for m in models for r in runtime for p in precision for b in batch):
@@ -181,18 +196,57 @@ def run(
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             typer.echo(rows[-1])
-    result = {
+    joined = {key_of(each): each for each in [*before, *rows]}  # what is measured again in the other one's place
+    result = where | {"load_before": load, "rows": list(joined.values())}
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def conditions(size: int) -> dict[str, object]:
+    """What is measured, on which machine and with which versions."""
+    return {
         "what": "forwards of initial weights on square clips",
         "size": size,
-        "rows": rows,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "processor": processor(),
-        "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": onnx_runtime(),
     }
-    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def rows_of(results: Path, where: Mapping[str, object]) -> list[dict[str, object]]:
+    """A file's rows. Raises BadParameter where they were measured elsewhere: rows of one file can be compared."""
+    before: dict[str, Any] = json.loads(results.read_text())
+    if differ := [name for name, value in where.items() if before.get(name) != value]:
+        raise typer.BadParameter(f"{results} has rows of another {', '.join(differ)}: measure all of them again")
+    return list(before["rows"])
+
+
+def key_of(row: Mapping[str, object]) -> tuple[object, ...]:
+    """What was measured in it."""
+    return tuple(row.get(name) for name in ("model", "runtime", "precision", "batch"))
+
+
+@app.command("page")
+def page(
+    results: Annotated[Path, typer.Option(help="what `run` wrote")] = RESULTS,
+    document: Annotated[Path, typer.Option(help="the page that has the table")] = PAGE,
+) -> None:
+    """Write the milliseconds of eager, fp32, one clip into the table of models; a dash where nothing is measured."""
+    measured = {row["model"]: row["ms"] for row in json.loads(results.read_text())["rows"] if key_of(row)[1:] == SHOWN}
+    document.write_text(with_milliseconds(document.read_text(), measured))
+
+
+def with_milliseconds(text: str, measured: Mapping[str, float]) -> str:
+    """The page, the last column but one of each model's row filled."""
+
+    def filled(row: re.Match[str]) -> str:
+        name, cells = row[1], row[0].split("|")
+        if name in VARIANTS and len(cells) == COLUMNS:
+            cells[-3] = f" {measured[name]:.1f} " if name in measured else " – "
+        return "|".join(cells)
+
+    return re.sub(r"^\| `(\w+)` \|.*\|$", filled, text, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from stmixer.model.clip import padded_size, window
 from stmixer.model.config import ConfigError, DetectorConfig
 from stmixer.model.labels import AVA_LABELS, Label, default_labels
 from stmixer.model.named import weights_named
+from stmixer.model.program import program
 from stmixer.model.pulled import BY_HAND, PulledWeights, cache_folder, pulled
 from stmixer.model.runtimes import PrecisionName, RuntimeName
 from stmixer.model.zoo import VARIANTS
@@ -45,13 +46,7 @@ LIST_WIDTH = 400
 COST_SIZE = (256, 256)
 """Width and height, px, of the clip that the paper counts (Table 1)."""
 
-main = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Convert, describe and verify STMixer weights.",
-)
+main = program("stmixer-weights", "Convert, describe and verify STMixer weights.")
 
 
 class UsageError(ValueError):
@@ -77,7 +72,7 @@ def _user_errors() -> Iterator[None]:
         message = f"{error.filename}: {error.strerror or error}"
     else:
         return
-    for line in message.splitlines():
+    for line in f"stmixer-weights: {message}".splitlines():  # what is to be copied stands on a line of its own
         typer.echo(_printable(line), err=True)
     raise typer.Exit(EXIT_USAGE)
 

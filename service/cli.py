@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from typer.core import TyperCommand
 
 from stmixer.media.errors import MediaError
+from stmixer.model.program import program
 from stmixer.model.runtimes import PrecisionName, RuntimeName
 from stmixer.service.bench.cli import app as bench_app
 from stmixer.service.errors import InputError, StartError, StmixerError
@@ -29,7 +29,7 @@ from stmixer.service.offline.outputs import check_outputs
 from stmixer.service.offline.told import at_once, clock, in_words
 from stmixer.service.schemas import DetectOptions, DetectResponse, Preset, Result
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = program("stmixer", __doc__)
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 console = Console(stderr=True)
@@ -57,21 +57,6 @@ def fail(message: str) -> NoReturn:
     """One line on stderr, and exit code 2."""
     print(f"stmixer: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(EXIT_USAGE)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"stmixer {metadata.version('stmixer')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="say it and end", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Realtime spatio-temporal action detection with STMixer."""
 
 
 @app.command()
@@ -229,12 +214,12 @@ class _Serve(TyperCommand):
         from stmixer.service.settings import Settings
 
         super().format_help(ctx, formatter)
-        print("\nSettings of the environment alone, with their defaults:\n")
+        formatter.write("\nSettings of the environment alone, with their defaults:\n\n")
         optional = {parameter.name for parameter in self.params}
         for name, setting in Settings.model_fields.items():
             if name not in optional:
                 default = "" if setting.default is None else f" ({setting.default})"
-                print(f"  STMIXER_{name.upper()}{default}: {setting.description}")
+                formatter.write(f"  STMIXER_{name.upper()}{default}: {setting.description}\n")
 
 
 @app.command(cls=_Serve)

@@ -15,7 +15,10 @@ NO_CODE = {"", "text"}
 """Kinds of blocks that nobody runs: drawings, folders, a citation."""
 
 NOT_RUN = {
-    ("README.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
+    (
+        "README.md",
+        "docker compose up",
+    ): "wants a container engine; tests/service/test_compose.py has compose read the file",
     ("README.md", "make run"): "sets up a machine; .ci/run does the same, and tests/serving.py starts what it starts",
     ("README.md", "make test"): "it is what runs the tests",
     (
@@ -49,9 +52,16 @@ NOT_RUN = {
         "docs/events.md",
         "stmixer serve --allow-networks 192.168.1.0/24 --streams streams.yaml --events-file events.db --mqtt ",
     ): "wants a camera and a broker on the network; tests/events/test_mqtt_served.py has both",
-    ("docs/operate.md", "docker compose up"): "wants a container engine; tests/service/test_deploy.py reads the files",
+    (
+        "docs/operate.md",
+        "docker compose up",
+    ): "wants a container engine; tests/service/test_compose.py has compose read the file",
     ("docs/operate.md", "useradd --system stmixer"): "sets up a machine as root; "
     "tests/journeys/test_operator.py does it in a folder",
+    (
+        "docs/operate.md",
+        "openssl req -x509",
+    ): "wants a phone on the network; tests/browser/test_phone.py does it for this machine's own address",
     (
         "docs/operate.md",
         "stmixer bench streams",

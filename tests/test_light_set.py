@@ -92,7 +92,7 @@ def test_the_trainer_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys:
         train()
     assert raised.value.code == 2
     assert capsys.readouterr().err == (
-        "torch, lightning not installed; pip install 'stmixer[train]' brings what is missing\n"
+        "stmixer-train: torch, lightning not installed; pip install 'stmixer[train]' brings what is missing\n"
     )
 
 
@@ -104,4 +104,6 @@ def test_the_weights_command_says_what_it_lacks(command: list[str], tmp_path: Pa
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "torch not installed; pip install 'stmixer[torch]' brings what is missing\n"
+    assert done.stderr == (
+        "stmixer-weights: torch not installed; pip install 'stmixer[torch]' brings what is missing\n"
+    )

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -17,14 +18,19 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 
 
-@pytest.fixture(scope="module")
-def release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+def loaded(name: str) -> ModuleType:
+    """A program of CI's."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    return loaded("release")
 
 
 @pytest.fixture
@@ -101,3 +107,54 @@ def test_the_workflow_runs_what_is_here() -> None:
     assert ".ci/run" in "\n".join(step.get("run", "") for step in jobs["check"]["steps"])
     assert {name for name, job in jobs.items() if job.get("needs") == "check"} == {"package", "image"}
     assert [name for name, job in jobs.items() if "permissions" in job] == ["package"]
+
+
+@pytest.fixture(scope="module")
+def addresses() -> ModuleType:
+    return loaded("addresses")
+
+
+def test_a_release_says_where_it_is_from(addresses: ModuleType, release: ModuleType, copy: Path) -> None:
+    before = tomllib.loads((copy / "pyproject.toml").read_text())
+    addresses.write("https://forge.example/team/stmixer", "v7.0.0", copy)
+    project = tomllib.loads((copy / "pyproject.toml").read_text())
+    urls = project["project"].pop("urls")
+    assert urls == before["project"].pop("urls") | {
+        "Source": "https://forge.example/team/stmixer",
+        "Issues": "https://forge.example/team/stmixer/issues",
+        "Changelog": "https://forge.example/team/stmixer/blob/v7.0.0/CHANGELOG.md",
+    }
+    assert project == before, "nothing else"
+    cited = yaml.safe_load((copy / "CITATION.cff").read_text())
+    assert cited["repository-code"] == "https://forge.example/team/stmixer"
+    assert release.notes(f"v{release.version(copy)}", copy)
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.citation-file-format"]
+    done = subprocess.run([*command, copy / "CITATION.cff"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "url", ["http://forge.example/a/b", "https://forge.example", "https://a b/c", 'https://f.example/"x']
+)
+def test_what_is_no_address_is_not_written(addresses: ModuleType, copy: Path, url: str) -> None:
+    texts = [path.read_text() for path in sorted(copy.iterdir())]
+    with pytest.raises(ValueError, match="is no https address"):
+        addresses.write(url, "v1", copy)
+    assert [path.read_text() for path in sorted(copy.iterdir())] == texts
+
+
+def test_addresses_are_written_once(addresses: ModuleType, copy: Path) -> None:
+    addresses.write("https://forge.example/team/stmixer", "v7.0.0", copy)
+    with pytest.raises(ValueError, match=r"pyproject\.toml"):
+        addresses.write("https://forge.example/team/stmixer", "v7.0.0", copy)
+
+
+def test_the_workflow_writes_them_before_it_builds() -> None:
+    """A checkout has none: an address that nobody knows is not made up."""
+    commands = [step.get("run", "") for step in yaml.safe_load(WORKFLOW.read_text())["jobs"]["package"]["steps"]]
+    (written,) = [at for at, command in enumerate(commands) if ".ci/addresses.py" in command]
+    (built,) = [at for at, command in enumerate(commands) if "uv build" in command]
+    assert written < built
+    assert '"$GITHUB_SERVER_URL/$GITHUB_REPOSITORY" "$GITHUB_REF_NAME"' in commands[written]
+    assert list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]) == ["Paper"]

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from stmixer.model.program import program
 from stmixer.trainer.config.file import load_config, load_phases, parse_config, presets, settings_of
 from stmixer.trainer.config.run import CustomSet, RunConfig
 from stmixer.trainer.errors import DivergedError, TrainError
@@ -27,13 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 
-main = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Train and evaluate STMixer. Presets: " + ", ".join(presets()) + ".",
-)
+main = program("stmixer-train", f"Train and evaluate STMixer. Presets: {', '.join(presets())}.")
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="the run's YAML")]
 Settings = Annotated[

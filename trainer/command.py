@@ -10,7 +10,7 @@ from stmixer.model.extras import TRAIN, brought_by, missing
 def main() -> None:
     """Entry point; exit code 2 where the extra ``train`` is not installed."""
     if absent := missing(TRAIN):
-        print(brought_by("train", absent), file=sys.stderr)
+        print(f"stmixer-train: {brought_by('train', absent)}", file=sys.stderr)
         raise SystemExit(2)
     from stmixer.trainer.cli import main as run
 

@@ -1,6 +1,7 @@
 """The pictures and the clip of docs/tour.md, taken of the page itself, on clips that anybody may pass on.
 
     python docs/site/pictures.py          # with the extra dev and Debian's chromium; writes docs/images/
+    python docs/site/pictures.py wall     # those of the wall alone, best on a machine that does nothing else
 
 Made anew whenever the page or the bundled weights change in what they show.
 """
@@ -29,6 +30,7 @@ CLIPS = ROOT / "tests" / "clips"
 DESK, PHONE = (1440, 900), (390, 844)
 CLIP_SIZE, CLIP_FPS = (960, 600), 8
 PATIENCE_S = 120
+PARTS = ("drawn", "explained", "page", "film", "wall")
 SHOWN_S = 4.6
 """Of the sample: he lies on the floor."""
 HALL = [[0.03, 0.35], [0.97, 0.35], [0.97, 0.97], [0.03, 0.97]]
@@ -102,6 +104,15 @@ def keep(page: Page, name: str) -> None:
     page.screenshot(path=IMAGES / name, type="jpeg", quality=82)
 
 
+def page_of(browser: Browser, url: str) -> None:
+    """The sample looked at, on a desk and on a phone."""
+    for name, size, scheme in (("page.jpg", DESK, "light"), ("page-phone.jpg", PHONE, "dark")):
+        with opened(browser, url, size, scheme) as page:
+            sampled(page)
+            at(page, SHOWN_S)
+            keep(page, name)
+
+
 def clip_of(page: Page) -> None:
     """The sample from its beginning to its end, as the page plays it: a film, and a picture that moves."""
     frames = []
@@ -170,21 +181,25 @@ def drawn(folder: Path) -> None:
 
 
 def main() -> None:
-    """All of them."""
+    """Those of the parts that are named, or all of them."""
+    parts = sys.argv[1:] or PARTS
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as kept, sync_playwright() as playwright:
         folder = Path(kept)
-        drawn(folder)
-        explained(folder)
+        if "drawn" in parts:
+            drawn(folder)
+        if "explained" in parts:
+            explained(folder)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with service(folder) as url:
-            for name, size, scheme in (("page.jpg", DESK, "light"), ("page-phone.jpg", PHONE, "dark")):
-                with opened(browser, url, size, scheme) as page:
-                    sampled(page)
-                    at(page, SHOWN_S)
-                    keep(page, name)
-            with opened(browser, url, CLIP_SIZE, "light") as page:
-                clip_of(page)
-            wall_of(browser, url)
+            if "page" in parts:
+                page_of(browser, url)
+            if "film" in parts:
+                with opened(browser, url, CLIP_SIZE, "light") as page:
+                    clip_of(page)
+            if "wall" in parts:
+                wall_of(browser, url)
         browser.close()
 
 

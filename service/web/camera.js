@@ -5,37 +5,71 @@ const LONG_SIDE = 640;
 const MIN_INTERVAL_MS = 30; // about 30 a second, whatever the camera can do
 
 const CHOSEN = "stmixer.camera";
+const BACK = "environment", FRONT = "user"; // as browsers call them
+const FORBIDDEN = ["NotAllowedError", "SecurityError"];
 
-/** The camera chosen last, or the one that shows the user. Raises a DOMException, or an Error named InsecureOrigin where the browser gives none at all. */
-export async function openCamera() {
+/**
+ * `camera`, of `cameras()`; without one the camera chosen last, where that does not open one that looks the same way, else the one that shows the user.
+ * Raises a DOMException, or an Error named InsecureOrigin where the browser gives none at all.
+ */
+export async function openCamera(camera) {
   if (!navigator.mediaDevices?.getUserMedia) throw Object.assign(new Error("no mediaDevices"), { name: "InsecureOrigin" });
   const wanted = (which) =>
     navigator.mediaDevices.getUserMedia({
       audio: false,
       video: { ...which, width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } },
     });
-  const chosen = recall();
-  if (!chosen) return wanted({ facingMode: "user" });
-  try {
-    return await wanted({ deviceId: { exact: chosen } });
-  } catch (error) {
-    if (error.name !== "OverconstrainedError" && error.name !== "NotFoundError") throw error;
-    return wanted({ facingMode: "user" }); // it is plugged in no longer
+  const known = camera ?? recall();
+  if (known) {
+    try {
+      return await wanted({ deviceId: { exact: known.id } });
+    } catch (error) {
+      if (camera || FORBIDDEN.includes(error.name)) throw error;
+      // unplugged, in use, or called otherwise: some browsers give new names with every visit
+    }
   }
+  return wanted({ facingMode: known?.facing ?? FRONT });
 }
 
-/** All that there are, [{id, name}]. Browsers name them once one of them was allowed. */
+/** Whether a camera looks away from the user, as a phone's on its back does: what it shows is no mirror image. */
+export function looksAway(media) {
+  return media.getVideoTracks()[0].getSettings().facingMode === BACK;
+}
+
+/** All that there are, [{id, name, facing}]. Browsers name them once one of them was allowed. */
 export async function cameras() {
   const devices = await navigator.mediaDevices.enumerateDevices();
   const found = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
-  return found.map(({ deviceId, label }, at) => ({ id: deviceId, name: label || `Camera ${at + 1}` }));
+  const counts = new Map();
+  return found.map((device, at) => {
+    const facing = facingOf(device);
+    const name = nameOf(device.label, facing) || `Camera ${at + 1}`;
+    counts.set(name, (counts.get(name) ?? 0) + 1); // a phone may have three on its back
+    return { id: device.deviceId, name: counts.get(name) > 1 ? `${name} ${counts.get(name)}` : name, facing };
+  });
 }
 
-export function chooseCamera(id) {
+/** Where a camera looks, if anything says so. */
+function facingOf(device) {
+  const [told] = device.getCapabilities?.().facingMode ?? [];
+  if (told) return told;
+  const [word] = /\b(?:back|rear|front)\b/i.exec(device.label) ?? [""];
+  return word && (word.toLowerCase() === "front" ? FRONT : BACK);
+}
+
+/** Phones' own names for programs, like "camera2 0, facing back", in words; others' as they are. */
+function nameOf(label, facing) {
+  if (label && !/\bfacing\b/i.test(label)) return label;
+  return { [BACK]: "Back camera", [FRONT]: "Front camera" }[facing] ?? label;
+}
+
+/** `camera`: of `cameras()`. It is what `openCamera` opens from now on. */
+export function chooseCamera({ id, facing }) {
+  chosenHere = { id, facing: facing || undefined };
   try {
-    localStorage.setItem(CHOSEN, id);
+    localStorage.setItem(CHOSEN, JSON.stringify(chosenHere));
   } catch {
-    chosenHere = id; // storage is off: then it lasts as long as the page
+    // storage is off: then it lasts as long as the page
   }
 }
 
@@ -43,9 +77,9 @@ let chosenHere = null;
 
 function recall() {
   try {
-    return localStorage.getItem(CHOSEN) ?? chosenHere;
+    return JSON.parse(localStorage.getItem(CHOSEN)) ?? chosenHere;
   } catch {
-    return chosenHere;
+    return chosenHere; // also what a page of before wrote
   }
 }
 

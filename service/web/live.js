@@ -1,6 +1,6 @@
 // Camera mode: picture in, boxes over it, and the numbers beside it.
 import { isTrial } from "./api.js";
-import { FramePump, cameras, chooseCamera, openCamera, pictureOf } from "./camera.js";
+import { FramePump, cameras, chooseCamera, looksAway, openCamera, pictureOf } from "./camera.js";
 import { byId, make } from "./dom.js";
 import { EventList } from "./events.js";
 import { Seen, whoWords } from "./found.js";
@@ -35,6 +35,7 @@ export class Live {
   #unsettled = new Set();
   #settling = null;
   #changes = 0;
+  #cameras = [];
   #seen = null;
   #startedMs = 0;
   // Another stream of the same session numbers its people anew; here they go on.
@@ -101,6 +102,7 @@ export class Live {
     const run = this.#run;
     const found = await cameras();
     if (run !== this.#run) return;
+    this.#cameras = found;
     const used = this.#media.getVideoTracks()[0].getSettings().deviceId;
     byId("camera").replaceChildren(...found.map(({ id, name }) => make("option", { value: id, textContent: name, selected: id === used })));
     byId("camera").hidden = found.length < 2;
@@ -110,17 +112,19 @@ export class Live {
   async #change(id) {
     const change = ++this.#changes;
     const current = () => change === this.#changes; // also where another rate is another run meanwhile
-    chooseCamera(id);
+    const camera = this.#cameras.find((each) => each.id === id);
     for (const track of this.#media.getTracks()) track.stop();
     let media;
     try {
-      media = await openCamera();
+      media = await openCamera(camera);
     } catch (error) {
       if (current()) this.#fail(cameraWords(error));
       return;
     }
-    if (current()) await this.#show(media);
-    else for (const track of media.getTracks()) track.stop();
+    if (current()) {
+      chooseCamera(camera);
+      await this.#show(media);
+    } else for (const track of media.getTracks()) track.stop();
   }
 
   /** Ends the stream and the camera, and hands over what was seen. */
@@ -281,7 +285,7 @@ export class Live {
 
   /** A camera that looks away from the user shows no mirror image. */
   get #mirrored() {
-    return settings.values.mirror && this.#media?.getVideoTracks()[0].getSettings().facingMode !== "environment";
+    return settings.values.mirror && !(this.#media && looksAway(this.#media));
   }
 
   #mirror() {

@@ -1,5 +1,5 @@
 // Short clips from the camera, one after the other, for the action that somebody is teaching.
-import { openCamera } from "./camera.js";
+import { looksAway, openCamera } from "./camera.js";
 import { byId } from "./dom.js";
 import { settings } from "./settings.js";
 import { cameraWords } from "./words.js";
@@ -48,7 +48,7 @@ export class Recorder {
     }
     this.#media = media;
     const video = byId("record-picture");
-    video.classList.toggle("mirrored", settings.values.mirror);
+    video.classList.toggle("mirrored", settings.values.mirror && !looksAway(media));
     video.srcObject = media;
     await video.play().catch(() => {}); // closed meanwhile
     if (run !== this.#run) return;

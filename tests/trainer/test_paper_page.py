@@ -10,6 +10,7 @@ import pytest
 import yaml
 from training import write_ava
 
+from stmixer.model.bundled import published
 from stmixer.model.cost import multiply_adds
 from stmixer.model.zoo import VARIANTS
 from stmixer.trainer.config.file import load_config
@@ -35,6 +36,15 @@ def preset(folder: Path, name: str, **more: str) -> RunConfig:
 def test_every_model_has_a_row() -> None:
     assert set(ROWS) | {"tiny", "rt_nano"} == set(VARIANTS)
     assert all(len(cells) == 5 for cells in ROWS.values())
+
+
+def test_published_checkpoints_go_by_their_names() -> None:
+    """Those of `stmixer-weights list`; a model without one says no."""
+    told = {name: re.findall(r"`([\w-]+)`", cells[1]) or cells[1] for name, cells in ROWS.items()}
+    by_model: dict[str, list[str]] = {}
+    for name, weights in published().items():
+        by_model.setdefault(weights.variant, []).append(name)
+    assert told == {name: by_model.get(name, "no") for name in ROWS}
 
 
 def test_milliseconds_are_the_measured_ones() -> None:

@@ -16,6 +16,7 @@ SAID_FROM = 0.5
 SAME = 0.5
 """Of two boxes (intersection over union) that are one person's."""
 STAYS_S = 1.0
+"""A score that is over for so long is meant."""
 
 Numbers = list[list[list[int]]]
 """Of each video and keyframe, its people's."""
@@ -58,9 +59,7 @@ def true_changes_a_second(truth: GroundTruth, videos: list[TrackedVideo]) -> flo
     return changes / max(seconds, 1e-9)
 
 
-def what_people_do(
-    truth: GroundTruth, videos: list[TrackedVideo], labels: Sequence[int], *, negative: bool
-) -> Scores:  # fmt: skip
+def what_people_do(truth: GroundTruth, videos: list[TrackedVideo], labels: Sequence[int], *, negative: bool) -> Scores:
     """Of whom is found: 1 of what somebody in their place is annotated with, 0 of what not, NaN where nobody says.
 
     ``negative``: who is annotated with nothing does none of the labels.

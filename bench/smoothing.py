@@ -9,9 +9,9 @@ are those that the set has on them and the model knows. **Flicker**: how often, 
 label's score goes over 0.5 or under it again; ``held``: where what has gone over 0.5 stays until it is under 0.4, as
 rules of events have it (`service/events/runs.py`); ``true_changes``: how often labels of people change by what is
 annotated on the same keyframes, which a model that is always right has too; ``superfluous``: what goes beyond those
-(`bench/flicker.py`). **ECE** and Brier score of action scores,
-of people who are found; ``ece_more``: by how much smoothed ones have more, 95 % of what comes of videos that are drawn
-anew. ``told_after_s``: how long after a score a smoothed one goes over 0.5 too, where the score stays there.
+(`bench/flicker.py`). **ECE** and Brier score of action scores, of people who are found; ``ece_more``: by how much
+smoothed ones have more, 95 % of what comes of videos that are drawn anew. ``told_after_s``: how long after a score a
+smoothed one goes over 0.5 too, where the score stays there.
 """
 
 from __future__ import annotations

@@ -8,34 +8,54 @@ filters. Frame mAP by the rules of `trainer.evaluators.frames`, on the keyframes
 are those that the set has on them and the model knows. **Flicker**: how often, each second that somebody is followed, a
 label's score goes over 0.5 or under it again; ``held``: where what has gone over 0.5 stays until it is under 0.4, as
 rules of events have it (`service/events/runs.py`); ``true_changes``: how often labels of people change by what is
-annotated on the same keyframes, which a model that is always right has too. **ECE** and Brier score of action scores,
-of people who are found.
+annotated on the same keyframes, which a model that is always right has too; ``superfluous``: what goes beyond those
+(`bench/flicker.py`). **ECE** and Brier score of action scores, of people who are found; ``ece_more``: by how much
+smoothed ones have more, 95 % of what comes of videos that are drawn anew. ``told_after_s``: how long after a score a
+smoothed one goes over 0.5 too, where the score stays there.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 import stmixer
+from bench.flicker import (
+    SAID_FROM,
+    Numbers,
+    Scores,
+    changes_a_second,
+    superfluous_a_second,
+    told_after_s,
+    true_changes_a_second,
+    what_people_do,
+)
 from bench.hardware import measured_on
 from bench.tracked_sets import RATES, Annotation, Floats, TrackedVideo, validation, with_found_people
 from stmixer.model.smoothing import ActionScores, SmoothedActions
 from stmixer.model.tracks import Tracks
 from stmixer.service.events.runs import HOLD
-from stmixer.trainer.evaluators.frames import FRAMES_CUSTOM, FRAMES_CUSTOM_NEGATIVE, action_outcomes, evaluate_frames
+from stmixer.trainer.evaluators.frames import (
+    FRAMES_CUSTOM,
+    FRAMES_CUSTOM_NEGATIVE,
+    FrameProtocol,
+    action_outcomes,
+    evaluate_frames,
+)
 from stmixer.trainer.evaluators.reliability import reliability
 from stmixer.trainer.evaluators.tables import UNKNOWN_ACTION, Detections, GroundTruth
 
 SETS = ("interaction", "exercise", "fall", "caviar")
-LEAST_SCORE, SAID_FROM = 0.6, 0.5
+LEAST_SCORE = 0.6
 LONGEST_S = 2.0
+DRAWN = 1000
+"""How often videos are drawn anew for an interval."""
 
 
 @dataclass(frozen=True)
@@ -60,70 +80,76 @@ def followed(video: TrackedVideo, hz: int, labels: tuple[int, ...]) -> Said:
     return said
 
 
-def figures(
-    truth: GroundTruth, videos: list[TrackedVideo], scores: list[list[Floats]], ids: list[list[list[int]]],
-    labels: dict[int, str], columns: dict[int, int], *, negative: bool,
-) -> dict[str, float]:  # fmt: skip
-    """Of one kind of scores."""
-    protocol = FRAMES_CUSTOM_NEGATIVE if negative else FRAMES_CUSTOM
-    rows = [
-        (video.name, k.frame, box / (video.size * 2), label, float(score[columns[label]]))
-        for video, told in zip(videos, scores, strict=True)
-        for k, said in zip(video.keyframes, told, strict=True)
-        for box, score in zip(k.boxes, said, strict=True)
-        for label in labels
-    ]
-    names, frames, boxes, said_labels, values = zip(*rows, strict=True)
-    found = Detections(
-        np.array(names), np.array(frames), np.array(boxes).clip(0, 1), np.array(said_labels), np.array(values)
-    )
-    score = evaluate_frames(truth, found, labels, protocol)
-    counts, there = action_outcomes(truth, found, protocol)
-    true_share = reliability(found.score[counts], there[counts]).ece
-    known = [columns[label] for label in labels]
-    return {
-        "map": round(100 * score.mean_ap, 1),
-        "flicker": round(changes_a_second(videos, scores, ids, known), 2),
-        "held": round(changes_a_second(videos, scores, ids, known, HOLD * SAID_FROM), 2),
-        "ece": round(100 * (true_share or 0.0), 1),
-        "brier": round(100 * float(np.mean((found.score[counts] - there[counts]) ** 2)), 2),
-    }
+@dataclass(frozen=True)
+class Outcomes:
+    """Of action scores that can be right or wrong (n,): in which video, the score, and whether it came true."""
+
+    video: NDArray[np.str_]
+    score: Floats
+    there: NDArray[np.bool_]
+
+    def ece(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
+        """In %, of some of them."""
+        return 100 * (reliability(self.score[rows], self.there[rows]).ece or 0.0)
 
 
-def changes_a_second(
-    videos: list[TrackedVideo], scores: list[list[Floats]], ids: list[list[list[int]]], columns: list[int],
-    until: float = SAID_FROM,
-) -> float:  # fmt: skip
-    """How often scores of people go over ``SAID_FROM``, or those over it under ``until``, a second that somebody is
-    followed.
+@dataclass(frozen=True)
+class Judged:
+    """A set at a rate: what is true, who was found and followed, ``doing`` what (`flicker.what_people_do`).
+
+    ``labels``: those of the set, by number; ``columns``: theirs in scores.
     """
-    changes, seconds = 0, 0.0
-    for video, told, numbers in zip(videos, scores, ids, strict=True):
-        last: dict[int, tuple[float, Floats]] = {}
-        for k, said, people in zip(video.keyframes, told, numbers, strict=True):
-            for number, values in zip(people, said, strict=True):
-                shown = values[columns] >= SAID_FROM
-                if number in last:
-                    shown = np.where(last[number][1], values[columns] >= until, shown)
-                    changes += int((shown != last[number][1]).sum())
-                    seconds += k.at_s - last[number][0]
-                last[number] = k.at_s, shown
-    return changes / max(seconds, 1e-9)
+
+    truth: GroundTruth
+    videos: list[TrackedVideo]
+    ids: Numbers
+    doing: Scores
+    labels: dict[int, str]
+    columns: list[int]
+    protocol: FrameProtocol
+
+    def found(self, scores: Scores) -> Detections:
+        """Of all people and labels."""
+        rows = [
+            (video.name, k.frame, box / (video.size * 2), label, float(score[column]))
+            for video, told in zip(self.videos, scores, strict=True)
+            for k, said in zip(video.keyframes, told, strict=True)
+            for box, score in zip(k.boxes, said, strict=True)
+            for label, column in zip(self.labels, self.columns, strict=True)
+        ]
+        names, frames, boxes, labels, values = (np.array(each) for each in zip(*rows, strict=True))
+        return Detections(names, frames, boxes.clip(0, 1), labels, values)
+
+    def outcomes(self, scores: Scores) -> Outcomes:
+        """Of people who are found."""
+        found = self.found(scores)
+        counts, there = action_outcomes(self.truth, found, self.protocol)
+        return Outcomes(found.video[counts], found.score[counts], there[counts])
+
+    def figures(self, scores: Scores) -> dict[str, float]:
+        """Of one kind of scores."""
+        score = evaluate_frames(self.truth, self.found(scores), self.labels, self.protocol)
+        outcomes = self.outcomes(scores)
+        of_whom = self.videos, scores, self.ids, self.columns
+        return {
+            "map": round(100 * score.mean_ap, 1),
+            "flicker": round(changes_a_second(*of_whom), 2),
+            "held": round(changes_a_second(*of_whom, HOLD * SAID_FROM), 2),
+            "superfluous": round(superfluous_a_second(*of_whom, self.doing), 2),
+            "ece": round(outcomes.ece(), 1),
+            "brier": round(100 * float(np.mean((outcomes.score - outcomes.there) ** 2)), 2),
+        }
 
 
-def true_changes_a_second(truth: GroundTruth, videos: list[TrackedVideo]) -> float:
-    """How often what people do changes from one annotated keyframe to the next, each second that somebody is there."""
-    at_s = {(video.name, k.frame): k.at_s for video in videos for k in video.keyframes}
-    people: dict[tuple[str, int], dict[int, set[int]]] = {}
-    rows = zip(*(each.tolist() for each in (truth.video, truth.track, truth.frame, truth.label)), strict=True)
-    for video, track, frame, label in rows:
-        people.setdefault((video, track), {}).setdefault(frame, set()).add(label)
-    changes, seconds = 0, 0.0
-    for (video, _), frames in people.items():
-        for (before, did), (now, does) in pairwise(sorted(frames.items())):
-            changes += len((did ^ does) - {UNKNOWN_ACTION})
-            seconds += at_s[video, now] - at_s[video, before]
-    return changes / max(seconds, 1e-9)
+def ece_more(single: Outcomes, smoothed: Outcomes) -> list[float]:
+    """By how much the ECE of smoothed scores is higher: the middle 95 % where videos are drawn anew, in %."""
+    rng, names = np.random.default_rng(0), np.unique(single.video)
+    rows = [np.flatnonzero(single.video == name) for name in names]
+    more = []
+    for _ in range(DRAWN):
+        drawn = np.concatenate([rows[at] for at in rng.integers(len(rows), size=len(rows))])
+        more.append(smoothed.ece(drawn) - single.ece(drawn))
+    return [round(float(edge), 1) for edge in np.percentile(more, (2.5, 97.5))]
 
 
 def truth_of(rows: list[Annotation], videos: list[TrackedVideo], numbers: dict[str, int]) -> GroundTruth:
@@ -147,7 +173,7 @@ def main(
     """Compare on every set at every rate."""
     known = stmixer.load().labels
     numbers, columns = {label.name: label.id for label in known}, {label.id: c for c, label in enumerate(known)}
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in SETS:
         annotations = validation(data, name)[1]
         for hz in RATES:
@@ -155,13 +181,24 @@ def main(
             truth = truth_of(annotations, videos, numbers)
             labels = {label.id: label.name for label in known if label.id in set(truth.label.tolist())}
             told = [followed(video, hz, tuple(columns)) for video in videos]
-            ids = [each.ids for each in told]
-            judged = len({(str(v), int(f)) for v, f in zip(truth.video, truth.frame, strict=True)})
-            changes = round(true_changes_a_second(truth, videos), 2)
-            row = {"set": name, "hz": hz, "keyframes": judged, "true_changes": changes}
-            for kind in ("single", "smoothed"):
-                scores = [getattr(each, kind) for each in told]
-                row[kind] = figures(truth, videos, scores, ids, labels, columns, negative=name == "interaction")
+            negative = name == "interaction"
+            judged = Judged(
+                truth, videos, [each.ids for each in told],
+                what_people_do(truth, videos, list(labels), negative=negative),
+                labels, [columns[label] for label in labels],
+                FRAMES_CUSTOM_NEGATIVE if negative else FRAMES_CUSTOM,
+            )  # fmt: skip
+            single, smoothed = [each.single for each in told], [each.smoothed for each in told]
+            row = {
+                "set": name,
+                "hz": hz,
+                "keyframes": len({(str(v), int(f)) for v, f in zip(truth.video, truth.frame, strict=True)}),
+                "true_changes": round(true_changes_a_second(truth, videos), 2),
+                "single": judged.figures(single),
+                "smoothed": judged.figures(smoothed),
+                "ece_more": ece_more(judged.outcomes(single), judged.outcomes(smoothed)),
+                "told_after_s": told_after_s(videos, single, smoothed, judged.ids, judged.columns),
+            }
             rows.append(row)
             typer.echo(json.dumps(row))
     output.write_text(json.dumps({**measured_on(), "rows": rows}, indent=1) + "\n")

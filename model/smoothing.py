@@ -1,13 +1,14 @@
 """What somebody does over a stretch of time: action scores of each track, smoothed. Imports neither torch nor scipy.
 
-Not in the paper. Of each track and label two means of the log odds of all keyframes so far, each keyframe weighing by
-the time that it stands for and less the longer ago it was: exponential filters, right at any rate and of irregular
-keyframes, since their time constants are in seconds. The slow one is told, but it is drawn towards the fast one, and
-then towards the keyframe's own scores, until no label is farther from them than ``FARTHEST`` and ``FARTHEST_AT_ONCE``,
-and goes on from there. All labels of a person are drawn by the same share: who plainly does something else now has
-stopped what they did. What is told crosses 0.5 only once it is over it by ``BAND``, or by less and less of that for
-``CLOSES_S``; until then it is told as at the edge. In log odds rather than in probabilities; that, the constants and
-the weight of ``warming`` keyframes by frame mAP and flicker on validation (docs/evaluation.md, Smoothed actions).
+Not in the paper. Of each track and label the mean of the log odds of all keyframes so far, each weighing by the time
+that it stands for and less the longer ago it was: an exponential filter, right at any rate and of irregular keyframes,
+since its time constant is in seconds. Then it is drawn towards the keyframe's own scores, the more the farther those
+are, and all of the way from ``PLAINLY`` on, and goes on from there (Tukey's biweight of Fisher's distance between two
+probabilities): what wavers is averaged, what is plain is told as it is. How far is by whichever label says most, and
+all labels of a person are drawn by the same share: who plainly does something else now has stopped what they did. What
+is told crosses 0.5 only once it is over it by ``BAND``, or by less and less of that for ``CLOSES_S``; until then it is
+told as at the edge. The constants and the weight of ``warming`` keyframes by frame mAP, flicker and how soon a change
+is told (docs/evaluation.md, Smoothed actions).
 
 No keyframe waits for another: it looks back only, and what is past a keyframe is what the model's own clip has shown.
 """
@@ -25,14 +26,15 @@ from stmixer.model.tracks import TrackChanges
 
 Floats = NDArray[np.floating[Any]]
 
-SLOW_S, FAST_S = 1.0, 0.25
-"""Time constants: after so long a change has come through by two thirds."""
-FARTHEST, FARTHEST_AT_ONCE = 0.8, 1.6
-"""From the fast mean, and from the keyframe's own; in log odds: 0.9 alone is told as 0.65 at least."""
-BAND, CLOSES_S = 0.8, 2.0
-"""In log odds: 0.69 says it at once of whom it was not said of, 0.6 after a second, 0.5 after two."""
+MEAN_S = 1.0
+"""Time constant: after so long a small change has come through by two thirds."""
+PLAINLY, WITHIN_S = 1.0, 0.25
+"""Twice the angle whose squared sine a probability is, 0 to π: from 0.05 to 0.45 it is 1.0, from 0.5 to 0.75 0.5. Of
+keyframes that are closer together than ``WITHIN_S`` each draws by its share of that."""
+BAND, CLOSES_S = 1.0, 1.5
+"""In log odds: 0.73 says it at once of whom it was not said of, 0.58 after a second, 0.5 after one and a half."""
 EDGE = 1e-3
-"""In log odds, of what is told as 0.5 and nearly so: on the side where it was."""
+"""In log odds, of what is told as 0.5 and nearly so, on the side where it was: so much at most, half of it at least."""
 WARMING = 0.25
 """What a keyframe counts whose clip is not whole: at the start, and after a gap."""
 SUREST = 1e-4
@@ -79,16 +81,14 @@ class SmoothedActions:
             self._end(changes.ended)
             return np.zeros((0, len(scores.labels)))
         rows = self._rows_of(changes.ids, at_s - period_s)
-        weight = 1 - np.exp((self._seen_s[rows, None] - at_s) / (SLOW_S, FAST_S))
-        fades = 1 - weight
-        weight *= WARMING if warming else 1.0
+        passed_s = at_s - self._seen_s[rows, None]
+        fades = np.exp(-passed_s / MEAN_S)
+        weight = (1 - fades) * (WARMING if warming else 1.0)
         weights = self._weight[rows] * fades + weight
-        means, own = self._mean[rows], _log_odds(scores.values)
-        means += (weight / weights)[:, :, None] * (own[:, None] - means)
-        means[:, 0] = _drawn(means[:, 0], means[:, 1], FARTHEST)
-        means[:, 0] = _drawn(means[:, 0], own, FARTHEST_AT_ONCE)
-        told = self._held(rows, at_s, means[:, 0])
-        self._weight[rows], self._mean[rows], self._seen_s[rows] = weights, means, at_s
+        before, own = self._mean[rows], _log_odds(scores.values)
+        mean = _drawn(before + weight / weights * (own - before), own, np.minimum(passed_s / WITHIN_S, 1))
+        told = self._held(rows, at_s, mean)
+        self._weight[rows], self._mean[rows], self._seen_s[rows] = weights, mean, at_s
         self._end(changes.ended)
         return np.asarray(1 / (1 + np.exp(-told)))
 
@@ -101,24 +101,26 @@ class SmoothedActions:
         self._ids = np.zeros(0, np.int64)
         """Rising."""
         self._seen_s = np.zeros(0)
-        self._weight = np.zeros((0, 2))
-        self._mean = np.zeros((0, 2, len(labels)))
-        """(tracks, slow and fast, labels)."""
+        self._weight = np.zeros((0, 1))
+        self._mean = np.zeros((0, len(labels)))
+        """(tracks, labels), log odds."""
         self._said = np.zeros((0, len(labels)), np.bool_)
         """Whether 0.5 or more was told last."""
         self._over_s = np.zeros((0, len(labels)))
-        """For how long the slow mean has been on the other side of 0.5 than what is told, -1 where it is not."""
+        """For how long the mean has been on the other side of 0.5 than what is told, -1 where it is not."""
 
-    def _held(self, rows: NDArray[np.intp], at_s: float, slow: Floats) -> Floats:
-        """(people, labels) slow means -> what is told, which changes sides as ``BAND`` has it."""
+    def _held(self, rows: NDArray[np.intp], at_s: float, mean: Floats) -> Floats:
+        """(people, labels) means -> what is told, which changes sides as ``BAND`` has it; what waits has its order."""
         said, over_s = self._said[rows], self._over_s[rows]
-        other = (slow >= 0) != said
+        other = (mean >= 0) != said
         over_s = np.where(other, np.where(over_s < 0, 0.0, over_s + (at_s - self._seen_s[rows])[:, None]), -1.0)
-        changed = other & (np.abs(slow) >= BAND * (1 - over_s / CLOSES_S))
+        over = np.abs(mean)
+        changed = other & (over >= BAND * (1 - over_s / CLOSES_S))
         over_s[changed] = -1.0
         said ^= changed
         self._said[rows], self._over_s[rows] = said, over_s
-        return np.where(other & ~changed, np.where(said, EDGE, -EDGE), slow)
+        edge = EDGE * (1 - over / (2 * BAND))
+        return np.where(other & ~changed, np.where(said, edge, -edge), mean)
 
     def _rows_of(self, ids: NDArray[np.int64], before_s: float) -> NDArray[np.intp]:
         """Each track's row; those that are new get one, last seen ``before_s``."""
@@ -145,11 +147,15 @@ class SmoothedActions:
             self._said, self._over_s = self._said[kept], self._over_s[kept]
 
 
-def _drawn(told: Floats, towards: Floats, farthest: float) -> Floats:
-    """(people, labels) both; of each person all labels by the same share of their way."""
-    away = told - towards
-    most = np.abs(away).max(1, initial=farthest, keepdims=True)
-    return np.asarray(towards + away * (farthest / most))
+def _drawn(mean: Floats, own: Floats, share: Floats) -> Floats:
+    """(people, labels) log odds; of each person all labels by as much of the way to ``own``; ``share`` (people, 1)."""
+    away = 2 * np.abs(_angle(mean) - _angle(own)).max(1, initial=0, keepdims=True)
+    return np.asarray(own + (mean - own) * np.maximum(1 - (away / PLAINLY) ** 2, 0) ** (2 * share))
+
+
+def _angle(log_odds: Floats) -> Floats:
+    """arcsin of the root of the probability: 0 to half of π."""
+    return np.asarray(np.arctan(np.exp(log_odds / 2)))
 
 
 def _log_odds(scores: Floats) -> Floats:

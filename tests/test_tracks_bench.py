@@ -7,8 +7,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.flicker import (
+    changes_a_second,
+    superfluous_a_second,
+    told_after_s,
+    true_changes_a_second,
+    what_people_do,
+)
 from bench.made_up_scenes import BASE_HZ, scene
-from bench.smoothing import changes_a_second, true_changes_a_second, truth_of
+from bench.smoothing import Outcomes, ece_more, truth_of
 from bench.tracked_sets import Annotation, Keyframe, TrackedVideo
 from bench.tracks import Told, as_trackeval, ours
 from bench.watching import Watched, rules_of
@@ -60,6 +67,55 @@ def test_what_is_annotated_changes_as_often_as_it_does() -> None:
     both = Annotation("v", 4, box, "fall", 1)
     truth = truth_of([*rows, both], [video], {"walk": 0, "fall": 1})
     assert true_changes_a_second(truth, [video]) == (2 + 1 + 1) / (2 + 2)
+
+
+def test_what_goes_beyond_the_annotated_changes_is_superfluous() -> None:
+    """One who walks and then falls, of whom a keyframe in the middle says nothing; and one who does nothing."""
+    video = TrackedVideo("v", (640, 360), tuple(keyframe(k / 2, (1, 2)) for k in range(5)))
+    for number, k in enumerate(video.keyframes):
+        object.__setattr__(k, "frame", number)
+    does = {1: ("walk", "walk", "", "fall", "fall"), 2: ("", "", "", "", "")}
+    rows = [Annotation("v", n, (0, 0, 1, 1), label, one) for one in does for n, label in enumerate(does[one])]
+    truth = truth_of(rows, [video], {"walk": 0, "fall": 1})
+    doing = what_people_do(truth, [video], (0, 1), negative=False)[0]
+    assert [np.isnan(found).any(1).tolist() for found in doing] == [[k == 2, True] for k in range(5)]
+    assert doing[0][0].tolist() == [1, 0]
+    right = ((0.9, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9), (0.1, 0.9))
+    wavers = ((0.9, 0.1), (0.2, 0.1), (0.9, 0.1), (0.9, 0.1), (0.1, 0.9))
+    late = ((0.1, 0.1), (0.1, 0.1), (0.9, 0.9), (0.1, 0.1), (0.1, 0.9))
+
+    def superfluous(of_one: tuple[tuple[float, float], ...], *, negative: bool) -> float:
+        scores = [np.array([first, second]) for first, second in zip(of_one, wavers, strict=True)]
+        done = what_people_do(truth, [video], (0, 1), negative=negative)
+        return superfluous_a_second([video], [scores], [[[1, 2]] * 5], [0, 1], done)
+
+    assert [superfluous(one, negative=False) for one in (right, wavers, late)] == [0, 2 / 2, 0]
+    assert superfluous(right, negative=True) == pytest.approx((0 + 4) / (2 + 2)), "and the other, who does nothing"
+
+
+def test_how_late_smoothed_scores_are_is_where_a_score_stays() -> None:
+    """Told after a second; of one that is over for half a second nothing is wanted, nor of one that is over already."""
+    video = TrackedVideo("v", (640, 360), tuple(keyframe(k / 2, (1,)) for k in range(6)))
+
+    def late(single: tuple[float, ...], smoothed: tuple[float, ...]) -> float | None:
+        one, other = ([[np.array([[score]]) for score in scores]] for scores in (single, smoothed))
+        return told_after_s([video], one, other, [[[1]] * 6], [0])
+
+    stays, shortly = (0.1, 0.9, 0.9, 0.9, 0.9, 0.9), (0.1, 0.9, 0.9, 0.1, 0.1, 0.1)
+    assert late(stays, (0.1, 0.4, 0.4, 0.6, 0.6, 0.6)) == 1.0
+    assert late(stays, stays) == 0.0
+    assert late(stays, (0.1,) * 6) == 2.0, "never: to the end"
+    assert late(shortly, (0.1,) * 6) is None
+    assert late(stays, (0.6,) * 6) is None
+
+
+def test_an_interval_of_calibration_is_over_videos() -> None:
+    """Of two videos one is worse by 0.2 and one is not."""
+    video, there = np.repeat(["a", "b"], 100), np.tile([True, False], 100)
+    single = Outcomes(video, np.full(200, 0.55), there)
+    smoothed = Outcomes(video, np.where(video == "a", 0.75, 0.55), there)
+    assert (single.ece(), smoothed.ece()) == (pytest.approx(5), pytest.approx(15))
+    assert ece_more(single, smoothed) == [0.0, 20.0]
 
 
 def test_rules_that_are_measured_are_met_and_without_any_nothing_is_told() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ START: dict[str, Any] = {
     "policy": "all", "timestamps": "prefix", "keyframe_hz": 4, "score_threshold": 0.3, "rules": [FALL],
 }  # fmt: skip
 WITHIN_S = 240.0
+RATE, SWING = 15, 22
+"""Pictures a second of the film, and how many of its last ones a camera that plays on shows again."""
 
 
 @pytest.fixture(scope="module")
@@ -116,31 +122,72 @@ def test_it_is_one_with_the_socket_lost_and_resumed(service: Server, pictures: l
         check_one_fall(service, events_of(first, second))
 
 
+@contextmanager
+def playing(pictures: list[tuple[int, bytes]]) -> Iterator[str]:
+    """A camera by HTTP that plays on whoever looks, from when somebody first does; after the film its last second and a
+    half, to and fro. Its address.
+    """
+    ends, began, last = threading.Event(), list[float](), len(pictures) - 1
+
+    def shown() -> bytes:
+        number = int(RATE * (time.monotonic() - began[0]))
+        swing = (number - last) % (2 * SWING)
+        return pictures[number if number <= last else last - min(swing, 2 * SWING - swing)][1]
+
+    class Film(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            began.append(time.monotonic())
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with suppress(ConnectionError):
+                while not ends.wait(1 / RATE):
+                    picture = shown()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                    self.wfile.write(head.encode() + picture + b"\r\n")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Film) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hall.mjpg"
+        finally:
+            ends.set()
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.slow
-def test_of_a_pulled_stream_it_is_one_though_the_service_is_killed_and_begins_again(tmp_path: Path) -> None:
-    """The clip plays again and again, and is down long enough in each round."""
-    order = {"name": "hall", "url": "file:fall.mp4", "loop": True, "keyframe_hz": 2, "score_threshold": 0.3}
-    (tmp_path / "streams.yaml").write_text(yaml.safe_dump({"streams": [{**order, "rules": [{**FALL, "for_s": 0}]}]}))
-    terms = {"streams": tmp_path / "streams.yaml", "events_file": tmp_path / "events.db", "allow_files": OWN_CLIPS}
+def test_of_a_pulled_stream_it_is_one_though_the_service_is_killed_and_begins_again(
+    tmp_path: Path, pictures: list[tuple[int, bytes]]
+) -> None:
+    """The camera plays on meanwhile, and who fell stays down."""
 
     def listed(server: Server) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = httpx.get(server.url + "/v1/events").json()["events"]
         return found
 
-    with running_server(**terms) as server:
-        (before,) = eventually(lambda: listed(server), timeout_s=WITHIN_S)
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait(10)
-        server.process.returncode = 0  # running_server expects a service that ends by itself
-    assert (before["stream"], before["state"]) == ("hall", "start")
-    with running_server(**terms) as server:
-        number = httpx.get(server.url + "/v1/streams").json()["streams"][0]["id"]
-        (after,) = eventually(lambda: listed(server), lambda events: events[0] != before, WITHIN_S)
-        assert (after["event_id"], after["state"]) == (before["event_id"], "update")
-        assert after["track_id"] > before["track_id"]
-        assert httpx.delete(f"{server.url}/v1/streams/{number}").status_code == 204
-        (end,) = eventually(lambda: listed(server), lambda events: events[0]["state"] == "end", 30)
-        assert (end["event_id"], end["reason"]) == (before["event_id"], "stream_ended")
+    with playing(pictures) as url:
+        order = {"name": "hall", "url": url, "keyframe_hz": 2, "score_threshold": 0.3, "rules": [{**FALL, "for_s": 0}]}
+        (tmp_path / "streams.yaml").write_text(yaml.safe_dump({"streams": [order]}))
+        terms = {"streams": tmp_path / "streams.yaml", "events_file": tmp_path / "events.db"}
+        with running_server(**terms, allow_networks="127.0.0.1") as server:
+            (before,) = eventually(lambda: listed(server), timeout_s=WITHIN_S)
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait(10)
+            server.process.returncode = 0  # running_server expects a service that ends by itself
+        assert (before["stream"], before["state"]) == ("hall", "start")
+        with running_server(**terms, allow_networks="127.0.0.1") as server:
+            number = httpx.get(server.url + "/v1/streams").json()["streams"][0]["id"]
+            (after,) = eventually(lambda: listed(server), lambda events: events[0] != before, WITHIN_S)
+            assert (after["event_id"], after["state"]) == (before["event_id"], "update")
+            assert after["track_id"] > before["track_id"]
+            assert httpx.delete(f"{server.url}/v1/streams/{number}").status_code == 204
+            (end,) = eventually(lambda: listed(server), lambda events: events[0]["state"] == "end", 30)
+            assert (end["event_id"], end["reason"]) == (before["event_id"], "stream_ended")
 
 
 def test_rules_of_a_stream_are_read_and_changed_while_it_runs(service: Server) -> None:

@@ -58,6 +58,7 @@ class Rack:
         self._head = {
             "include_dashboard": False, "gcs_server_port": free_port(), "session_name": session,
             "temp_dir": str(self._folder.parent), "num_cpus": head_cpus,
+            "redis_address": os.environ.get("RAY_REDIS_ADDRESS"),  # a head whose session has a name does not look there
         }  # fmt: skip
         self.cluster = Cluster(initialize_head=True, head_node_args=self._node() | self._head)
         for _ in range(2):
@@ -161,6 +162,8 @@ def main(arguments: dict[str, Any], proxies: str, head_cpus: int) -> None:
                     answer = rack.elsewhere()
                 case ["lose", replica]:
                     rack.lose(replica)
+                case ["proxies"]:
+                    answer = sum(status == "HEALTHY" for status in serve.status().proxies.values())
                 case ["add"]:
                     rack.add()
                 case ["lose head"]:

@@ -217,11 +217,16 @@ def test_a_head_that_is_lost_comes_back_with_its_streams(
     with (
         redis(tmp_path) as address,
         running_cluster(
-            tiny_weights, tmp_path_factory.mktemp("ray"), 2, "EveryNode", 0, RAY_REDIS_ADDRESS=address
+            tiny_weights, tmp_path_factory.mktemp("ray"), 2, "EveryNode", 0, RAY_REDIS_ADDRESS=address,
+            RAY_gcs_rpc_server_reconnect_timeout_s="600",  # of a machine that has much else to do
         ) as cluster,
-        cameras(cluster, 4) as filming,
-        fetched(cluster, films) as numbers,
-    ):
+    ):  # fmt: skip
+        assert poll(lambda: cluster.asked("proxies") == 3, 300)
+        _head_is_lost(cluster, films)
+
+
+def _head_is_lost(cluster: Cluster, films: Films) -> None:
+    with cameras(cluster, 4) as filming, fetched(cluster, films) as numbers:
         old = cluster.asked("coordinator")
         readies = {camera: len(camera.readies) for camera in filming}
         lost_at = time.monotonic()

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
 from conftest import OWN_CLIPS
+from drills import write_report
 from websockets.exceptions import WebSocketException
 from ws_client import jpeg, poll
 
@@ -209,3 +211,13 @@ def back_at(camera: Camera, readies: int) -> tuple[float, bool] | tuple[()]:
     if len(camera.readies) <= readies:
         return ()
     return next((result for result in camera.results if result[0] > camera.readies[readies][0]), ())
+
+
+def seconds(moments: Iterable[float], since: float) -> list[float]:
+    """From one moment to each, as a report has them."""
+    return sorted(round(moment - since, 1) for moment in moments)
+
+
+def report(name: str, **figures: Any) -> None:
+    """``bench/results/NAME.json``, with Ray's version."""
+    write_report(name, {"ray": metadata.version("ray"), "model": "tiny", **figures})

@@ -209,8 +209,8 @@ class Coordinator:
         now = time.monotonic()
         self._table.leave(name, now)
         self._table.look(now)
-        self._signs.clear(name)
         self._write()
+        self._signs.clear(name)
 
     def _tell(self, number: int, what: PullRefusal | str) -> None:
         end = self._ends.get(number)

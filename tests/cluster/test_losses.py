@@ -12,15 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from drills import write_report
 from films import Films, running_films
-from ray_cluster import BACK_S, Cluster, back_at, cameras, results_of, running_cluster
+from ray_cluster import BACK_S, Cluster, back_at, cameras, report, results_of, running_cluster, seconds
 from ray_nodes import free_port
 from ws_client import OUTCOMES, poll
 
@@ -68,25 +66,18 @@ def running(cluster: Cluster) -> list[str]:
     return sorted(stream["pulled"]["name"] for stream in cluster.streams() if stream["pulled"] is not None)
 
 
-def till_it_is(asked: Any, wanted: int, told: Counter[int]) -> httpx.Response:
-    """Ask until it is answered so; meanwhile nothing but 503, which says when to come again."""
+def till_it_is(asked: Any, wanted: int, told: Counter[int], then: int | None = None) -> httpx.Response:
+    """Ask until it is answered so; meanwhile nothing but 503, which says when to come again. ``then``: so it may be
+    answered after that, where what was asked first was done after all."""
     deadline = time.monotonic() + BACK_S
     while True:
         answer: httpx.Response = asked()
         told[answer.status_code] += 1
-        if answer.status_code == wanted:
+        if answer.status_code == wanted or (told[503] and answer.status_code == then):
             return answer
         assert answer.status_code == 503, answer.text
         assert int(answer.headers["retry-after"]) >= 1
         assert time.monotonic() < deadline
-
-
-def seconds(moments: list[float], since: float) -> list[float]:
-    return sorted(round(moment - since, 1) for moment in moments)
-
-
-def report(name: str, **figures: Any) -> None:
-    write_report(name, {"ray": metadata.version("ray"), "model": "tiny", **figures})
 
 
 def test_a_machine_that_is_lost_takes_nothing_with_it(cluster: Cluster, films: Films) -> None:
@@ -137,7 +128,7 @@ def test_streams_are_fetched_on_where_the_coordinator_dies(cluster: Cluster, fil
         ]
         (path, number) = numbers.popitem()
         address = f"{cluster.url}/v1/streams/{number}"
-        ends = pool.submit(till_it_is, lambda: httpx.delete(address, timeout=60), 204, ended)
+        ends = pool.submit(till_it_is, lambda: httpx.delete(address, timeout=60), 204, ended, 404)
         more = {path: begun.result().json()["id"] for path, begun in zip(new, begins, strict=True)}
         begun_at = time.monotonic()
         ends.result()

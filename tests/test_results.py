@@ -65,3 +65,28 @@ def test_what_the_manual_says_of_seats_and_models_is_what_the_drills_found() -> 
     assert max(p95.values()) <= p95["calm"] + max(20, 0.1 * p95["calm"])
     worst = f"within {waits['by_the_spare']['worst']:.1f} s by its spare and {waits['moved']['worst']:.1f} s"
     assert worst in re.sub(r"\s+", " ", told)
+
+
+def test_what_the_page_of_clusters_says_of_losses_is_what_the_drills_found() -> None:
+    """Within 10 s where a machine is lost, and not at all where the coordinator is."""
+    told = (drills.ROOT / "docs" / "cluster.md").read_text()
+    node, coordinator, head, scaling = (
+        json.loads((drills.RESULTS / f"drill_{name}.json").read_text())
+        for name in ("node_loss", "coordinator_loss", "head_loss", "scaling")
+    )
+    cameras, fetched = node["cameras_have_results_after_s"], node["pulled_streams_are_fetched_after_s"]
+    assert max(*cameras, *fetched, node["all_pulled_streams_have_results_after_s"]) <= 10
+    assert f"another replica after {max(cameras)} s at most" in told
+    assert f"fetched elsewhere after {max(fetched)} s" in told
+    assert f"had results after {node['all_pulled_streams_have_results_after_s']} s" in told
+    assert set(coordinator["fetches_of_each"]) == {1}
+    keyframes = coordinator["keyframes"]
+    assert f"none of {keyframes['ok']} keyframes lost" in told
+    assert sum(keyframes.values()) == keyframes["ok"]
+    assert f"ran {coordinator['orders_meanwhile_are_running_after_s']} s later" in told
+    assert (head["cameras_that_were_cut"], head["cameras"], head["pulled_streams"]) == (1, 4, 4)
+    assert f"pulled streams ended after {max(head['pulled_streams_end_after_s'])} s" in told
+    assert f"{max(head['pulled_streams_are_fetched_after_s'])} s after it was begun all four" in told
+    assert f"there {head['head_away_s'] + head['head_starts_within_s']:.0f} s after the loss" in told
+    for seconds in (*scaling["second_replica_serves_after_s"].values(), scaling["one_is_left_after_s"]["1 stream"]):
+        assert f"{seconds} s" in told

@@ -39,6 +39,8 @@ def deployment_of(options: ClusterOptions, settings: Settings) -> Any:
         scaling = AutoscalingConfig(
             min_replicas=options.replicas,
             max_replicas=options.max_replicas,
+            upscale_delay_s=options.more_after_s,
+            downscale_delay_s=options.fewer_after_s,
             policy=AutoscalingPolicy.model_validate(
                 {"policy_function": "stmixer.service.cluster.scaling:StreamScaling", "policy_kwargs": kept}
             ),

@@ -2,7 +2,7 @@
 
 It runs on Ray's head, and its table lies in Ray's own store, which is there too (in Redis where Ray is told to keep it
 in that), so an actor that dies is started again by Ray and goes on with it. Replicas ask it what they are to fetch and
-are answered when that changes; they go on without it for ``LEASE_S``.
+are answered when that changes; they go on without it for ``LEASE_S``, and longer where they leave ``signs``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.experimental import internal_kv
 
-from stmixer.service.cluster.orders import Order, PullRefusal
+from stmixer.service.cluster.orders import NAMESPACE, PROTOCOL, Order, PullRefusal
 from stmixer.service.cluster.placing import HEAD, Placements
+from stmixer.service.cluster.signs import Signs, drop_sign, read_sign
 
 log = logging.getLogger("stmixer.cluster")
 
-NAMESPACE = "stmixer"
-PROTOCOL = 3
-"""Of what replicas say to it and of its table: a replica of another one has another coordinator."""
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Where its store is: without that it is nothing, and elsewhere there would be one machine more to lose."""
 LOOK_S = 0.5
@@ -64,6 +63,9 @@ class Coordinator:
         self._secret = self._kept(f"secret of {app}") or self._new_secret(f"secret of {app}")
         rows = self._rows()
         self._table = Placements.read(rows, time.monotonic()) if HEAD in rows else Placements()
+        self._unwritten = dict[str, str | None]()
+        """Rows that have still to be written."""
+        self._signs = Signs(partial(read_sign, app), partial(drop_sign, app))
         self._version, self._changed = 0, asyncio.Event()
         self._ends: dict[int, asyncio.Future[PullRefusal | str]] = {}
         """What comes of a stream that somebody waits for: why not, or what it is (``RunningStream`` as JSON)."""
@@ -79,6 +81,7 @@ class Coordinator:
         counts once for a ``deployment``."""
         now = time.monotonic()
         number = self._table.join(name, now, number)
+        self._signs.clear(name, known=False)
         self._table.file(filed, now, deployment)
         if name not in self._watched:
             self._watched[name] = asyncio.create_task(self._until_dead(name, actor))
@@ -91,6 +94,7 @@ class Coordinator:
         """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides;
         ``over``: those that have come to their end."""
         known = self._table.report(name, others, capacity, time.monotonic(), over) and name in self._watched
+        self._signs.clear(name)
         if known and seen == self._version:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ASKED_S)
@@ -122,10 +126,7 @@ class Coordinator:
         watch = self._watched.pop(name, None)
         if watch is not None:
             watch.cancel()
-        now = time.monotonic()
-        self._table.leave(name, now)
-        self._table.look(now)
-        self._write()
+        self._gone(name)
 
     # -- what is asked for
 
@@ -173,14 +174,22 @@ class Coordinator:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            now = time.monotonic()
-            if self._table.look(now):
-                self._write()
-            since = self._table.empty_since
-            if since is not None and now - since > FORGOTTEN_S:
-                for name in self._rows():
-                    self._put(self._prefix + name, None)
-                ray.kill(ray.get_runtime_context().current_actor)
+            try:
+                await self._look_once(time.monotonic())
+            except Exception:  # Ray's store does not answer: without what replicas leave there nobody is taken for gone
+                log.exception("who is there")
+
+    async def _look_once(self, now: float) -> None:
+        if silent := self._table.silent(now):
+            for name in await asyncio.to_thread(self._signs.look, silent):
+                self._table.heard(name, time.monotonic())
+        if self._table.look(now) or self._unwritten:
+            self._write()
+        since = self._table.empty_since
+        if since is not None and now - since > FORGOTTEN_S:
+            for name in self._rows():
+                self._put(self._prefix + name, None)
+            ray.kill(ray.get_runtime_context().current_actor)
 
     async def _until_dead(self, name: str, actor: Any) -> None:
         """Ray knows of a process that ended long before its silence tells."""
@@ -190,14 +199,18 @@ class Coordinator:
             except ActorDiedError:
                 log.warning("replica %s is gone", name)
                 self._watched.pop(name, None)
-                now = time.monotonic()
-                self._table.leave(name, now)
-                self._table.look(now)
-                self._write()
+                self._gone(name)
                 return
             except RayError:  # for the moment
                 log.info("replica %s does not answer Ray", name)
             await asyncio.sleep(LOOK_S)
+
+    def _gone(self, name: str) -> None:
+        now = time.monotonic()
+        self._table.leave(name, now)
+        self._table.look(now)
+        self._write()
+        self._signs.clear(name)
 
     def _tell(self, number: int, what: PullRefusal | str) -> None:
         end = self._ends.get(number)
@@ -205,8 +218,10 @@ class Coordinator:
             end.set_result(what)
 
     def _write(self) -> None:
-        for name, row in self._table.changes().items():
+        self._unwritten |= self._table.changes()
+        for name, row in list(self._unwritten.items()):
             self._put(self._prefix + name, None if row is None else row.encode())
+            del self._unwritten[name]
         self._version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

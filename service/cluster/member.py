@@ -21,6 +21,10 @@ from stmixer.service.errors import CapacityError, StmixerError
 log = logging.getLogger("stmixer.cluster")
 
 RETRY_S = 0.25
+SIGN_S = 1.25
+"""So long after the last answer it leaves a sign, and as often: a question is answered within a second."""
+ALONE_S = 60.0
+"""So long it goes on by its signs alone: what was ended meanwhile it has not heard of."""
 ANSWER_S = 3.0
 """So long a request waits for the coordinator."""
 
@@ -58,25 +62,28 @@ class Fetching(Protocol):
 
 
 class Member:
-    """``find`` gives the coordinator's handle, ``actor`` is our own; ``filed``: what ``--streams`` says here, in this
-    ``deployment``."""
+    """``find`` gives the coordinator's handle, ``actor`` is our own; ``leave_sign`` says in Ray's store that we are
+    there, and raises where that does not answer; ``filed``: what ``--streams`` says here, in this ``deployment``."""
 
     def __init__(
         self,
         name: str,
         find: Callable[[], Awaitable[Any]],
         actor: Any,
+        leave_sign: Callable[[], Awaitable[None]],
         filed: dict[str, str],
         deployment: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self._find, self._actor, self._clock = find, actor, clock
+        self._find, self._actor, self._leave_sign, self._clock = find, actor, leave_sign, clock
         self._filed, self._deployment = filed, deployment
         self._coordinator: Any = None
         self._number: int | None = None
         self._answered_at = clock()
         """When the last question was asked that was answered: the coordinator has heard it then or later."""
+        self._heard_at = self._signed_at = self._answered_at
+        """When the last answer came; when we left the last sign, or before."""
         self._beginning: dict[int, asyncio.Task[None]] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,7 +100,8 @@ class Member:
 
     def start(self, fetching: Fetching) -> None:
         """See to it from now on."""
-        self._tasks = [asyncio.create_task(self._follow(fetching)), asyncio.create_task(self._fence(fetching))]
+        work = self._follow(fetching), self._fence(fetching), self._sign(fetching)
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     async def leave(self, fetching: Fetching) -> None:
         """Fetch nothing more, and have others do it."""
@@ -145,7 +153,7 @@ class Member:
                 if not wanted.known:
                     await self.join()
                     continue
-                self._answered_at, seen = asked, wanted.version
+                self._answered_at, self._heard_at, seen = asked, self._clock(), wanted.version
                 self._be_as(fetching, wanted)
             except Exception:  # whatever it was, it is asked again
                 log.exception("what to fetch")
@@ -193,13 +201,27 @@ class Member:
                 del self._beginning[order.number]
 
     async def _fence(self, fetching: Fetching) -> None:
-        """Whom the coordinator does not answer it takes for gone, and has others fetch what they did."""
+        """Whom the coordinator knows nothing of it takes for gone, and has others fetch what they did."""
         while True:
             await asyncio.sleep(RETRY_S)
-            if self._clock() - self._answered_at > LEASE_S and fetching.fetched:
-                log.warning("the coordinator has not answered for %.0f s: what we fetch ends here", LEASE_S)
+            if self._clock() - max(self._answered_at, self._signed_at) > LEASE_S and fetching.fetched:
+                log.warning("the coordinator has not heard of us for %.0f s: what we fetch ends here", LEASE_S)
                 for number in fetching.fetched:
                     self._end(fetching, number, moves=True)
+
+    async def _sign(self, fetching: Fetching) -> None:
+        """While it does not answer, say where it looks that we are there: it may have died, and comes back."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            now = self._clock()
+            due = now - max(self._heard_at, self._signed_at) >= SIGN_S
+            if not (due and now - self._heard_at <= ALONE_S and fetching.fetched):
+                continue
+            try:
+                await self._leave_sign()
+                self._signed_at = now
+            except Exception:  # Ray's store is not there either, for whatever reason
+                log.exception("nobody hears that we are there")
 
     async def _asked(self, seconds: float, verb: str, *arguments: Any) -> Any:
         """Its answer, to somebody who waits for it. Raises CapacityError."""

@@ -23,13 +23,16 @@ class ClusterOptions(Wire):
     """``replicas`` at first, or always; with ``max_replicas`` as many as streams want, ``replicas`` at least.
 
     ``filled``: the part of what a replica can have at which another one is wanted; ``keyframe_age_s``: results older
-    than that want one, too. ``num_cpus``, ``num_gpus``: what Ray gives each.
+    than that want one, too. ``more_after_s``, ``fewer_after_s``: for how long more, or fewer, have to be wanted until
+    there are. ``num_cpus``, ``num_gpus``: what Ray gives each.
     """
 
     replicas: int = Field(1, ge=1, le=10_000)
     max_replicas: int | None = Field(None, ge=1, le=10_000)
     filled: float = Field(0.8, gt=0, le=1)
     keyframe_age_s: float = Field(3.0, gt=0)
+    more_after_s: float = Field(30.0, ge=0, le=86400)
+    fewer_after_s: float = Field(600.0, ge=0, le=86400)
     num_cpus: float = Field(1.0, gt=0)
     num_gpus: float = Field(0.0, ge=0)
 

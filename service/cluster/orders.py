@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
+NAMESPACE = "stmixer"
+"""Of the coordinator, and of what lies in Ray's store."""
+PROTOCOL = 4
+"""Of what replicas and their coordinator say, and of its table: a replica of another one has another coordinator."""
+
 
 @dataclass(frozen=True, slots=True)
 class PullRefusal:

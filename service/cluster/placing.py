@@ -2,7 +2,7 @@
 
 A replica reports every second. One that has not for ``LOST_S`` is gone, and so is one of which Ray says that its
 process is: what it fetched goes to others. It has ended that by itself ``LEASE_S`` after the last report that was
-answered, so no stream is fetched twice.
+answered, or the last sign that it left (``signs``), so no stream is fetched twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ LEASE_S = 3.0
 """So long a replica fetches on that the coordinator does not answer."""
 LOST_S = 4.5
 """So long a silent replica is waited for: more than ``LEASE_S``, and a stream's end besides."""
+SILENT_S = 1.5
+"""After so long a replica should have reported again."""
 AGAIN_S = 2.0
 """Until what found no room anywhere is tried again."""
 GIVEN_UP_S = 30.0
@@ -35,6 +37,7 @@ RANGE = 10**9
 class _Home:
     number: int
     heard_at: float
+    reported_at: float
     others: int = 0
     """Its streams that were not placed here: sockets' and uploads."""
     capacity: int = 1
@@ -81,8 +84,8 @@ class Placements:
         home = self._homes.get(name)
         if home is None:
             self._last_home = self._last_home + 1 if number is None else max(self._last_home, number)
-            home = self._homes[name] = _Home(self._last_home if number is None else number, now)
-        home.heard_at, self.empty_since = now, None
+            home = self._homes[name] = _Home(self._last_home if number is None else number, now, now)
+        home.heard_at, home.reported_at, self.empty_since = now, now, None
         return home.number
 
     def report(self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = ()) -> bool:
@@ -90,13 +93,22 @@ class Placements:
         home = self._homes.get(name)
         if home is None:
             return False
-        home.heard_at, home.others, home.capacity = now, others, capacity
+        home.heard_at, home.reported_at, home.others, home.capacity = now, now, others, capacity
         for number in over:
             stream = self._streams.get(number)
             if stream is not None and stream.home == name and not stream.over:
                 stream.over = True
                 self._touched.add(number)
         return True
+
+    def silent(self, now: float) -> tuple[str, ...]:
+        """Those that should have reported by now."""
+        return tuple(name for name, home in self._homes.items() if now - home.reported_at > SILENT_S)
+
+    def heard(self, name: str, now: float) -> None:
+        """A silent one is there all the same."""
+        if name in self._homes:
+            self._homes[name].heard_at = now
 
     def leave(self, name: str, now: float) -> None:
         """A replica is gone, or has ended what it fetched: its streams go to others, but for those that were over."""
@@ -279,7 +291,7 @@ class Placements:
         """The table as it was written: its replicas have until ``LOST_S`` from now to report."""
         self = cls()
         self._last_home, self._next_stream, homes, self._deployments = json.loads(rows[HEAD])
-        self._homes = {name: _Home(number, now) for name, number in homes.items()}
+        self._homes = {name: _Home(number, now, now) for name, number in homes.items()}
         self.empty_since = None if self._homes else now
         for number, text in sorted((int(name), text) for name, text in rows.items() if name != HEAD):
             row = json.loads(text)

@@ -18,6 +18,7 @@ from stmixer.service.api.doorway import raise_descriptor_limit
 from stmixer.service.cluster.coordinator import coordinator_of
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.service import ClusterService, Replies
+from stmixer.service.cluster.signs import leave_sign
 from stmixer.service.cluster.taking import listen
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import CapacityError
@@ -65,6 +66,7 @@ class Replica:
             self._name,
             lambda: asyncio.to_thread(coordinator_of, app),
             ray.get_runtime_context().current_actor,
+            lambda: asyncio.to_thread(leave_sign, app, self._name),
             filed,
             deployment,
         )

@@ -18,7 +18,8 @@ from ray.exceptions import RayError
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from stmixer.service.cluster.choice import Asked, Room, asked_of, ranked
-from stmixer.service.cluster.coordinator import NAMESPACE, name_of
+from stmixer.service.cluster.coordinator import name_of
+from stmixer.service.cluster.orders import NAMESPACE
 from stmixer.service.cluster.owners import Owners, UnansweredError
 from stmixer.service.cluster.taking import tell
 

@@ -22,16 +22,19 @@ class Measured:
 def needed(replicas: Sequence[Measured], now: int, filled: float, keyframe_age_s: float) -> int:
     """Replicas that these streams want, each ``filled`` (0..1) of what it can have; ``now``: how many there are.
 
-    One more where keyframes are older than ``keyframe_age_s`` somewhere, however few streams there are. Fewer only
-    where those that stay would be no fuller than nine tenths of that: else the next stream would bring it back.
+    One more where keyframes are older than ``keyframe_age_s`` wherever a new stream could go, however few streams there
+    are: a stream stays where it is, so one more helps those that come. No fewer while they are that old anywhere, nor
+    where those that stay would be fuller than nine tenths of that: else the next stream would bring it back.
     """
     if not replicas:
         return now
     streams = sum(one.streams for one in replicas)
     room = filled * max(1.0, sum(one.capacity for one in replicas) / len(replicas))
     wanted = max(1, math.ceil(streams / room))
-    if max(one.keyframe_age_s for one in replicas) > keyframe_age_s:
-        return max(wanted, now + 1)
+    in_time = [one for one in replicas if one.keyframe_age_s <= keyframe_age_s]
+    if len(in_time) < len(replicas):
+        helped = len(replicas) < now or any(one.streams < filled * one.capacity for one in in_time)
+        return max(wanted, now if helped else now + 1)
     if wanted >= now:
         return wanted
     return max(wanted, min(now, math.ceil(streams / (0.9 * room))))

@@ -40,15 +40,15 @@ def test_the_file_of_the_document_is_what_serve_takes(tmp_path: Path) -> None:
 
 
 def test_what_serve_is_told() -> None:
-    options, settings = options_of(
-        {"replicas": "2", "max_replicas": "5", "shutdown_timeout": "7", "num_gpus": "1"} | OPEN
-    )
+    given = {"replicas": "2", "max_replicas": "5", "fewer_after_s": "90", "shutdown_timeout": "7", "num_gpus": "1"}
+    options, settings = options_of(given | OPEN)
     deployment = deployment_of(options, settings)
     config = deployment._deployment_config
     assert config.graceful_shutdown_timeout_s == 7 + STOP_S
     assert config.request_router_config.get_request_router_class() is StreamRouter
     scaling = config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (30, 90)
     assert scaling.policy.get_policy() is StreamScaling
     assert scaling.policy.policy_kwargs == {"filled": 0.8, "keyframe_age_s": 3.0}
     assert deployment.ray_actor_options["num_gpus"] == 1

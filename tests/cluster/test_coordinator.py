@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from stmixer.service.cluster import coordinator
-from stmixer.service.cluster.coordinator import ON_HEAD, PROTOCOL, Coordinator, coordinator_of, name_of
-from stmixer.service.cluster.orders import PullRefusal
+from stmixer.service.cluster.coordinator import ON_HEAD, Coordinator, coordinator_of, name_of
+from stmixer.service.cluster.orders import PROTOCOL, PullRefusal
+from stmixer.service.cluster.placing import LOST_S, SILENT_S
+from stmixer.service.cluster.signs import leave_sign
 
 FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
 
@@ -32,16 +34,28 @@ class Store:
     def __init__(self) -> None:
         self.rows: dict[str, bytes] = {}
         self.puts = 0
+        self.fails = False
+        """It is not there for the moment."""
+        self.reads = 0
+        """Rows that were asked for."""
 
     def put(self, key: str, value: bytes, *, namespace: bytes) -> None:
+        self._look()
         self.rows[key] = value
         self.puts += 1
 
     def get(self, key: str, *, namespace: bytes) -> bytes | None:
+        self._look()
+        self.reads += 1
         return self.rows.get(key)
 
     def delete(self, key: str, *, namespace: bytes) -> None:
+        self._look()
         self.rows.pop(key, None)
+
+    def _look(self) -> None:
+        if self.fails:
+            raise ConnectionError("nobody is there")
 
     def list(self, prefix: str, *, namespace: bytes) -> list[bytes]:
         return [key.encode() for key in self.rows if key.startswith(prefix)]
@@ -141,6 +155,107 @@ def test_one_stream_more_is_one_row_more(store: Store) -> None:
             await found.began("a", number, "running")
             assert store.puts - before == 2, "and what is of all"
             await task
+
+    played(act)
+
+
+class Clock:
+    """The coordinator's; it looks around without a pause."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(coordinator, "LOOK_S", 0.0)
+        monkeypatch.setattr(coordinator, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+async def a_stream(found: Coordinator) -> None:
+    """Number 1, which runs at ``a``."""
+    task = asyncio.create_task(found.place("k1", "{}", ""))
+    await asyncio.sleep(0)
+    assert await found.began("a", 1, "running")
+    await task
+
+
+async def looked(store: Store, times: int = 3) -> None:
+    """The coordinator has asked for so many signs more."""
+    wanted = store.reads + times
+    await comes(lambda: store.reads >= wanted)
+
+
+async def comes(so: Callable[[], bool]) -> None:
+    """The coordinator looks around until it is so."""
+    while True:
+        if so():
+            return
+        await asyncio.sleep(0)
+
+
+async def gone(found: Coordinator) -> None:
+    """The stream has no replica any more."""
+    while True:
+        if await found.where(1) is None:
+            return
+        await asyncio.sleep(0)
+
+
+def test_a_silent_replica_keeps_its_streams_while_it_leaves_signs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+
+    async def act() -> None:
+        found = await joined()
+        await a_stream(found)
+        for _ in range(8):
+            clock.now += LOST_S - 0.1
+            leave_sign("stmixer", "a")
+            await looked(store)
+            assert await found.where(1) == "a"
+        clock.now += LOST_S - 0.1  # and no sign more
+        await looked(store)
+        assert await found.where(1) == "a"
+        clock.now += 0.2
+        await gone(found)
+
+    played(act)
+
+
+def test_a_sign_of_before_is_none_of_now(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is lost is waited for no longer because its replica once did not reach the coordinator."""
+    clock = Clock(monkeypatch)
+
+    async def act() -> None:
+        found = await joined()
+        await a_stream(found)
+        clock.now = SILENT_S + 0.1
+        leave_sign("stmixer", "a")
+        await looked(store)
+        await found.ask("a", 0, 10, -1)  # it is there again
+        assert not [key for key in store.rows if key.startswith("sign ")]
+        clock.now += SILENT_S + 0.1
+        await looked(store)
+        assert await found.where(1) == "a"
+        clock.now += LOST_S - SILENT_S
+        await gone(found)
+
+    played(act)
+
+
+def test_nobody_is_taken_for_gone_while_the_store_does_not_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the silent leave there cannot be read. It goes on once the store is back."""
+    clock = Clock(monkeypatch)
+
+    async def act() -> None:
+        found = await joined()
+        await a_stream(found)
+        store.fails = True
+        clock.now = LOST_S + 0.1
+        await comes(lambda: "who is there" in caplog.messages)
+        assert await found.where(1) == "a"
+        store.fails = False
+        await gone(found)
 
     played(act)
 

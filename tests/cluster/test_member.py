@@ -10,8 +10,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 
 from stmixer.service.cluster import member
-from stmixer.service.cluster.coordinator import Joined, ToFetch
-from stmixer.service.cluster.member import Member
+from stmixer.service.cluster.coordinator import ASKED_S, Joined, ToFetch
+from stmixer.service.cluster.member import ALONE_S, SIGN_S, Member
 from stmixer.service.cluster.orders import Order, PullRefusal
 from stmixer.service.cluster.placing import LEASE_S
 from stmixer.service.errors import CapacityError, StmixerError
@@ -117,11 +117,27 @@ class Scene:
 
     def __init__(self) -> None:
         self.coordinator, self.streams, self.now = Coordinator(), Streams(), 0.0
+        self.signs: asyncio.Queue[float] = asyncio.Queue()
+        """When one was left."""
+        self.store_is_there = True
 
         async def find() -> Coordinator:
             return self.coordinator
 
-        self.member = Member("a", find, "actor", {"door": "{}"}, "d1", lambda: self.now)
+        self.member = Member("a", find, "actor", self._leave_sign, {"door": "{}"}, "d1", lambda: self.now)
+
+    async def _leave_sign(self) -> None:
+        if not self.store_is_there:
+            raise ConnectionError("nobody is there")
+        self.signs.put_nowait(self.now)
+
+    async def goes_on(self, seconds: float) -> None:
+        """So long, a sign after the other."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += SIGN_S + 0.1
+            async with asyncio.timeout(10):
+                await self.signs.get()
 
     async def __aenter__(self) -> Scene:
         await self.member.join()
@@ -187,6 +203,7 @@ def test_without_an_answer_it_ends_what_it_fetches_by_itself() -> None:
         scene.coordinator.answers.put_nowait(wanted(1, 4))
         assert (await scene.told())[0] == "began"
         assert not scene.streams.ended.is_set()
+        scene.store_is_there = False
         scene.now = LEASE_S + 0.1
         async with asyncio.timeout(10):
             await scene.streams.ended.wait()
@@ -198,12 +215,66 @@ def test_without_an_answer_it_ends_what_it_fetches_by_itself() -> None:
     played(act)
 
 
+def test_while_the_coordinator_is_gone_it_fetches_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have died: then nobody gives what is fetched here to others, and it looks for signs when it is back."""
+    monkeypatch.setattr(member, "RETRY_S", 0.0)
+
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        await scene.goes_on(3 * LEASE_S)
+        assert scene.streams.fetched == {4}
+        scene.store_is_there = False
+        scene.now += LEASE_S + 0.1
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+        assert scene.streams.moved == {4: True}
+
+    played(act)
+
+
+def test_it_does_not_go_on_alone_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was ended meanwhile it has not heard of."""
+    monkeypatch.setattr(member, "RETRY_S", 0.0)
+
+    async def act(scene: Scene) -> None:
+        scene.coordinator.answers.put_nowait(wanted(1, 4))
+        assert (await scene.told())[0] == "began"
+        await scene.goes_on(ALONE_S - LEASE_S)
+        assert scene.streams.fetched == {4}
+        scene.now = ALONE_S + LEASE_S
+        async with asyncio.timeout(10):
+            await scene.streams.ended.wait()
+        assert scene.signs.empty()
+
+    played(act)
+
+
+def test_it_leaves_no_sign_while_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer a second, each to what was asked when the one before came."""
+    monkeypatch.setattr(member, "RETRY_S", 0.0)
+
+    async def act(scene: Scene) -> None:
+        for version in range(9):
+            async with asyncio.timeout(10):
+                await scene.coordinator.asked.get()
+            scene.now += ASKED_S
+            for _ in range(20):
+                await asyncio.sleep(0)
+            scene.coordinator.answers.put_nowait(wanted(version, 4))
+        assert scene.streams.fetched == {4}
+        assert scene.signs.empty()
+
+    played(act)
+
+
 def test_the_lease_runs_from_when_it_asked() -> None:
     """The coordinator has heard it then, and counts from there."""
 
     async def act(scene: Scene) -> None:
         scene.coordinator.answers.put_nowait(wanted(1, 4))
         assert (await scene.told())[0] == "began"
+        scene.store_is_there = False
         scene.now = LEASE_S - 0.1  # so late comes the answer to what was asked at 0
         async with asyncio.timeout(10):
             await scene.coordinator.asked.get()
@@ -229,6 +300,7 @@ def test_a_slow_end_holds_up_no_other() -> None:
         scene.coordinator.answers.put_nowait(wanted(3, 4, 5, 6))  # here again, but it has to end before
         scene.coordinator.answers.put_nowait(wanted(4, 4, 5, 6, 7))
         assert await scene.told() == ("began", "a", 7, "stream 7")
+        scene.store_is_there = False
         scene.now = LEASE_S + 0.1
         async with asyncio.timeout(10):
             await scene.streams.ended.wait()

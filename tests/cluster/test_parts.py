@@ -98,6 +98,21 @@ def test_replicas_follow_streams_and_the_age_of_keyframes(
     assert needed(replicas, now, filled=0.8, keyframe_age_s=3.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("replicas", "now", "expected"),
+    [
+        ([(4, 9.0), (0, 0.0)], 2, 2),  # new streams have somewhere to go, and the old ones stay where they are
+        ([(4, 9.0), (8, 0.0)], 2, 3),  # nowhere with room
+        ([(4, 9.0)], 2, 2),  # one is on its way
+        ([(4, 9.0), (0, 0.0), (0, 0.0)], 3, 3),  # none goes meanwhile
+        ([(4, 9.0), (13, 0.0)], 2, 3),
+    ],
+)
+def test_one_more_for_the_age_only_where_it_helps(replicas: list[tuple[int, float]], now: int, expected: int) -> None:
+    measured = [Measured(streams, 10, age_s) for streams, age_s in replicas]
+    assert needed(measured, now, filled=0.8, keyframe_age_s=3.0) == expected
+
+
 def test_the_age_is_of_what_came_since_the_last_look() -> None:
     ages = Histogram("age", "s", ["source"], buckets=(0.5, 1, 2, 5), registry=CollectorRegistry())
     recent = RecentAge(ages)
@@ -178,6 +193,7 @@ def test_options_are_the_clusters_and_any_setting(monkeypatch: pytest.MonkeyPatc
         ({"replicas": "0"}, "replicas: "),
         ({"replicas": "3", "max_replicas": "2"}, "max_replicas is less than replicas"),
         ({"no_such": "1"}, "no_such: "),
+        ({"fewer_after_s": "-1"}, "fewer_after_s: Input should be"),
         ({"allow_teach": "true", "teach_dir": "/nowhere"}, "allow_teach: not in a cluster"),
         ({"port": "9000"}, "port: not in a cluster"),
         ({"weights_dir": "/weights"}, "weights_dir: not in a cluster"),

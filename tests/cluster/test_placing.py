@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stmixer.service.cluster.orders import Order, PullRefusal
-from stmixer.service.cluster.placing import AGAIN_S, GIVEN_UP_S, HEAD, LEASE_S, LOST_S, RANGE, Placements
+from stmixer.service.cluster.placing import AGAIN_S, GIVEN_UP_S, HEAD, LEASE_S, LOST_S, RANGE, SILENT_S, Placements
 from stmixer.service.errors import AccessError, CapacityError, InputError, StmixerError
 
 FULL = PullRefusal("capacity", "all 2 streams are in use", 503, 5)
@@ -58,6 +58,24 @@ def test_a_silent_one_is_gone_only_once_it_has_ended_what_it_fetched() -> None:
     assert homes(placements, "a", "b") == [[], [1]]
     assert not placements.report("a", 0, 10, LOST_S + 0.2), "it has to join anew"
     assert LEASE_S + 1 < LOST_S
+
+
+def test_a_silent_one_that_is_heard_of_is_not_gone() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    now = SILENT_S + 0.1
+    assert placements.silent(SILENT_S) == ()
+    placements.report("b", 0, 10, now)
+    assert placements.silent(now) == ("a",)
+    placements.heard("a", now)
+    assert placements.silent(now) == ("a",), "it has still not reported"
+    assert not placements.look(now + LOST_S)
+    placements.report("b", 0, 10, now + LOST_S)
+    assert placements.look(now + LOST_S + 0.1)
+    assert homes(placements, "a", "b") == [[], [1]]
+    placements.heard("a", now + LOST_S + 0.2)
+    assert placements.silent(now + LOST_S + 0.2) == ()
+    assert SILENT_S + 1 < LOST_S, "signs are looked for in time"
 
 
 def test_without_a_replica_a_stream_waits_for_one() -> None:

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from conftest import OWN_CLIPS
 from drills import complaints, deaths, write_report
+from following import Followed, pull
 from posting import OUTCOMES, WORKER, conserved, eventually, metric, post, problem
 from serving import Server, running_server
 from ws_client import jpeg, paced, stream
@@ -85,7 +86,7 @@ def folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def shelf(tiny_weights: Path, folder: Path) -> Iterator[Shelf]:
-    with running_server(weights=tiny_weights, weights_dir=folder) as server:
+    with running_server(weights=tiny_weights, weights_dir=folder, allow_files=OWN_CLIPS) as server:
         yield Shelf(server, folder)
 
 
@@ -157,6 +158,15 @@ def test_another_one_takes_over_a_stream_that_runs_and_gives_it_back(shelf: Shel
     named = post(shelf.server, CLIP, model="other", **ASKED).json()
     assert named["model"] == "other"
     assert {keyframe["model"] for keyframe in named["keyframes"]} == {"other"}
+    with stream(shelf.server, model="other", keyframe_hz=4, lookahead_ms=0) as client:
+        assert client.first("ready")["model"] == "other"
+        client.picture(jpeg())
+        assert client.first("result")["model"] == "other"
+        client.stop()
+    pulled = pull(shelf.server, "file:walk.mp4", model="other", loop=True)["id"]
+    followed = Followed(shelf.server, pulled)
+    assert eventually(lambda: followed.of("result"))[0]["model"] == "other"
+    assert httpx.delete(f"{shelf.server.url}/v1/streams/{pulled}").status_code == 204
     default = post(shelf.server, CLIP, **ASKED).json()
     assert default["keyframes"][0]["actors"] != named["keyframes"][0]["actors"]
     assert httpx.get(shelf.server.url + "/v1/labels", params={"model": "other"}).json()["model"] == "other"

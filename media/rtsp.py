@@ -18,8 +18,9 @@ from stmixer.media.errors import MediaError
 _NOT_DECODED = (av.error.DecoderNotFoundError, av.error.PatchWelcomeError, av.error.NotImplementedError)
 _TIMED_OUT = (av.error.ExitError, av.error.TimeoutError)
 _ANSWERS = (av.error.HTTPError, av.error.InvalidDataError)
-_REDIRECTED = (errno.EBADF, errno.ENOTSOCK)
-"""What comes of a second connection, where the process was given one."""
+_REDIRECTED = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
+"""What comes of another address (FFmpeg takes ``rtsp`` for a protocol then, which is not on its list), or of a second
+connection where the process was given one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def explain_camera(camera: RtspCamera, error: BaseException | None, *, opening: 
             return MediaError("bad_answer", f"the camera does not play this ({said}); it may hold no video")
         case _ if isinstance(error, _ANSWERS):
             return MediaError("bad_answer", f"the camera's answer is no use ({said}); is it an RTSP server?")
-        case OSError() if error.errno in _REDIRECTED:
+        case av.error.FFmpegError() if opening and error.errno in _REDIRECTED:
             return MediaError("bad_answer", "the camera sends us to another address, which is not followed; give that")
         case OSError() if error.errno == errno.EPROTONOSUPPORT:  # its answer was 461
             return MediaError(

@@ -226,7 +226,8 @@ class Pulled(Wire):
     ``url``: without user, password and query. ``since_us``: epoch µs at which the state began; ``error``, ``code``:
     what was wrong last; ``attempts``: to connect; ``reconnects``: those after the first that brought pictures again.
     ``silent_ms``: since the last picture; ``freshness_ms``: of the last result, from its keyframe's arrival to being
-    handed on. ``frame``: of the newest picture.
+    handed on; ``capture_age_ms``: from its capture, by the camera's clock, where that is known. ``frame``: of the
+    newest picture.
     """
 
     name: str | None
@@ -239,6 +240,7 @@ class Pulled(Wire):
     reconnects: int
     silent_ms: float | None
     freshness_ms: float | None
+    capture_age_ms: float | None
     frame: FrameSize | None
     codec: str | None
 

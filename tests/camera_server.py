@@ -1,8 +1,8 @@
 """A real RTSP server: GStreamer's, run by the system's Python, which has its bindings (``cameras.running_camera``).
 
 ``python3 camera_server.py MOUNTS [basic|digest USER PASSWORD]``: MOUNTS is JSON, ``{"/path": [CODEC, FILE]}``; each
-client sees the file from its beginning, with CODEC ``h264``, ``h265`` or ``mjpeg`` as the file is encoded; ``film`` is
-H.264 with sound besides, ``sound`` makes its own. Prints its port.
+client sees the file from its beginning, with CODEC ``h264``, ``h265`` or ``mjpeg`` as the file is encoded, ``+sound``
+behind that for sound besides; ``sound`` is that alone. Prints its port.
 """
 
 import json
@@ -14,13 +14,11 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
-PIPELINES = {
-    "h264": "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96",
-    "h265": "filesrc location={file} ! qtdemux ! h265parse config-interval=-1 ! rtph265pay name=pay0 pt=96",
-    "mjpeg": "filesrc location={file} ! qtdemux ! jpegparse ! rtpjpegpay name=pay0 pt=26",
-    "film": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8 "
-    "filesrc location={file} ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay1 pt=96",
-    "sound": "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8",
+SOUND = "audiotestsrc is-live=true ! alawenc ! rtppcmapay pt=8 name=pay0"
+PICTURES = {
+    "h264": "h264parse config-interval=-1 ! rtph264pay pt=96",
+    "h265": "h265parse config-interval=-1 ! rtph265pay pt=96",
+    "mjpeg": "jpegparse ! rtpjpegpay pt=26",
 }
 
 
@@ -35,13 +33,21 @@ def main() -> None:
         server.set_auth(_asks_for(*access))
     for path, (codec, file) in json.loads(mounts).items():
         factory = GstRtspServer.RTSPMediaFactory.new()
-        factory.set_launch(f"( {PIPELINES[codec].format(file=file)} )")
+        factory.set_launch(f"( {_pipeline(codec, file)} )")
         if access:
             factory.add_role_from_structure(_may())
         server.get_mount_points().add_factory(path, factory)
     server.attach(None)
     print(server.get_bound_port(), flush=True)
     GLib.MainLoop().run()
+
+
+def _pipeline(codec: str, file: str) -> str:
+    kind, _, sound = codec.partition("+")
+    if kind == "sound":
+        return SOUND
+    pictures = f"filesrc location={file} ! qtdemux ! {PICTURES[kind]} name=pay{int(bool(sound))}"
+    return f"{SOUND} {pictures}" if sound else pictures
 
 
 def _asks_for(kind: str, user: str, password: str) -> "GstRtspServer.RTSPAuth":

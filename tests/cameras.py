@@ -8,8 +8,10 @@ import io
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -130,6 +132,28 @@ def running_cameras(mounts: Mapping[str, tuple[str, Path]], *access: str) -> Ite
         process.stdout.close()
 
 
+@contextmanager
+def publishing(film: Path, url: str, kind: str, **options: str) -> Iterator[None]:
+    """FFmpeg, in a process of its own, publishes a film once, at its pace; ``kind``, ``options``: its muxer's."""
+    command = [sys.executable, str(TESTS / "ffmpeg_publisher.py"), str(film), url, kind, json.dumps(options)]
+    process = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def published_over_http(film: Path, kind: str, content_type: str = "video/mp2t") -> Iterator[str]:
+    """The same to the first who asks for it; where. The muxer ``fifo`` is how FFmpeg is told by PyAV to listen."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/cam"
+    listens = f"listen=1:content_type={content_type}"
+    with publishing(film, url, "fifo", fifo_format=kind, format_opts=listens, queue_size="4"):
+        yield url
+
+
 def certificate(folder: Path, host: str = "127.0.0.1") -> Path:
     """One of a host's own making, PEM, with its key beside it."""
     subprocess.run(
@@ -142,10 +166,13 @@ def certificate(folder: Path, host: str = "127.0.0.1") -> Path:
 
 
 @asynccontextmanager
-async def behind_tls(port: int, its: Path) -> AsyncIterator[int]:
-    """A port of this machine that speaks TLS with ``certificate`` and passes on what it hears to another one."""
+async def behind_tls(port: int, its: Path, named: list[str | None] | None = None) -> AsyncIterator[int]:
+    """A port of this machine that speaks TLS with ``certificate`` and passes on what it hears to another one; ``named``
+    gets the host that each client asks for (SNI)."""
     tls, tasks = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), set[asyncio.Task[None] | None]()
     tls.load_cert_chain(its, its.with_suffix(".key"))
+    if named is not None:
+        tls.sni_callback = lambda _, name, __: named.append(name)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

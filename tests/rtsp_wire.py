@@ -12,6 +12,7 @@ import re
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
@@ -27,10 +28,11 @@ SENDER_REPORT = 200
 class RtspWire:
     """``port``: the camera's; ``loss``: the share of its media that is lost; ``delay_s``: how long what it says takes;
     ``shift``: ticks by which its clock is another one; ``rate``: times that its clock runs as fast as it did. All may
-    be changed at any time."""
+    be changed at any time. ``asked``: what the service has asked the camera last, as it did."""
 
     def __init__(self, port: int, rate: float = 1.0) -> None:
         self.port, self.loss, self.delay_s, self.shift, self.rate = port, 0.0, 0.0, 0, rate
+        self.asked = deque[bytes](maxlen=100)
         self._arrives, self._under_way = 0.0, 0
         self._first: int | None = None
         self._loop = asyncio.new_event_loop()
@@ -198,6 +200,7 @@ class _Line:
                     if isinstance(part, Packet):
                         self._far[1].write(framed(part.channel, part.data))
                     else:
+                        self._wire.asked.append(part.data)
                         self._far[1].write(await self._question(part.data))
                 await self._far[1].drain()
 

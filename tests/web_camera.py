@@ -25,15 +25,16 @@ class WebCamera:
     """One that runs; ``asked``: what it was asked, in order."""
 
     port: int
+    host: str
     asked: list[Asked] = field(default_factory=list)
 
     def url(self, path: str, credentials: str = "") -> str:
         """Of something on it."""
-        return f"http://{credentials and credentials + '@'}127.0.0.1:{self.port}{path}"
+        return f"http://{credentials and credentials + '@'}{self.host}:{self.port}{path}"
 
 
 @asynccontextmanager
-async def running_web_camera(answers: Mapping[str, Answer]) -> AsyncIterator[WebCamera]:
+async def running_web_camera(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> AsyncIterator[WebCamera]:
     """Serve these paths, a request to a connection; others are 404."""
     tasks: set[asyncio.Task[None] | None] = set()
 
@@ -49,8 +50,8 @@ async def running_web_camera(answers: Mapping[str, Answer]) -> AsyncIterator[Web
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    camera = WebCamera(server.sockets[0].getsockname()[1])
+    server = await asyncio.start_server(serve, host, 0)
+    camera = WebCamera(server.sockets[0].getsockname()[1], host)
     try:
         yield camera
     finally:

@@ -81,7 +81,7 @@ class ClusterService(Service):
         waits = Pulled(
             name=wanted.name, url=str(parse_url(wanted.url)), state="connecting", since_us=round(time.time() * 1e6),
             error="no replica has it now", code="moving", attempts=0, reconnects=0, silent_ms=None, freshness_ms=None,
-            frame=None, codec=None,
+            capture_age_ms=None, frame=None, codec=None,
         )  # fmt: skip
         return RunningStream(
             id=str(order.number), source="pull", policy="latest", keyframe_hz=wanted.options().keyframe_hz, key=key,

@@ -63,6 +63,7 @@ class PulledStream:
         self.moved = False
         """Whether it goes on elsewhere, and has only ended here."""
         self._freshness_ms: float | None = None
+        self._capture_age_ms: float | None = None
 
     @property
     def id(self) -> int:
@@ -119,7 +120,8 @@ class PulledStream:
             name=self.name, url=str(self._terms.url), state=source.state, since_us=round(source.since * 1e6),
             error=None if trouble is None else str(trouble), code=None if trouble is None else trouble.reason,
             attempts=source.attempts, reconnects=source.reconnects, silent_ms=silent_ms,
-            freshness_ms=self._freshness_ms, frame=frame, codec=self.session.context.codec or None,
+            freshness_ms=self._freshness_ms, capture_age_ms=self._capture_age_ms, frame=frame,
+            codec=self.session.context.codec or None,
         )  # fmt: skip
         return self.session.running().model_copy(update={"pulled": pulled})
 
@@ -129,7 +131,9 @@ class PulledStream:
         session = self.session
         try:
             async for result in session.results():
-                self._freshness_ms = round((result.sent_at_us - result.received_at_us) / 1000, 1)
+                captured, sent = result.capture_at_us, result.sent_at_us
+                self._freshness_ms = round((sent - result.received_at_us) / 1000, 1)
+                self._capture_age_ms = None if captured is None else round((sent - captured) / 1000, 1)
                 self._tell_tracks(session.track_changes())
                 self.backlog.add("result", '{"type":"result",' + result.model_dump_json()[1:])
                 self._tell_notices()
@@ -216,7 +220,7 @@ class PulledStream:
         counts, warnings = former.summary(), former.warnings
         session = self.session = await after(former, model)
         self._source = PulledSource(session.context, self._terms, self._tell_state)
-        self._freshness_ms, self._goes_on = None, False
+        self._freshness_ms, self._capture_age_ms, self._goes_on = None, None, False
         said = RestartedMessage(summary=counts, warnings=warnings, **session.looked_at())
         self.backlog.add("restarted", said.model_dump_json())
         trained = session.context.engine.models.of(session.stream).info.trained

@@ -1,7 +1,8 @@
 """A camera over RTSP: connected to here, at an address that was checked, and read by a decoder that gets the socket.
 
 The decoder can reach nothing else (``decoder.seccomp``), and can be ended at any moment, whatever FFmpeg waits for.
-Where the camera is reached by TLS, or sends by UDP, a ``relay`` stands in between, and the decoder gets an end of that.
+Where the camera has a name, is reached by TLS, or sends by UDP, a ``relay`` stands in between, and the decoder gets an
+end of that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal
 from stmixer.service.ipc.messages import OpenCamera, Progress
 from stmixer.service.pulled_url import PulledUrl
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused
+from stmixer.service.sources.camera_name import CameraName
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.decoder_link import DecoderDied
 from stmixer.service.sources.relay import Relay, relayed
@@ -151,16 +153,16 @@ class CameraSource(DecodedSource):
     async def _lined(self, ours: socket.socket) -> Direct | Relay:
         """What the decoder reads, over a connection. Raises Trouble."""
         url, way = self._url, self._way
-        if url.scheme == "rtsp" and way.transport == "tcp":
+        if url.scheme == "rtsp" and way.transport == "tcp" and url.host == self._address:
             return Direct(ours)
         try:
             tls = await asyncio.to_thread(way.trust.context, "rtsps") if url.scheme == "rtsps" else None
         except BaseException:
             ours.close()
             raise
-        udp = way.transport == "udp"
+        name, udp = CameraName(url, self._address), way.transport == "udp"
         try:
-            return await relayed(ours, tls=tls, name=url.host, datagrams=udp, within_s=CONNECT_S, lost=self._missing)
+            return await relayed(ours, tls=tls, name=name, datagrams=udp, within_s=CONNECT_S, lost=self._missing)
         except ssl.SSLError as error:
             raise not_secured(url, error) from None
         except OSError as error:

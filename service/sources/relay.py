@@ -1,9 +1,10 @@
-"""Between a camera and its decoder, where FFmpeg's own words are not the camera's: TLS, and media by UDP.
+"""Between a camera and its decoder, where FFmpeg's own words are not the camera's: its name, TLS, and media by UDP.
 
 The decoder is given one end of a pair of sockets and speaks RTSP over TCP there, with packets in between, as with any
-camera: it makes no socket and reaches nothing (``decoder.seccomp``). Here that is put into TLS; or its SETUP is made to
-ask for datagrams (``interleaved``), which are taken from the camera's address alone, brought into order and put between
-the answers. Nothing of what passes is read but lines about transport, and numbers of packets.
+camera: it makes no socket and reaches nothing (``decoder.seccomp``). Here the camera's name is put into what it asks
+(``camera_name``); that is put into TLS; or its SETUP is made to ask for datagrams (``interleaved``), which are taken
+from the camera's address alone, brought into order and put between the answers. Nothing of what a camera says is read
+but lines about transport, and numbers of packets.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 
 from stmixer.service.sources.allowance import Allowance, LoopShare
+from stmixer.service.sources.camera_name import CameraName
 from stmixer.service.sources.interleaved import Interleaved, Message, NotRtsp, Packet, framed
 from stmixer.service.sources.missing_packets import MissingPackets
 from stmixer.service.sources.outlet import Outlet
@@ -33,17 +35,19 @@ _MOST_ASKED = 16
 
 
 class Relay:
-    """One connection. ``datagrams``: media come by UDP; else bytes pass as they are. ``lost``: is told of packets."""
+    """One connection. ``name``: what the camera is asked by; ``datagrams``: media come by UDP, else what the camera
+    says passes as it is; ``lost``: is told of packets."""
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
+        name: CameraName,
         datagrams: bool,
         lost: Callable[[int], None],
     ) -> None:
-        self._reader, self._writer, self._datagrams = reader, writer, datagrams
+        self._reader, self._writer, self._name, self._datagrams = reader, writer, name, datagrams
         self._here: Where = writer.get_extra_info("sockname")
         self._camera: Where = writer.get_extra_info("peername")
         self._ours, self._theirs = socket.socketpair()
@@ -129,13 +133,9 @@ class Relay:
         try:
             while data := await loop.sock_recv(self._ours, CHUNK):
                 share.begin()
-                if self._datagrams:
-                    for some in _by_turns(parts.feed(data)):
-                        for part in some:
-                            self._ask(part)
-                        await share.let_others()
-                else:
-                    self._writer.write(data)
+                for some in _by_turns(parts.feed(data)):
+                    self._writer.write(b"".join(map(self._ask, some)))
+                    await share.let_others()
                 await share.let_others()
                 await self._writer.drain()
                 await asyncio.sleep(0)  # where there is data, and room for it, nothing above has waited
@@ -144,24 +144,31 @@ class Relay:
         finally:
             self._writer.close()
 
-    def _ask(self, part: Message | Packet) -> None:
-        """Raises OSError where there are no ports for what it asks for."""
-        if isinstance(part, Packet):
-            for track in self._tracks.values():
-                if part.channel == track.channels[1]:
-                    track.report(part.data)
-            return
+    def _ask(self, part: Message | Packet) -> bytes:
+        """What the camera gets for it. Raises OSError where there are no ports for what it asks for."""
+        if isinstance(part, Message):
+            part = self._name.put(part)
+            return (self._by_datagrams(part) if self._datagrams else part).data
+        if not self._datagrams:
+            return framed(part.channel, part.data)
+        for track in self._tracks.values():
+            if part.channel == track.channels[1]:
+                track.report(part.data)
+        return b""
+
+    def _by_datagrams(self, part: Message) -> Message:
+        """The same, with media by UDP."""
         if (channels := part.wanted_channels) is not None:
             track = self._track(channels)
             self._asked[part.number] = track
             if len(self._asked) > _MOST_ASKED:
                 raise NotRtsp("questions without an answer")
-            part = part.with_transport(track.asked_for)
-        elif part.is_play:
+            return part.with_transport(track.asked_for)
+        if part.is_play:
             self._begins = True
             for track in self._tracks.values():
                 track.hold()
-        self._writer.write(part.data)
+        return part
 
     def _track(self, channels: tuple[int, int]) -> RtpTrack:
         if channels not in self._tracks:
@@ -181,20 +188,20 @@ async def relayed(
     ours: socket.socket,
     *,
     tls: ssl.SSLContext | None,
-    name: str,
+    name: CameraName,
     datagrams: bool,
     within_s: float,
     lost: Callable[[int], None],
 ) -> Relay:
-    """A relay over a socket that is connected to the camera, which it takes over; ``name``: that its certificate has to
-    have; ``lost`` is told how many packets are missing. Raises OSError, which ssl.SSLError is one of, and TimeoutError
-    after ``within_s``."""
+    """A relay over a socket that is connected to the camera, which it takes over; ``name``: what that is asked by, and
+    what its certificate has to have; ``lost`` is told how many packets are missing. Raises OSError, which ssl.SSLError
+    is one of, and TimeoutError after ``within_s``."""
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_connection(
-            sock=ours, ssl=tls, server_hostname=None if tls is None else name, limit=CHUNK
+            sock=ours, ssl=tls, server_hostname=None if tls is None else name.host, limit=CHUNK
         )
     try:
-        return Relay(reader, writer, datagrams=datagrams, lost=lost)
+        return Relay(reader, writer, name=name, datagrams=datagrams, lost=lost)
     except BaseException:
         writer.transport.abort()
         raise

@@ -6,15 +6,21 @@ import asyncio
 import socket
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
+from web_camera import moved, running_web_camera
 
 from stmixer.service.errors import InputError
 from stmixer.service.pulled_url import PulledUrl, parse_url
+from stmixer.service.settings import Settings
 from stmixer.service.sources.addresses import AddressPolicy, AddressRefused, parse_networks
-from stmixer.service.sources.camera import MOST_ADDRESSES, connected, reachable
+from stmixer.service.sources.camera import MOST_ADDRESSES, Way, connected, reachable
 from stmixer.service.sources.names import OF_ONE, Names
 from stmixer.service.sources.trouble import Trouble
+from stmixer.service.sources.web_stream import WebSource
 
 # what a URL's host is; the addresses that the system makes of it; what --allow-networks has to name
 REFUSED = [
@@ -102,6 +108,28 @@ def test_what_was_checked_is_what_is_connected_to() -> None:
         wrong.setblocking(False)
         with pytest.raises(BlockingIOError):  # not a packet
             wrong.accept()
+
+
+@pytest.mark.parametrize("host", [host for host, _ in REFUSED])
+def test_nobody_is_sent_on_to_what_is_not_public(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, send = [], httpx.AsyncClient.send
+
+    async def sent(client: httpx.AsyncClient, request: httpx.Request, **how: Any) -> httpx.Response:
+        asked.append(request.url.host)
+        return await send(client, request, **how)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", sent)
+
+    async def run() -> str:
+        answers, way = {"/": moved(f"http://{host}:8/cam")}, Way(AddressPolicy(parse_networks("127.0.0.77")))
+        async with running_web_camera(answers, "127.0.0.77") as camera:
+            source = WebSource(SimpleNamespace(settings=Settings()), parse_url(camera.url("/")), way, 10.0)  # type: ignore[arg-type]
+            with pytest.raises(Trouble) as trouble:
+                await source.fetch(lambda: None)
+        return trouble.value.reason
+
+    assert asyncio.run(run()) in ("address_refused", "redirects")  # what the client takes for no address at all
+    assert asked == ["127.0.0.77"]
 
 
 def test_a_literal_address_is_not_looked_up() -> None:

@@ -1,4 +1,12 @@
-"""Cameras of this machine: which may be opened, and what a decoder in its cell makes of one, of a stand-in's driver."""
+"""Cameras of this machine: which may be opened, and what a decoder in its cell makes of one, of a stand-in's driver.
+
+The stand-in (``video_driver.c``) answers what FFmpeg's own V4L2 demuxer asks of a descriptor, once seccomp has let the
+question through: capabilities, input, format, rate, buffers that are mapped, queued and filled, and an unplugged
+device. So that demuxer, the cell around it, the pictures' way to the model, and coming back are tried. A kernel's
+driver is not: pictures are YUYV of one size, in memory already, at 30 a second; none is MJPEG or H.264, damaged, late,
+or in a driver's own memory, and a device that is busy is only explained. ``test_a_real_device`` runs where there is
+one.
+"""
 
 from __future__ import annotations
 

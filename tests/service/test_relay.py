@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 from cameras import certificate
 
+from stmixer.service.pulled_url import parse_url
 from stmixer.service.sources import interleaved, rtp_track
 from stmixer.service.sources import relay as relay_module
 from stmixer.service.sources.allowance import BURST_S, Allowance, LoopShare
+from stmixer.service.sources.camera_name import CameraName
 from stmixer.service.sources.interleaved import MOST_HEAD, Interleaved, Message, NotRtsp, Packet, framed
 from stmixer.service.sources.missing_packets import MissingPackets
 from stmixer.service.sources.outlet import Outlet
@@ -37,6 +39,7 @@ ANSWER = (
     b"Session: abc\r\n\r\n"
 )
 WITH_BODY = b"RTSP/1.0 200 OK\r\nCSeq: 2\r\ncontent-length: 7\r\n\r\nv=0\r\n$\x00"
+NAME = CameraName(parse_url("rtsp://10.0.0.1/cam"), "10.0.0.1")
 
 
 # -- messages and packets
@@ -227,7 +230,7 @@ async def between(
         ours.setblocking(False)
         await loop.sock_connect(ours, listening.getsockname())
         camera, _ = await loop.sock_accept(listening)
-    made = await relayed(ours, tls=None, name="", datagrams=datagrams, within_s=20, lost=lost.append)
+    made = await relayed(ours, tls=None, name=NAME, datagrams=datagrams, within_s=20, lost=lost.append)
     decoder = socket.socket(fileno=socket.dup(made.connection))
     made.begun()
     decoder.setblocking(False)
@@ -416,7 +419,7 @@ def test_a_connection_that_nobody_takes_over_is_hung_up(monkeypatch: pytest.Monk
         monkeypatch.setattr(socket, "socketpair", none_left)
         with camera:
             with pytest.raises(OSError, match="too many") as raised:
-                await relayed(ours, tls=None, name="", datagrams=False, within_s=20, lost=print)
+                await relayed(ours, tls=None, name=NAME, datagrams=False, within_s=20, lost=print)
             async with asyncio.timeout(60):
                 assert await loop.sock_recv(camera, 1) == b""
         assert raised.value.errno == errno.EMFILE  # whose frames still have the connection
@@ -515,7 +518,7 @@ def test_what_a_decoder_says_without_end_keeps_nobody_from_the_loop(monkeypatch:
 
     async def run() -> None:
         turn, turns = 0, list[int]()
-        monkeypatch.setattr(Relay, "_ask", lambda self, part: turns.append(turn))
+        monkeypatch.setattr(Relay, "_ask", lambda self, part: turns.append(turn) or b"")
         async with between(datagrams=True) as (_, _, decoder):
             whole = filled(decoder, framed(3, bytes(4092))) // 4096
             async with asyncio.timeout(60):
@@ -541,15 +544,12 @@ def test_others_have_a_turn_among_tiny_packets(way: str, monkeypatch: pytest.Mon
     turn, turns = 0, list[int]()
     monkeypatch.setattr(relay_module, "LoopShare", Turns, raising=False)
 
-    def ask(self: Relay, part: Message | Packet) -> None:
-        turns.append(turn)
-
-    def answered(self: Relay, part: Message | Packet) -> bytes:
+    def passed(self: Relay, part: Message | Packet) -> bytes:
         turns.append(turn)
         return b""
 
-    monkeypatch.setattr(Relay, "_ask", ask)
-    monkeypatch.setattr(Relay, "_answered", answered)
+    monkeypatch.setattr(Relay, "_ask", passed)
+    monkeypatch.setattr(Relay, "_answered", passed)
 
     async def run() -> None:
         async with between(datagrams=True) as (_, camera, decoder):
@@ -711,8 +711,8 @@ def test_a_certificate_has_to_have_the_name(tmp_path: Path) -> None:
             await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=serving),
         )
         async with server:
-            for name, good in (("127.0.0.1", True), ("cam.example", False)):
-                ours = socket.socket()
+            for host, good in (("127.0.0.1", True), ("cam.example", False)):
+                ours, name = socket.socket(), CameraName(parse_url(f"rtsps://{host}/cam"), "127.0.0.1")
                 ours.setblocking(False)
                 await loop.sock_connect(ours, server.sockets[0].getsockname())
                 if good:

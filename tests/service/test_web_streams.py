@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 import pytest
-from cameras import behind_tls, certificate, pulled, says, told
+from cameras import behind_tls, certificate, make_film, published_over_http, pulled, says, told
 from in_process import running_engine
 from live_video import video
 from posting import conserved
@@ -26,6 +26,7 @@ from ws_client import jpeg
 from stmixer.service.api.service import Service
 from stmixer.service.errors import CapacityError, StartError
 from stmixer.service.pulled_url import parse_url
+from stmixer.service.schemas import FrameSize
 from stmixer.service.settings import Settings
 from stmixer.service.sources import web_stream
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks
@@ -84,6 +85,27 @@ def test_pictures_over_http() -> None:
             assert camera.asked[0].headers["host"] == f"127.0.0.1:{camera.port}"
             summary = stream.session.summary().model_dump()
             assert PICTURES < summary["received"] <= len(camera.asked) * PICTURES
+            conserved(summary)
+
+    asyncio.run(run())
+
+
+def test_pictures_that_ffmpeg_publishes(tmp_path: Path) -> None:
+    """Each of them comes, as it was."""
+    film = make_film(tmp_path, "mjpeg", PICTURES)
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with published_over_http(film, "mpjpeg", "multipart/x-mixed-replace; boundary=ffmpeg") as url:
+                async with pulled(engine, url, hz=5.0) as stream:
+                    live = await says(stream, "status", state="live")
+                    await says(stream, "status", state="reconnecting", after=live.number)
+                    assert (told(stream).code, told(stream).frame) == ("ended", FrameSize(width=320, height=240))
+                    seen = {number for window in engine.worker.seen[stream.id].values() for number in window}
+            summary = stream.session.summary().model_dump()
+            assert summary["received"] == PICTURES
+            assert seen <= set(range(PICTURES))
+            assert len(seen) > 1
             conserved(summary)
 
     asyncio.run(run())

@@ -275,7 +275,7 @@ class VideoReader:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
         base = stream.time_base or _MICROSECOND
-        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container))
+        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container), assumed=rate.assumed)
         deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
@@ -288,7 +288,7 @@ class VideoReader:
         except ResourceRefused as error:
             raise explain(self._source, error) from error
         finally:
-            self._add_warnings(timeline, rate.value, deinterlacer)
+            self._add_warnings(timeline, deinterlacer)
 
     def _placed(
         self, pictures: Generator[_Shown], timeline: Timeline[_Shown], base: Fraction | None
@@ -460,7 +460,7 @@ class VideoReader:
     def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def _add_warnings(self, timeline: Timeline[_Shown], rate: Fraction, deinterlacer: Deinterlacer) -> None:
+    def _add_warnings(self, timeline: Timeline[_Shown], deinterlacer: Deinterlacer) -> None:
         """Sums up in warnings what was met on the way."""
         if corrupt := self.dropped.get("corrupt"):
             reason = self._first_failure.strerror if self._first_failure else "unknown"
@@ -468,7 +468,8 @@ class VideoReader:
         if self._damaged:
             self.warnings.append(f"frames that are damaged, delivered all the same: {self._damaged}")
         if timeline.missing:
-            self.warnings.append(f"frames without a timestamp: {timeline.missing}, taken as {float(rate):g} per second")
+            many = timeline.missing
+            self.warnings.append(f"frames without a timestamp: {many}, taken as {timeline.taken_as:g} per second")
         if late := self.dropped.get("out_of_order"):
             self.warnings.append(f"frames left out, their timestamps being no later than the last: {late}")
         if timeline.strays:

@@ -79,7 +79,7 @@ def unit_by_rate(
 
 
 def other_unit(interval_us: float, rate: Fraction | None, tick: Fraction | None, *, live: bool) -> str | None:
-    """In words, where stamps are in another unit than their container says; ``rate``: the video itself, if it says one."""
+    """In words, where stamps are in another unit than their container says; ``rate``: by the video, if it says one."""
     if rate is not None and (unit := unit_by_rate(interval_us, rate, tick, live=live)) is not None:
         what = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
     elif rate is None and tick == _TICK_OF_MPEG and interval_us * _MOST_A_SECOND < 1e6:

@@ -18,10 +18,12 @@ _LEAST_APART_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One that stamps seem to be in; ``factor``: times that they run as fast as pictures arrive."""
+    """One that stamps seem to be in; ``factor``: times that they run as fast as pictures arrive; ``within``: times that
+    a rate that is said may be off by."""
 
     factor: float
     name: str
+    within: float = _EXACTLY
 
     @property
     def pace(self) -> str:
@@ -30,9 +32,10 @@ class Unit:
 
 
 _UNITS = (Unit(1e-6, "seconds"), Unit(1e-3, "milliseconds"), Unit(1e3, "nanoseconds"))
-_OF_90_KHZ = (Unit(1 / 90, "milliseconds"), Unit(100 / 9, "microseconds"))
+_OF_90_KHZ = (Unit(1 / 90, "milliseconds", 1.05), Unit(100 / 9, "microseconds"))
 """In place of the ticks that MPEG-TS and MPEG-PS count in. By arrivals alone nobody can tell: a file that is sent at
-once comes eleven times too fast as well, and one by a slow line too slowly."""
+once comes eleven times too fast as well, and one by a slow line too slowly. Of 30 or 60 a second whoever adds whole
+milliseconds takes 33 or 16 of them."""
 _TICK_OF_MPEG = Fraction(1, 90_000)
 _MOST_A_SECOND = 1000
 """Pictures that anything films; those of 25 a second have 2250 where milliseconds are taken for ticks."""
@@ -75,7 +78,7 @@ def unit_by_rate(
     """
     pace = interval_us * float(rate) / 1e6
     units = (*(() if live else _UNITS), *(_OF_90_KHZ if tick == _TICK_OF_MPEG else ()))
-    return next((unit for unit in units if unit.factor / _EXACTLY < pace < unit.factor * _EXACTLY), None)
+    return next((unit for unit in units if unit.factor / unit.within < pace < unit.factor * unit.within), None)
 
 
 def other_unit(interval_us: float, rate: Fraction | None, tick: Fraction | None, *, live: bool) -> str | None:

@@ -118,6 +118,14 @@ def test_milliseconds_and_microseconds_instead_of_mpegs_ticks_are_told(
     assert told == units
 
 
+@pytest.mark.parametrize(("fps", "ticks"), [(30, 33), (60, 16), (24, 41), (24, 42)])
+def test_whole_milliseconds_that_are_added_up_are_told(fps: int, ticks: int) -> None:
+    found = unit_by_rate(ticks / 0.09, Fraction(fps), Fraction(1, 90_000))
+    assert found is not None
+    assert found.name == "milliseconds"
+    assert unit_by_rate(ticks / 0.09, Fraction(fps), Fraction(1, 1000)) is None
+
+
 @pytest.mark.parametrize(
     ("ticks", "says"), [(40, ["timestamps say 2,250 frames per second"]), (40_000, []), (3600, [])]
 )

@@ -26,7 +26,7 @@ from stmixer.media.display import Display
 from stmixer.media.errors import MediaError
 from stmixer.media.frame import Frame
 from stmixer.media.limits import Limits
-from stmixer.media.pace import unit_by_rate
+from stmixer.media.pace import other_unit
 from stmixer.media.packet_ring import PacketRing
 from stmixer.media.probe import (
     DECODERS,
@@ -53,7 +53,6 @@ __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
-OTHER_UNIT = "whoever writes them counts in another unit than the container says"
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -135,6 +134,7 @@ class VideoReader:
         warnings: one line each, complete once iteration has ended.
         capture: when pictures were taken, where a camera tells.
         dropped: frames not delivered by reason: ``out_of_order``, ``corrupt`` (a packet that could not be decoded).
+        in_other_unit: whether its timestamps count in another unit than the container says, by the rate of the video.
         unread: why the first one of the files behind the first could not be read, where one could not; None: all were.
 
     Raises:
@@ -162,6 +162,7 @@ class VideoReader:
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
         self._delivered, self._takeovers = False, 0
+        self.in_other_unit = False
         self.unread: MediaError | None = None
         self._files_unread = 0
         self._encrypted = False
@@ -173,6 +174,7 @@ class VideoReader:
         self._source: ByteSource = CameraFeed(source) if isinstance(source, Camera) else open_source(source)
         self._threads, self._low_latency = threads, low_latency
         self._watched = False  # whether another video may take over
+        self._broken = False  # whether what is read now ended in a fault
         self.capture = CaptureClock()
         try:
             if low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed):
@@ -243,6 +245,7 @@ class VideoReader:
                     raise
 
     def _open_part(self, pid: int | None) -> tuple[InputContainer, VideoStream]:
+        self._broken = False
         container = open_container(self._source, self._limits, self._low_latency)
         self._container = container
         stream = choose_stream(container, pid)
@@ -272,7 +275,7 @@ class VideoReader:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
         base = stream.time_base or _MICROSECOND
-        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container))
+        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container), assumed=rate.assumed)
         deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
@@ -285,7 +288,7 @@ class VideoReader:
         except ResourceRefused as error:
             raise explain(self._source, error) from error
         finally:
-            self._add_warnings(timeline, rate.value, deinterlacer)
+            self._add_warnings(timeline, deinterlacer)
 
     def _placed(
         self, pictures: Generator[_Shown], timeline: Timeline[_Shown], base: Fraction | None
@@ -306,7 +309,7 @@ class VideoReader:
             self._count_dropped("out_of_order")
             self._tell("frames are left out, their timestamps being no later than the last")
             return None
-        self._limits.check_duration(placed.pts_us / 1_000_000)
+        self._check_duration(placed.pts_us, index)
         if timeline.resets:
             self._tell("the timestamps start anew; time goes on without a gap")
         if timeline.strays:
@@ -322,15 +325,27 @@ class VideoReader:
         self._ring.placed(picture.pts if picture.pts is not None else picture.dts, placed.pts_us)
         return Frame(picture, index, placed.pts_us, placed.item.display)
 
+    def _check_duration(self, pts_us: int, index: int) -> None:
+        try:
+            self._limits.check_duration(pts_us / 1_000_000)
+        except MediaError as error:
+            if index and (odd := self._other_unit(pts_us / index)) is not None:
+                raise MediaError(error.code, f"{error.message}; its {odd}") from None
+            raise
+
     def _check_unit(self, interval_us: float) -> None:
-        """Says where the container's timestamps, so far apart, are a thousand times off the video's own rate. A live
-        stream's are held against the moments at which it comes."""
-        rate = None if self._low_latency or self._stream is None else codecs_rate(self._stream)
-        if rate is None or (unit := unit_by_rate(interval_us, rate)) is None:
-            return
-        line = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
-        self.warnings.append(f"{line}; {OTHER_UNIT}")
-        self._tell(self.warnings[-1])
+        """Says where the container's timestamps, so far apart, are in another unit than it says, by the video's own
+        rate. A live stream's are held against the moments at which it comes besides."""
+        if (odd := self._other_unit(interval_us)) is not None:
+            self.in_other_unit = True
+            self.warnings.append(odd)
+            self._tell(odd)
+
+    def _other_unit(self, interval_us: float) -> str | None:
+        stream = self._stream
+        if stream is None:
+            return None
+        return other_unit(interval_us, codecs_rate(stream), stream.time_base, live=self._low_latency)
 
     def _tell(self, warning: str, code: str = "timestamps") -> None:
         """Passes a warning on, once."""
@@ -351,6 +366,8 @@ class VideoReader:
 
     def _open_next(self) -> tuple[InputContainer, VideoStream] | None:
         """What goes on behind what has come to its end; None where nothing does, or nothing that can be read."""
+        if not self._broken:
+            self._source.pass_over()
         while (takeover := self._source.follows()) is not None:
             if not isinstance(self._source, PartedByteSource):
                 return self._open(self._take_over(takeover))
@@ -431,18 +448,19 @@ class VideoReader:
         except av.error.FFmpegError as error:
             if isinstance(self._source, CameraFeed):
                 raise explain(self._source, error, opening=False) from error
-            self._first_failure = self._first_failure or error
+            self._first_failure, self._broken = self._first_failure or error, True
             self.warnings.append(f"the file could be read only in part: {error.strerror}")
         yield None
 
     def _stop(self, why: str) -> None:
         """Says that no more is read of what is read now."""
+        self._broken = True
         self.warnings.append(why if self._source.follows() is None else f"{why}, and goes on with what is behind it")
 
     def _count_dropped(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def _add_warnings(self, timeline: Timeline[_Shown], rate: Fraction, deinterlacer: Deinterlacer) -> None:
+    def _add_warnings(self, timeline: Timeline[_Shown], deinterlacer: Deinterlacer) -> None:
         """Sums up in warnings what was met on the way."""
         if corrupt := self.dropped.get("corrupt"):
             reason = self._first_failure.strerror if self._first_failure else "unknown"
@@ -450,7 +468,8 @@ class VideoReader:
         if self._damaged:
             self.warnings.append(f"frames that are damaged, delivered all the same: {self._damaged}")
         if timeline.missing:
-            self.warnings.append(f"frames without a timestamp: {timeline.missing}, taken as {float(rate):g} per second")
+            many = timeline.missing
+            self.warnings.append(f"frames without a timestamp: {many}, taken as {timeline.taken_as:g} per second")
         if late := self.dropped.get("out_of_order"):
             self.warnings.append(f"frames left out, their timestamps being no later than the last: {late}")
         if timeline.strays:

@@ -9,19 +9,43 @@ import numpy as np
 
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
-from stmixer.media.sniff import named, streamed
+from stmixer.media.sniff import named, raw_pixels, streamed
 
 # Start-of-frame markers: C0–CF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS = 0xDA
-_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+_BEGIN, _END, _SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 _FILLING = bytes(range(1, 255)) + _END
 MAX_SCANS = 100
 """Each is a pass over the whole picture; a progressive JPEG has about ten."""
 _BROKEN = "send a complete JPEG"
 _PREFIX_BYTES = 8
 _UNSAID = 'where they are its time, begin the stream with "timestamps": "prefix"'
+_ALONE = "send nothing but the picture, each as a message of its own"
+_LOOK = 1024
+"""How far behind other bytes, such as a header of HTTP, a JPEG is looked for."""
 _WANTED = "encode pictures as JPEG (of a canvas: toBlob(callback, 'image/jpeg'))"
+_NALS = (b"\0\0\0\1", b"\0\0\1")
+_MUX = 'put it into MPEG-TS, and begin the stream with "codec": "mpegts"'
+
+
+def instead_of_jpeg(data: bytes) -> str | None:
+    """What something is that should be a JPEG, and what to do, where it is known to be something else."""
+    if data[:2] == _BEGIN:
+        return None
+    other = "a GIF" if data[:4] == b"GIF8" else named(data)
+    if other is not None:
+        return f"{other}, not a JPEG; {_WANTED}"
+    if (container := streamed(data)) is not None:
+        what, codec = container
+        return f'{what}, not a JPEG; begin the stream with "codec": "{codec}"'
+    if data.startswith(_NALS):
+        return f"H.264 or H.265 in no container, not a JPEG; {_MUX}"
+    if (before := data.find(b"\xff\xd8\xff", 0, _LOOK)) > 0:
+        return f"a JPEG behind {before} other bytes; {_UNSAID if before == _PREFIX_BYTES else _ALONE}"
+    if (pixels := raw_pixels(len(data))) is not None:
+        return f"as many bytes as raw pixels take (for instance {pixels}), not a JPEG; {_WANTED}"
+    return None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -35,16 +59,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _header(data: bytes) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, and where the first scan begins."""
-    if data[:2] != b"\xff\xd8":
-        other = "a GIF" if data[:4] == b"GIF8" else named(data)
-        if other is not None:
-            raise MediaError("unreadable", f"this is {other}, not a JPEG; {_WANTED}")
-        if (container := streamed(data)) is not None:
-            what, codec = container
-            raise MediaError("unreadable", f'this is {what}, not a JPEG; begin the stream with "codec": "{codec}"')
-        if data[_PREFIX_BYTES:][:3] == b"\xff\xd8\xff":
-            raise MediaError("unreadable", f"this is a JPEG behind {_PREFIX_BYTES} other bytes; {_UNSAID}")
-        raise MediaError("unreadable", f"this is not a JPEG; {_BROKEN}")
+    if data[:2] != _BEGIN:
+        raise MediaError("unreadable", f"this is {instead_of_jpeg(data) or f'not a JPEG; {_BROKEN}'}")
     size = None
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:

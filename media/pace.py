@@ -18,10 +18,12 @@ _LEAST_APART_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One that stamps seem to be in; ``factor``: times that they run as fast as pictures arrive."""
+    """One that stamps seem to be in; ``factor``: times that they run as fast as pictures arrive; ``within``: times that
+    a rate that is said may be off by."""
 
     factor: float
     name: str
+    within: float = _EXACTLY
 
     @property
     def pace(self) -> str:
@@ -30,6 +32,14 @@ class Unit:
 
 
 _UNITS = (Unit(1e-6, "seconds"), Unit(1e-3, "milliseconds"), Unit(1e3, "nanoseconds"))
+_OF_90_KHZ = (Unit(1 / 90, "milliseconds", 1.05), Unit(100 / 9, "microseconds"))
+"""In place of the ticks that MPEG-TS and MPEG-PS count in. By arrivals alone nobody can tell: a file that is sent at
+once comes eleven times too fast as well, and one by a slow line too slowly. Of 30 or 60 a second whoever adds whole
+milliseconds takes 33 or 16 of them."""
+_TICK_OF_MPEG = Fraction(1, 90_000)
+_MOST_A_SECOND = 1000
+"""Pictures that anything films; those of 25 a second have 2250 where milliseconds are taken for ticks."""
+OTHER_UNIT = "whoever writes them counts in another unit than the container says"
 
 
 class StampPace:
@@ -58,11 +68,28 @@ class StampPace:
         return found if found == before else None
 
 
-def unit_by_rate(interval_us: float, rate: Fraction) -> Unit | None:
+def unit_by_rate(
+    interval_us: float, rate: Fraction, tick: Fraction | None = None, *, live: bool = False
+) -> Unit | None:
     """The same of stamps that lie ``interval_us`` µs apart on average, of pictures that are said to come at ``rate`` a
-    second. Their median would not do: it is off by up to a tick."""
+    second. Their median would not do: it is off by up to a tick.
+
+    ``tick``: seconds of a container's; None: unknown. ``live``: thousandfold ones are seen by when pictures arrive.
+    """
     pace = interval_us * float(rate) / 1e6
-    return next((unit for unit in _UNITS if unit.factor / _EXACTLY < pace < unit.factor * _EXACTLY), None)
+    units = (*(() if live else _UNITS), *(_OF_90_KHZ if tick == _TICK_OF_MPEG else ()))
+    return next((unit for unit in units if unit.factor / unit.within < pace < unit.factor * unit.within), None)
+
+
+def other_unit(interval_us: float, rate: Fraction | None, tick: Fraction | None, *, live: bool) -> str | None:
+    """In words, where stamps are in another unit than their container says; ``rate``: by the video, if it says one."""
+    if rate is not None and (unit := unit_by_rate(interval_us, rate, tick, live=live)) is not None:
+        what = f"timestamps run {unit.pace} than at the video's own rate of {float(rate):g} frames per second"
+    elif rate is None and tick == _TICK_OF_MPEG and interval_us * _MOST_A_SECOND < 1e6:
+        what = f"timestamps say {1e6 / interval_us:,.0f} frames per second"
+    else:
+        return None
+    return f"{what}; {OTHER_UNIT}"
 
 
 def _is_near(pace: float, apart_s: float, unit: Unit) -> bool:

@@ -1,7 +1,8 @@
 """Whole files put behind each other, as `cat a.mp4 b.mp4` makes them: where each begins and ends.
 
-Of MP4, QuickTime and AVI FFmpeg reads the first, and of the others nothing, without a word. What has no index is
-another matter (``media.restarts``). QuickTime without an ``ftyp``, as of before 2004, is taken for one file.
+Of most FFmpeg reads the first, and of the others nothing, often without a word; of some it stumbles over the second
+one's beginning, or takes their clocks for one. Fragmented MP4, WebM and Matroska are another matter
+(``media.restarts``). QuickTime without an ``ftyp``, as of before 2004, is taken for one file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from stmixer.media.marks import MARK_BYTES, Mark, mark_of
+
 Part = tuple[int, int]
 """From a byte on, and up to another."""
 
@@ -17,6 +20,10 @@ MOST_PARTS = 1000
 """That are told apart."""
 _MOST_BOXES = 100_000
 _LOOK = 64
+_CHUNK = 1 << 20
+_PAGE = b"OggS"
+_FIRST_PAGE = 2
+"""The flag of one with which a stream begins (RFC 3533)."""
 
 
 def parts_of(file: BinaryIO) -> list[Part]:
@@ -41,7 +48,9 @@ def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
         return _of_boxes(file, size)
     if head[:4] == b"RIFF":
         return _of_chunks(file, size)
-    return iter(())
+    if head[:4] == _PAGE:
+        return _of_pages(file)
+    return iter(()) if (mark := mark_of(head)) is None else _of_marks(file, mark)
 
 
 def _of_boxes(file: BinaryIO, size: int) -> Iterator[int]:
@@ -90,6 +99,29 @@ def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
         if not length or at >= size:
             return
+
+
+def _of_pages(file: BinaryIO) -> Iterator[int]:
+    """Ogg: pages that begin streams behind such as do not."""
+    at, begins = 0, True
+    while (head := _looked(file, at, 27 + 255))[:4] == _PAGE and len(head) > 27:
+        first = bool(head[5] & _FIRST_PAGE)
+        if first and not begins:
+            yield at
+        at, begins = at + 27 + head[26] + sum(head[27 : 27 + head[26]]), first
+
+
+def _of_marks(file: BinaryIO, mark: Mark) -> Iterator[int]:
+    """What is known by its first bytes alone: wherever they stand again."""
+    file.seek(0)
+    tail, before, newest = b"", 0, 0
+    while data := file.read(_CHUNK):
+        buffer, begin = tail + data, before - len(tail)
+        for at in mark.places(buffer):
+            if begin + at > newest:
+                newest = begin + at
+                yield newest
+        tail, before = buffer[1 - MARK_BYTES :], before + len(data)
 
 
 def _looked(file: BinaryIO, at: int, size: int) -> bytes:

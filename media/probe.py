@@ -54,6 +54,7 @@ _WITHOUT_CLOCK = frozenset(
 )
 _WRAPS = {"mpegts": (1 << 33,), "mpeg": (1 << 33,), "matroska": (1 << 16,), "flv": (1 << 32,), "asf": (1 << 32,)}
 _DURATION_IS_END = ("mp4", "matroska", "flv", "asf")
+_NOFILLIN = 0x0010  # AVFMT_FLAG_NOFILLIN
 _GENPTS = 0x0001  # AVFMT_FLAG_GENPTS; PyAV's own constant is mistyped
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
@@ -84,6 +85,10 @@ def open_container(source: ByteSource, limits: Limits, low_latency: bool) -> Inp
         raise explain(source, error) from error
     # PyAV turns this on: invented timestamps, wrong for AVI with B-frames, and read ahead for.
     container.flags &= ~_GENPTS
+    if low_latency and "matroska" in container.format.name:
+        # of a block that would lie before zero, as it counts over its 16 bits, FFmpeg drops the time, and without a
+        # rate makes one up, a millisecond after the last
+        container.flags |= _NOFILLIN
     return container
 
 

@@ -1,4 +1,4 @@
-"""WebM, fragmented MP4, FLV and ASF that begin anew in their middle.
+"""WebM, fragmented MP4, and what is known by its first bytes (``media.marks``), that begin anew in their middle.
 
 A page that stops its MediaRecorder and starts another one, a sender that changes its size or codec, a recorder that
 writes on: behind the old recording comes the beginning of a new one. FFmpeg passes over a second beginning, and reads
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from stmixer.media.marks import MARK_BYTES, Mark, mark_of
 from stmixer.media.takeover import Takeover, TransportWatch
 
 _MOST_OPENING = 1 << 18
@@ -25,10 +26,6 @@ _BETWEEN = (*_OPENS, b"free", b"skip", b"wide", b"uuid", b"pdin", b"styp", b"sid
 _MOST_BOXES = 20
 _COUNTED = 24
 """Bytes of a fragment up to its number, which its first box has."""
-_FLV = re.compile(rb"FLV\x01[\0\x01\x04\x05]\0\0\0\x09\0\0\0\0")
-_ASF = re.compile(re.escape(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
-_MARK_BYTES = 15
-"""Of either of the two all but the last."""
 
 
 class VideoWatch(Protocol):
@@ -42,10 +39,8 @@ def watch_of(begun: bytes) -> VideoWatch:
     """The one for a stream that begins so."""
     if begun.startswith(_EBML):
         return HeaderWatch()
-    if _FLV.match(begun):
-        return MarkWatch(_FLV, "an FLV, from its beginning")
-    if _ASF.match(begun):
-        return MarkWatch(_ASF, "an ASF recording, from its beginning")
+    if (mark := mark_of(begun)) is not None:
+        return MarkWatch(mark)
     return BoxWatch() if begun[4:8] in _BETWEEN else TransportWatch()
 
 
@@ -95,50 +90,51 @@ class HeaderWatch:
 
 
 class MarkWatch:
-    """FLV and ASF: the bytes with which they begin, again in mid-stream."""
+    """The bytes with which it begins, again in mid-stream."""
 
-    def __init__(self, mark: re.Pattern[bytes], name: str) -> None:
-        self._mark, self._name = mark, name
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
         self._tail, self._begun = b"", False
 
     def feed(self, data: bytes) -> Takeover | None:
         """The next bytes, however many."""
         before, buffer = len(self._tail), self._tail + data
-        found = self._mark.search(buffer, 0 if self._begun else 1)
+        found = next((at for at in self._mark.places(buffer) if at or self._begun), None)
         if found is not None:
-            return Takeover(max(0, found.start() - before), buffer[found.start() :], self._name)
-        self._tail = buffer[-_MARK_BYTES:] if self._begun or len(buffer) > _MARK_BYTES else buffer
-        self._begun |= len(buffer) > _MARK_BYTES
+            return Takeover(max(0, found - before), buffer[found:], f"{self._mark.name}, from its beginning")
+        self._begun |= len(buffer) >= MARK_BYTES
+        self._tail = buffer[1 - MARK_BYTES :] if self._begun else buffer
         return None
 
 
 class BoxWatch:
-    """Fragmented MP4: boxes ``ftyp`` and ``moov`` behind fragments, other ones than before, or with fragments counted
-    anew. ``lost``: what came is no boxes, and nothing more is looked at."""
+    """MP4: boxes ``ftyp`` and ``moov`` behind fragments, other ones than before, or with fragments counted anew; or an
+    ``ftyp`` behind media that is in none. ``lost``: what came is no boxes, and nothing more is looked at."""
 
     def __init__(self) -> None:
         self._head = b""
         self._left = 0
         self._opening: list[bytes] = []
         self._movie, self._new_movie = b"", b""
-        self._fragment = -1
+        self._fragment, self._media = -1, False
         self.lost = False
 
     def feed(self, data: bytes) -> Takeover | None:
         """The next bytes, however many; nothing more once they are no boxes."""
-        at, starts = 0, -1
+        at, starts, box = 0, -1, -1
         while at < len(data) and not self.lost:
             if self._left:
                 passed = min(self._left, len(data) - at)
                 at, self._left = at + passed, self._left - passed
                 continue
-            if not self._head and not self._opening:
-                starts = at
+            if not self._head:
+                starts, box = starts if self._opening else at, at
             taken = min(self._needed() - len(self._head), len(data) - at)
             self._head, at = self._head + data[at : at + taken], at + taken
             if len(self._head) < 8 or len(self._head) < self._needed():
                 continue
             if self._box():
+                starts = box if len(self._opening) == 1 else starts
                 return Takeover(max(0, starts), b"".join(self._opening) + data[at:], "an MP4, from its beginning")
         return None
 
@@ -170,6 +166,10 @@ class BoxWatch:
             self.lost = True
             return False
         self._left = size - len(head)
+        if kind == b"ftyp" and self._media and self._fragment < 0:
+            self._opening = [head]
+            return True
+        self._media |= kind == b"mdat"
         if self._begins(kind) and not self._left:
             self._opening.append(head)
             if kind == b"moov":

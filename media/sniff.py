@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
 
 from stmixer.media.errors import Code, MediaError
@@ -40,6 +41,9 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"MM\0*", 0, "no_video", "a TIFF picture", ONE_PICTURE),
     (b"8BPS", 0, "no_video", "a Photoshop picture", ONE_PICTURE),
     (b"\0\0\0\x0cJXL ", 0, "no_video", "a JPEG XL picture", ONE_PICTURE),
+    (b"\xff\x0a", 0, "no_video", "a JPEG XL picture", ONE_PICTURE),
+    (b"\0\0\0\x0cjP  ", 0, "no_video", "a JPEG 2000 picture", ONE_PICTURE),
+    (b"P6\n", 0, "no_video", "a PPM picture", ONE_PICTURE),
     (b"ftypheic", 4, "no_video", "a HEIC picture", ONE_PICTURE),
     (b"ftypheix", 4, "no_video", "a HEIC picture", ONE_PICTURE),
     (b"ftypmif1", 4, "no_video", "a HEIF picture", ONE_PICTURE),
@@ -64,6 +68,8 @@ _MAGIC: tuple[tuple[bytes, int, Code, str, str], ...] = (
     (b"SQLite format 3\0", 0, "unreadable", "an SQLite database", _NO_VIDEO),
     (b"\x89HDF\r\n", 0, "unreadable", "an HDF5 file", _NO_VIDEO),
     (b"\x93NUMPY", 0, "unreadable", "a NumPy array", "encode its pictures as a video, and send that"),
+    (b"\x80\x04\x95", 0, "unreadable", "a Python pickle", _NO_VIDEO),
+    (b"\x80\x05\x95", 0, "unreadable", "a Python pickle", _NO_VIDEO),
     (b"d8:announce", 0, "external_resource", "a torrent", _FETCHES),
     (
         b"version https://git-lfs",
@@ -99,10 +105,15 @@ _STREAMED: tuple[tuple[bytes, int, str, str], ...] = (
     (b"moof", 4, "a piece of an MP4", "mp4"),
 )
 """(first bytes, where they lie, what it is, and what a live stream of it is begun with)."""
+_SHAPES = ((4, 3), (16, 9), (3, 2), (5, 4), (8, 5), (11, 9), (1, 1), (3, 4), (9, 16))
+_LEAST_RAW = 48
+"""Pixels across."""
 _PIECES = (b"styp", b"moof", b"sidx")
 _SUBRIP = re.compile(rb"\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} -->")
 _JSON = re.compile(rb"[{\[]\s*[\"{\[]")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{400,}={0,2}\s*")
+_LETTERS = 20
+"""Of base64's 64 that there are at least; one alone may be a grey picture."""
 _MARKUP: tuple[tuple[bytes, Code, str, str], ...] = (
     (b"<mpd", "external_resource", "a DASH manifest", _FETCHES),
     (b"<smoothstreamingmedia", "external_resource", "a Smooth Streaming manifest", _FETCHES),
@@ -138,6 +149,19 @@ def streamed(head: bytes) -> tuple[str, str] | None:
     return next(((what, codec) for magic, at, what, codec in _STREAMED if head[at : at + len(magic)] == magic), None)
 
 
+def raw_pixels(size: int) -> str | None:
+    """Of what pixels so many bytes would be a picture of a usual shape: of RGB, RGBA, YUV or grey; None: of none."""
+    for across, down in _SHAPES:
+        for doubled in (6, 8, 3, 4, 2):  # half bytes a pixel
+            pixels, rest = divmod(2 * size, doubled)
+            scale = math.isqrt(pixels // (across * down))
+            width, height = scale * across, scale * down
+            is_all = not rest and width * height == pixels
+            if is_all and width >= _LEAST_RAW and not width % 8 and not height % 8:
+                return f"{width} x {height} of {doubled / 2:g} bytes each"
+    return None
+
+
 def is_piece(head: bytes) -> bool:
     """Whether it is a segment of fragmented MP4 (DASH, HLS) alone, without what says how to read it."""
     return head[4:8] in _PIECES and b"moov" not in head
@@ -160,7 +184,7 @@ def _found(head: bytes) -> tuple[Code, str, str] | None:
         return "no_video", "a subtitle file", _NO_PICTURE
     if _JSON.match(text):
         return "unreadable", "JSON", _BYTES
-    if _BASE64.fullmatch(text):
+    if _BASE64.fullmatch(text) and len(set(text)) >= _LETTERS:
         return "unreadable", "text, as if encoded in base64", f"decode it, and {_BYTES}"
     return None
 

@@ -13,13 +13,15 @@ from typing import BinaryIO
 
 from stmixer.media import fragments
 from stmixer.media.errors import MediaError
+from stmixer.media.padded import PlainPackets, padding_of
 from stmixer.media.parts import Part, parts_of
-from stmixer.media.restarts import VideoWatch, watch_of
+from stmixer.media.restarts import MarkWatch, VideoWatch, watch_of
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 from stmixer.media.takeover_in_file import takes_over
 
 HEAD_BYTES = 1 << 20
 _MAX_BOXES = 1000
+_READ = 1 << 15
 
 
 class ResourceRefused(Exception):
@@ -38,6 +40,7 @@ class ByteSource:
         self.head = bytearray()
         self.refused: list[str] = []
         self.takeover: Takeover | None = None
+        self._plain: PlainPackets | None = None
         self._watch: VideoWatch | None = None
         self._ahead = b""
 
@@ -48,20 +51,37 @@ class ByteSource:
         if self._ahead:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return self._watched(data)
+        data = (self._from_file if self._plain is None else self._plain.read)(size)
+        if len(self.head) < HEAD_BYTES:
+            self.head += data[: HEAD_BYTES - len(self.head)]
+        return self._watched(data)
+
+    def _from_file(self, size: int) -> bytes:
         data = self._file.read(size)
         if data is None:
             raise BlockingIOError("the source must be a blocking file: read() returned None")
         if len(data) > size:
             # PyAV copies whatever comes into a buffer of `size` bytes without looking.
             raise ValueError(f"the source returned {len(data)} bytes when asked for {size}")
-        if len(self.head) < HEAD_BYTES:
-            self.head += data[: HEAD_BYTES - len(self.head)]
-        return self._watched(bytes(data))
+        return bytes(data)
 
     def watch(self, fragmented_mp4: bool) -> None:
         """At its beginning: have it begin with tables, and look whether another video takes over in it."""
+        if not fragmented_mp4:
+            self._take_padding_off()
         self._ahead = (fragments.from_tables_on if fragmented_mp4 else from_tables_on)(self.read)
         self._watch = watch_of(self._ahead)
+
+    def _take_padding_off(self) -> None:
+        """Of MPEG-TS whose packets have any: from here on they are plain ones."""
+        begun = b""
+        while len(begun) < SNIFFED and (more := self.read(SNIFFED - len(begun))):
+            begun += more
+        self._ahead = begun
+        if (padding := padding_of(begun)) is not None:
+            at, size = padding
+            self._plain, self._ahead = PlainPackets(self._from_file, begun[at:], size), b""
+            self.head.clear()
 
     def wait_for_tables(self) -> bool:
         """Where MPEG-TS has begun without: goes on with the first ones, however long that takes. False: none."""
@@ -85,6 +105,11 @@ class ByteSource:
     def follows(self) -> Takeover | None:
         """Where what is read has come to its end: what goes on behind it, if anything does."""
         return self.takeover
+
+    def pass_over(self) -> None:
+        """What is read has ended, as it says itself; where bytes still come, on to another of its kind, if one does."""
+        while isinstance(self._watch, MarkWatch) and self.takeover is None and self.read(_READ):
+            pass
 
     def next_part(self) -> None:
         """Go on with what has taken over."""
@@ -135,6 +160,10 @@ class ByteSource:
 class SeekableByteSource(ByteSource):
     """A source that FFmpeg may also move about in. A class of its own: PyAV asks which methods there are."""
 
+    def __init__(self, file: BinaryIO, owned: bool) -> None:
+        super().__init__(file, owned)
+        self._files: list[Part] | None = None
+
     def seek(self, offset: int, whence: int = 0) -> int:
         """Where it is then; as FFmpeg has it, less than 0 for a place that a damaged file names and that cannot be."""
         try:
@@ -154,14 +183,20 @@ class SeekableByteSource(ByteSource):
 
     def takes_over(self) -> bool:
         """Whether another video takes over in it."""
-        return len(parts_of(self._file)) > 1 or takes_over(self._file)
+        return len(self._looked_through()) > 1 or takes_over(self._file)
 
     def in_parts(self) -> PartedByteSource | None:
         """The same bytes as the files of which they are; it has the file then. None where it is one file alone."""
-        if len(parts := parts_of(self._file)) == 1:
+        if len(parts := self._looked_through()) == 1:
             return None
         owned, self._owned = self._owned, False
         return PartedByteSource(self._file, owned, parts)
+
+    def _looked_through(self) -> list[Part]:
+        """The files of which it is: looked for once."""
+        if self._files is None:
+            self._files = parts_of(self._file)
+        return self._files
 
     def straight_on(self) -> ByteSource:
         """The same bytes, to be read once from front to back; it has the file then."""

@@ -5,11 +5,13 @@ changed. FFmpeg goes on reading the first, of which nothing comes any more.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
 
 from stmixer.media.ebml import SEGMENT, elements
+from stmixer.media.padded import PlainPackets, padding_of
 from stmixer.media.restarts import BoxWatch, HeaderWatch, watch_of
 from stmixer.media.takeover import PACKET, SNIFFED, SYNC, TransportWatch, table_pids_of, transport_begins
 
@@ -25,9 +27,12 @@ def takes_over(file: BinaryIO) -> bool:
     before = file.tell()
     try:
         begun = file.read(SNIFFED) or b""
-        at = transport_begins(begun)
-        file.seek(before if at is None else before + at)
-        return _begins_anew(file, begun) if at is None else _tables_change(file)
+        if (padding := padding_of(begun)) is not None:
+            at, size = padding
+            return _tables_change(PlainPackets(file.read, begun[at:], size).read)
+        packets_at = transport_begins(begun)
+        file.seek(before + (packets_at or 0))
+        return _begins_anew(file, begun) if packets_at is None else _tables_change(file.read)
     finally:
         file.seek(before)
 
@@ -36,8 +41,8 @@ def _begins_anew(file: BinaryIO, begun: bytes) -> bool:
     watch = watch_of(begun)
     if isinstance(watch, BoxWatch):
         return _boxes_begin_anew(file, watch)
-    if isinstance(watch, TransportWatch) or (isinstance(watch, HeaderWatch) and _is_one_segment(file, begun)):
-        return False  # anything else, or Matroska that says how long it is
+    if not isinstance(watch, HeaderWatch) or _is_one_segment(file, begun):
+        return False  # anything else (``media.parts``), or Matroska that says how long it is
     while data := file.read(_CHUNK):
         if watch.feed(data) is not None:
             return True
@@ -73,11 +78,11 @@ def _is_one_segment(file: BinaryIO, begun: bytes) -> bool:
         file.seek(before)
 
 
-def _tables_change(file: BinaryIO) -> bool:
+def _tables_change(read: Callable[[int], bytes]) -> bool:
     watch, rest = TransportWatch(), b""
     tables = np.zeros(_PIDS, np.bool_)
     tables[_PAT_PID] = True
-    while more := file.read(_CHUNK):
+    while more := read(_CHUNK):
         data = rest + more
         begins = transport_begins(data[:SNIFFED]) or 0
         whole = max(0, len(data) - begins) // PACKET * PACKET

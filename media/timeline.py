@@ -69,6 +69,7 @@ class Timeline(Generic[T]):
     Args:
         time_base: seconds per tick of the timestamps.
         rate: frames per second, for frames without a timestamp.
+        assumed: nothing says the rate: such frames take the median interval, once that is known.
         wraps: after how many ticks the clock begins anew without meaning it.
         hold: False where timestamps are known to be in order, as times of arrival are: every frame is placed at once.
 
@@ -80,13 +81,21 @@ class Timeline(Generic[T]):
         left_out: frames that were not placed.
     """
 
-    def __init__(self, time_base: Fraction, rate: Fraction, wraps: Sequence[int] = (), *, hold: bool = True) -> None:
+    def __init__(
+        self,
+        time_base: Fraction,
+        rate: Fraction,
+        wraps: Sequence[int] = (),
+        *,
+        hold: bool = True,
+        assumed: bool = False,
+    ) -> None:
         tick_us, frame_us = time_base * 1_000_000, Fraction(1_000_000) / rate
         # whole numbers of a unit in which both are whole: exact, and much faster than fractions
         self._us = lcm(tick_us.denominator, frame_us.denominator)
         self._tick, self._frame = int(tick_us * self._us), max(int(frame_us * self._us), self._us)
         self._wraps = tuple(sorted(ticks * self._tick for ticks in wraps))
-        self._hold = hold
+        self._hold, self._assumed = hold, assumed
         self._origin: int | None = None
         self._carried = 0
         self._last = -1
@@ -110,11 +119,11 @@ class Timeline(Generic[T]):
         at = self._at(pts, dts)
         if not self._held:
             if at is None:
-                return [self._accept(item, self._last + self._frame if self._last >= 0 else 0)]
+                return [self._accept(item, self._last + self._step if self._last >= 0 else 0)]
             if self._last < 0 or self._follows(at):
                 return [self._accept(item, at)]
         elif at is None:
-            at = self._held[-1].at + self._frame
+            at = self._held[-1].at + self._step
         self._held.append(_Held(item, at))
         return self._judge() if self._hold else self.end()
 
@@ -142,6 +151,16 @@ class Timeline(Generic[T]):
         does not go on from the last one's, it was set anew, without a doubt."""
         placed, self._anew = self.end(), self._last >= 0
         return placed
+
+    @property
+    def _step(self) -> int:
+        """To a frame without a timestamp."""
+        return self._interval if self._assumed else self._frame
+
+    @property
+    def taken_as(self) -> float:
+        """Frames per second that those without a timestamp are taken as."""
+        return 1e6 * self._us / self._step
 
     # -- where a timestamp lies
 

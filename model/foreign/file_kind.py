@@ -24,6 +24,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a picture (PNG)"),
     (b"\xff\xd8\xff", "a picture (JPEG)"),
 )
+_BEHIND_FOUR: tuple[tuple[bytes, str], ...] = ((b"ftyp", "a video (MP4)"), (b"TFL3", "a TensorFlow Lite model"))
 _ZIP = b"PK\x03\x04"
 
 
@@ -39,6 +40,9 @@ def described(path: Path) -> str | None:
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
+    for behind, kind in _BEHIND_FOUR:
+        if head.startswith(behind, 4):
+            return kind
     if head.startswith(_ZIP):
         return _zip_kind(path)
     if int.from_bytes(head[:8], "little") < 1 << 27 and head[8:9] == b"{":
@@ -52,8 +56,10 @@ def _zip_kind(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return None  # a checkpoint that is cut off, too: its reader says so
+    except zipfile.BadZipFile:
+        return f"cut off: {path.stat().st_size:,} bytes of a zip archive without its end; download it again"
+    except (NotImplementedError, ValueError):
+        return None
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return None
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -19,13 +19,13 @@ from typing import BinaryIO
 
 from stmixer.media.annotated import write_annotated
 from stmixer.media.camera_feed import Camera
-from stmixer.media.decode import OTHER_UNIT, VideoReader
+from stmixer.media.decode import VideoReader
 from stmixer.media.device import CameraDevice
 from stmixer.media.errors import MediaError
+from stmixer.media.jpeg import instead_of_jpeg
 from stmixer.media.loaded import load_all
-from stmixer.media.pace import StampPace
+from stmixer.media.pace import OTHER_UNIT, StampPace
 from stmixer.media.rtsp import RtspCamera
-from stmixer.media.sniff import sniff, streamed
 from stmixer.service.decoder import cell, seccomp
 from stmixer.service.decoder.cutting import Cutting
 from stmixer.service.decoder.easel import draw_pictures
@@ -118,7 +118,9 @@ def decode_video(channel: Channel, source: BinaryIO | Camera, order: Order, cutt
                 at = time.monotonic() - (time.thread_time() - started)
                 if shift_us is None and progress is not None:
                     cutting.shift_us = shift_us = _goes_on_at(progress, at) - frame.pts_us
-                if pace is not None and (unit := pace.unit(frame.pts_us, at)) is not None:
+                if pace is None or reader.in_other_unit:
+                    pace = None
+                elif (unit := pace.unit(frame.pts_us, at)) is not None:
                     pace = None  # once is enough
                     reader.warnings.append(f"timestamps run {unit.pace} than pictures arrive; {OTHER_UNIT}")
                     warn("timestamps", reader.warnings[-1])
@@ -197,7 +199,7 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
             cutting.ring.put_picture(arrived.pts_us, picture.data)
             sampling.frame(arrived.pts_us, picture, arrived.at)
         except MediaError as error:
-            if error.code in _ENDS_A_STREAM or (not opened and _is_something_else(picture.data)):
+            if error.code in _ENDS_A_STREAM or (not opened and instead_of_jpeg(picture.data) is not None):
                 raise
             channel.send(FramesDropped("corrupt", 1, told=False))
             if error.message not in told and len(told) < _MOST_TOLD:
@@ -205,11 +207,6 @@ def decode_pictures(channel: Channel, order: OpenPictures, cutting: Cutting) -> 
                 channel.send(SourceWarns("corrupt", error.message))
         finally:
             channel.send(PictureWanted())
-
-
-def _is_something_else(data: bytes) -> bool:
-    """Whether what should be a picture is known to be none."""
-    return sniff(data) is not None or streamed(data) is not None
 
 
 def render(channel: Channel, received: Received, clock: Callable[[], float] = time.monotonic) -> None:

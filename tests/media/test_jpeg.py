@@ -131,6 +131,29 @@ def test_a_time_before_it_that_was_not_announced_is_said(picture):
         decode_jpeg((1_700_000_000_000_000).to_bytes(8, "little") + pillow_jpeg(picture), Limits())
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (
+            np.full((240, 320, 3), ord("Z"), np.uint8).tobytes(),
+            r"as many bytes as raw pixels take \(for instance 320 x 24",
+        ),
+        (bytes(640 * 480 * 4), r"as many bytes as raw pixels take \(for instance 640 x 480 of 4 bytes each"),
+        (b"\0\0\0\1\x67" + bytes(99), "H.264 or H.265 in no container, not a JPEG; put it into MPEG-TS"),
+        (b"P6\n320 240\n255\n" + bytes(999), "a PPM picture, not a JPEG; encode pictures as JPEG"),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_said_with_what_is_wanted(data, what):
+    with pytest.raises(MediaError, match=f"this is {what}"):
+        decode_jpeg(data, Limits())
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"--frame\r\nContent-Type: image/jpeg\r\n\r\n", bytes(4)])
+def test_a_picture_behind_something_else_is_said(picture, before):
+    with pytest.raises(MediaError, match=f"a JPEG behind {len(before)} other bytes; send nothing but the picture"):
+        decode_jpeg(before + pillow_jpeg(picture), Limits())
+
+
 def test_random_damage_raises_nothing_else(picture):
     good = pillow_jpeg(picture)
     random = np.random.default_rng(0)

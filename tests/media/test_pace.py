@@ -10,6 +10,7 @@ import pytest
 from live_video import picture
 
 from stmixer.media.decode import VideoReader
+from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
 from stmixer.media.pace import unit_by_rate
 
@@ -62,3 +63,74 @@ def test_ticks_that_do_not_divide_the_rate_are_in_their_unit_too(fps: Fraction) 
     with VideoReader(io.BytesIO(counted("libx264", Fraction(1000), fps)), limits=Limits.unlimited()) as reader:
         assert len(list(reader)) == FRAMES
     assert [line.partition(" than")[0] for line in reader.warnings] == ["timestamps run 1,000 times faster"]
+
+
+def test_a_length_that_only_another_unit_makes_says_so() -> None:
+    with pytest.raises(MediaError, match=r"over the limit of 600 s.*timestamps run 1,000 times faster") as refused:
+        list(VideoReader(io.BytesIO(counted("libx264", Fraction(1000))), limits=Limits()))
+    assert refused.value.code == "too_long"
+    with pytest.raises(MediaError, match=r"over the limit of 600 s; cut it or send it in parts$"):
+        list(VideoReader(io.BytesIO(counted("libx264", Fraction(700))), limits=Limits()))
+
+
+UNTIMED = "no vui timing"
+"""H.265 that does not say its rate."""
+
+
+def transport(codec: str, ticks: int) -> bytes:
+    """MPEG-TS whose pictures, 25 a second, lie so many ticks of 90 kHz apart."""
+    target, untimed = io.BytesIO(), codec == UNTIMED
+    with av.open(target, "w", format="mpegts") as output:
+        track = output.add_stream("libx265" if untimed else codec, rate=25)
+        track.width, track.height, track.pix_fmt = 160, 96, "yuv420p"
+        track.options = {"preset": "ultrafast"} if codec == "libx264" else {}
+        if untimed:
+            track.options = {"preset": "ultrafast", "x265-params": "vui-timing-info=0:log-level=none:bframes=0"}
+        track.codec_context.max_b_frames = 0
+        packets = [packet for number in range(FRAMES) for packet in track.encode(picture(number))]
+        for number, packet in enumerate([*packets, *track.encode(None)]):
+            packet.time_base = Fraction(1, 90_000)
+            packet.pts = packet.dts = 90_000 + number * ticks
+            output.mux(packet)
+    return target.getvalue()
+
+
+OF_25 = "than at the video's own rate of 25 frames per second"
+TICKS = [(3600, None), (40, f"timestamps run 90 times slower {OF_25}"), (4000, None), (36, None),
+         (40_000, f"timestamps run 11 times faster {OF_25}"), (45_000, None), (36_000, None)]  # fmt: skip
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+@pytest.mark.parametrize(("ticks", "says"), TICKS)
+def test_milliseconds_and_microseconds_instead_of_mpegs_ticks_are_told(
+    codec: str, ticks: int, says: str | None, live: bool
+) -> None:
+    """Of 25 pictures a second, which the video says itself: 40 and 40 000 of them, not 3600."""
+    told: list[str] = []
+    with VideoReader(
+        io.BytesIO(transport(codec, ticks)), limits=Limits(), low_latency=live,
+        on_warning=lambda code, text: told.append(text),
+    ) as reader:  # fmt: skip
+        assert [frame.pts_us for frame in reader] == [round(ticks * number / 0.09) for number in range(FRAMES)]
+    units = [line for line in reader.warnings if line.startswith("timestamps")]
+    assert [line.partition(";")[0] for line in units] == ([] if says is None else [says])
+    assert told == units
+
+
+@pytest.mark.parametrize(("fps", "ticks"), [(30, 33), (60, 16), (24, 41), (24, 42)])
+def test_whole_milliseconds_that_are_added_up_are_told(fps: int, ticks: int) -> None:
+    found = unit_by_rate(ticks / 0.09, Fraction(fps), Fraction(1, 90_000))
+    assert found is not None
+    assert found.name == "milliseconds"
+    assert unit_by_rate(ticks / 0.09, Fraction(fps), Fraction(1, 1000)) is None
+
+
+@pytest.mark.parametrize(
+    ("ticks", "says"), [(40, ["timestamps say 2,250 frames per second"]), (40_000, []), (3600, [])]
+)
+def test_of_a_video_that_does_not_say_its_rate_what_nothing_films_is_told(ticks: int, says: list[str]) -> None:
+    """Two pictures a second may be two pictures a second."""
+    with VideoReader(io.BytesIO(transport(UNTIMED, ticks)), limits=Limits()) as reader:
+        assert len(list(reader)) == FRAMES
+    assert [line.partition(";")[0] for line in reader.warnings] == says

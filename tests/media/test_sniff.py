@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import lzma
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -69,6 +70,8 @@ NAMED: dict[str, tuple[Make, str, str, str]] = {
     "PNG": (lambda _: picture(".png"), "no_video", "a PNG picture", "one still picture is no video"),
     "WebP": (lambda _: picture(".webp"), "no_video", "a WebP picture", "one still picture is no video"),
     "BMP": (lambda _: picture(".bmp"), "no_video", "a BMP picture", "one still picture is no video"),
+    "PPM": (lambda _: picture(".ppm"), "no_video", "a PPM picture", "one still picture is no video"),
+    "a pickle": (lambda _: pickle.dumps([1], 4), "unreadable", "a Python pickle", "send a video"),
     "TIFF": (lambda _: picture(".tiff"), "no_video", "a TIFF picture", "one still picture is no video"),
     "zip": (lambda video: packed(video, "zip"), "unreadable", "a ZIP archive", "unpack it"),
     "tar": (lambda video: packed(video, "tar"), "unreadable", "a tar archive", "unpack it"),

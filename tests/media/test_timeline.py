@@ -74,6 +74,14 @@ def test_another_recording_is_known_to_begin(recordings, times, resets):
     assert (timeline.resets, timeline.strays) == (resets, 0)
 
 
+def test_missing_timestamps_follow_as_those_before_them_where_nothing_says_the_rate():
+    for assumed, step, rate in ((False, 40_000, 25), (True, 100_000, 10)):
+        timeline = Timeline(Fraction(1, 1000), Fraction(25), assumed=assumed)
+        placed = [one for at in (*range(0, 2000, 100), None, None, None) for one in timeline.place(at, at)]
+        assert [one.pts_us for one in placed[-4:]] == [1_900_000 + n * step for n in range(4)]
+        assert (timeline.missing, timeline.taken_as) == (3, rate)
+
+
 def test_missing_timestamps_at_the_start_come_before_the_first_that_is_known():
     assert place_all([None, None, 500, 540])[0] == [0, 40_000, 80_000, 120_000]
 

@@ -64,25 +64,62 @@ def element(identity: str, content: bytes) -> bytes:
     return bytes.fromhex(identity) + b"\x01" + len(content).to_bytes(7) + content
 
 
-def one_cluster(seconds: int) -> bytes:
-    """A Matroska file of JPEGs, ten a second, whose only cluster is longer than its blocks can count."""
+Cluster = tuple[int, range]
+"""Its time, and how far from that each of its blocks is; in ticks."""
+
+
+def matroska(clusters: list[Cluster], tick_ns: int = 1_000_000, every_ns: int = 0) -> bytes:
+    """JPEGs; a block's place in its cluster has 16 bits with a sign, and begins anew where that is not enough.
+    ``every_ns``: from one to the next, where the file says that."""
     jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
     size = element("b0", (64).to_bytes(1)) + element("ba", (48).to_bytes(1))
     track = element("d7", b"\x01") + element("73c5", b"\x01") + element("83", b"\x01") + element("86", b"V_MJPEG")
-    blocks = b"".join(
-        element("a3", b"\x81" + (100 * number % (1 << 16)).to_bytes(2) + b"\x80" + jpeg)
-        for number in range(10 * seconds)
-    )
+    track += element("23e383", every_ns.to_bytes(4)) if every_ns else b""
     head = element("4286", b"\x01") + element("42f7", b"\x01") + element("42f2", b"\x04") + element("42f3", b"\x08")
     head += element("4282", b"matroska") + element("4287", b"\x04") + element("4285", b"\x02")
-    segment = element("1549a966", element("2ad7b1", (1_000_000).to_bytes(4)))
+    segment = element("1549a966", element("2ad7b1", tick_ns.to_bytes(4)))
     segment += element("1654ae6b", element("ae", track + element("e0", size)))
-    segment += element("1f43b675", element("e7", b"\0") + blocks)
+    for begin, places in clusters:
+        blocks = [element("a3", b"\x81" + (at % (1 << 16)).to_bytes(2) + b"\x80" + jpeg) for at in places]
+        segment += element("1f43b675", element("e7", begin.to_bytes(4)) + b"".join(blocks))
     return element("1a45dfa3", head) + element("18538067", segment)
 
 
-def test_a_matroska_cluster() -> None:
-    """From 32.8 s on a block says that it is 32.8 s before its cluster; and all over again."""
-    found, warnings = times(one_cluster(200), live=False)
-    assert found == [100_000 * number for number in range(2000)]
+LEAST, MOST = -(1 << 15), (1 << 15) - 1
+VALID: dict[str, tuple[list[Cluster], int]] = {
+    "as long as milliseconds allow": ([(32_700 * n, range(0, 32_700, 100)) for n in range(4)], 1_000_000),
+    "around their own time": ([(32_700 + 65_500 * n, range(-32_700, 32_800, 100)) for n in range(3)], 1_000_000),
+    "of 300 s, of 10 ms a tick": ([(0, range(0, 30_000, 10))], 10_000_000),
+    "of 300 s, around its own time": ([(15_000, range(-15_000, 15_000, 10))], 10_000_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+@pytest.mark.parametrize("kind", VALID)
+def test_clusters_as_long_as_they_may_be(kind: str, live: bool) -> None:
+    """RFC 9559, 10.2: all that 16 bits with a sign hold; so over 32.8 s of a cluster only where ticks are longer."""
+    clusters, tick_ns = VALID[kind]
+    assert all(places[0] >= LEAST and places[-1] <= MOST for _, places in clusters)
+    found, warnings = times(matroska(clusters, tick_ns), live=live)
+    assert found == [100_000 * number for number in range(sum(len(places) for _, places in clusters))]
     assert warnings == []
+
+
+TOO_LONG: dict[str, list[Cluster]] = {
+    "one from zero": [(0, range(0, 200_000, 100))],
+    "one from 40 s": [(40_000, range(0, 200_000, 100))],
+    "each by 10 s": [(42_000 * n, range(0, 42_000, 100)) for n in range(5)],
+    "each by 10 s, after a day": [(86_400_000 + 42_000 * n, range(0, 42_000, 100)) for n in range(5)],
+}
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+@pytest.mark.parametrize("every_ns", [0, 100_000_000], ids=["", "the rate is said"])
+@pytest.mark.parametrize("kind", TOO_LONG)
+def test_clusters_that_are_longer_than_their_blocks_can_count(kind: str, every_ns: int, live: bool) -> None:
+    """No valid writer makes them. From 32.8 s on a block says that it is 32.8 s before its cluster, and all over again;
+    where that would be before zero, FFmpeg has no time for it."""
+    clusters = TOO_LONG[kind]
+    found, warnings = times(matroska(clusters, every_ns=every_ns), live=live)
+    assert found == [100_000 * number for number in range(sum(len(places) for _, places in clusters))]
+    assert all(line.startswith("frames without a timestamp: ") for line in warnings)

@@ -61,6 +61,8 @@ KINDS: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "xz": (lambda path, plain: path.write_bytes(lzma.compress(plain)), "compressed with xz"),
     "bzip2": (lambda path, plain: path.write_bytes(bz2.compress(plain)), "compressed with bzip2"),
     "zip in zip": (_zipped, "a zip archive of weights/plain.pth; unpack it first"),
+    "cut off": (lambda path, plain: path.write_bytes(plain[:-1000]), "of a zip archive without its end; download it"),
+    "a video": (lambda path, plain: path.write_bytes(b"\0\0\0\x20ftypisom" + bytes(99)), "a video (MP4)"),
     "numpy": (lambda path, plain: np.save(path.open("wb"), np.zeros(3)), "an array of NumPy"),
     "npz": (lambda path, plain: np.savez(path.open("wb"), a=np.zeros(3)), "a zip archive of a.npy"),
     "safetensors": (lambda path, plain: save_file({"a": torch.zeros(3)}, path), "a safetensors file, under another"),

@@ -115,3 +115,33 @@ def test_stamps_in_their_own_unit_are_not(every_s: float, monkeypatch: pytest.Mo
     line = told(*recorded(Fraction(1)), every_s, monkeypatch)
     assert line.of(SourceWarns) == []
     assert line.of(SourceEnded)[0].warnings == ()
+
+
+def transport(ticks: int) -> tuple[bytes, list[int]]:
+    """Four seconds of MPEG-TS whose pictures lie so many ticks apart, and where each frame of it ends."""
+    target, ends = io.BytesIO(), list[int]()
+    with av.open(target, "w", format="mpegts", options={"flush_packets": "1"}) as output:
+        track = output.add_stream("libx264", rate=RATE)
+        track.width, track.height, track.pix_fmt = 160, 96, "yuv420p"
+        track.options = {"preset": "ultrafast", "tune": "zerolatency"}
+        for number in range(FRAMES):
+            for packet in track.encode(picture(number)):
+                packet.pts, packet.dts, packet.time_base = number * ticks, number * ticks, Fraction(1, 90_000)
+                output.mux(packet)
+            ends.append(target.tell())
+        output.mux(track.encode(None))
+    return target.getvalue(), ends
+
+
+@pytest.mark.parametrize(("ticks", "pace"), [(40, "90 times slower"), (40_000, "11 times faster")])
+@pytest.mark.parametrize("every_s", [1 / RATE, 1e-4], ids=["in time", "all at once"])
+def test_other_units_than_the_ticks_of_mpeg_are_told_once_while_they_come(
+    ticks: int, pace: str, every_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the rate that the video says; what arrives at once is as fast in its own unit."""
+    line = told(*transport(ticks), every_s, monkeypatch)
+    (warning,) = line.of(SourceWarns)
+    assert warning.message.startswith(f"timestamps run {pace} than at the video's own rate of 25 frames per second")
+    assert line.said.index(warning) < line.said.index(line.of(Frames)[-1])
+    assert line.of(SourceEnded)[0].warnings == (warning.message,)
+    assert told(*transport(3600), every_s, monkeypatch).of(SourceWarns) == []

@@ -366,16 +366,47 @@ def test_pictures_without_their_end_are_decoded(server: Server) -> None:
     assert [result["pts_us"] for result in client.of("result")] == [n * 500_000 for n in range(8)]
 
 
-@pytest.mark.parametrize("kind", [".png", ".webp", ".bmp"])
-def test_other_pictures_are_named_with_what_is_wanted(server: Server, kind: str) -> None:
-    data = cv2.imencode(kind, bar(0, 160, 120))[1].tobytes()
+def gif() -> bytes:
+    target = io.BytesIO()
+    with av.open(target, "w", format="gif") as output:
+        track = output.add_stream("gif", rate=10)
+        track.width, track.height, track.pix_fmt = 160, 120, "rgb8"
+        output.mux(track.encode(av.VideoFrame.from_ndarray(bar(0, 160, 120), format="rgb24")))
+        output.mux(track.encode(None))
+    return target.getvalue()
+
+
+def encoded(kind: str) -> bytes:
+    return cv2.imencode(kind, bar(0, 160, 120))[1].tobytes()
+
+
+AS_JPEG = "not a JPEG; encode pictures as JPEG (of a canvas: toBlob"
+INSTEAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "PNG": (lambda: encoded(".png"), f"a PNG picture, {AS_JPEG}"),
+    "WebP": (lambda: encoded(".webp"), f"a WebP picture, {AS_JPEG}"),
+    "BMP": (lambda: encoded(".bmp"), f"a BMP picture, {AS_JPEG}"),
+    "GIF": (gif, f"a GIF, {AS_JPEG}"),
+    "RGB": (
+        lambda: bar(0, 160, 120).tobytes(),
+        f"as many bytes as raw pixels take (for instance 160 x 120 of 3 bytes each), {AS_JPEG}",
+    ),
+    "I420": (
+        lambda: bytes(640 * 480 * 3 // 2),
+        f"as many bytes as raw pixels take (for instance 640 x 480 of 1.5 bytes each), {AS_JPEG}",
+    ),
+    "H.264": (lambda: raw("libx264", "h264", 15, 1), "H.264 or H.265 in no container, not a JPEG; put it into MPEG-TS"),
+    "a time before it": (lambda: bytes(8) + jpeg(0), "a JPEG behind 8 other bytes; where they are its time, begin"),
+}
+
+
+@pytest.mark.parametrize("kind", INSTEAD)
+def test_what_is_sent_instead_of_jpegs_is_an_error_at_once(server: Server, kind: str) -> None:
+    make, says = INSTEAD[kind]
     with stream(server, policy="all", score_threshold=0) as client:
-        client.picture(data)
-        warning = client.wait(lambda: client.of("warning") or client.of("error"))[0]
-        name = {".png": "a PNG picture", ".webp": "a WebP picture", ".bmp": "a BMP picture"}[kind]
-        assert f"this is {name}, not a JPEG; encode pictures as JPEG" in warning["message"]
-        if warning["type"] == "warning":
-            client.stop()
+        client.picture(make())
+        close, code, message = client.refused()
+    assert (close, code) == (4400, "unreadable")
+    assert f"this is {says}" in message
 
 
 def test_a_prefix_that_is_announced_and_missing_is_said(server: Server) -> None:

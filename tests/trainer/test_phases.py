@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -119,20 +120,25 @@ def test_labels_that_the_file_has_keep_what_it_knows(tmp_path: Path) -> None:
     assert all(torch.equal(started[name], theirs[name]) for name in rest)
 
 
-def test_a_set_of_ones_own_starts_from_the_bundled_weights(tmp_path: Path) -> None:
-    """From nothing only who asks for it, and another model does not start from them in silence."""
+def test_a_set_of_ones_own_starts_from_the_bundled_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From nothing only who asks for it, or names another model and nothing to start from, and that is said."""
     path = tmp_path / "run.yaml"
     path.write_text("preset: custom\nrun_dir: run\n")
     config = load_config(path)
     assert (config.model, config.init.classifier) == ("rt_nano", "matching")
     assert config.init.weights == bundled()["stmixer-rt"].file
     assert load_config(path, {"init": {"weights": None}}).init.weights is None
-    other = load_config(path, {"model": "tiny", "labels": ["walk", "fall"]})
+    labels = (Label(1, "walk"), Label(2, "fall"))
+    other = {"model": "tiny", "labels": ["walk", "fall"]}
+    with caplog.at_level(logging.INFO):
+        initial_detector(load_config(path, other), labels)
+    assert caplog.messages == ["model tiny starts from nothing: the weights of preset custom are of rt_nano"]
+    named = load_config(path, other | {"init": {"weights": "stmixer-rt"}})
     with pytest.raises(
         TrainError,
         match=r"init.weights: stmixer-rt.safetensors is of another variant than model tiny; .* init: {weights: null}",
     ):
-        initial_detector(other, (Label(1, "walk"), Label(2, "fall")))
+        initial_detector(named, labels)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_an_area_and_a_person_that_differ_by_rounding_contradict_each_other(tmp_
 
 @pytest.mark.parametrize("text", ["12.5", "1e30", "nan", "inf", "1,200", "12,000", "twelve", "", "9007199254740993"])
 def test_what_is_no_whole_number(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no whole number|invalid literal"):
+    with pytest.raises(ValueError, match="no whole number"):
         whole(text, "frame")
 
 

@@ -74,10 +74,30 @@ def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) 
         given, over = current_keys(given), current_keys(overrides)
     except ValueError as error:
         raise TrainError(f"{where}: {error}") from None
-    values = _laid_over(_preset(given["preset"]) if given.get("preset") is not None else {}, given)
-    values = _laid_over(values, over)
-    _start_from_backbone(values, _laid_over(given, over))
+    preset = _preset(given["preset"]) if given.get("preset") is not None else {}
+    values = _laid_over(_laid_over(preset, given), over)
+    own = _laid_over(given, over)
+    _start_from_backbone(values, own)
+    if own.get("model") not in (None, preset.get("model")):
+        _start_from_nothing(values, own)
     return values
+
+
+def _start_from_nothing(values: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Whoever names another model than its preset, and nothing to start from, does not start from the preset's
+    weights, which are of that."""
+    init, said = values.get("init"), own.get("init")
+    named = said if isinstance(said, dict) else {}
+    if isinstance(init, dict) and named.get("weights") is None and named.get("backbone") is None:
+        values["init"] = init | {"weights": None}
+
+
+def starts_elsewhere(config: RunConfig) -> str | None:
+    """The model that a run's preset has weights for, where the run has another one; None: there is none."""
+    values = _preset(config.preset) if config.preset is not None else {}
+    init, model = values.get("init"), values.get("model")
+    has_weights = isinstance(init, dict) and init.get("weights") is not None
+    return str(model) if has_weights and model not in (None, config.model) else None
 
 
 def _start_from_backbone(values: dict[str, Any], own: Mapping[str, Any]) -> None:

@@ -130,7 +130,10 @@ def _delimiter(text: str) -> str:
 
 def number(text: str) -> float:
     """A number, perhaps with a decimal comma. Raises ValueError for what is none."""
-    return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
+    try:
+        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
 
 
 def whole(text: str, what: str) -> int:
@@ -139,7 +142,7 @@ def whole(text: str, what: str) -> int:
         # "12,000" may be twelve thousand: of decimal commas at most two noughts are taken
         value = float(re.sub(r"(?<=\d),00?$", "", text))
     except ValueError:
-        value = int(text)  # says it as Python does
+        raise ValueError(f"{what} {text!r} is no whole number") from None
     if not float(value).is_integer() or abs(value) > _MOST_WHOLE:
         raise ValueError(f"{what} {text!r} is no whole number")
     return int(value)

@@ -15,6 +15,7 @@ from stmixer.model.config import DetectorConfig
 from stmixer.model.detector import Detector, build
 from stmixer.model.foreign.pretrained import read_pretrained
 from stmixer.model.labels import Label
+from stmixer.trainer.config.file import starts_elsewhere
 from stmixer.trainer.config.run import RunConfig
 from stmixer.trainer.data.sets import RunData
 from stmixer.trainer.errors import TrainError
@@ -32,6 +33,10 @@ def initial_detector(config: RunConfig, labels: Sequence[Label]) -> Detector:
     wanted = config.detector(len(labels))
     detector = build(wanted, seed=config.init.seed)
     if config.init.weights is None and config.init.backbone is None:
+        if (other := starts_elsewhere(config)) is not None:
+            log.info(
+                "model %s starts from nothing: the weights of preset %s are of %s", config.model, config.preset, other
+            )
         return detector
     try:
         if config.init.weights is None:

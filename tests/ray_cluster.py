@@ -209,7 +209,7 @@ def results_of(cluster: Cluster, number: str) -> int:
 
 
 def back_at(camera: Camera, readies: int) -> tuple[float, bool] | tuple[()]:
-    """When it had its first result since it came back, and whether that was warming (see `results`); empty before."""
+    """Its first result since it came back, as in ``results``; empty while it has none."""
     if len(camera.readies) <= readies:
         return ()
     return next((result for result in camera.results if result[0] > camera.readies[readies][0]), ())

@@ -81,6 +81,8 @@ def test_a_phones_back_camera_is_chosen_kept_and_shown_as_it_is(phone: Page) -> 
     started(phone)
     assert phone.evaluate("window.asked") == ["user"]
     expect(phone.locator("#video")).to_have_class("mirrored")
+    said = "document.getElementById('status')"
+    assert phone.evaluate(f"{said}.scrollWidth <= {said}.clientWidth"), "the list lies over what is said"
     phone.get_by_role("button", name="Stop").click()
     expect(phone.get_by_role("button", name="Start camera")).to_be_visible()
 

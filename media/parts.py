@@ -22,6 +22,7 @@ _MOST_BOXES = 100_000
 _LOOK = 64
 _CHUNK = 1 << 20
 _PAGE = b"OggS"
+_MOST_PAGES = 1_000_000
 _FIRST_PAGE = 2
 """The flag of one with which a stream begins (RFC 3533)."""
 
@@ -104,7 +105,10 @@ def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
 def _of_pages(file: BinaryIO) -> Iterator[int]:
     """Ogg: pages that begin streams behind such as do not."""
     at, begins = 0, True
-    while (head := _looked(file, at, 27 + 255))[:4] == _PAGE and len(head) > 27:
+    for _ in range(_MOST_PAGES):
+        head = _looked(file, at, 27 + 255)
+        if head[:4] != _PAGE or len(head) <= 27:
+            return
         first = bool(head[5] & _FIRST_PAGE)
         if first and not begins:
             yield at

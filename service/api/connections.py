@@ -45,6 +45,7 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client that asks nothing is not kept for ever."""
         super().connection_made(transport)
+        self._paced.more_comes = lambda: self.conn.their_state is h11.SEND_BODY and not self._paced.upgraded
         if self._doorway is not None:
             if not self._doorway.enter(self):
                 self.transport.write(FULL)
@@ -89,7 +90,10 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
         self._paced.reading_goes_on()
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's; while the head of a request is not whole its time runs."""
+        """As uvicorn's; while the head of a request is not whole its time runs. After an answer the rest of what was
+        asked is dropped."""
+        if self._paced.drops():
+            return
         super().data_received(data)
         self._look_at_head()
 
@@ -138,6 +142,7 @@ class HttpSocket(PacedReading, H11Protocol):  # type: ignore[misc]  # of two kin
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is expected any more."""
         self._stop_expecting()
+        self._paced.lingers_no_more()
         self._paced.reading_goes_on()
         self._left()
         super().connection_lost(exc)

@@ -28,12 +28,18 @@ UNREAD_S = 30.0
 """How long a client may read next to nothing of an answer that waits for it."""
 LEAST_PACE = 1024
 """Bytes a second that it has to read meanwhile."""
+LINGERS_S, LINGERS_MOST_S = 2.0, 30.0
+"""For how long a client that has its answer is waited for to send some of the rest of its request, and all of it."""
 
 log = logging.getLogger("stmixer.connections")
 
 
 class PacedTransport:
-    """An asyncio transport that is read only while the connection has allowance left; all else is the transport's."""
+    """An asyncio transport that is read only while the connection has allowance left; all else is the transport's.
+
+    ``more_comes``: whether the client is in the middle of something. Then it is closed in two steps (RFC 9112, 9.6):
+    TCP answers what comes after a close with a reset, which overtakes the answer.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
@@ -44,6 +50,8 @@ class PacedTransport:
         self.when_lost: Callable[[], None] = lambda: None
         self._unread, self._reading = 0, cast(asyncio.TimerHandle | None, None)
         self._wanted, self._resting = True, False
+        self.more_comes: Callable[[], bool] = lambda: False
+        self._lingers_until, self._lingering = 0.0, cast(asyncio.TimerHandle | None, None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -60,9 +68,35 @@ class PacedTransport:
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Close once all is written, or is not read for long."""
+        """Close once all is written, or is not read for long. In the middle of a request say no more, and wait a while
+        for the rest of it."""
         self.expect_reading()
-        self._transport.close()
+        if self._lingering is not None or self._transport.is_closing() or not self.more_comes():
+            self._transport.close()
+            return
+        if self._transport.can_write_eof():  # TLS has no half of a connection
+            self._transport.write_eof()
+        self._lingers_until = self._loop.time() + LINGERS_MOST_S
+        self._lingering = self._loop.call_later(LINGERS_S, self._transport.close)
+        self.resume_reading()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._lingering is not None or self._transport.is_closing()
+
+    def drops(self) -> bool:
+        """Whether what was read now is of no use any more."""
+        if self._lingering is None:
+            return False
+        self._lingering.cancel()
+        left_s = min(LINGERS_S, self._lingers_until - self._loop.time())
+        self._lingering = self._loop.call_later(max(0.0, left_s), self._transport.close)
+        return True
+
+    def lingers_no_more(self) -> None:
+        """It is lost."""
+        if self._lingering is not None:
+            self._lingering.cancel()
 
     def expect_reading(self) -> None:
         """What waits has to be read at a least pace from here on, or the connection ends."""

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.asyncio.server import serve
 from websockets.sync.client import connect
 
-from stmixer.service.api import connections
+from stmixer.service.api import connections, paced
 from stmixer.service.api.connections import HttpSocket, StreamSocket
 from stmixer.service.api.paced import MESSAGE_S, MOST_UNREAD, SHARE_OF_A_STREAM, PacedTransport
 from stmixer.service.api.server import bind
@@ -370,6 +370,64 @@ def test_what_comes_with_what_breaks_the_protocol_breaks_nothing(
     close = asyncio.run(use()).removeprefix(b"\x8a\x01x")  # the ping had its answer before
     assert (close[:1], close[2:4]) == (b"\x88", told.to_bytes(2, "big"))
     assert "Fatal error" not in caplog.text
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    """Answers before it has heard what comes with the question, and will have no other."""
+    headers = [(b"content-length", b"2"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+
+
+def test_who_is_answered_in_the_middle_of_an_upload_sends_the_rest_and_learns_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection that is closed while its client still sends is reset, and the answer may be lost with it."""
+    monkeypatch.setattr(paced, "LINGERS_S", 3600.0)
+    monkeypatch.setattr(paced, "LINGERS_MOST_S", 3600.0)
+
+    async def use() -> bytes:
+        async with serving(refuse) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPLOAD + bytes(2**16))
+            told = await reader.read()  # to the end of what is said
+            for _ in range(100):
+                writer.write(bytes(2**16))
+                await writer.drain()
+            writer.write_eof()
+            writer.close()
+            await writer.wait_closed()
+        return told
+
+    told = asyncio.run(use())
+    assert told.startswith(b"HTTP/1.1 413 ")
+    assert told.endswith(b"\r\n\r\nno")
+
+
+@pytest.mark.parametrize("says", ["next to nothing", "more without end"])
+def test_the_rest_of_an_upload_that_was_answered_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    monkeypatch.setattr(paced, "LINGERS_S", 0.1 if says == "next to nothing" else 3600.0)
+    monkeypatch.setattr(paced, "LINGERS_MOST_S", 3600.0 if says == "next to nothing" else 0.1)
+
+    async def use() -> None:
+        async with serving(refuse) as port:
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(client, UPLOAD)
+                while await loop.sock_recv(client, 2**16):
+                    pass
+                while True:  # until there is nobody any more
+                    await asyncio.sleep(3 * paced.LINGERS_S if says == "next to nothing" else 0)
+                    await loop.sock_sendall(client, b"x" if says == "next to nothing" else bytes(2**16))
+
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        asyncio.run(use())
 
 
 def test_a_frame_before_the_handshake_is_answered_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:

@@ -86,7 +86,8 @@ class SmoothedActions:
         weight = (1 - fades) * (WARMING if warming else 1.0)
         weights = self._weight[rows] * fades + weight
         before, own = self._mean[rows], _log_odds(scores.values)
-        mean = _drawn(before + weight / weights * (own - before), own, np.minimum(passed_s / WITHIN_S, 1))
+        share = passed_s * 0 if warming else np.minimum(passed_s / WITHIN_S, 1)  # half a clip shows nothing plainly
+        mean = _drawn(before + weight / weights * (own - before), own, share)
         told = self._held(rows, at_s, mean)
         self._weight[rows], self._mean[rows], self._seen_s[rows] = weights, mean, at_s
         self._end(changes.ended)

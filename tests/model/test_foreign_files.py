@@ -78,7 +78,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, tensors: dict[str, Tenso
     make(tmp_path / "a.pth", plain.getvalue())
     code, _, error = convert(tmp_path / "a.pth")
     assert (code, error.count("\n")) == (2, 1)
-    assert error.startswith(f"{tmp_path}/a.pth cannot be read as a PyTorch checkpoint: it is ")
+    assert error.startswith(f"stmixer-weights: {tmp_path}/a.pth cannot be read as a PyTorch checkpoint: it is ")
     assert said in error
     if kind == "safetensors":
         return
@@ -99,7 +99,7 @@ def test_a_pointer_instead_of_an_onnx_file(tmp_path: Path) -> None:
 def test_an_onnx_file_instead_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"\x08\x0a\x12\x07pytorch\x1a\x062.15.0:" + bytes(2000))
     code, _, error = convert(tmp_path / "w.pth")
-    assert (code, error) == (2, f"{tmp_path}/w.pth is an ONNX model, not a checkpoint\n")
+    assert (code, error) == (2, f"stmixer-weights: {tmp_path}/w.pth is an ONNX model, not a checkpoint\n")
 
 
 def _in_the_middle(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ def test_several_tables_of_which_none_is_meant(tmp_path: Path, tensors: dict[str
     code, _, error = convert(tmp_path / "w.pth")
     assert (code, error) == (
         2,
-        f"{tmp_path}/w.pth holds several tables of tensors (student, teacher) and none called model\n",
+        f"stmixer-weights: {tmp_path}/w.pth holds several tables of tensors (student, teacher) and none called model\n",
     )
 
 

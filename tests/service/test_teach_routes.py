@@ -267,7 +267,7 @@ class Dying:
 
     def __init__(self, told: int) -> None:
         self._told = told
-        self.pid, self.channel, self.clean, self.waited = os.getpid(), self, True, False
+        self.pid, self.channel, self.clean, self.since = os.getpid(), self, True, None
 
     async def acquire(self) -> Dying:
         return self

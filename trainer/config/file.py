@@ -78,9 +78,14 @@ def _merged(given: Mapping[str, Any], overrides: Mapping[str, Any], where: str) 
     values = _laid_over(_laid_over(preset, given), over)
     own = _laid_over(given, over)
     _start_from_backbone(values, own)
-    if own.get("model") not in (None, preset.get("model")):
+    if _has_weights(preset) and own.get("model") not in (None, preset.get("model")):
         _start_from_nothing(values, own)
     return values
+
+
+def _has_weights(preset: Mapping[str, Any]) -> bool:
+    init = preset.get("init")
+    return isinstance(init, dict) and init.get("weights") is not None
 
 
 def _start_from_nothing(values: dict[str, Any], own: Mapping[str, Any]) -> None:
@@ -95,9 +100,8 @@ def _start_from_nothing(values: dict[str, Any], own: Mapping[str, Any]) -> None:
 def starts_elsewhere(config: RunConfig) -> str | None:
     """The model that a run's preset has weights for, where the run has another one; None: there is none."""
     values = _preset(config.preset) if config.preset is not None else {}
-    init, model = values.get("init"), values.get("model")
-    has_weights = isinstance(init, dict) and init.get("weights") is not None
-    return str(model) if has_weights and model not in (None, config.model) else None
+    model = values.get("model")
+    return str(model) if _has_weights(values) and model not in (None, config.model) else None
 
 
 def _start_from_backbone(values: dict[str, Any], own: Mapping[str, Any]) -> None:

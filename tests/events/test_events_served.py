@@ -179,12 +179,14 @@ def test_of_a_pulled_stream_it_is_one_though_the_service_is_killed_and_begins_ag
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait(10)
             server.process.returncode = 0  # running_server expects a service that ends by itself
-        assert (before["stream"], before["state"]) == ("hall", "start")
+        assert before["stream"] == "hall"
+        assert before["state"] in ("start", "update"), "it goes on"
         with running_server(**terms, allow_networks="127.0.0.1") as server:
             number = httpx.get(server.url + "/v1/streams").json()["streams"][0]["id"]
-            (after,) = eventually(lambda: listed(server), lambda events: events[0] != before, WITHIN_S)
+            (after,) = eventually(
+                lambda: listed(server), lambda events: events[0]["track_id"] > before["track_id"], WITHIN_S
+            )
             assert (after["event_id"], after["state"]) == (before["event_id"], "update")
-            assert after["track_id"] > before["track_id"]
             assert httpx.delete(f"{server.url}/v1/streams/{number}").status_code == 204
             (end,) = eventually(lambda: listed(server), lambda events: events[0]["state"] == "end", 30)
             assert (end["event_id"], end["reason"]) == (before["event_id"], "stream_ended")

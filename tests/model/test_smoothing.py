@@ -164,6 +164,15 @@ def test_a_keyframe_whose_clip_is_not_whole_counts_for_less() -> None:
     assert found == pytest.approx([1 / (1 + np.exp(-both)), 0.5], abs=1e-6)
 
 
+@pytest.mark.parametrize("hz", [1, 2, 4, 8])
+def test_what_half_a_clip_shows_plainly_is_not_taken_over(hz: int) -> None:
+    """By a whole one it is (above)."""
+    filters = SmoothedActions()
+    for number in range(4 * hz):
+        told(filters, number / hz, {1: (0.1, 0.5)}, period_s=1 / hz)
+    assert told(filters, 4.0, {1: (0.9, 0.5)}, period_s=1 / hz, warming=True)[1][0] < 0.5
+
+
 def test_what_was_before_a_gap_counts_by_how_long_it_is_ago() -> None:
     filters = SmoothedActions()
     for k in range(9):

@@ -24,13 +24,14 @@ Resolved = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def compose() -> list[str]:
-    """How it is started here: a program of its own, or docker's plugin."""
-    if (found := shutil.which("docker-compose")) is not None:
-        return [found]
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("docker compose is missing")
-    return [docker, "compose"]
+    """How it is started here: docker's plugin, or a program of its own; version 1, which writes no JSON, is none."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is None:
+            continue
+        told = subprocess.run([*command, "config", "--help"], capture_output=True, text=True, check=False)
+        if told.returncode == 0 and "--format" in told.stdout:
+            return command
+    pytest.skip("docker compose is missing")
 
 
 @pytest.fixture

@@ -150,9 +150,12 @@ def test_what_is_measured_of_smoothed_actions_is_what_the_page_says() -> None:
     measured = json.loads((RESULTS / "smoothing.json").read_text())
     for each in measured["rows"]:
         single, smoothed = each["single"], each["smoothed"]
-        flicker = f"{single['flicker']} | {smoothed['flicker']} | {smoothed['held']} | {each['true_changes']}"
-        pairs = {name: f"{single[name]} | {smoothed[name]}" for name in ("map", "ece", "brier")}
-        columns = (each["set"], each["hz"], pairs["map"], flicker, pairs["ece"], pairs["brier"])
+        pairs = {name: f"{single[name]} | {smoothed[name]}" for name in single}
+        late = "–" if each["told_after_s"] is None else each["told_after_s"]
+        columns = (
+            each["set"], each["hz"], pairs["map"], pairs["flicker"], each["true_changes"], pairs["superfluous"], late,
+            pairs["ece"], pairs["brier"],
+        )  # fmt: skip
         assert f"| {' | '.join(map(str, columns))} |" in PAGE
 
 

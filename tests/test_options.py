@@ -22,7 +22,7 @@ OF_OTHERS = {
     "build", "profile", "system", "now", "tags",  # docker compose, adduser, systemctl, git
     "data-binary", "no-index", "no-build-isolation",  # curl, pip
     "nproc-per-node", "nnodes", "node-rank", "master-addr",  # torchrun
-    "from-file", "replicas", "head", "address", "dashboard-host", "generate",  # kubectl, ray
+    "from-file", "replicas", "head", "address", "dashboard-host", "redis-password", "generate",  # kubectl, ray
     "help", "again",
 }  # fmt: skip
 

@@ -289,7 +289,7 @@ def test_a_camera_on_a_bad_line(tmp_path: Path, transport: str, monkeypatch: pyt
                     live = await says(stream, "status", state="live")
                     damaged = await says(stream, "result", after=live.number)
                     if transport == "udp":
-                        await says(stream, "warning", code="packets_lost")  # told once, before the first picture or after it
+                        await says(stream, "warning", code="packets_lost")  # once, maybe before a picture
                     wire.loss, wire.delay_s = 0.0, 0.5
                     late = await says(stream, "result", after=damaged.number)
                     wire.delay_s, wire.shift = 0.0, 2**31 - 1

@@ -10,7 +10,6 @@ but lines about transport, and numbers of packets.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 import ssl
 import time
@@ -26,7 +25,7 @@ from stmixer.service.sources.source import cancelled
 
 CHUNK = 64 * 1024
 AT_ONCE = 256
-"""Messages and packets of a chunk, after which others may have a turn: they may be of four bytes each."""
+"""Packets of a chunk, after which others may have a turn: they may be of four bytes each."""
 KEPT = 128 * 1024
 """Bytes that the kernel keeps for a decoder that is slow."""
 MOST_TRACKS = 4
@@ -208,6 +207,12 @@ async def relayed(
 
 
 def _by_turns(parts: Iterator[Message | Packet]) -> Iterator[list[Message | Packet]]:
-    """So many that others may have a turn after them."""
-    while some := list(itertools.islice(parts, AT_ONCE)):
+    """So many that others may have a turn after them: a message, in which there is more to read, is the last."""
+    some = list[Message | Packet]()
+    for part in parts:
+        some.append(part)
+        if isinstance(part, Message) or len(some) == AT_ONCE:
+            yield some
+            some = []
+    if some:
         yield some

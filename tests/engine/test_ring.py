@@ -85,9 +85,14 @@ def test_memory_outlives_the_process_that_wrote_it() -> None:
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """This process can open nothing; what is open stays so."""
+    """This process can open nothing; what is open stays so.
+
+    With a limit of 0 the kernel would refuse to pass descriptors on, too, while any are under way between processes of
+    a user who may not exceed it: it counts those against the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
     try:
         yield
     finally:

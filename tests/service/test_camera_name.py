@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import pytest
 from cameras import behind_tls, certificate, make_film, pulled, running_camera, says
 from in_process import running_engine
 from rtsp_wire import RtspWire
 
+from stmixer.media.rtsp import RtspCamera, open_camera
 from stmixer.service.pulled_url import parse_url
 from stmixer.service.sources.addresses import AddressPolicy, parse_networks
 from stmixer.service.sources.camera_name import CameraName
@@ -80,9 +84,77 @@ def test_a_passwords_digest_is_made_of_that_name(how: str) -> None:
 
 def test_the_digest_of_the_rfc() -> None:
     name = CameraName(parse_url("rtsp://Mufasa:Circle%20Of%20Life@cam.example/"), "10.0.0.1")
-    line = b'realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", qop=auth, nc=00000001, '
-    line += b'cnonce="0a4f113b"'
-    assert name._digest(b"GET", b"/dir/index.html", line) == b"6629fae49393a05397450978507c4ef1"
+    before = b'Digest username="Mufasa", realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", '
+    after = b', opaque="5ccc069c403ebaf9f0171e9517f40e41", qop="auth", cnonce="0a4f113b", nc=00000001'
+    assert name._digest(b"GET", b"/dir/index.html", before, after) == b"6629fae49393a05397450978507c4ef1"
+
+
+LINE = b'PLAY %b RTSP/1.0\r\nCSeq: 2\r\nAuthorization: %b, uri="%b", response="0"%b\r\n\r\n'
+HERE, ASKED = b"rtsp://10.0.0.1:554/a", b'Digest username="me", realm="r", nonce="n"'
+
+
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [
+        (ASKED, b"a" * 5000), (ASKED, b"a" * 65000), (ASKED.replace(b"r", b"r" * 5000), b""),
+        (b'Digest username="you", realm="r", nonce="n"', b""), (b'Digest username="me", nonce="n"', b""),
+    ],
+    ids=["long", "as long as may be", "a long realm", "another user", "no realm"],
+)  # fmt: skip
+def test_a_digest_that_is_none_of_ffmpegs_stays_as_it_is(asked: bytes, more: bytes) -> None:
+    """A decoder that was taken over may say what it will; more than FFmpeg's longest request is not looked through."""
+    said = LINE % (HERE, asked, HERE, more)
+    assert CameraName(parse_url("rtsp://me:pw@cam.example/a"), "10.0.0.1").put(Message(said)).data == said
+
+
+@pytest.mark.parametrize(("given", "address"), [("rtsp://me:pw@10.0.0.1/a", "10.0.0.1"), ("rtsp://[::1]/a", "::1")])
+def test_nothing_changes_for_a_camera_without_a_name(given: str, address: str) -> None:
+    name = CameraName(parse_url(given), address)
+    here = name._origin(address, "rtsp") + b"/a"
+    message = Message(LINE % (here, ASKED, here, b""))
+    assert name.put(message) is message
+
+
+QUESTIONS = [
+    ('realm="a \\"quoted\\" one, \\\\ and", nonce="n\\"1"', "u", "p"),
+    ('realm="IP Camera(A1)", nonce="abc=="', "ad%3Amin", "p%40:w"),
+    ('realm="x, nonce=y", nonce="n1", qop="auth", algorithm=MD5', "%C3%BC", "%E2%82%AC"),
+    ('realm="x", nonce="n1", qop="auth,auth-int", algorithm="MD5-sess", opaque="o, qop="', "u%22,%20realm=%22z", "p"),
+    ('realm="", nonce="n1", stale=FALSE', "u%5Cx", "p+q%25"),
+]
+
+
+@pytest.mark.parametrize(
+    ("question", "user", "password"), QUESTIONS, ids=["quotes", "a colon", "counted", "MD5-sess", "no realm"]
+)
+def test_a_digest_is_made_as_ffmpeg_makes_it(question: str, user: str, password: str) -> None:
+    """Of the same line and URL: whatever a camera may ask, and whoever the user may be."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        url = parse_url(f"rtsp://{user}:{password}@127.0.0.1:{server.getsockname()[1]}/cam")
+        asked = thread.submit(answer_to, server, f"Digest {question}")
+        with pytest.raises(av.error.HTTPNotFoundError):
+            open_camera(RtspCamera(url.at("127.0.0.1", with_credentials=True, scheme="rtsp"), 20.0), "h264", {})
+        method, target, rest = asked.result(20).split(" ", 2)
+    found = re.search(r'Authorization: (.*)uri="(.*?)", response="(.*?)"(.*)\r\n', rest)
+    assert found is not None
+    before, uri, response, after = found.groups()
+    assert uri == target
+    made = CameraName(url, "10.0.0.1")._digest(method.encode(), uri.encode(), before.encode(), after.encode())
+    assert made == response.encode()
+
+
+def answer_to(server: socket.socket, question: str) -> str:
+    """The request with which a client answers a camera that asks for a password, and has nothing."""
+    client, _ = server.accept()
+    with client, client.makefile("rb") as reads:
+        while True:
+            head = "".join(iter(lambda: reads.readline().decode(), "\r\n"))
+            method, has_answer = head.partition(" ")[0], "Authorization" in head
+            says = "200 OK" if method == "OPTIONS" else "404 None" if has_answer else "401 Who"
+            number = re.findall(r"CSeq: \d+", head)[0]
+            client.sendall(f"RTSP/1.0 {says}\r\n{number}\r\nWWW-Authenticate: {question}\r\n\r\n".encode())
+            if has_answer:
+                return head
 
 
 def test_a_password_that_is_sent_as_it_is_stays_so() -> None:

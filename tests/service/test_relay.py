@@ -531,8 +531,13 @@ def test_what_a_decoder_says_without_end_keeps_nobody_from_the_loop(monkeypatch:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("said", "most"), [(framed(3, b""), 16), (b"PLAY a b\r\n\r\n", 1)], ids=["packets", "messages"]
+)
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_others_have_a_turn_among_tiny_packets(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_have_a_turn_among_tiny_packets_and_after_each_message(
+    way: str, said: bytes, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relay_module, "AT_ONCE", 16, raising=False)
 
     class Turns(LoopShare):
@@ -553,13 +558,13 @@ def test_others_have_a_turn_among_tiny_packets(way: str, monkeypatch: pytest.Mon
 
     async def run() -> None:
         async with between(datagrams=True) as (_, camera, decoder):
-            await asyncio.get_running_loop().sock_sendall(decoder if way == "up" else camera, framed(3, b"") * 1000)
+            await asyncio.get_running_loop().sock_sendall(decoder if way == "up" else camera, said * 1000)
             async with asyncio.timeout(60):
                 while len(turns) < 1000:  # noqa: ASYNC110 - a relay tells nobody
                     await asyncio.sleep(0)
 
     asyncio.run(run())
-    assert max(map(turns.count, set(turns))) <= 16
+    assert max(map(turns.count, set(turns))) <= most
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ is FFmpeg's error text instead.
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -54,6 +55,8 @@ MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
 _MICROSECOND = Fraction(1, 1_000_000)
+_TICKS_A_SECOND = 1_000_000_000
+"""At least: what takes over is not rounded into the ticks of what it follows, which may be as long as a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,8 @@ class _Shown:
         return self.display.size(self.picture.width, self.picture.height)
 
     def ticks(self, base: Fraction) -> tuple[int | None, int | None]:
-        """When to present and when it was decoded, in ticks of ``base``; what takes over may count in others."""
+        """When to present and when it was decoded, in ticks of ``base``."""
         pts, dts = self.picture.pts, self.picture.dts
-        if self.time_base == base:
-            return pts, dts
         scale = self.time_base / base
         return None if pts is None else round(pts * scale), None if dts is None else round(dts * scale)
 
@@ -274,8 +275,10 @@ class VideoReader:
     def _deliver(self, container: InputContainer, stream: VideoStream, rate_hint: float | None) -> Generator[Frame]:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
-        base = stream.time_base or _MICROSECOND
-        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container), assumed=rate.assumed)
+        tick = stream.time_base or _MICROSECOND
+        parts = ceil(tick * _TICKS_A_SECOND)
+        base, wraps = tick / parts, [ticks * parts for ticks in clock_wraps(container)]
+        timeline: Timeline[_Shown] = Timeline(base, rate.value, wraps, assumed=rate.assumed)
         deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")

@@ -31,6 +31,7 @@ from stmixer.media.pace import other_unit
 from stmixer.media.packet_ring import PacketRing
 from stmixer.media.probe import (
     DECODERS,
+    Rate,
     choose_stream,
     clock_wraps,
     codecs_rate,
@@ -88,12 +89,14 @@ class VideoInfo:
 class _Shown:
     """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick.
 
-    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of."""
+    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of.
+    ``rate``: for pictures without a timestamp."""
 
     picture: av.VideoFrame
     display: Display
     time_base: Fraction
     file: int
+    rate: Rate
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,7 +165,7 @@ class VideoReader:
         self._ring = PacketRing() if ring is None else ring
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
-        self._delivered, self._takeovers = False, 0
+        self._delivered, self._takeovers, self._files = False, 0, 0
         self.in_other_unit = False
         self.unread: MediaError | None = None
         self._files_unread = 0
@@ -284,7 +287,8 @@ class VideoReader:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
-            for placed in self._placed(self._shown(deinterlacer, container, stream), timeline, base if clock else None):
+            pictures = self._shown(deinterlacer, container, stream, rate_hint)
+            for placed in self._placed(pictures, timeline, base if clock else None):
                 if (frame := self._frame(placed, index, timeline)) is not None:
                     yield frame
                     index += 1
@@ -302,7 +306,7 @@ class VideoReader:
             self._limits.check_size(*shown.size)
             if shown.file != file:
                 file = shown.file
-                yield from timeline.begin_anew()
+                yield from timeline.begin_anew(shown.rate.value, assumed=shown.rate.assumed)
             yield from timeline.place(shown, *((None, None) if base is None else shown.ticks(base)))
         yield from timeline.end()
 
@@ -356,13 +360,15 @@ class VideoReader:
             self._told.add(warning)
             self._on_warning(code, warning)
 
-    def _shown(self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream) -> Generator[_Shown]:
+    def _shown(
+        self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream, rate_hint: float | None
+    ) -> Generator[_Shown]:
         """Pictures as they are to be shown: of the stream, and of whatever takes over from it."""
         while True:
             displays, base = TrackDisplay(self._source, container, stream), stream.time_base or _MICROSECOND
-            file = self._takeovers if isinstance(self._source, PartedByteSource) else 0
+            rate = timeline_rate(container, stream, rate_hint)
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                yield _Shown(picture, displays.of(picture), base, file)
+                yield _Shown(picture, displays.of(picture), base, self._files, rate)
             if (opened := self._open_next()) is None:
                 return
             container, stream = opened
@@ -397,6 +403,7 @@ class VideoReader:
 
     def _count_takeover(self, takeover: Takeover) -> None:
         self._takeovers += 1
+        self._files += takeover.is_file
         if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
             self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
 

@@ -223,6 +223,15 @@ def test_files_of_few_frames_lose_none(kind: str, files: int, frames: int) -> No
     ]
 
 
+@pytest.mark.parametrize("kind", ["FLV", "ASF", "IVF", "NUT", "RealMedia", "YUV4MPEG", "MXF"])
+def test_files_of_few_frames_sent_one_after_another_lose_none(kind: str) -> None:
+    container, codec, options = WHOLE[kind]
+    found, _, reader = live(b"".join(whole(n * 3, 3, container, codec, **options) for n in range(10)), 1 << 16)
+    are_all(found, [SMALL] * 30)
+    assert reader.dropped == {}
+    assert "times the timestamps start anew: 9; time goes on without a gap" in reader.warnings
+
+
 def test_an_smjpeg_behind_another_is_read() -> None:
     """FFmpeg takes the end of each for a fault."""
     data = b"".join(whole(n, 30, "smjpeg", "mjpeg") for n in (0, 30))
@@ -232,7 +241,7 @@ def test_an_smjpeg_behind_another_is_read() -> None:
     assert "times that another video took over: 1; it was read from there on" in reader.warnings
 
 
-LIVE = ("MP4, its index first", "FLV", "ASF", "IVF", "NUT", "RealMedia", "APNG", "YUV4MPEG")
+LIVE = ("MP4, its index first", "FLV", "ASF", "IVF", "NUT", "RealMedia", "APNG", "YUV4MPEG", "MXF")
 
 
 @pytest.mark.parametrize("most", [77, 1 << 16])
@@ -249,7 +258,7 @@ def test_whole_files_sent_one_after_another_are_read_to_the_end(kind: str, most:
     assert "the timestamps start anew; time goes on without a gap" in told
 
 
-OF_OTHER_RATES = {(kind, 25, 50) for kind in WHOLE} | {("IVF", 30, 60)}
+OF_OTHER_RATES = {(kind, 25, 50) for kind in WHOLE} | {("MXF", 50, 25), ("IVF", 30, 60)}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ is FFmpeg's error text instead.
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -30,6 +31,7 @@ from stmixer.media.pace import other_unit
 from stmixer.media.packet_ring import PacketRing
 from stmixer.media.probe import (
     DECODERS,
+    Rate,
     choose_stream,
     clock_wraps,
     codecs_rate,
@@ -54,6 +56,8 @@ MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
 _MICROSECOND = Fraction(1, 1_000_000)
+_TICKS_A_SECOND = 1_000_000_000
+"""At least: what takes over is not rounded into the ticks of what it follows, which may be as long as a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +89,22 @@ class VideoInfo:
 class _Shown:
     """A decoded picture, how it is to be shown, and what its timestamps count in: seconds a tick.
 
-    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of."""
+    ``file``: of several behind each other, whose clocks have nothing to do with each other, which one it is of.
+    ``rate``: for pictures without a timestamp."""
 
     picture: av.VideoFrame
     display: Display
     time_base: Fraction
     file: int
+    rate: Rate
 
     @property
     def size(self) -> tuple[int, int]:
         return self.display.size(self.picture.width, self.picture.height)
 
     def ticks(self, base: Fraction) -> tuple[int | None, int | None]:
-        """When to present and when it was decoded, in ticks of ``base``; what takes over may count in others."""
+        """When to present and when it was decoded, in ticks of ``base``."""
         pts, dts = self.picture.pts, self.picture.dts
-        if self.time_base == base:
-            return pts, dts
         scale = self.time_base / base
         return None if pts is None else round(pts * scale), None if dts is None else round(dts * scale)
 
@@ -161,7 +165,7 @@ class VideoReader:
         self._ring = PacketRing() if ring is None else ring
         self._damaged = 0
         self._resizes, self._size = 0, (0, 0)
-        self._delivered, self._takeovers = False, 0
+        self._delivered, self._takeovers, self._files = False, 0, 0
         self.in_other_unit = False
         self.unread: MediaError | None = None
         self._files_unread = 0
@@ -274,14 +278,17 @@ class VideoReader:
     def _deliver(self, container: InputContainer, stream: VideoStream, rate_hint: float | None) -> Generator[Frame]:
         """Pictures with their place in time, checked against the limits."""
         rate, clock = timeline_rate(container, stream, rate_hint), has_clock(container)
-        base = stream.time_base or _MICROSECOND
-        timeline: Timeline[_Shown] = Timeline(base, rate.value, clock_wraps(container), assumed=rate.assumed)
+        tick = stream.time_base or _MICROSECOND
+        parts = ceil(tick * _TICKS_A_SECOND)
+        base, wraps = tick / parts, [ticks * parts for ticks in clock_wraps(container)]
+        timeline: Timeline[_Shown] = Timeline(base, rate.value, wraps, assumed=rate.assumed)
         deinterlacer = Deinterlacer()
         if rate.assumed and not clock:
             self.warnings.append(f"the stream does not say its rate; taken as {float(rate.value):g} frames per second")
         index = 0
         try:
-            for placed in self._placed(self._shown(deinterlacer, container, stream), timeline, base if clock else None):
+            pictures = self._shown(deinterlacer, container, stream, rate_hint)
+            for placed in self._placed(pictures, timeline, base if clock else None):
                 if (frame := self._frame(placed, index, timeline)) is not None:
                     yield frame
                     index += 1
@@ -299,7 +306,7 @@ class VideoReader:
             self._limits.check_size(*shown.size)
             if shown.file != file:
                 file = shown.file
-                yield from timeline.begin_anew()
+                yield from timeline.begin_anew(shown.rate.value, assumed=shown.rate.assumed)
             yield from timeline.place(shown, *((None, None) if base is None else shown.ticks(base)))
         yield from timeline.end()
 
@@ -353,13 +360,15 @@ class VideoReader:
             self._told.add(warning)
             self._on_warning(code, warning)
 
-    def _shown(self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream) -> Generator[_Shown]:
+    def _shown(
+        self, deinterlacer: Deinterlacer, container: InputContainer, stream: VideoStream, rate_hint: float | None
+    ) -> Generator[_Shown]:
         """Pictures as they are to be shown: of the stream, and of whatever takes over from it."""
         while True:
             displays, base = TrackDisplay(self._source, container, stream), stream.time_base or _MICROSECOND
-            file = self._takeovers if isinstance(self._source, PartedByteSource) else 0
+            rate = timeline_rate(container, stream, rate_hint)
             for picture in self._whole(deinterlacer, self._pictures(container, stream)):
-                yield _Shown(picture, displays.of(picture), base, file)
+                yield _Shown(picture, displays.of(picture), base, self._files, rate)
             if (opened := self._open_next()) is None:
                 return
             container, stream = opened
@@ -394,6 +403,7 @@ class VideoReader:
 
     def _count_takeover(self, takeover: Takeover) -> None:
         self._takeovers += 1
+        self._files += takeover.is_file
         if self._on_warning is not None and self._takeovers <= MAX_TAKEOVERS_TOLD:
             self._on_warning("takeover", f"another video takes over ({takeover.name}); it is read from here on")
 

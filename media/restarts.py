@@ -101,7 +101,8 @@ class MarkWatch:
         before, buffer = len(self._tail), self._tail + data
         found = next((at for at in self._mark.places(buffer) if at or self._begun), None)
         if found is not None:
-            return Takeover(max(0, found - before), buffer[found:], f"{self._mark.name}, from its beginning")
+            name = f"{self._mark.name}, from its beginning"
+            return Takeover(max(0, found - before), buffer[found:], name, is_file=True)
         self._begun |= len(buffer) >= MARK_BYTES
         self._tail = buffer[1 - MARK_BYTES :] if self._begun else buffer
         return None

@@ -231,7 +231,9 @@ class PartedByteSource(SeekableByteSource):
 
     def follows(self) -> Takeover | None:
         """The next part."""
-        return Takeover(0, b"", "a file behind the first, from its beginning") if len(self._parts) > 1 else None
+        if len(self._parts) == 1:
+            return None
+        return Takeover(0, b"", "a file behind the first, from its beginning", is_file=True)
 
     def next_part(self) -> None:
         """Go on with it."""

@@ -35,12 +35,14 @@ _Programme = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Takeover:
     """``kept``: how many of the bytes that were fed still belong to the old one. ``begin``: what the new one begins
-    with, its tables before it. ``name``: the new one in words. ``pid``: of MPEG-TS, its own."""
+    with, its tables before it. ``name``: the new one in words. ``pid``: of MPEG-TS, its own. ``is_file``: it is a file,
+    whose clock has nothing to do with that of the one before it."""
 
     kept: int
     begin: bytes
     name: str
     pid: int | None = None
+    is_file: bool = False
 
 
 def from_tables_on(read: Callable[[int], bytes]) -> bytes:

@@ -146,10 +146,11 @@ class Timeline(Generic[T]):
                 placed.append(self._accept(one.item, one.at))
         return placed
 
-    def begin_anew(self) -> list[Placed[T]]:
-        """What comes next is of another recording: those that are held, which nothing follows any more. Where its clock
-        does not go on from the last one's, it was set anew, without a doubt."""
+    def begin_anew(self, rate: Fraction, *, assumed: bool = False) -> list[Placed[T]]:
+        """What comes next is of another recording, of this ``rate``: those that are held, which nothing follows any
+        more. Where its clock does not go on from the last one's, it was set anew, without a doubt."""
         placed, self._anew = self.end(), self._last >= 0
+        self._frame, self._assumed = max(round(1_000_000 * self._us / rate), self._us), assumed
         return placed
 
     @property

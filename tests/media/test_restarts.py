@@ -6,6 +6,7 @@ import io
 import random
 import tempfile
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -146,19 +147,21 @@ def test_a_file_of_two_recordings_of_any_kind(kind: str) -> None:
     ]
 
 
-def whole(first: int, count: int, container: str, codec: str, size: tuple[int, int] = SMALL, **options: str) -> bytes:
+def whole(
+    first: int, count: int, container: str, codec: str, size: tuple[int, int] = SMALL, rate: int = 25, **options: str
+) -> bytes:
     """The same as a finished file: with an index, and sizes that are said."""
     with (
         tempfile.NamedTemporaryFile() as target,
         av.open(target.name, "w", format=container, options=options) as output,
     ):
-        track = output.add_stream(codec, rate=25)
+        track = output.add_stream(codec, rate=rate)
         track.width, track.height, track.options = *size, dict(OPTIONS.get(codec, {}))
         track.pix_fmt = {"mjpeg": "yuvj420p", "apng": "rgb24"}.get(codec, "yuv420p")
         track.codec_context.gop_size, track.codec_context.max_b_frames = 10, 0
         for number in range(first, first + count):
             frame = picture(number).reformat(*size)
-            frame.pts = number - first
+            frame.pts, frame.time_base = number - first, Fraction(1, rate)
             output.mux(track.encode(frame))
         output.mux(track.encode(None))
         output.close()
@@ -220,6 +223,15 @@ def test_files_of_few_frames_lose_none(kind: str, files: int, frames: int) -> No
     ]
 
 
+@pytest.mark.parametrize("kind", ["FLV", "ASF", "IVF", "NUT", "RealMedia", "YUV4MPEG", "MXF"])
+def test_files_of_few_frames_sent_one_after_another_lose_none(kind: str) -> None:
+    container, codec, options = WHOLE[kind]
+    found, _, reader = live(b"".join(whole(n * 3, 3, container, codec, **options) for n in range(10)), 1 << 16)
+    are_all(found, [SMALL] * 30)
+    assert reader.dropped == {}
+    assert "times the timestamps start anew: 9; time goes on without a gap" in reader.warnings
+
+
 def test_an_smjpeg_behind_another_is_read() -> None:
     """FFmpeg takes the end of each for a fault."""
     data = b"".join(whole(n, 30, "smjpeg", "mjpeg") for n in (0, 30))
@@ -229,7 +241,7 @@ def test_an_smjpeg_behind_another_is_read() -> None:
     assert "times that another video took over: 1; it was read from there on" in reader.warnings
 
 
-LIVE = ("MP4, its index first", "FLV", "ASF", "IVF", "NUT", "RealMedia", "APNG", "YUV4MPEG")
+LIVE = ("MP4, its index first", "FLV", "ASF", "IVF", "NUT", "RealMedia", "APNG", "YUV4MPEG", "MXF")
 
 
 @pytest.mark.parametrize("most", [77, 1 << 16])
@@ -244,6 +256,35 @@ def test_whole_files_sent_one_after_another_are_read_to_the_end(kind: str, most:
         assert reader.dropped == {}
     assert [line.partition(" (")[0] for line in told if "another" in line] == ["another video takes over"] * 2
     assert "the timestamps start anew; time goes on without a gap" in told
+
+
+OF_OTHER_RATES = {(kind, 25, 50) for kind in WHOLE} | {("MXF", 50, 25), ("IVF", 30, 60)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "most"),
+    [(*rates, 0) for rates in sorted(OF_OTHER_RATES)]
+    + [(*rates, 1 << 16) for rates in sorted(OF_OTHER_RATES) if rates[0] in LIVE],
+)  # fmt: skip
+def test_a_file_of_another_rate_keeps_its_own(kind: str, before: int, after: int, most: int) -> None:
+    """Its stamps may lie between those of the one before it. ``most``: bytes that come at a time; 0: it is a file."""
+    container, codec, options = WHOLE[kind]
+    data = b"".join(
+        whole(n, 30, container, codec, rate=rate, **options) for n, rate in ((0, before), (30, after), (60, before))
+    )
+    if most:
+        found, _, reader = live(data, most)
+    else:
+        with VideoReader(io.BytesIO(data), limits=Limits()) as reader:
+            found = shown(reader)
+    lengths = [round(1000 / before)] * 30 + [round(1000 / after)] * 30 + [round(1000 / before)] * 30
+    steps = [later - earlier for (earlier, *_), (later, *_) in pairwise(found)]
+    assert [number for _, number, _ in found] == pytest.approx(list(range(90)), abs=4)
+    assert steps[:29] == pytest.approx(lengths[:29], abs=1)
+    # the first of another, and one without a time behind it, come as those before them did
+    assert steps[31:59] == pytest.approx(lengths[31:59], abs=1)
+    assert steps[61:] == pytest.approx(lengths[61:89], abs=1)
+    assert reader.dropped == {}
 
 
 FRAGMENTS_AND_FILE = {

@@ -66,7 +66,7 @@ def test_another_recording_is_known_to_begin(recordings, times, resets):
     for t in first:
         placed += timeline.place(None, t)
     for recording in others:
-        placed += timeline.begin_anew()
+        placed += timeline.begin_anew(Fraction(25))
         for t in recording:
             placed += timeline.place(None, t)
     placed += timeline.end()
@@ -80,6 +80,17 @@ def test_missing_timestamps_follow_as_those_before_them_where_nothing_says_the_r
         placed = [one for at in (*range(0, 2000, 100), None, None, None) for one in timeline.place(at, at)]
         assert [one.pts_us for one in placed[-4:]] == [1_900_000 + n * step for n in range(4)]
         assert (timeline.missing, timeline.taken_as) == (3, rate)
+
+
+def test_missing_timestamps_of_another_recording_follow_at_its_rate():
+    for assumed, step in ((False, 20), (True, 10)):
+        timeline = Timeline(Fraction(1, 1000), Fraction(25))
+        placed = [one for at in (0, 40, 80, None) for one in timeline.place(at, at)]
+        placed += timeline.begin_anew(Fraction(50), assumed=assumed)
+        placed += [one for at in (*range(0, 500, 10), None) for one in timeline.place(at, at)]
+        assert [one.pts_us for one in placed[:5]] == [0, 40_000, 80_000, 120_000, 160_000]
+        assert placed[-1].pts_us == placed[-2].pts_us + 1000 * step
+        assert (timeline.missing, timeline.taken_as) == (2, 1000 / step)
 
 
 def test_missing_timestamps_at_the_start_come_before_the_first_that_is_known():

@@ -139,7 +139,7 @@ class VideoReader:
 
     Raises:
         MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating, and any
-            where what takes over in a live stream cannot be read, or a file behind one of which no frame came.
+            where what takes over, or a file behind the first, cannot be read and no frame has come yet.
     """
 
     def __init__(
@@ -369,11 +369,9 @@ class VideoReader:
         if not self._broken:
             self._source.pass_over()
         while (takeover := self._source.follows()) is not None:
-            if not isinstance(self._source, PartedByteSource):
-                return self._open(self._take_over(takeover))
             self._end_part()
             try:
-                opened = self._open()
+                opened = self._open(takeover.pid)
             except MediaError as error:
                 if not self._delivered or error.code == "too_large":
                     raise

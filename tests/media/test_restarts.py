@@ -321,6 +321,35 @@ def test_a_second_file_that_cannot_be_read_is_told_and_the_first_one_read(kind: 
     assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
 
 
+def plain_png() -> bytes:
+    """A picture that begins as an animated one does."""
+    coder = av.CodecContext.create("png", "w")
+    assert isinstance(coder, av.VideoCodecContext)
+    coder.width, coder.height, coder.pix_fmt = *SMALL, "rgb24"
+    coder.time_base = Fraction(1, 25)
+    still = av.VideoFrame.from_ndarray(np.zeros((SMALL[1], SMALL[0], 3), np.uint8), format="rgb24")
+    return b"".join(bytes(packet) for packet in [*coder.encode(still), *coder.encode(None)])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "nut", "apng"])
+def test_a_live_stream_that_ends_within_the_next_beginning_ends_well(kind: str) -> None:
+    """Cut off, or another thing altogether, behind a whole video: that stands, and the rest is told."""
+    match kind:
+        case "mp4":
+            data = whole(0, 30, "mp4", "libx264", movflags="faststart")
+            data += data[:600]
+        case "nut":
+            data = whole(0, 30, "nut", "libx264")
+            data += data[:100]
+        case _:
+            data = whole(0, 30, "apng", "apng") + plain_png()[:60]
+    found, told, reader = live(data, 1000)
+    are_all(found, [SMALL] * 30)
+    assert reader.unread is not None
+    assert told == [f"a file behind the first could not be read: {reader.unread}"]
+    assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
+
+
 def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:
     data = whole(0, 30, "mp4", "libx264") + sound() + whole(30, 30, "mp4", "libx264", LARGE)
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:

@@ -124,7 +124,7 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is
+            that cannot be decoded, what is behind the first and cannot be read), ``other_videos`` (which of several is
             read), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind another recording).
             ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
@@ -366,8 +366,10 @@ class VideoReader:
 
     def _open_next(self) -> tuple[InputContainer, VideoStream] | None:
         """What goes on behind what has come to its end; None where nothing does, or nothing that can be read."""
-        if not self._broken:
-            self._source.pass_over()
+        if not self._broken and not self._source.pass_over():
+            behind = "the video has ended; what comes behind its end is not read"
+            self.warnings.append(behind)
+            self._tell(behind, "corrupt")
         while (takeover := self._source.follows()) is not None:
             self._end_part()
             try:

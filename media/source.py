@@ -22,6 +22,8 @@ from stmixer.media.takeover_in_file import takes_over
 HEAD_BYTES = 1 << 20
 _MAX_BOXES = 1000
 _READ = 1 << 15
+_MOST_BEHIND = 1 << 20
+"""Bytes behind the end of a live video in which another one is looked for."""
 
 
 class ResourceRefused(Exception):
@@ -106,10 +108,15 @@ class ByteSource:
         """Where what is read has come to its end: what goes on behind it, if anything does."""
         return self.takeover
 
-    def pass_over(self) -> None:
-        """What is read has ended, as it says itself; where bytes still come, on to another of its kind, if one does."""
-        while isinstance(self._watch, MarkWatch) and self.takeover is None and self.read(_READ):
-            pass
+    def pass_over(self) -> bool:
+        """What is read has ended, as it says itself; where bytes still come, on to another of its kind, if one does
+        soon. False: none did, and there may be more."""
+        left = _MOST_BEHIND
+        while isinstance(self._watch, MarkWatch) and self.takeover is None and left > 0:
+            if not (data := self.read(_READ)):
+                break
+            left -= len(data)
+        return left > 0 or self.takeover is not None
 
     def next_part(self) -> None:
         """Go on with what has taken over."""

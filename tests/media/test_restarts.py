@@ -350,6 +350,30 @@ def test_a_live_stream_that_ends_within_the_next_beginning_ends_well(kind: str) 
     assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
 
 
+@pytest.mark.parametrize("kind", ["ASF", "APNG"])
+def test_what_is_sent_behind_the_end_is_not_read_for_ever(kind: str) -> None:
+    """Of what says itself where it ends: nothing there begins another one."""
+
+    class Sender(Pipe):
+        behind = 0
+
+        def read(self, size: int) -> bytes:
+            if not (data := super().read(size)):
+                self.behind += size
+                assert self.behind <= 2 << 20, "which nobody asked for"
+            return data or bytes(size)
+
+    sender = Sender(whole(0, 30, *WHOLE[kind][:2]), 1 << 16)
+    told: list[tuple[str, str]] = []
+    with VideoReader(
+        sender,  # type: ignore[arg-type]
+        limits=Limits(), low_latency=True, on_warning=lambda *words: told.append(words),
+    ) as reader:  # fmt: skip
+        are_all(shown(reader), [SMALL] * 30)
+    assert told == [("corrupt", "the video has ended; what comes behind its end is not read")]
+    assert reader.warnings == [told[0][1]]
+
+
 def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:
     data = whole(0, 30, "mp4", "libx264") + sound() + whole(30, 30, "mp4", "libx264", LARGE)
     with VideoReader(io.BytesIO(data), limits=Limits()) as reader:

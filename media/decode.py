@@ -53,6 +53,9 @@ __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
+_NOT_LOOKED_THROUGH = (
+    "it was looked through for other files behind the first only in part; one that begins behind that is not read"
+)
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -177,15 +180,7 @@ class VideoReader:
         self._broken = False  # whether what is read now ended in a fault
         self.capture = CaptureClock()
         try:
-            if low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed):
-                self._watched = True
-            elif isinstance(self._source, SeekableByteSource):
-                if (parted := self._source.in_parts()) is not None:
-                    self._source = parted
-                elif self._source.takes_over():
-                    self._source, self._watched = self._source.straight_on(), True
-            if self._watched:
-                self._source.watch(fragmented_mp4)
+            self._look_through(fragmented_mp4)
             container, stream = self._open()
             for line in others_told(container, stream):
                 self.warnings.append(line)
@@ -198,6 +193,22 @@ class VideoReader:
         except BaseException:
             self.close()
             raise
+
+    def _look_through(self, fragmented_mp4: bool) -> None:
+        """Whether another video may take over, or other files are behind the first."""
+        if isinstance(self._source, SeekableByteSource):
+            more = self._source.may_hold_more()
+            if (parted := self._source.in_parts()) is not None:
+                self._source = parted
+            elif self._source.takes_over():
+                self._source, self._watched = self._source.straight_on(), True
+            if more and not self._watched:
+                self.warnings.append(_NOT_LOOKED_THROUGH)
+                self._tell(_NOT_LOOKED_THROUGH, "corrupt")
+        elif self._low_latency and not isinstance(self._source, CameraFeed):
+            self._watched = True
+        if self._watched:
+            self._source.watch(fragmented_mp4)
 
     def __iter__(self) -> Iterator[Frame]:
         if self._first is not None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from stmixer.media import fragments
 from stmixer.media.errors import MediaError
 from stmixer.media.padded import PlainPackets, padding_of
-from stmixer.media.parts import Part, parts_of
+from stmixer.media.parts import Part, Parts, parts_of
 from stmixer.media.restarts import MarkWatch, VideoWatch, watch_of
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 from stmixer.media.takeover_in_file import takes_over
@@ -169,7 +169,7 @@ class SeekableByteSource(ByteSource):
 
     def __init__(self, file: BinaryIO, owned: bool) -> None:
         super().__init__(file, owned)
-        self._files: list[Part] | None = None
+        self._files: Parts | None = None
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Where it is then; as FFmpeg has it, less than 0 for a place that a damaged file names and that cannot be."""
@@ -190,16 +190,20 @@ class SeekableByteSource(ByteSource):
 
     def takes_over(self) -> bool:
         """Whether another video takes over in it."""
-        return len(self._looked_through()) > 1 or takes_over(self._file)
+        return len(self._looked_through().all) > 1 or takes_over(self._file)
 
     def in_parts(self) -> PartedByteSource | None:
         """The same bytes as the files of which they are; it has the file then. None where it is one file alone."""
-        if len(parts := self._looked_through()) == 1:
+        if len(parts := self._looked_through().all) == 1:
             return None
         owned, self._owned = self._owned, False
         return PartedByteSource(self._file, owned, parts)
 
-    def _looked_through(self) -> list[Part]:
+    def may_hold_more(self) -> bool:
+        """Whether the look for the files of which it is was given up."""
+        return not self._looked_through().complete
+
+    def _looked_through(self) -> Parts:
         """The files of which it is: looked for once."""
         if self._files is None:
             self._files = parts_of(self._file)

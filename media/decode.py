@@ -55,6 +55,9 @@ __all__ = ["Frame", "Limits", "VideoInfo", "VideoReader"]
 MAX_FAILURES = 250
 MAX_TAKEOVERS_TOLD = 20
 """Times that another video takes over which are told of while they happen."""
+_NOT_LOOKED_THROUGH = (
+    "it was looked through for other files behind the first only in part; one that begins behind that is not read"
+)
 _MICROSECOND = Fraction(1, 1_000_000)
 _TICKS_A_SECOND = 1_000_000_000
 """At least: what takes over is not rounded into the ticks of what it follows, which may be as long as a frame."""
@@ -128,7 +131,7 @@ class VideoReader:
         low_latency: for live sources: little probing, and no frame held back by threads.
         fragmented_mp4: what a live source is said to be; it may be joined anywhere, and is read from its tables on.
         on_warning: told of what is odd, a code and a line, when it is first met: ``timestamps``, ``corrupt`` (packets
-            that cannot be decoded, files behind the first that cannot be read), ``other_videos`` (which of several is
+            that cannot be decoded, what is behind the first and cannot be read), ``other_videos`` (which of several is
             read), ``takeover`` (another video, which is read from there on: of MPEG-TS, or behind another recording).
             ``warnings`` sums up.
         ring: gets every packet, and when its picture is shown.
@@ -143,7 +146,7 @@ class VideoReader:
 
     Raises:
         MediaError: any code but ``aspect_unsupported``; ``too_large`` and ``too_long`` also while iterating, and any
-            where what takes over in a live stream cannot be read, or a file behind one of which no frame came.
+            where what takes over, or a file behind the first, cannot be read and no frame has come yet.
     """
 
     def __init__(
@@ -181,15 +184,7 @@ class VideoReader:
         self._broken = False  # whether what is read now ended in a fault
         self.capture = CaptureClock()
         try:
-            if low_latency and not isinstance(self._source, SeekableByteSource | CameraFeed):
-                self._watched = True
-            elif isinstance(self._source, SeekableByteSource):
-                if (parted := self._source.in_parts()) is not None:
-                    self._source = parted
-                elif self._source.takes_over():
-                    self._source, self._watched = self._source.straight_on(), True
-            if self._watched:
-                self._source.watch(fragmented_mp4)
+            self._look_through(fragmented_mp4)
             container, stream = self._open()
             for line in others_told(container, stream):
                 self.warnings.append(line)
@@ -202,6 +197,22 @@ class VideoReader:
         except BaseException:
             self.close()
             raise
+
+    def _look_through(self, fragmented_mp4: bool) -> None:
+        """Whether another video may take over, or other files are behind the first."""
+        if isinstance(self._source, SeekableByteSource):
+            more = self._source.may_hold_more()
+            if (parted := self._source.in_parts()) is not None:
+                self._source = parted
+            elif self._source.takes_over():
+                self._source, self._watched = self._source.straight_on(), True
+            if more and not self._watched:
+                self.warnings.append(_NOT_LOOKED_THROUGH)
+                self._tell(_NOT_LOOKED_THROUGH, "corrupt")
+        elif self._low_latency and not isinstance(self._source, CameraFeed):
+            self._watched = True
+        if self._watched:
+            self._source.watch(fragmented_mp4)
 
     def __iter__(self) -> Iterator[Frame]:
         if self._first is not None:
@@ -375,14 +386,14 @@ class VideoReader:
 
     def _open_next(self) -> tuple[InputContainer, VideoStream] | None:
         """What goes on behind what has come to its end; None where nothing does, or nothing that can be read."""
-        if not self._broken:
-            self._source.pass_over()
+        if not self._broken and not self._source.pass_over():
+            behind = "the video has ended; what comes behind its end is not read"
+            self.warnings.append(behind)
+            self._tell(behind, "corrupt")
         while (takeover := self._source.follows()) is not None:
-            if not isinstance(self._source, PartedByteSource):
-                return self._open(self._take_over(takeover))
             self._end_part()
             try:
-                opened = self._open()
+                opened = self._open(takeover.pid)
             except MediaError as error:
                 if not self._delivered or error.code == "too_large":
                     raise

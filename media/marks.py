@@ -18,11 +18,8 @@ class Mark:
 
     def places(self, data: bytes) -> Iterator[int]:
         """Wherever it stands."""
-        at = data.find(self.magic)
-        while at >= 0:
-            if self.rest.match(data, at):
-                yield at
-            at = data.find(self.magic, at + 1)
+        if (first := data.find(self.magic)) >= 0:  # many times as fast as the pattern, where there is none
+            yield from (found.start() for found in self.rest.finditer(data, first))
 
 
 MARK_BYTES = 32

@@ -3,6 +3,7 @@ or 16 behind each, of parity (broadcasts; ETSI EN 300 744)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from stmixer.media.takeover import PACKET, SYNC, transport_begins
@@ -32,7 +33,8 @@ class PlainPackets:
 
     def __init__(self, read: Callable[[int], bytes], begun: bytes, size: int) -> None:
         self._read, self._size = read, size
-        self._ready, self._rest, self._between = b"", b"", 0
+        self._followed = re.compile(rb"G(?=.{%d}G)" % (size - 1), re.DOTALL)
+        self._ready, self._rest, self._between, self._lost = b"", b"", 0, False
         self._strip(begun)
 
     def read(self, size: int) -> bytes:
@@ -45,19 +47,25 @@ class PlainPackets:
         return taken
 
     def _strip(self, data: bytes) -> None:
-        """Takes whole packets out of what has come."""
+        """Takes whole packets out of what has come. In step, any that begins as one: of two behind each other, either
+        beginning may be damaged alone. Out of step, from the first on that another follows."""
         begin = min(self._between, len(data))
         self._between -= begin
         buffer, at, packets = self._rest + data[begin:], 0, [self._ready]
         while len(buffer) - at >= PACKET:
-            whole = (len(buffer) - at + self._size - PACKET) // self._size
-            if buffer[at : at + whole * self._size : self._size].count(SYNC) < whole:
-                whole = 1
-                follows = buffer[at + self._size : at + self._size + 1]
-                if buffer[at] != SYNC or follows not in (b"", b"G"):  # out of step
-                    at = buffer.find(SYNC, at + 1) % (len(buffer) + 1)
-                    continue
-            packets += [buffer[n : n + PACKET] for n in range(at, at + whole * self._size, self._size)]
-            at += whole * self._size
+            if self._lost:
+                if (found := self._followed.search(buffer, at)) is None:
+                    at = max(at, len(buffer) - self._size)
+                    break
+                at, self._lost = found.start(), False
+            begins = buffer[at : len(buffer) - PACKET + 1 : self._size]
+            good = len(begins) - len(begins.lstrip(b"G"))
+            packets += [buffer[n : n + PACKET] for n in range(at, at + good * self._size, self._size)]
+            at += good * self._size
+            if good < len(begins):
+                if at + self._size >= len(buffer):
+                    break
+                self._lost = buffer[at + self._size] != SYNC
+                at += 0 if self._lost else self._size
         self._rest, self._ready = buffer[at:], b"".join(packets)
         self._between += max(0, at - len(buffer))

@@ -8,7 +8,7 @@ one's beginning, or takes their clocks for one. Fragmented MP4, WebM and Matrosk
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from stmixer.media.marks import MARK_BYTES, Mark, mark_of
@@ -19,6 +19,7 @@ Part = tuple[int, int]
 MOST_PARTS = 1000
 """That are told apart."""
 _MOST_BOXES = 100_000
+_GIVEN_UP = b""
 _LOOK = 64
 _CHUNK = 1 << 20
 _PAGE = b"OggS"
@@ -27,7 +28,16 @@ _FIRST_PAGE = 2
 """The flag of one with which a stream begins (RFC 3533)."""
 
 
-def parts_of(file: BinaryIO) -> list[Part]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """``all``: from front to back, at least one. ``complete``: False where the look for them was given up, so that the
+    last of them may hold more."""
+
+    all: list[Part]
+    complete: bool
+
+
+def parts_of(file: BinaryIO) -> Parts:
     """Where the files in a file are, from where it is on; one where there is no other. Leaves it there.
 
     Errors of the file object pass through.
@@ -36,15 +46,19 @@ def parts_of(file: BinaryIO) -> list[Part]:
     try:
         file.seek(0, 2)
         size = file.tell()
-        found: Iterator[int] = iter(()) if before else _begins(file, _looked(file, 0, _LOOK), size)
-        begins = [before, *islice(found, MOST_PARTS - 1)]
-        return list(zip(begins, [*begins[1:], size], strict=True))
+        begins, complete = [before], True
+        for begin in iter(()) if before else _begins(file, _looked(file, 0, _LOOK), size):
+            if begin is None or len(begins) == MOST_PARTS:
+                complete = False
+                break
+            begins.append(begin)
+        return Parts(list(zip(begins, [*begins[1:], size], strict=True)), complete)
     finally:
         file.seek(before)
 
 
-def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
-    """Where another one begins."""
+def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int | None]:
+    """Where another one begins; None, as the last: what is behind that was not looked through."""
     if head[4:8] == b"ftyp":
         return _of_boxes(file, size)
     if head[:4] == b"RIFF":
@@ -54,9 +68,9 @@ def _begins(file: BinaryIO, head: bytes, size: int) -> Iterator[int]:
     return iter(()) if (mark := mark_of(head)) is None else _of_marks(file, mark)
 
 
-def _of_boxes(file: BinaryIO, size: int) -> Iterator[int]:
+def _of_boxes(file: BinaryIO, size: int) -> Iterator[int | None]:
     """MP4: behind index and media another ``ftyp``. Fragments behind fragments have their own way of beginning anew."""
-    begin, before, seen = 0, set[bytes](), set[bytes]()
+    begin, before, seen, kind = 0, set[bytes](), set[bytes](), b"ftyp"
     for kind, at in _boxes(file, size):
         if kind == b"ftyp" and {b"moov", b"mdat"} <= seen:
             if begin and _is_another(before, seen):
@@ -65,6 +79,8 @@ def _of_boxes(file: BinaryIO, size: int) -> Iterator[int]:
         seen.add(kind)
     if begin and _is_another(before, seen):
         yield begin
+    if kind == _GIVEN_UP:
+        yield None
 
 
 def _is_another(before: set[bytes], boxes: set[bytes]) -> bool:
@@ -73,7 +89,7 @@ def _is_another(before: set[bytes], boxes: set[bytes]) -> bool:
 
 
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """Of what kind they are, and where."""
+    """Of what kind they are, and where; ``_GIVEN_UP`` behind the last that is looked at where there may be more."""
     at = 0
     for _ in range(_MOST_BOXES):
         head = _looked(file, at, 16)
@@ -85,9 +101,10 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
         if length < 8 or at + length >= size:
             return
         at += length
+    yield _GIVEN_UP, at
 
 
-def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
+def _of_chunks(file: BinaryIO, size: int) -> Iterator[int | None]:
     """AVI: another list of its own kind; ``AVIX`` goes on with the one before."""
     at = 0
     for _ in range(_MOST_BOXES):
@@ -100,9 +117,10 @@ def _of_chunks(file: BinaryIO, size: int) -> Iterator[int]:
         at += 8 + length + length % 2
         if not length or at >= size:
             return
+    yield None
 
 
-def _of_pages(file: BinaryIO) -> Iterator[int]:
+def _of_pages(file: BinaryIO) -> Iterator[int | None]:
     """Ogg: pages that begin streams behind such as do not."""
     at, begins = 0, True
     for _ in range(_MOST_PAGES):
@@ -113,6 +131,7 @@ def _of_pages(file: BinaryIO) -> Iterator[int]:
         if first and not begins:
             yield at
         at, begins = at + 27 + head[26] + sum(head[27 : 27 + head[26]]), first
+    yield None
 
 
 def _of_marks(file: BinaryIO, mark: Mark) -> Iterator[int]:

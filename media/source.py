@@ -14,7 +14,7 @@ from typing import BinaryIO
 from stmixer.media import fragments
 from stmixer.media.errors import MediaError
 from stmixer.media.padded import PlainPackets, padding_of
-from stmixer.media.parts import Part, parts_of
+from stmixer.media.parts import Part, Parts, parts_of
 from stmixer.media.restarts import MarkWatch, VideoWatch, watch_of
 from stmixer.media.takeover import SNIFFED, Takeover, TransportWatch, first_tables, from_tables_on, is_transport
 from stmixer.media.takeover_in_file import takes_over
@@ -22,6 +22,8 @@ from stmixer.media.takeover_in_file import takes_over
 HEAD_BYTES = 1 << 20
 _MAX_BOXES = 1000
 _READ = 1 << 15
+_MOST_BEHIND = 1 << 20
+"""Bytes behind the end of a live video in which another one is looked for."""
 
 
 class ResourceRefused(Exception):
@@ -106,10 +108,15 @@ class ByteSource:
         """Where what is read has come to its end: what goes on behind it, if anything does."""
         return self.takeover
 
-    def pass_over(self) -> None:
-        """What is read has ended, as it says itself; where bytes still come, on to another of its kind, if one does."""
-        while isinstance(self._watch, MarkWatch) and self.takeover is None and self.read(_READ):
-            pass
+    def pass_over(self) -> bool:
+        """What is read has ended, as it says itself; where bytes still come, on to another of its kind, if one does
+        soon. False: none did, and there may be more."""
+        left = _MOST_BEHIND
+        while isinstance(self._watch, MarkWatch) and self.takeover is None and left > 0:
+            if not (data := self.read(_READ)):
+                break
+            left -= len(data)
+        return left > 0 or self.takeover is not None
 
     def next_part(self) -> None:
         """Go on with what has taken over."""
@@ -162,7 +169,7 @@ class SeekableByteSource(ByteSource):
 
     def __init__(self, file: BinaryIO, owned: bool) -> None:
         super().__init__(file, owned)
-        self._files: list[Part] | None = None
+        self._files: Parts | None = None
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Where it is then; as FFmpeg has it, less than 0 for a place that a damaged file names and that cannot be."""
@@ -183,16 +190,20 @@ class SeekableByteSource(ByteSource):
 
     def takes_over(self) -> bool:
         """Whether another video takes over in it."""
-        return len(self._looked_through()) > 1 or takes_over(self._file)
+        return len(self._looked_through().all) > 1 or takes_over(self._file)
 
     def in_parts(self) -> PartedByteSource | None:
         """The same bytes as the files of which they are; it has the file then. None where it is one file alone."""
-        if len(parts := self._looked_through()) == 1:
+        if len(parts := self._looked_through().all) == 1:
             return None
         owned, self._owned = self._owned, False
         return PartedByteSource(self._file, owned, parts)
 
-    def _looked_through(self) -> list[Part]:
+    def may_hold_more(self) -> bool:
+        """Whether the look for the files of which it is was given up."""
+        return not self._looked_through().complete
+
+    def _looked_through(self) -> Parts:
         """The files of which it is: looked for once."""
         if self._files is None:
             self._files = parts_of(self._file)

@@ -116,6 +116,27 @@ def test_packets_are_what_they_were(size: int, most: int) -> None:
     assert padding_of(data[:100]) is None
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("most", [1, 191, 1 << 20])
+def test_a_packet_is_lost_only_with_its_own_beginning(size: int, most: int) -> None:
+    """One byte is damaged; whoever stands before and behind it is kept. Of two such behind each other, what follows."""
+    plain = piece(0, 30)
+    packets = [plain[at : at + PACKET] for at in range(0, len(plain), PACKET)]
+    whole = padded(plain, size)[4 if size == 192 else 0 :]
+
+    def kept(*damaged: int) -> bytes:
+        data = bytearray(whole)
+        for number in damaged:
+            data[number * size] = 0
+        return everything(bytes(data), size, most)
+
+    for damaged in ([7], [7, 9, 11], [len(packets) - 2], [len(packets) - 1]):
+        assert kept(*damaged) == b"".join(packet for number, packet in enumerate(packets) if number not in damaged)
+    two = kept(7, 8)
+    assert two.startswith(plain[: 7 * PACKET])
+    assert two.endswith(plain[12 * PACKET :])
+
+
 def everything(data: bytes, size: int, most: int) -> bytes:
     """What comes of it."""
     packets, found = PlainPackets(Pipe(data, most).read, b"", size), b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import sys
 import tempfile
 from fractions import Fraction
 from itertools import pairwise
@@ -15,9 +16,10 @@ import pytest
 from live_video import picture, piece
 
 from stmixer.media.annotated import write_annotated
-from stmixer.media.decode import VideoReader
+from stmixer.media.decode import _NOT_LOOKED_THROUGH, VideoReader
 from stmixer.media.errors import MediaError
 from stmixer.media.limits import Limits
+from stmixer.media.marks import _MARKS
 from stmixer.media.parts import parts_of
 from stmixer.media.restarts import HeaderWatch
 from stmixer.media.source import SeekableByteSource
@@ -194,7 +196,7 @@ def test_whole_files_put_behind_each_other_are_read_to_the_end(
     """`cat a.mp4 b.mp4 > c.mp4`: of the second nothing is in the first one's index."""
     container, codec, options = WHOLE[kind]
     parts = [whole(n, 30, container, codec, of, **options) for n, of in ((0, SMALL), (30, size), (60, SMALL))]
-    assert [begin for begin, _ in parts_of(io.BytesIO(b"".join(parts)))] == [
+    assert [begin for begin, _ in parts_of(io.BytesIO(b"".join(parts))).all] == [
         0, len(parts[0]), len(parts[0]) + len(parts[1])
     ]  # fmt: skip
     (tmp_path / "joined").write_bytes(b"".join(parts))
@@ -313,7 +315,7 @@ def test_tables_that_are_repeated_begin_no_file() -> None:
     tables, ends = data[: fragments[0]], [*fragments[1:], len(data)]
     repeated = b"".join(tables + data[at:end] for at, end in zip(fragments, ends, strict=True))
     for end in (len(repeated), *(repeated.rindex(kind) + 3 for kind in (b"ftyp", b"moov", b"moof", b"mdat"))):
-        assert parts_of(io.BytesIO(repeated[:end])) == [(0, end)]
+        assert parts_of(io.BytesIO(repeated[:end])).all == [(0, end)]
 
 
 def test_one_file_twice_is_read_twice() -> None:
@@ -360,6 +362,101 @@ def test_a_second_file_that_cannot_be_read_is_told_and_the_first_one_read(kind: 
         assert len(list(copy)) == 30
     assert told == [("corrupt", f"a file behind the first could not be read: {reader.unread}")]
     assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
+
+
+def plain_png() -> bytes:
+    """A picture that begins as an animated one does."""
+    coder = av.CodecContext.create("png", "w")
+    assert isinstance(coder, av.VideoCodecContext)
+    coder.width, coder.height, coder.pix_fmt = *SMALL, "rgb24"
+    coder.time_base = Fraction(1, 25)
+    still = av.VideoFrame.from_ndarray(np.zeros((SMALL[1], SMALL[0], 3), np.uint8), format="rgb24")
+    return b"".join(bytes(packet) for packet in [*coder.encode(still), *coder.encode(None)])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "nut", "apng"])
+def test_a_live_stream_that_ends_within_the_next_beginning_ends_well(kind: str) -> None:
+    """Cut off, or another thing altogether, behind a whole video: that stands, and the rest is told."""
+    match kind:
+        case "mp4":
+            data = whole(0, 30, "mp4", "libx264", movflags="faststart")
+            data += data[:600]
+        case "nut":
+            data = whole(0, 30, "nut", "libx264")
+            data += data[:100]
+        case _:
+            data = whole(0, 30, "apng", "apng") + plain_png()[:60]
+    found, told, reader = live(data, 1000)
+    are_all(found, [SMALL] * 30)
+    assert reader.unread is not None
+    assert told == [f"a file behind the first could not be read: {reader.unread}"]
+    assert reader.warnings == [f"files behind the first that could not be read: 1; {reader.unread}"]
+
+
+@pytest.mark.parametrize("kind", ["ASF", "APNG"])
+def test_what_is_sent_behind_the_end_is_not_read_for_ever(kind: str) -> None:
+    """Of what says itself where it ends: nothing there begins another one."""
+
+    class Sender(Pipe):
+        behind = 0
+
+        def read(self, size: int) -> bytes:
+            if not (data := super().read(size)):
+                self.behind += size
+                assert self.behind <= 2 << 20, "which nobody asked for"
+            return data or bytes(size)
+
+    sender = Sender(whole(0, 30, *WHOLE[kind][:2]), 1 << 16)
+    told: list[tuple[str, str]] = []
+    with VideoReader(
+        sender,  # type: ignore[arg-type]
+        limits=Limits(), low_latency=True, on_warning=lambda *words: told.append(words),
+    ) as reader:  # fmt: skip
+        are_all(shown(reader), [SMALL] * 30)
+    assert told == [("corrupt", "the video has ended; what comes behind its end is not read")]
+    assert reader.warnings == [told[0][1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "most"),
+    [("MP4", "_MOST_BOXES", 2), ("AVI", "_MOST_BOXES", 1), ("Ogg", "_MOST_PAGES", 3), ("FLV", "MOST_PARTS", 1)],
+)
+def test_a_look_for_files_that_is_given_up_is_told(
+    kind: str, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container, codec, options = WHOLE[kind]
+    first = recording(0, 30, "mp4", codec) if kind == "MP4" else whole(0, 30, container, codec, **options)
+    second = whole(30, 30, container, codec, **options)
+    told: list[str] = []
+    for data, limit, complete in ((first + second, most, False), (first, 1000, True), (first + second, 1000, True)):
+        monkeypatch.setattr(f"stmixer.media.parts.{bound}", limit)
+        told.clear()
+        with VideoReader(
+            io.BytesIO(data), limits=Limits(), on_warning=lambda code, text: told.append(f"{code}: {text}")
+        ) as reader:
+            assert len(list(reader)) >= 30
+        given_up = [line for line in reader.warnings if line.startswith("it was looked through for other files")]
+        assert given_up == ([] if complete else [_NOT_LOOKED_THROUGH])
+        assert (f"corrupt: {_NOT_LOOKED_THROUGH}" in told) != complete
+
+
+@pytest.mark.parametrize("magic", [b"FLV\1", b".RMF\0\0\0", b"DKIF\0\0\x20\0"])
+def test_a_file_of_nothing_but_half_marks_is_looked_through_once(magic: bytes) -> None:
+    """Each costs no step of Python."""
+    mark = next(mark for mark in _MARKS if mark.magic == magic)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        found = list(mark.places((magic + b"~") * 5000))
+    finally:
+        sys.setprofile(None)
+    assert found == []
+    assert calls < 20
 
 
 def test_a_file_behind_one_that_cannot_be_read_is_read() -> None:

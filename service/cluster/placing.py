@@ -103,7 +103,7 @@ class Placements:
 
     def silent(self, now: float) -> tuple[str, ...]:
         """Those that should have reported by now."""
-        return tuple(name for name, home in self._homes.items() if now - home.reported_at > SILENT_S)
+        return tuple(name for name in self._homes if self._is_silent(name, now))
 
     def heard(self, name: str, now: float) -> None:
         """A silent one is there all the same."""
@@ -124,7 +124,7 @@ class Placements:
 
     def look(self, now: float) -> bool:
         """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten; whether anything
-        changed."""
+        changed. One that is heard of but does not report cannot be told what to begin: that goes to one that does."""
         lost = [name for name, home in self._homes.items() if now - home.heard_at > LOST_S]
         for name in lost:
             self.leave(name, now)
@@ -133,7 +133,7 @@ class Placements:
         ]
         for number in given_up:
             self._drop(number)
-        placed = [s for s in self._streams.values() if s.home is None and s.again_at <= now and self._place(s)]
+        placed = [s for s in self._streams.values() if self._waits(s, now) and self._place(s, now)]
         return bool(lost or given_up or placed)
 
     # -- streams
@@ -153,7 +153,7 @@ class Placements:
         if key:
             self._numbers[key] = order.number
         self._touched.add(order.number)
-        self._place(stream)
+        self._place(stream, now)
         return order
 
     def change(self, name: str, number: int, text: str) -> bool:
@@ -220,7 +220,7 @@ class Placements:
         stream.refused_by.add(name)
         self._touched.add(number)
         lasts = stream.order.lasts
-        if (lasts or why.retry_after_s is not None) and self._place(stream):
+        if (lasts or why.retry_after_s is not None) and self._place(stream, now):
             return True
         if lasts and why.status not in NO_KEY:
             stream.refused_by.clear()
@@ -254,15 +254,27 @@ class Placements:
         self._numbers.pop(stream.key, None)
         self._touched.add(number)
 
-    def _place(self, stream: _Placed) -> bool:
+    def _is_silent(self, name: str, now: float) -> bool:
+        return now - self._homes[name].reported_at > SILENT_S
+
+    def _waits(self, stream: _Placed, now: float) -> bool:
+        """For a home, or in vain at one that does not report where another does."""
+        if stream.home is None:
+            return stream.again_at <= now
+        if stream.began or now - self._homes[stream.home].reported_at <= LOST_S:
+            return False
+        return any(not self._is_silent(name, now) for name in self._homes.keys() - stream.refused_by)
+
+    def _place(self, stream: _Placed, now: float) -> bool:
+        """With whoever reports and has the most room; with a silent one only where there is no other."""
         here: dict[str, int] = dict.fromkeys(self._homes, 0)
         for other in self._streams.values():
             if other.home is not None:
                 here[other.home] += 1
 
-        def filled(name: str) -> tuple[float, int]:
+        def filled(name: str) -> tuple[bool, float, int]:
             home = self._homes[name]
-            return (home.others + here[name] + 1) / max(1, home.capacity), home.number
+            return self._is_silent(name, now), (home.others + here[name] + 1) / max(1, home.capacity), home.number
 
         free = [name for name in self._homes if name not in stream.refused_by]
         if not free:
@@ -295,9 +307,10 @@ class Placements:
         self.empty_since = None if self._homes else now
         for number, text in sorted((int(name), text) for name, text in rows.items() if name != HEAD):
             row = json.loads(text)
+            at = row["home"] if row["home"] in self._homes else None  # it left, and no more than that was written
             order = Order(number, row["text"], row["owner"], row["filed"], row["lasts"])
             self._streams[number] = _Placed(
-                order, row["home"], row["began"], again_at=now, asked_at=now, key=row["key"],
+                order, at, row["began"] and at is not None, again_at=now, asked_at=now, key=row["key"],
                 filed_text=row["filed_text"], running=row["running"], over=row["over"],
             )  # fmt: skip
             if row["key"]:

@@ -78,6 +78,44 @@ def test_a_silent_one_that_is_heard_of_is_not_gone() -> None:
     assert SILENT_S + 1 < LOST_S, "signs are looked for in time"
 
 
+def test_one_that_does_not_report_is_given_nothing_while_another_does() -> None:
+    """It may reach Ray's store alone: it is there, and the emptiest, but hears of nothing."""
+    placements = table("silent", "full")
+    now = SILENT_S + 0.1
+    placements.report("full", 9, 10, now)
+    placements.heard("silent", now)
+    placements.order("{}", "", now)
+    assert homes(placements, "silent", "full") == [[], [1]]
+    placements.refused("full", 1, FULL, now)
+    assert homes(placements, "silent", "full") == [[1], []], "there is no other"
+
+
+def test_what_a_silent_one_has_not_begun_moves_and_what_runs_there_stays() -> None:
+    placements = table("a", "b")
+    for number in (1, 2, 3):
+        placements.order("{}", "", 0.0)
+        placements.began("ab"[number % 2 - 1], number)
+    placements.order("{}", "", 0.0)
+    assert homes(placements, "a", "b") == [[1, 3], [2, 4]]
+    for now in (1.0, LOST_S, LOST_S + 0.1):
+        placements.heard("b", now)
+        assert homes(placements, "a", "b") == [[1, 3], [2, 4]]
+        placements.report("a", 0, 10, now)
+        assert placements.look(now) == (now > LOST_S)
+    assert homes(placements, "a", "b") == [[1, 3, 4], [2]]
+    assert not placements.began("b", 4), "it is told to end it once it hears"
+
+
+def test_what_waits_at_a_silent_one_stays_where_no_other_reports() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    now = LOST_S + 0.1
+    for name in "ab":
+        placements.heard(name, now)
+    assert not placements.look(now)
+    assert homes(placements, "a", "b") == [[1], []]
+
+
 def test_without_a_replica_a_stream_waits_for_one() -> None:
     placements = table("a")
     placements.order("{}", "", 0.0)
@@ -293,6 +331,18 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     assert homes(after, "b") == [[1, 2]]
     assert after.join("c", 200.0) == 3
     assert after.order("{}", "", 200.0).number == 3
+
+
+def test_a_replica_that_left_as_the_coordinator_died_has_no_stream() -> None:
+    before = table("a", "b")
+    before.order("{}", "", 0.0)
+    before.began("a", 1)
+    rows = before.written()
+    before.leave("a", 1.0)
+    after = Placements.read({**rows, HEAD: before.written()[HEAD]}, 2.0)
+    assert after.look(2.0)
+    assert homes(after, "a", "b") == [[], [1]]
+    assert after.where(1) is None, "it has still to begin"
 
 
 def test_no_more_is_written_than_has_changed() -> None:

@@ -90,10 +90,12 @@ class Coordinator:
         self._write()
         return Joined(number, self._secret)
 
-    async def ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...] = ()) -> ToFetch:
+    async def ask(
+        self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...] = (), late: bool = False
+    ) -> ToFetch:
         """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides;
-        ``over``: those that have come to their end."""
-        known = self._table.report(name, others, capacity, time.monotonic(), over) and name in self._watched
+        ``over``: those that have come to their end; ``late``: it is given more only where all others are full."""
+        known = self._table.report(name, others, capacity, time.monotonic(), over, late) and name in self._watched
         self._signs.clear(name)
         if known and seen == self._version:
             with contextlib.suppress(TimeoutError):

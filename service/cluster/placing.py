@@ -41,6 +41,8 @@ class _Home:
     others: int = 0
     """Its streams that were not placed here: sockets' and uploads."""
     capacity: int = 1
+    late: bool = False
+    """Its keyframes are."""
 
 
 @dataclass(slots=True)
@@ -88,12 +90,15 @@ class Placements:
         home.heard_at, home.reported_at, self.empty_since = now, now, None
         return home.number
 
-    def report(self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = ()) -> bool:
+    def report(
+        self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = (), late: bool = False
+    ) -> bool:
         """How it is, and which of its streams have come to their end; False where it is not known (any more)."""
         home = self._homes.get(name)
         if home is None:
             return False
         home.heard_at, home.reported_at, home.others, home.capacity = now, now, others, capacity
+        home.late = late
         for number in over:
             stream = self._streams.get(number)
             if stream is not None and stream.home == name and not stream.over:
@@ -266,15 +271,17 @@ class Placements:
         return any(not self._is_silent(name, now) for name in self._homes.keys() - stream.refused_by)
 
     def _place(self, stream: _Placed, now: float) -> bool:
-        """With whoever reports and has the most room; with a silent one only where there is no other."""
+        """With whoever reports and has the most room: a late one where others are full, a silent one where there is no
+        other."""
         here: dict[str, int] = dict.fromkeys(self._homes, 0)
         for other in self._streams.values():
             if other.home is not None:
                 here[other.home] += 1
 
-        def filled(name: str) -> tuple[bool, float, int]:
+        def filled(name: str) -> tuple[bool, bool, bool, float, int]:
             home = self._homes[name]
-            return self._is_silent(name, now), (home.others + here[name] + 1) / max(1, home.capacity), home.number
+            full = (home.others + here[name] + 1) / max(1, home.capacity)
+            return self._is_silent(name, now), full > 1, home.late, full, home.number
 
         free = [name for name in self._homes if name not in stream.refused_by]
         if not free:

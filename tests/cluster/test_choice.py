@@ -43,6 +43,11 @@ def test_the_one_with_the_most_room_is_first_and_full_ones_are_last() -> None:
     assert ranked(rooms, lambda: 0.0) == ["new", "little", "half", "full", "over"]
 
 
+def test_late_ones_come_behind_those_in_time_and_before_full_ones() -> None:
+    rooms = {"late": Room(1, 10, late=True), "later": Room(4, 10, late=True), "full": Room(9, 9), "in time": Room(7, 8)}
+    assert ranked(rooms, lambda: 0.0) == ["in time", "late", "later", "full"]
+
+
 def test_equals_are_drawn_by_lot() -> None:
     lots = iter([0.3, 0.1, 0.2])
     assert ranked(dict.fromkeys("abc", Room(1, 4)), lambda: next(lots)) == ["b", "c", "a"]

@@ -102,6 +102,20 @@ def test_a_stream_that_is_asked_for_again_begins_once(store: Store) -> None:
     played(act)
 
 
+def test_a_late_replica_is_given_nothing_while_another_is_in_time(store: Store) -> None:
+    async def act() -> None:
+        found = await joined()
+        await found.join("b", Alive(), {}, "d1", None)
+        await found.ask("a", 0, 10, -1, (), True)
+        await found.ask("b", 5, 10, -1)
+        waits = asyncio.create_task(found.place("k1", "{}", ""))
+        await asyncio.sleep(0)
+        assert await found.began("b", 1, "running")
+        assert await waits == "running"
+
+    played(act)
+
+
 def test_who_waits_is_told_why_not(store: Store) -> None:
     async def act() -> None:
         found = await joined()

@@ -38,6 +38,19 @@ def test_streams_go_to_where_most_room_is() -> None:
     assert homes(placements, "a", "b", "c") == [[1, 4], [2], [3, 5]]
 
 
+def test_late_ones_are_given_what_others_have_no_room_for() -> None:
+    placements = table("late", "in time", capacity=10)
+    placements.report("late", 1, 10, 0.0, late=True)
+    placements.report("in time", 8, 10, 0.0)
+    for _ in range(3):
+        placements.order("{}", "", 0.0)
+    assert homes(placements, "late", "in time") == [[3], [1, 2]]
+    placements.report("late", 1, 10, 1.0)
+    placements.report("in time", 0, 10, 1.0, late=True)
+    placements.order("{}", "", 1.0)
+    assert homes(placements, "late", "in time") == [[3, 4], [1, 2]]
+
+
 def test_one_that_leaves_has_others_fetch_what_it_did() -> None:
     placements = table("a", "b", "c")
     for _ in range(3):

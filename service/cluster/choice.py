@@ -28,6 +28,8 @@ class Asked:
 def asked_of(scope: Mapping[str, Any]) -> Asked:
     """What an ASGI scope asks for."""
     path: str = scope["path"]
+    if path.endswith("/") and (scope.get("raw_path") or b"/").endswith(b"/"):  # as a replica's ``Entrance``
+        path = path[:-1]
     kind = "websocket" if scope["type"] == "websocket" else scope.get("method", "")
     if found := _OF_A_STREAM.fullmatch(path):
         return Asked(stream=int(found[1]))

@@ -32,6 +32,14 @@ def scope(kind: str, path: str, query: bytes = b"") -> dict[str, Any]:
         (scope("websocket", "/v1/streams/3/ws"), Asked(stream=3)),
         (scope("GET", "/v1/streams/17x"), Asked()),
         (scope("GET", "/"), Asked()),
+        (scope("POST", "/v1/detect/"), Asked(begins=True)),
+        (scope("POST", "/v1/streams/"), Asked(begins=True)),
+        (scope("websocket", "/v1/streams/ws/", b"replica=r1"), Asked(replica="r1", begins=True)),
+        (scope("websocket", "/v1/streams/3/ws/"), Asked(stream=3)),
+        (scope("DELETE", "/v1/streams/17/"), Asked(stream=17)),
+        (scope("POST", "/v1/detect/") | {"raw_path": b"/v1/detect/"}, Asked(begins=True)),
+        (scope("POST", "/v1/detect/") | {"raw_path": b"/v1/detect%2F"}, Asked()),
+        (scope("POST", "/v1/detect//"), Asked()),
     ],
 )
 def test_what_is_asked_for(asked: dict[str, Any], expected: Asked) -> None:

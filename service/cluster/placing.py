@@ -64,6 +64,14 @@ class _Placed:
     refused_by: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The replicas that are gone since the last look, and whether anything is other than then."""
+
+    lost: tuple[str, ...]
+    changed: bool
+
+
 class Placements:
     """Replicas by their names, streams by their numbers."""
 
@@ -127,9 +135,9 @@ class Placements:
                 stream.home, stream.began, stream.again_at = None, False, now
                 self._touched.add(number)
 
-    def look(self, now: float) -> bool:
-        """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten; whether anything
-        changed. One that is heard of but does not report cannot be told what to begin: that goes to one that does."""
+    def look(self, now: float) -> Looked:
+        """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten. One that is
+        heard of but does not report cannot be told what to begin: that goes to one that does."""
         lost = [name for name, home in self._homes.items() if now - home.heard_at > LOST_S]
         for name in lost:
             self.leave(name, now)
@@ -139,7 +147,7 @@ class Placements:
         for number in given_up:
             self._drop(number)
         placed = [s for s in self._streams.values() if self._waits(s, now) and self._place(s, now)]
-        return bool(lost or given_up or placed)
+        return Looked(tuple(lost), bool(lost or given_up or placed))
 
     # -- streams
 

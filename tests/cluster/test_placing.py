@@ -57,17 +57,17 @@ def test_one_that_leaves_has_others_fetch_what_it_did() -> None:
         placements.order("{}", "", 0.0)
     placements.leave("a", 1.0)
     assert homes(placements, "b", "c") == [[2], [3]]
-    assert placements.look(1.0)
+    assert placements.look(1.0).changed
     assert homes(placements, "b", "c") == [[1, 2], [3]]
-    assert not placements.look(1.0)
+    assert not placements.look(1.0).changed
 
 
 def test_a_silent_one_is_gone_only_once_it_has_ended_what_it_fetched() -> None:
     placements = table("a", "b")
     placements.order("{}", "", 0.0)
     placements.report("b", 0, 10, LOST_S)
-    assert not placements.look(LOST_S)
-    assert placements.look(LOST_S + 0.1)
+    assert not placements.look(LOST_S).changed
+    assert placements.look(LOST_S + 0.1).changed
     assert homes(placements, "a", "b") == [[], [1]]
     assert not placements.report("a", 0, 10, LOST_S + 0.2), "it has to join anew"
     assert LEASE_S + 1 < LOST_S
@@ -82,9 +82,9 @@ def test_a_silent_one_that_is_heard_of_is_not_gone() -> None:
     assert placements.silent(now) == ("a",)
     placements.heard("a", now)
     assert placements.silent(now) == ("a",), "it has still not reported"
-    assert not placements.look(now + LOST_S)
+    assert not placements.look(now + LOST_S).changed
     placements.report("b", 0, 10, now + LOST_S)
-    assert placements.look(now + LOST_S + 0.1)
+    assert placements.look(now + LOST_S + 0.1).changed
     assert homes(placements, "a", "b") == [[], [1]]
     placements.heard("a", now + LOST_S + 0.2)
     assert placements.silent(now + LOST_S + 0.2) == ()
@@ -114,7 +114,7 @@ def test_what_a_silent_one_has_not_begun_moves_and_what_runs_there_stays() -> No
         placements.heard("b", now)
         assert homes(placements, "a", "b") == [[1, 3], [2, 4]]
         placements.report("a", 0, 10, now)
-        assert placements.look(now) == (now > LOST_S)
+        assert placements.look(now).changed == (now > LOST_S)
     assert homes(placements, "a", "b") == [[1, 3, 4], [2]]
     assert not placements.began("b", 4), "it is told to end it once it hears"
 
@@ -125,7 +125,7 @@ def test_what_waits_at_a_silent_one_stays_where_no_other_reports() -> None:
     now = LOST_S + 0.1
     for name in "ab":
         placements.heard(name, now)
-    assert not placements.look(now)
+    assert not placements.look(now).changed
     assert homes(placements, "a", "b") == [[1], []]
 
 
@@ -134,10 +134,10 @@ def test_without_a_replica_a_stream_waits_for_one() -> None:
     placements.order("{}", "", 0.0)
     placements.leave("a", 1.0)
     assert placements.empty_since == 1.0
-    assert not placements.look(2.0)
+    assert not placements.look(2.0).changed
     placements.join("b", 3.0)
     assert placements.empty_since is None
-    assert placements.look(3.0)
+    assert placements.look(3.0).changed
     assert homes(placements, "b") == [[1]]
 
 
@@ -148,7 +148,7 @@ def test_one_that_finds_no_room_is_tried_elsewhere_and_then_refused() -> None:
     assert homes(placements, "a", "b") == [[], [1]]
     assert not placements.refused("b", 1, FULL, 0.0)
     assert homes(placements, "a", "b") == [[], []]
-    assert not placements.look(1.0), "it is forgotten"
+    assert not placements.look(1.0).changed, "it is forgotten"
 
 
 def test_what_once_ran_or_stands_in_the_file_waits_for_room() -> None:
@@ -163,8 +163,8 @@ def test_what_once_ran_or_stands_in_the_file_waits_for_room() -> None:
     assert placements.refused("b", 1, FULL, 1.0)
     assert placements.refused("b", 2, FULL, 1.0)
     assert homes(placements, "b") == [[]]
-    assert not placements.look(1.0 + AGAIN_S - 0.1)
-    assert placements.look(1.0 + AGAIN_S)
+    assert not placements.look(1.0 + AGAIN_S - 0.1).changed
+    assert placements.look(1.0 + AGAIN_S).changed
     assert homes(placements, "b") == [[1, 2]]
 
 
@@ -212,7 +212,7 @@ def test_for_what_nobody_waits_any_more_is_not_begun() -> None:
     placements.file({"door": "{}"}, 0.0)
     placements.look(GIVEN_UP_S)
     assert placements.knows(1)
-    assert placements.look(GIVEN_UP_S + 1)
+    assert placements.look(GIVEN_UP_S + 1).changed
     assert [placements.knows(number) for number in (1, 2)] == [False, True]
 
 
@@ -338,9 +338,9 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     after = Placements.read(before.written(), 100.0)
     assert after.of("a") == (Order(1, '{"url":"x"}', "key", lasts=True),)
     assert (after.where(1), after.where(2), tuple(after.names)) == ("a", None, ("a", "b"))
-    assert not after.look(100.0 + LOST_S)
+    assert not after.look(100.0 + LOST_S).changed
     after.report("b", 0, 10, 100.0 + LOST_S)
-    assert after.look(100.1 + LOST_S), "who does not report is gone"
+    assert after.look(100.1 + LOST_S).changed, "who does not report is gone"
     assert homes(after, "b") == [[1, 2]]
     assert after.join("c", 200.0) == 3
     assert after.order("{}", "", 200.0).number == 3
@@ -353,7 +353,7 @@ def test_a_replica_that_left_as_the_coordinator_died_has_no_stream() -> None:
     rows = before.written()
     before.leave("a", 1.0)
     after = Placements.read({**rows, HEAD: before.written()[HEAD]}, 2.0)
-    assert after.look(2.0)
+    assert after.look(2.0).changed
     assert homes(after, "a", "b") == [[], [1]]
     assert after.where(1) is None, "it has still to begin"
 

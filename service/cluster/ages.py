@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from prometheus_client import Histogram
 
 OF_ALL = 0.95
+OVER_S = 5.0
+"""Over so long at least it is said whether keyframes are late: a second has one of a stream, or none."""
 
 
 class RecentAge:
@@ -29,3 +34,18 @@ class RecentAge:
             return 0.0
         *bounds, _ = sorted(since)
         return next((at_most for at_most in bounds if since[at_most] >= OF_ALL * whole), bounds[-1])
+
+
+class Lateness:
+    """Whether keyframes were older than ``limit_s`` when they were told, over the last ``OVER_S``."""
+
+    def __init__(self, age: RecentAge, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._age, self._limit_s, self._clock = age, limit_s, clock
+        self._looked_at, self._late = clock(), False
+
+    def look(self) -> bool:
+        """Asked however often, by whomever."""
+        now = self._clock()
+        if now - self._looked_at >= OVER_S:
+            self._looked_at, self._late = now, self._age.look() > self._limit_s
+        return self._late

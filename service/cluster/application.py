@@ -27,7 +27,7 @@ os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", IMPORT_PATH)
 def application(arguments: dict[str, Any]) -> Application:
     """What ``serve run`` deploys; ``arguments`` as ``options_of``. Raises StartError."""
     options, settings = options_of(arguments)
-    deployed: Application = deployment_of(options, settings).bind(settings, uuid.uuid4().hex)
+    deployed: Application = deployment_of(options, settings).bind(settings, uuid.uuid4().hex, options.keyframe_age_s)
     return deployed
 
 

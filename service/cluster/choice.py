@@ -28,6 +28,8 @@ class Asked:
 def asked_of(scope: Mapping[str, Any]) -> Asked:
     """What an ASGI scope asks for."""
     path: str = scope["path"]
+    if path.endswith("/") and (scope.get("raw_path") or b"/").endswith(b"/"):  # as a replica's ``Entrance``
+        path = path[:-1]
     kind = "websocket" if scope["type"] == "websocket" else scope.get("method", "")
     if found := _OF_A_STREAM.fullmatch(path):
         return Asked(stream=int(found[1]))
@@ -40,18 +42,22 @@ def asked_of(scope: Mapping[str, Any]) -> Asked:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Streams that a replica has, and can have; of one that has not said so yet 0."""
+    """Streams that a replica has, and can have; of one that has not said so yet 0. ``late``: its keyframes are."""
 
     streams: float
     capacity: float
+    late: bool = False
 
 
 def ranked(rooms: Mapping[K, Room], lot: Callable[[], float]) -> list[K]:
-    """The one with the most room first: those that are full last, among equals by ``lot``."""
+    """The one with the most room first: those that are late behind, those that are full last, among equals by ``lot``.
 
-    def filled(name: K) -> tuple[bool, float, float]:
+    A late one takes what it is given, and is later for it; ``scaling`` counts on its being given nothing meanwhile.
+    """
+
+    def filled(name: K) -> tuple[bool, bool, float, float]:
         room = rooms[name]
         full = room.capacity > 0 and room.streams >= room.capacity
-        return full, room.streams / max(1.0, room.capacity), lot()
+        return full, room.late, room.streams / max(1.0, room.capacity), lot()
 
     return sorted(rooms, key=filled)

@@ -23,7 +23,7 @@ from ray.experimental import internal_kv
 
 from stmixer.service.cluster.orders import NAMESPACE, PROTOCOL, Order, PullRefusal
 from stmixer.service.cluster.placing import HEAD, Placements
-from stmixer.service.cluster.signs import Signs, drop_sign, read_sign
+from stmixer.service.cluster.signs import Signs, drop_sign, read_sign, signed
 
 log = logging.getLogger("stmixer.cluster")
 
@@ -59,13 +59,13 @@ class Coordinator:
     """See the module. ``app`` names the Serve application whose it is."""
 
     def __init__(self, app: str) -> None:
-        self._prefix = f"placements {PROTOCOL} of {app}: "
+        self._app, self._prefix = app, f"placements {PROTOCOL} of {app}: "
         self._secret = self._kept(f"secret of {app}") or self._new_secret(f"secret of {app}")
         rows = self._rows()
         self._table = Placements.read(rows, time.monotonic()) if HEAD in rows else Placements()
         self._unwritten = dict[str, str | None]()
         """Rows that have still to be written."""
-        self._signs = Signs(partial(read_sign, app), partial(drop_sign, app))
+        self._signs = Signs(partial(read_sign, app), partial(drop_sign, app), signed(app))
         self._version, self._changed = 0, asyncio.Event()
         self._ends: dict[int, asyncio.Future[PullRefusal | str]] = {}
         """What comes of a stream that somebody waits for: why not, or what it is (``RunningStream`` as JSON)."""
@@ -90,10 +90,12 @@ class Coordinator:
         self._write()
         return Joined(number, self._secret)
 
-    async def ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...] = ()) -> ToFetch:
+    async def ask(
+        self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...] = (), late: bool = False
+    ) -> ToFetch:
         """What it is to fetch, once that is other than at version ``seen``; ``others``: streams it has besides;
-        ``over``: those that have come to their end."""
-        known = self._table.report(name, others, capacity, time.monotonic(), over) and name in self._watched
+        ``over``: those that have come to their end; ``late``: it is given more only where all others are full."""
+        known = self._table.report(name, others, capacity, time.monotonic(), over, late) and name in self._watched
         self._signs.clear(name)
         if known and seen == self._version:
             with contextlib.suppress(TimeoutError):
@@ -183,12 +185,17 @@ class Coordinator:
         if silent := self._table.silent(now):
             for name in await asyncio.to_thread(self._signs.look, silent):
                 self._table.heard(name, time.monotonic())
-        if self._table.look(now) or self._unwritten:
+        looked = self._table.look(now)
+        if looked.changed or self._unwritten:
             self._write()
+        for name in looked.lost:
+            self._signs.clear(name, known=False)
         since = self._table.empty_since
         if since is not None and now - since > FORGOTTEN_S:
             for name in self._rows():
                 self._put(self._prefix + name, None)
+            for name in signed(self._app):
+                drop_sign(self._app, name)
             ray.kill(ray.get_runtime_context().current_actor)
 
     async def _until_dead(self, name: str, actor: Any) -> None:
@@ -208,9 +215,10 @@ class Coordinator:
     def _gone(self, name: str) -> None:
         now = time.monotonic()
         self._table.leave(name, now)
-        self._table.look(now)
+        lost = self._table.look(now).lost
         self._write()
-        self._signs.clear(name)
+        for gone in (name, *lost):
+            self._signs.clear(gone, known=False)
 
     def _tell(self, number: int, what: PullRefusal | str) -> None:
         end = self._ends.get(number)

@@ -52,6 +52,11 @@ class Fetching(Protocol):
         """Streams that there is room for, in all."""
         ...
 
+    @property
+    def late(self) -> bool:
+        """Whether keyframes are too old when they are told: others get what comes."""
+        ...
+
     async def fetch(self, order: Order) -> str:
         """Begin with one; what it is then, as JSON. Raises StmixerError."""
         ...
@@ -147,9 +152,8 @@ class Member:
         seen = -1
         while True:
             try:
-                asked, wanted = await self._timed(
-                    "ask", self.name, fetching.others, fetching.capacity, seen, tuple(fetching.over)
-                )
+                how = fetching.others, fetching.capacity, seen, tuple(fetching.over), fetching.late
+                asked, wanted = await self._timed("ask", self.name, *how)
                 if not wanted.known:
                     await self.join()
                     continue

@@ -8,7 +8,7 @@ from stmixer.service.errors import AccessError, CapacityError, InputError, Stmix
 
 NAMESPACE = "stmixer"
 """Of the coordinator, and of what lies in Ray's store."""
-PROTOCOL = 4
+PROTOCOL = 5
 """Of what replicas and their coordinator say, and of its table: a replica of another one has another coordinator."""
 
 

@@ -41,6 +41,8 @@ class _Home:
     others: int = 0
     """Its streams that were not placed here: sockets' and uploads."""
     capacity: int = 1
+    late: bool = False
+    """Its keyframes are."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,14 @@ class _Placed:
     over: bool = False
     """It has come to its end where it is."""
     refused_by: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The replicas that are gone since the last look, and whether anything is other than then."""
+
+    lost: tuple[str, ...]
+    changed: bool
 
 
 class Placements:
@@ -88,12 +98,15 @@ class Placements:
         home.heard_at, home.reported_at, self.empty_since = now, now, None
         return home.number
 
-    def report(self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = ()) -> bool:
+    def report(
+        self, name: str, others: int, capacity: int, now: float, over: Iterable[int] = (), late: bool = False
+    ) -> bool:
         """How it is, and which of its streams have come to their end; False where it is not known (any more)."""
         home = self._homes.get(name)
         if home is None:
             return False
         home.heard_at, home.reported_at, home.others, home.capacity = now, now, others, capacity
+        home.late = late
         for number in over:
             stream = self._streams.get(number)
             if stream is not None and stream.home == name and not stream.over:
@@ -103,7 +116,7 @@ class Placements:
 
     def silent(self, now: float) -> tuple[str, ...]:
         """Those that should have reported by now."""
-        return tuple(name for name, home in self._homes.items() if now - home.reported_at > SILENT_S)
+        return tuple(name for name in self._homes if self._is_silent(name, now))
 
     def heard(self, name: str, now: float) -> None:
         """A silent one is there all the same."""
@@ -122,9 +135,9 @@ class Placements:
                 stream.home, stream.began, stream.again_at = None, False, now
                 self._touched.add(number)
 
-    def look(self, now: float) -> bool:
-        """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten; whether anything
-        changed."""
+    def look(self, now: float) -> Looked:
+        """Who is silent is gone, what waits is placed, for what nobody waits any more is forgotten. One that is
+        heard of but does not report cannot be told what to begin: that goes to one that does."""
         lost = [name for name, home in self._homes.items() if now - home.heard_at > LOST_S]
         for name in lost:
             self.leave(name, now)
@@ -133,8 +146,8 @@ class Placements:
         ]
         for number in given_up:
             self._drop(number)
-        placed = [s for s in self._streams.values() if s.home is None and s.again_at <= now and self._place(s)]
-        return bool(lost or given_up or placed)
+        placed = [s for s in self._streams.values() if self._waits(s, now) and self._place(s, now)]
+        return Looked(tuple(lost), bool(lost or given_up or placed))
 
     # -- streams
 
@@ -153,7 +166,7 @@ class Placements:
         if key:
             self._numbers[key] = order.number
         self._touched.add(order.number)
-        self._place(stream)
+        self._place(stream, now)
         return order
 
     def change(self, name: str, number: int, text: str) -> bool:
@@ -220,7 +233,7 @@ class Placements:
         stream.refused_by.add(name)
         self._touched.add(number)
         lasts = stream.order.lasts
-        if (lasts or why.retry_after_s is not None) and self._place(stream):
+        if (lasts or why.retry_after_s is not None) and self._place(stream, now):
             return True
         if lasts and why.status not in NO_KEY:
             stream.refused_by.clear()
@@ -254,15 +267,29 @@ class Placements:
         self._numbers.pop(stream.key, None)
         self._touched.add(number)
 
-    def _place(self, stream: _Placed) -> bool:
+    def _is_silent(self, name: str, now: float) -> bool:
+        return now - self._homes[name].reported_at > SILENT_S
+
+    def _waits(self, stream: _Placed, now: float) -> bool:
+        """For a home, or in vain at one that does not report where another does."""
+        if stream.home is None:
+            return stream.again_at <= now
+        if stream.began or now - self._homes[stream.home].reported_at <= LOST_S:
+            return False
+        return any(not self._is_silent(name, now) for name in self._homes.keys() - stream.refused_by)
+
+    def _place(self, stream: _Placed, now: float) -> bool:
+        """With whoever reports and has the most room: a late one where others are full, a silent one where there is no
+        other."""
         here: dict[str, int] = dict.fromkeys(self._homes, 0)
         for other in self._streams.values():
             if other.home is not None:
                 here[other.home] += 1
 
-        def filled(name: str) -> tuple[float, int]:
+        def filled(name: str) -> tuple[bool, bool, bool, float, int]:
             home = self._homes[name]
-            return (home.others + here[name] + 1) / max(1, home.capacity), home.number
+            full = (home.others + here[name] + 1) / max(1, home.capacity)
+            return self._is_silent(name, now), full > 1, home.late, full, home.number
 
         free = [name for name in self._homes if name not in stream.refused_by]
         if not free:
@@ -295,9 +322,10 @@ class Placements:
         self.empty_since = None if self._homes else now
         for number, text in sorted((int(name), text) for name, text in rows.items() if name != HEAD):
             row = json.loads(text)
+            at = row["home"] if row["home"] in self._homes else None  # it left, and no more than that was written
             order = Order(number, row["text"], row["owner"], row["filed"], row["lasts"])
             self._streams[number] = _Placed(
-                order, row["home"], row["began"], again_at=now, asked_at=now, key=row["key"],
+                order, at, row["began"] and at is not None, again_at=now, asked_at=now, key=row["key"],
                 filed_text=row["filed_text"], running=row["running"], over=row["over"],
             )  # fmt: skip
             if row["key"]:

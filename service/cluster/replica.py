@@ -41,16 +41,16 @@ STOP_S = 10.0
 class Replica:
     """See the module. Serve makes one in each process, with the methods by which it and the others ask.
 
-    ``deployment`` is of all replicas that were deployed at once.
+    ``deployment`` is of all replicas that were deployed at once; with keyframes older than ``late_s`` it is late.
     """
 
-    def __init__(self, settings: Settings, deployment: str) -> None:
+    def __init__(self, settings: Settings, deployment: str, late_s: float) -> None:
         if not logging.getLogger().handlers:
             logging.basicConfig()
         configure(settings)
         if (why := hide()) is not None:
             log.warning("our memory can be read by other processes of this user: %s", why)
-        self._settings = settings
+        self._settings, self._late_s = settings, late_s
         context = serve.get_replica_context()
         self._name, app = context.replica_tag, context.app_name
         self._peers = serve.get_deployment_handle(context.deployment, app)
@@ -76,7 +76,7 @@ class Replica:
         raise_descriptor_limit()
         joined = await self._member.join()
         access = SharedAccess(self._settings.keys, joined.secret, known=KEY_NAME.set)
-        self._service = ClusterService(self._settings, self._member, joined.number, access, self._ask)
+        self._service = ClusterService(self._settings, self._member, joined.number, access, self._ask, self._late_s)
         return Front(create_app(self._service), self)
 
     # -- lifespan
@@ -133,7 +133,8 @@ class Replica:
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What ``StreamRouter`` goes by."""
-        return {"streams": len(self._service.engine.streams), "capacity": self._service.capacity}
+        here = self._service
+        return {"streams": len(here.engine.streams), "capacity": here.capacity, "late": here.late}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What ``StreamScaling`` goes by."""

@@ -97,4 +97,4 @@ class StreamRouter(RequestRouter):
         self._sent = {name: (to, at) for name, (to, at) in self._sent.items() if now - at < COUNTED_S}
         more = sum(to == replica.replica_id for to, _ in self._sent.values())
         stats = replica.routing_stats
-        return Room(stats.get("streams", 0) + more, stats.get("capacity", 0))
+        return Room(stats.get("streams", 0) + more, stats.get("capacity", 0), stats.get("late", False))

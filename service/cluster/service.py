@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 
 from stmixer.service.access import Access, Caller
 from stmixer.service.api.service import Service
-from stmixer.service.cluster.ages import RecentAge
+from stmixer.service.cluster.ages import Lateness, RecentAge
 from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.orders import Order, PullRefusal
@@ -44,17 +44,21 @@ Ask = Callable[..., Awaitable[Replies]]
 
 
 class ClusterService(Service):
-    """``number`` is the replica's, whose streams have numbers of their own; ``ask`` asks all replicas."""
+    """``number`` is the replica's, whose streams have numbers of their own; ``ask`` asks all replicas; with keyframes
+    older than ``late_s`` it is late."""
 
     models_change = False
 
-    def __init__(self, settings: Settings, member: Member, number: int, access: Access, ask: Ask) -> None:
+    def __init__(
+        self, settings: Settings, member: Member, number: int, access: Access, ask: Ask, late_s: float
+    ) -> None:
         # the streams of the file are placed as others are
         alone = settings.model_copy(update={"streams": None})
         super().__init__(alone, access=access, home=member.name, first_stream=number * RANGE + 1)
         self._member, self._ask = member, ask
         self._fetched: dict[int, tuple[Order, PulledStream]] = {}
         self._age = RecentAge(self.metrics.keyframe_age)
+        self._lateness = Lateness(RecentAge(self.metrics.keyframe_age), late_s)
 
     # -- for all of them
 
@@ -211,6 +215,11 @@ class ClusterService(Service):
     def capacity(self) -> int:
         """As ``Fetching``."""
         return self.engine.entry.capacity
+
+    @property
+    def late(self) -> bool:
+        """As ``Fetching``."""
+        return self._lateness.look()
 
     @property
     def keyframe_age_s(self) -> float:

@@ -30,16 +30,28 @@ def drop_sign(app: str, name: str) -> None:
     internal_kv._internal_kv_del(_key(app, name), namespace=NAMESPACE.encode())
 
 
+def signed(app: str) -> tuple[str, ...]:
+    """The replicas of which one is there. Blocks."""
+    prefix = _key(app, "")
+    keys: list[bytes] = internal_kv._internal_kv_list(prefix, namespace=NAMESPACE.encode())
+    names = [key.decode().removeprefix(prefix) for key in keys]
+    return tuple(name for name in names if ":" not in name)  # another application's name may begin with ours
+
+
 def _key(app: str, name: str) -> str:
     return f"sign {PROTOCOL} of {app}: {name}"
 
 
 class Signs:
-    """Which of the silent replicas have left another sign. ``read`` and ``drop`` take a replica's name."""
+    """Which of the silent replicas have left another sign. ``read`` and ``drop`` take a replica's name. Of those in
+    ``there`` the one that is there says nothing: they may have left it long ago. Blocks."""
 
-    def __init__(self, read: Callable[[str], bytes | None], drop: Callable[[str], None]) -> None:
+    def __init__(
+        self, read: Callable[[str], bytes | None], drop: Callable[[str], None], there: Iterable[str] = ()
+    ) -> None:
         self._read, self._drop = read, drop
         self._seen: dict[str, bytes] = {}
+        self.look(there)
 
     def look(self, silent: Iterable[str]) -> tuple[str, ...]:
         """Those of them that have left one since the last look. Blocks."""

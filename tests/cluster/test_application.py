@@ -58,11 +58,14 @@ def test_what_serve_is_told() -> None:
 
 
 def test_an_application_is_built_of_what_a_command_line_gives() -> None:
-    first, second = (app({"replicas": "3", "model": "tiny"} | OPEN)._bound_deployment for _ in range(2))
+    first, second = (
+        app({"replicas": "3", "model": "tiny", "keyframe_age_s": "2.5"} | OPEN)._bound_deployment for _ in range(2)
+    )
     assert first.num_replicas == 3
-    settings, deployment = first.init_args
+    settings, deployment, late_s = first.init_args
     assert settings.model == "tiny"
-    assert second.init_args == (settings, second.init_args[1])
+    assert late_s == 2.5
+    assert second.init_args == (settings, second.init_args[1], late_s)
     assert deployment != second.init_args[1], "each deployment is another one"
 
 

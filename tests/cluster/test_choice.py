@@ -32,6 +32,14 @@ def scope(kind: str, path: str, query: bytes = b"") -> dict[str, Any]:
         (scope("websocket", "/v1/streams/3/ws"), Asked(stream=3)),
         (scope("GET", "/v1/streams/17x"), Asked()),
         (scope("GET", "/"), Asked()),
+        (scope("POST", "/v1/detect/"), Asked(begins=True)),
+        (scope("POST", "/v1/streams/"), Asked(begins=True)),
+        (scope("websocket", "/v1/streams/ws/", b"replica=r1"), Asked(replica="r1", begins=True)),
+        (scope("websocket", "/v1/streams/3/ws/"), Asked(stream=3)),
+        (scope("DELETE", "/v1/streams/17/"), Asked(stream=17)),
+        (scope("POST", "/v1/detect/") | {"raw_path": b"/v1/detect/"}, Asked(begins=True)),
+        (scope("POST", "/v1/detect/") | {"raw_path": b"/v1/detect%2F"}, Asked()),
+        (scope("POST", "/v1/detect//"), Asked()),
     ],
 )
 def test_what_is_asked_for(asked: dict[str, Any], expected: Asked) -> None:
@@ -41,6 +49,11 @@ def test_what_is_asked_for(asked: dict[str, Any], expected: Asked) -> None:
 def test_the_one_with_the_most_room_is_first_and_full_ones_are_last() -> None:
     rooms = {"full": Room(2, 2), "half": Room(5, 10), "little": Room(3, 10), "over": Room(5, 4), "new": Room(0, 0)}
     assert ranked(rooms, lambda: 0.0) == ["new", "little", "half", "full", "over"]
+
+
+def test_late_ones_come_behind_those_in_time_and_before_full_ones() -> None:
+    rooms = {"late": Room(1, 10, late=True), "later": Room(4, 10, late=True), "full": Room(9, 9), "in time": Room(7, 8)}
+    assert ranked(rooms, lambda: 0.0) == ["in time", "late", "later", "full"]
 
 
 def test_equals_are_drawn_by_lot() -> None:

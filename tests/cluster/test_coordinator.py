@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stmixer.service.cluster import coordinator
-from stmixer.service.cluster.coordinator import ON_HEAD, Coordinator, coordinator_of, name_of
+from stmixer.service.cluster.coordinator import FORGOTTEN_S, ON_HEAD, Coordinator, coordinator_of, name_of
 from stmixer.service.cluster.orders import PROTOCOL, PullRefusal
 from stmixer.service.cluster.placing import LOST_S, SILENT_S
 from stmixer.service.cluster.signs import leave_sign
@@ -102,6 +102,20 @@ def test_a_stream_that_is_asked_for_again_begins_once(store: Store) -> None:
     played(act)
 
 
+def test_a_late_replica_is_given_nothing_while_another_is_in_time(store: Store) -> None:
+    async def act() -> None:
+        found = await joined()
+        await found.join("b", Alive(), {}, "d1", None)
+        await found.ask("a", 0, 10, -1, (), True)
+        await found.ask("b", 5, 10, -1)
+        waits = asyncio.create_task(found.place("k1", "{}", ""))
+        await asyncio.sleep(0)
+        assert await found.began("b", 1, "running")
+        assert await waits == "running"
+
+    played(act)
+
+
 def test_who_waits_is_told_why_not(store: Store) -> None:
     async def act() -> None:
         found = await joined()
@@ -176,10 +190,10 @@ async def a_stream(found: Coordinator) -> None:
     await task
 
 
-async def looked(store: Store, times: int = 3) -> None:
-    """The coordinator has asked for so many signs more."""
+async def looked(store: Store, times: int = 3, until: Callable[[], bool] = lambda: False) -> None:
+    """The coordinator has asked for so many signs more, or it is so."""
     wanted = store.reads + times
-    await comes(lambda: store.reads >= wanted)
+    await comes(lambda: until() or store.reads >= wanted)
 
 
 async def comes(so: Callable[[], bool]) -> None:
@@ -237,6 +251,77 @@ def test_a_sign_of_before_is_none_of_now(store: Store, monkeypatch: pytest.Monke
         assert await found.where(1) == "a"
         clock.now += LOST_S - SILENT_S
         await gone(found)
+
+    played(act)
+
+
+def signs_in(store: Store) -> list[str]:
+    """Whose are there, with the application's."""
+    return sorted(key.partition(" of ")[2] for key in store.rows if key.startswith("sign "))
+
+
+def test_the_sign_of_one_that_is_gone_goes_with_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    async def act() -> None:
+        found = await joined()
+        await a_stream(found)
+        clock.now = SILENT_S + 0.1
+        leave_sign("stmixer", "a")
+        await looked(store)
+        assert signs_in(store) == ["stmixer: a"]
+        clock.now += LOST_S + 0.1
+        await gone(found)
+        await comes(lambda: not found._table.names)
+        assert signs_in(store) == []
+        await found.join("b", Alive(), {}, "d1", None)
+        await found.join("c", Alive(), {}, "d1", None)
+        for name in "bc":
+            leave_sign("stmixer", name)  # and nobody looks for it
+        monkeypatch.setattr(coordinator, "LOOK_S", 3600.0)
+        await asyncio.sleep(0)
+        clock.now += LOST_S + 0.1
+        await found.leave("b")  # and "c" is found to be gone by the way
+        assert signs_in(store) == []
+
+    played(act)
+
+
+def test_a_sign_from_before_its_own_death_says_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica died with the coordinator: what it left last does not keep its streams from others."""
+    clock = Clock(monkeypatch)
+
+    async def act() -> None:
+        before = await joined()
+        await a_stream(before)
+        leave_sign("stmixer", "a")
+        assert before._looking is not None
+        before._looking.cancel()
+        found = Coordinator("stmixer")
+        await found.join("b", Alive(), {}, "d1", None)
+        for clock.now in (SILENT_S + 0.1, LOST_S, LOST_S + 0.1):
+            assert await found.where(1) == "a"
+            await found.ask("b", 0, 10, -1)
+            await looked(store, until=lambda: "a" not in found._table.names)
+        assert [order.number for order in (await found.ask("b", 0, 10, -1)).orders] == [1]
+
+    played(act)
+
+
+def test_what_is_forgotten_leaves_no_sign(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    ended = asyncio.Event()
+    monkeypatch.setattr(coordinator.ray, "kill", lambda _: ended.set())
+    monkeypatch.setattr(coordinator.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor="me"))
+
+    async def act() -> None:
+        found = await joined("x")
+        await found.leave("a")
+        for app, name in (("x", "a"), ("x: 1", "b")):
+            leave_sign(app, name)
+        clock.now = FORGOTTEN_S + 0.1
+        await ended.wait()
+        assert signs_in(store) == ["x: 1: b"]
 
     played(act)
 

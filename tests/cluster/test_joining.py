@@ -16,6 +16,7 @@ from stmixer.service.access import Caller
 from stmixer.service.api import events, pulled
 from stmixer.service.api.service import Service
 from stmixer.service.client import _ws
+from stmixer.service.cluster import ages
 from stmixer.service.cluster.choice import asked_of
 from stmixer.service.cluster.member import Member
 from stmixer.service.cluster.orders import Order, PullRefusal
@@ -76,7 +77,7 @@ def one_of_several(
     async def play() -> Any:
         settings = Settings(model="tiny", device="cpu")
         access = SharedAccess(None, b"secret")
-        return await act(ClusterService(settings, cast(Member, member or Placing()), 3, access, ask))
+        return await act(ClusterService(settings, cast(Member, member or Placing()), 3, access, ask, late_s=3.0))
 
     return asyncio.run(play())
 
@@ -320,6 +321,18 @@ def test_a_stream_that_moves_is_not_gone() -> None:
         await service.check_moving(7, service.access.nobody)
 
     one_of_several(act, member=Placing(knows=True))
+
+
+def test_it_is_late_where_its_keyframes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ages, "OVER_S", 0.0)
+
+    async def act(service: ClusterService) -> None:
+        for seconds, late in ((2.0, False), (9.0, True)):
+            service.metrics.keyframe_age.labels("ws").observe(seconds)
+            assert service.late == late
+            assert service.keyframe_age_s >= seconds, "each looks for itself"
+
+    one_of_several(act)
 
 
 def test_streams_of_a_replica_have_numbers_of_their_own() -> None:

@@ -42,6 +42,8 @@ class Coordinator:
         self.placed: list[Any] = []
         self.wants = True
         self.joined = 0
+        self.late = False
+        """As it was said last."""
 
     def __getattr__(self, verb: str) -> Verb:
         return Verb(getattr(self, f"_{verb}"))
@@ -51,8 +53,9 @@ class Coordinator:
         self.told.put_nowait(("join", name, filed, deployment, number))
         return Joined(7 if number is None else number, b"secret")
 
-    def _ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...]) -> Any:
+    def _ask(self, name: str, others: int, capacity: int, seen: int, over: tuple[int, ...], late: bool) -> Any:
         self.asked.put_nowait(over)
+        self.late = late
         return asyncio.ensure_future(self._next())
 
     def _place(self, key: str, text: str, owner: str) -> Any:
@@ -82,7 +85,7 @@ class Coordinator:
 class Streams:
     """What is fetched, as a service would."""
 
-    others, capacity = 0, 8
+    others, capacity, late = 0, 8, False
 
     def __init__(self) -> None:
         self.fetched: frozenset[int] = frozenset()
@@ -173,6 +176,19 @@ def test_it_fetches_what_it_is_told_and_ends_what_it_is_not() -> None:
         assert await scene.told() == ("began", "a", 6, "stream 6")
         assert scene.streams.fetched == {5, 6}
         assert scene.streams.moved == {4: False}
+
+    played(act)
+
+
+def test_it_says_that_it_is_late() -> None:
+    async def act(scene: Scene) -> None:
+        async with asyncio.timeout(10):
+            await scene.coordinator.asked.get()
+            assert not scene.coordinator.late
+            scene.streams.late = True
+            scene.coordinator.answers.put_nowait(wanted(1))
+            await scene.coordinator.asked.get()
+        assert scene.coordinator.late
 
     played(act)
 

@@ -7,18 +7,20 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from ray.serve.config import AutoscalingContext
 
 from stmixer.service.access import TOKEN_S
-from stmixer.service.cluster.ages import RecentAge
+from stmixer.service.cluster.ages import OVER_S, Lateness, RecentAge
 from stmixer.service.cluster.joined import joined_metrics
 from stmixer.service.cluster.options import NOT_HERE, ClusterOptions, options_of
 from stmixer.service.cluster.proxy import CLOSE_RESTART, GONE, Mended
-from stmixer.service.cluster.scaling import Measured, needed
+from stmixer.service.cluster.scaling import UNHEARD_S, Measured, StreamScaling, needed
 from stmixer.service.cluster.tokens import SharedAccess
 from stmixer.service.errors import AccessError, StartError
 from stmixer.service.key_file import digest
@@ -95,22 +97,49 @@ def test_replicas_follow_streams_and_the_age_of_keyframes(
     streams: list[int], age_s: float, now: int, expected: int
 ) -> None:
     replicas = [Measured(count, 10, age_s) for count in streams]
-    assert needed(replicas, now, filled=0.8, keyframe_age_s=3.0) == expected
+    assert needed(replicas, now, coming=0, filled=0.8, keyframe_age_s=3.0) == expected
 
 
 @pytest.mark.parametrize(
-    ("replicas", "now", "expected"),
+    ("replicas", "now", "coming", "expected"),
     [
-        ([(4, 9.0), (0, 0.0)], 2, 2),  # new streams have somewhere to go, and the old ones stay where they are
-        ([(4, 9.0), (8, 0.0)], 2, 3),  # nowhere with room
-        ([(4, 9.0)], 2, 2),  # one is on its way
-        ([(4, 9.0), (0, 0.0), (0, 0.0)], 3, 3),  # none goes meanwhile
-        ([(4, 9.0), (13, 0.0)], 2, 3),
+        ([(4, 9.0), (0, 0.0)], 2, 0, 2),  # new streams have somewhere to go, and the old ones stay where they are
+        ([(4, 9.0), (8, 0.0)], 2, 0, 3),  # nowhere with room
+        ([(4, 9.0)], 2, 1, 2),  # one is on its way
+        ([(4, 9.0)], 2, 0, 3),  # one is there, and says nothing
+        ([(4, 9.0), (0, 0.0), (0, 0.0)], 3, 0, 3),  # none goes meanwhile
+        ([(4, 9.0), (13, 0.0)], 2, 0, 3),
     ],
 )
-def test_one_more_for_the_age_only_where_it_helps(replicas: list[tuple[int, float]], now: int, expected: int) -> None:
+def test_one_more_for_the_age_only_where_it_helps(
+    replicas: list[tuple[int, float]], now: int, coming: int, expected: int
+) -> None:
     measured = [Measured(streams, 10, age_s) for streams, age_s in replicas]
-    assert needed(measured, now, filled=0.8, keyframe_age_s=3.0) == expected
+    assert needed(measured, now, coming, filled=0.8, keyframe_age_s=3.0) == expected
+
+
+def serves(running: str, target: int, ages_s: Mapping[str, float]) -> AutoscalingContext:
+    """What Serve says of replicas with a stream each: of those that run, and of those that have said how they are."""
+    told = {"streams": dict.fromkeys(ages_s, 1.0), "capacity": dict.fromkeys(ages_s, 10.0), "keyframe_age_s": ages_s}
+    context = SimpleNamespace(
+        aggregated_metrics=told, running_replicas=list(running), current_num_replicas=len(running),
+        target_num_replicas=target, capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=9,
+    )  # fmt: skip
+    return cast(AutoscalingContext, context)
+
+
+def test_one_that_says_nothing_is_waited_for_no_longer_than_it_may_take() -> None:
+    now = 0.0
+    scaling = StreamScaling(0.8, 3.0, lambda: now)
+    assert scaling(serves("a", 2, {"a": 9.0})) == (2, {}), "it starts, however long"
+    now = 1000.0
+    assert scaling(serves("ab", 2, {"a": 9.0})) == (2, {})
+    now += UNHEARD_S
+    assert scaling(serves("ab", 2, {"a": 9.0})) == (2, {})
+    now += 0.1
+    assert scaling(serves("ab", 2, {"a": 9.0})) == (3, {})
+    assert scaling(serves("ab", 2, {"a": 9.0, "b": 0.0})) == (2, {})
+    assert scaling(serves("ab", 2, {"a": 9.0})) == (2, {}), "for a moment"
 
 
 def test_the_age_is_of_what_came_since_the_last_look() -> None:
@@ -126,6 +155,21 @@ def test_the_age_is_of_what_came_since_the_last_look() -> None:
     assert recent.look() == 2.0
     ages.labels("ws").observe(60)
     assert recent.look() == 5.0
+
+
+def test_a_replica_is_late_while_the_last_seconds_were() -> None:
+    now = 0.0
+    ages = Histogram("age", "s", ["source"], buckets=(0.5, 1, 2, 5), registry=CollectorRegistry())
+    lateness = Lateness(RecentAge(ages), 2.0, lambda: now)
+    ages.labels("ws").observe(4.0)
+    assert not lateness.look(), "not for one moment"
+    now = OVER_S
+    assert [lateness.look(), lateness.look()] == [True, True], "whoever else asks"
+    ages.labels("ws").observe(1.5)
+    now = 2 * OVER_S - 0.1
+    assert lateness.look()
+    now = 2 * OVER_S
+    assert not lateness.look()
 
 
 # -- tokens

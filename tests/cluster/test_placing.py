@@ -38,23 +38,36 @@ def test_streams_go_to_where_most_room_is() -> None:
     assert homes(placements, "a", "b", "c") == [[1, 4], [2], [3, 5]]
 
 
+def test_late_ones_are_given_what_others_have_no_room_for() -> None:
+    placements = table("late", "in time", capacity=10)
+    placements.report("late", 1, 10, 0.0, late=True)
+    placements.report("in time", 8, 10, 0.0)
+    for _ in range(3):
+        placements.order("{}", "", 0.0)
+    assert homes(placements, "late", "in time") == [[3], [1, 2]]
+    placements.report("late", 1, 10, 1.0)
+    placements.report("in time", 0, 10, 1.0, late=True)
+    placements.order("{}", "", 1.0)
+    assert homes(placements, "late", "in time") == [[3, 4], [1, 2]]
+
+
 def test_one_that_leaves_has_others_fetch_what_it_did() -> None:
     placements = table("a", "b", "c")
     for _ in range(3):
         placements.order("{}", "", 0.0)
     placements.leave("a", 1.0)
     assert homes(placements, "b", "c") == [[2], [3]]
-    assert placements.look(1.0)
+    assert placements.look(1.0).changed
     assert homes(placements, "b", "c") == [[1, 2], [3]]
-    assert not placements.look(1.0)
+    assert not placements.look(1.0).changed
 
 
 def test_a_silent_one_is_gone_only_once_it_has_ended_what_it_fetched() -> None:
     placements = table("a", "b")
     placements.order("{}", "", 0.0)
     placements.report("b", 0, 10, LOST_S)
-    assert not placements.look(LOST_S)
-    assert placements.look(LOST_S + 0.1)
+    assert not placements.look(LOST_S).changed
+    assert placements.look(LOST_S + 0.1).changed
     assert homes(placements, "a", "b") == [[], [1]]
     assert not placements.report("a", 0, 10, LOST_S + 0.2), "it has to join anew"
     assert LEASE_S + 1 < LOST_S
@@ -69,13 +82,51 @@ def test_a_silent_one_that_is_heard_of_is_not_gone() -> None:
     assert placements.silent(now) == ("a",)
     placements.heard("a", now)
     assert placements.silent(now) == ("a",), "it has still not reported"
-    assert not placements.look(now + LOST_S)
+    assert not placements.look(now + LOST_S).changed
     placements.report("b", 0, 10, now + LOST_S)
-    assert placements.look(now + LOST_S + 0.1)
+    assert placements.look(now + LOST_S + 0.1).changed
     assert homes(placements, "a", "b") == [[], [1]]
     placements.heard("a", now + LOST_S + 0.2)
     assert placements.silent(now + LOST_S + 0.2) == ()
     assert SILENT_S + 1 < LOST_S, "signs are looked for in time"
+
+
+def test_one_that_does_not_report_is_given_nothing_while_another_does() -> None:
+    """It may reach Ray's store alone: it is there, and the emptiest, but hears of nothing."""
+    placements = table("silent", "full")
+    now = SILENT_S + 0.1
+    placements.report("full", 9, 10, now)
+    placements.heard("silent", now)
+    placements.order("{}", "", now)
+    assert homes(placements, "silent", "full") == [[], [1]]
+    placements.refused("full", 1, FULL, now)
+    assert homes(placements, "silent", "full") == [[1], []], "there is no other"
+
+
+def test_what_a_silent_one_has_not_begun_moves_and_what_runs_there_stays() -> None:
+    placements = table("a", "b")
+    for number in (1, 2, 3):
+        placements.order("{}", "", 0.0)
+        placements.began("ab"[number % 2 - 1], number)
+    placements.order("{}", "", 0.0)
+    assert homes(placements, "a", "b") == [[1, 3], [2, 4]]
+    for now in (1.0, LOST_S, LOST_S + 0.1):
+        placements.heard("b", now)
+        assert homes(placements, "a", "b") == [[1, 3], [2, 4]]
+        placements.report("a", 0, 10, now)
+        assert placements.look(now).changed == (now > LOST_S)
+    assert homes(placements, "a", "b") == [[1, 3, 4], [2]]
+    assert not placements.began("b", 4), "it is told to end it once it hears"
+
+
+def test_what_waits_at_a_silent_one_stays_where_no_other_reports() -> None:
+    placements = table("a", "b")
+    placements.order("{}", "", 0.0)
+    now = LOST_S + 0.1
+    for name in "ab":
+        placements.heard(name, now)
+    assert not placements.look(now).changed
+    assert homes(placements, "a", "b") == [[1], []]
 
 
 def test_without_a_replica_a_stream_waits_for_one() -> None:
@@ -83,10 +134,10 @@ def test_without_a_replica_a_stream_waits_for_one() -> None:
     placements.order("{}", "", 0.0)
     placements.leave("a", 1.0)
     assert placements.empty_since == 1.0
-    assert not placements.look(2.0)
+    assert not placements.look(2.0).changed
     placements.join("b", 3.0)
     assert placements.empty_since is None
-    assert placements.look(3.0)
+    assert placements.look(3.0).changed
     assert homes(placements, "b") == [[1]]
 
 
@@ -97,7 +148,7 @@ def test_one_that_finds_no_room_is_tried_elsewhere_and_then_refused() -> None:
     assert homes(placements, "a", "b") == [[], [1]]
     assert not placements.refused("b", 1, FULL, 0.0)
     assert homes(placements, "a", "b") == [[], []]
-    assert not placements.look(1.0), "it is forgotten"
+    assert not placements.look(1.0).changed, "it is forgotten"
 
 
 def test_what_once_ran_or_stands_in_the_file_waits_for_room() -> None:
@@ -112,8 +163,8 @@ def test_what_once_ran_or_stands_in_the_file_waits_for_room() -> None:
     assert placements.refused("b", 1, FULL, 1.0)
     assert placements.refused("b", 2, FULL, 1.0)
     assert homes(placements, "b") == [[]]
-    assert not placements.look(1.0 + AGAIN_S - 0.1)
-    assert placements.look(1.0 + AGAIN_S)
+    assert not placements.look(1.0 + AGAIN_S - 0.1).changed
+    assert placements.look(1.0 + AGAIN_S).changed
     assert homes(placements, "b") == [[1, 2]]
 
 
@@ -161,7 +212,7 @@ def test_for_what_nobody_waits_any_more_is_not_begun() -> None:
     placements.file({"door": "{}"}, 0.0)
     placements.look(GIVEN_UP_S)
     assert placements.knows(1)
-    assert placements.look(GIVEN_UP_S + 1)
+    assert placements.look(GIVEN_UP_S + 1).changed
     assert [placements.knows(number) for number in (1, 2)] == [False, True]
 
 
@@ -287,12 +338,24 @@ def test_it_goes_on_where_the_coordinator_died() -> None:
     after = Placements.read(before.written(), 100.0)
     assert after.of("a") == (Order(1, '{"url":"x"}', "key", lasts=True),)
     assert (after.where(1), after.where(2), tuple(after.names)) == ("a", None, ("a", "b"))
-    assert not after.look(100.0 + LOST_S)
+    assert not after.look(100.0 + LOST_S).changed
     after.report("b", 0, 10, 100.0 + LOST_S)
-    assert after.look(100.1 + LOST_S), "who does not report is gone"
+    assert after.look(100.1 + LOST_S).changed, "who does not report is gone"
     assert homes(after, "b") == [[1, 2]]
     assert after.join("c", 200.0) == 3
     assert after.order("{}", "", 200.0).number == 3
+
+
+def test_a_replica_that_left_as_the_coordinator_died_has_no_stream() -> None:
+    before = table("a", "b")
+    before.order("{}", "", 0.0)
+    before.began("a", 1)
+    rows = before.written()
+    before.leave("a", 1.0)
+    after = Placements.read({**rows, HEAD: before.written()[HEAD]}, 2.0)
+    assert after.look(2.0).changed
+    assert homes(after, "a", "b") == [[], [1]]
+    assert after.where(1) is None, "it has still to begin"
 
 
 def test_no_more_is_written_than_has_changed() -> None:

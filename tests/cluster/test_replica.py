@@ -12,6 +12,7 @@ import pytest
 from ray.serve.handle import DeploymentBroadcastResponse
 
 from stmixer.service.cluster import replica, router
+from stmixer.service.cluster.choice import Room
 from stmixer.service.cluster.owners import UnansweredError
 from stmixer.service.cluster.replica import STOP_S, Replica
 from stmixer.service.cluster.router import StreamRouter
@@ -47,7 +48,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def one(**settings: Any) -> Replica:
-    found = Replica(Settings(model="tiny", device="cpu", **settings), "d1")
+    found = Replica(Settings(model="tiny", device="cpu", **settings), "d1", 3.0)
     found._service = Leaving()  # type: ignore[assignment]
     return found
 
@@ -132,6 +133,19 @@ def test_one_that_does_not_answer_costs_its_own_answer_alone(made: list[str], mo
         assert await found._ask("scrape") == Replies(["one", "two"], 2)
 
     played(act)
+
+
+def test_its_router_hears_that_it_is_late(made: list[str]) -> None:
+    found = one()
+    found._service = SimpleNamespace(  # type: ignore[assignment]
+        engine=SimpleNamespace(streams={1: None}), capacity=4, late=True
+    )
+    routed = StreamRouter.__new__(StreamRouter)
+    routed.initialize_state()
+    told: Any = SimpleNamespace(replica_id="a", routing_stats=found.record_routing_stats())
+    assert routed._room(told) == Room(1, 4, late=True)
+    told.routing_stats = {}
+    assert routed._room(told) == Room(0, 0)
 
 
 def test_a_request_waits_for_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:

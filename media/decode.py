@@ -391,6 +391,9 @@ class VideoReader:
             self.warnings.append(behind)
             self._tell(behind, "corrupt")
         while (takeover := self._source.follows()) is not None:
+            within = takeover.pid is not None  # of MPEG-TS, where others may follow it while it opens
+            if within:
+                self._count_takeover(takeover)
             self._end_part()
             try:
                 opened = self._open(takeover.pid)
@@ -402,7 +405,8 @@ class VideoReader:
                 self.unread = self.unread or MediaError(error.code, error.message)
                 self._tell(f"a file behind the first could not be read: {error}", "corrupt")
                 continue
-            self._count_takeover(takeover)
+            if not within:
+                self._count_takeover(takeover)
             return opened
         return None
 

@@ -89,8 +89,10 @@ class PacedTransport:
         if self._lingering is None:
             return False
         self._lingering.cancel()
-        left_s = min(LINGERS_S, self._lingers_until - self._loop.time())
-        self._lingering = self._loop.call_later(max(0.0, left_s), self._transport.close)
+        if (left_s := self._lingers_until - self._loop.time()) <= 0:  # a timer would never have its turn before reads
+            self._transport.close()
+        else:
+            self._lingering = self._loop.call_later(min(LINGERS_S, left_s), self._transport.close)
         return True
 
     def lingers_no_more(self) -> None:

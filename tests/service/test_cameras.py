@@ -175,6 +175,7 @@ def test_a_password(film: Path, kind: str, caplog: pytest.LogCaptureFixture) -> 
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_of_cameras_with_sound_the_model_sees_what_it_sees_of_the_same_files(tmp_path: Path) -> None:
     """They go on without an end: GStreamer's server waits for that of the sound, which nobody asks for.
 

@@ -167,10 +167,10 @@ def open_files(process: psutil.Process) -> Iterator[str]:
 def holding(server: Server) -> Holding:
     """Now."""
     process = psutil.Process(server.process.pid)
-    values = samples(server)
     workers, decoders, connections = server.children_of(WORKER), ready_decoders(server), []
     with contextlib.suppress(psutil.AccessDenied):
         connections = process.net_connections("tcp")
+    values = samples(server)  # last: a client's connection that counts in them was seen above
     return Holding(
         workers=len(workers),
         decoders=len(decoders),

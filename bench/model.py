@@ -1,7 +1,8 @@
 """How fast a model runs: milliseconds, multiply-adds, share of the machine's own matrix-product rate, peak memory.
 
     python -m bench.model run slowonly_r50 rt_lite0 --runtime eager --runtime onnx -o bench/results/model_cpu.json
-    python -m bench.model run vit_l --add -o bench/results/model_cpu.json     # beside the rows that it has
+    python -m bench.model run slowonly_r50 vit_l -o bench/results/paper_cpu.json      # all rows of that page
+    python -m bench.model run csn_152 --add -o bench/results/paper_cpu.json           # beside the rows that it has
     python -m bench.model page                            # docs/paper.md, Figures by model: the column of milliseconds
 
 Each row is a process of its own, so that its peak memory is its own. The machine's rate is that of a 2048 x 2048 x 2048
@@ -44,7 +45,7 @@ from stmixer.service.ipc.child import KEEPS_FREED_MEMORY
 
 WARM_UPS, ROUNDS = 2, 5
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "bench" / "results" / "model_cpu.json", ROOT / "docs" / "paper.md"
+RESULTS, PAGE = ROOT / "bench" / "results" / "paper_cpu.json", ROOT / "docs" / "paper.md"
 SHOWN = ("eager", "fp32", 1)
 """Of the rows those whose milliseconds the page has."""
 COLUMNS = 8

@@ -48,6 +48,7 @@ MOST_EVENTS = 1000
 class Options(TypedDict, total=False):
     """Of a clip, as query parameters; what is left out, or None, is the service's default."""
 
+    model: str | None
     keyframe_hz: float | None
     preset: Preset | None
     score_threshold: float | None

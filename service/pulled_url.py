@@ -74,12 +74,15 @@ def parse_url(text: str) -> PulledUrl:
         raise _bad(f"scheme {scheme[:20]!r} is not taken, {known} are" if scheme.isalnum() else f"one of {known}")
     if not host:
         raise _bad("it names no host")
-    if parts.username and "@" in parts.path + parts.query + parts.fragment:
+    if "@" in parts.path + parts.query + parts.fragment:
         # else half of a password with a / in it would be taken for host and path, and shown
         raise _bad("an @ stands behind its host: in a password / is %2F and @ is %40, in a path @ is %40")
+    host = _in_ascii(host)
+    if "%" in host and ":" not in host:  # a zone is of IPv6
+        raise _bad("its host is no name")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    url = PulledUrl(scheme, _in_ascii(host), PORTS[scheme] if port is None else port, target, user, password)
+    url = PulledUrl(scheme, host, PORTS[scheme] if port is None else port, target, user, password)
     if len(url.at(url.host, with_credentials=True)) > LONGEST_SENT:
         raise _bad("user and password are too long")
     return url

@@ -36,7 +36,7 @@ NOT_RUN = {
     "of their own",
     ("docs/cameras.md", "stmixer serve --allow-networks"): "wants a camera on the network; "
     "tests/service/test_pulled_streams.py has one of its own",
-    ("docs/cluster.md", "pip install 'stmixer[cluster]'"): "wants a package registry; tests/ray_nodes.py serves "
+    ("docs/cluster.md", "pip install '.[cluster]'"): "wants a package registry; tests/ray_nodes.py serves "
     "the same application",
     ("docs/cluster.md", "export RAY_USAGE_STATS_ENABLED=0"): "wants several machines; tests/ray_nodes.py has nodes in "
     "processes",

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
+WORKFLOWS = ROOT / ".github" / "workflows"
+WORKFLOW = WORKFLOWS / "release.yml"
 
 
 def loaded(name: str) -> ModuleType:
@@ -89,9 +90,11 @@ def test_documents_name_this_version(release: ModuleType) -> None:
     assert named == {release.version()}
 
 
-def test_the_workflow_is_one() -> None:
+def test_the_workflows_are_some() -> None:
     pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOW]
+    files = sorted(WORKFLOWS.glob("*.yml"))
+    assert [file.name for file in files] == ["release.yml", "test.yml"]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("*.md", "docs/*.md", "weights/README.md", "tests/clips/README.md")
-MEDIA = ("docs/images/*", "weights/images/*")
+MEDIA = ("docs/images/*", "weights/images/*", "docs/notebook.ipynb")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^()\s]+)\)")
 _FILM = re.compile(r"^\[([^\]]+)\]\(([^()\s]+\.webm)\)$", re.MULTILINE)
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)

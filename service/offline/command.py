@@ -43,12 +43,14 @@ from stmixer.service.worker.runner import Runner
 log = logging.getLogger("stmixer")
 
 Advance = Callable[[float, float | None], None]
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # they would tell whole addresses, passwords and all
 
 
 class Bar(Protocol):
-    """Makes a progress bar for a text: told what is done and, if known, how much there is."""
+    """Makes a progress bar for a text: told what is done and, if known, how much there is, in that unit."""
 
-    def __call__(self, text: str, /) -> AbstractContextManager[Advance]: ...
+    def __call__(self, text: str, /, unit: str = ...) -> AbstractContextManager[Advance]: ...
 
 
 class DetectCommand:
@@ -170,8 +172,8 @@ class DetectCommand:
             return
         with tempfile.TemporaryDirectory(prefix="stmixer-") as folder:
             path = Path(folder, "video")
-            with self._bar(f"fetching {text}") as advance:
-                _fetch(item.place, path, advance)
+            with self._bar(f"fetching {text}", "MiB") as advance:
+                _fetch(item, path, advance)
             yield path
 
     def _of_video(self, path: Path, text: str) -> DetectResponse:
@@ -234,10 +236,11 @@ def _explainer(folder: Path) -> Callable[[DetectedKeyframe], None]:
     return lambda keyframe: log.info("→ %s", write_explanation(keyframe, folder))
 
 
-def _fetch(url: str, path: Path, advance: Advance) -> None:
+def _fetch(item: Input, path: Path, advance: Advance) -> None:
     """Raises InputError ``not_found`` for what does not come."""
+    name = item.name
     try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=30) as answer, path.open("wb") as file:
+        with httpx.stream("GET", item.place, follow_redirects=True, timeout=30) as answer, path.open("wb") as file:
             answer.raise_for_status()
             length = answer.headers.get("content-length", "")
             whole = float(length) / 2**20 if length.isdecimal() else None
@@ -246,8 +249,8 @@ def _fetch(url: str, path: Path, advance: Advance) -> None:
                 advance(file.tell() / 2**20, whole)
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        raise InputError("not_found", f"{url} was answered with {status} {error.response.reason_phrase}") from None
+        raise InputError("not_found", f"{name} was answered with {status} {error.response.reason_phrase}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError("not_found", f"{url} cannot be fetched: {error or type(error).__name__}") from None
+        raise InputError("not_found", f"{name} cannot be fetched: {error or type(error).__name__}") from None
     except OSError as error:
-        raise InputError("not_found", f"{url} cannot be kept: {os.strerror(error.errno or 0)}") from None
+        raise InputError("not_found", f"{name} cannot be kept: {os.strerror(error.errno or 0)}") from None

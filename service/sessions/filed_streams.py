@@ -105,12 +105,20 @@ class FiledStreams:
             for name, (order, stream) in self._running.items()
             if stream in there and name in orders and _but_for_rules(orders[name]) == _but_for_rules(order)
         }
-        changed = [(stream, order) for name, (order, stream) in kept.items() if self._running[name][0] != order]
+        changed = [(name, stream, order) for name, (order, stream) in kept.items() if self._running[name][0] != order]
         over = [stream for name, (_, stream) in self._running.items() if name not in kept and stream in there]
+        former = {name: order for name, (order, _) in self._running.items()}
         self._running, self._waiting = dict(kept), {}
-        await asyncio.gather(*(self._pulled.remove(stream) for stream in over))
-        for stream, order in changed:
-            await self._change(stream, order)
+        ends = await asyncio.gather(*(self._pulled.remove(stream) for stream in over), return_exceptions=True)
+        for error in ends:
+            if isinstance(error, Exception):
+                log.error("a stream that %s has no more did not end as it should", self._path, exc_info=error)
+        for name, stream, order in changed:
+            try:
+                await self._change(stream, order)
+            except StmixerError as error:  # of another model than the one that its rules are for, say
+                log.error("stream %r keeps its rules: %s", name, error)
+                self._running[name] = former[name], stream  # for the next time
         new = {name: order for name, order in orders.items() if name not in kept}
         await self._begin_all(new)
         begun = len(new) - len(self._waiting)

@@ -42,7 +42,7 @@ class AddressPolicy:
     def allows(self, address: str) -> bool:
         """Whether a packet may be sent to a literal address."""
         try:
-            found = ipaddress.ip_address(address.partition("%")[0])
+            found = ipaddress.ip_address(address.partition("%")[0] if ":" in address else address)
         except ValueError:
             return False
         inner = _inner(found)
@@ -95,7 +95,7 @@ def _is_public(address: IpAddress) -> bool:
 def _literal(host: str) -> str | None:
     """The address that a host spells, in whatever way systems read one (127.1, 0x7f000001, 2130706433); else None."""
     try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
+        return str(ipaddress.ip_address(host.partition("%")[0] if ":" in host else host))
     except ValueError:
         pass
     try:

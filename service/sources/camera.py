@@ -43,14 +43,15 @@ _BYTES_RECEIVED_AT = 128
 async def connected(url: PulledUrl, policy: AddressPolicy) -> tuple[socket.socket, str]:
     """A socket to a checked address of the URL's host, and that address. Raises Trouble."""
     trouble = Trouble("unreachable", f"{url.host} has no address")
-    for address in await reachable(url, policy):
+    addresses = await reachable(url, policy)
+    for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         ours = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             ours.setblocking(False)
             ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(connect_within_s(len(addresses))):
                 await asyncio.get_running_loop().sock_connect(ours, (address, url.port))
             return ours, address
         except OSError as error:  # TimeoutError is one
@@ -60,6 +61,11 @@ async def connected(url: PulledUrl, policy: AddressPolicy) -> tuple[socket.socke
             ours.close()
             raise
     raise trouble
+
+
+def connect_within_s(addresses: int) -> float:
+    """Seconds for a connection to each address of a name, so that dead ones keep no attempt apart from the next."""
+    return max(CONNECT_S / addresses, 1.0)
 
 
 async def reachable(url: PulledUrl, policy: AddressPolicy) -> tuple[str, ...]:
@@ -167,7 +173,8 @@ class CameraSource(DecodedSource):
             raise not_secured(url, error) from None
         except OSError as error:
             if isinstance(error, ConnectionError):
-                raise Trouble("tls", f"{url.place} ends the connection where TLS is to begin") from None
+                what = "ends the connection where TLS is to begin"
+                raise Trouble("connection_lost", f"{url.place} {what}") from None
             raise not_reached(url, error) from None
 
     def _missing(self, packets: int) -> None:
@@ -181,8 +188,14 @@ class CameraSource(DecodedSource):
         try:
             await self.close()
         finally:
-            await self._hang_up()
             self._context.counts.cut("decoder")
+
+    async def close(self) -> None:
+        """Free everything, the connection as well."""
+        try:
+            await super().close()
+        finally:
+            await self._hang_up()
 
     @property
     def owes(self) -> bool:

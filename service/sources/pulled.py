@@ -88,7 +88,7 @@ class PulledSource:
         self._end_stream, self._finish_stream = context.fail, context.finish
         context.fail, context.finish = self._source_failed, self._source_ended
         self._over, self._begun = asyncio.Event(), asyncio.Event()
-        self._seen = 0
+        self._seen_us = -1
         self._outcome: Trouble | None = None
         self._running: asyncio.Task[None] | None = None
         self._backoff = Backoff()
@@ -183,7 +183,7 @@ class PulledSource:
         self.attempts += 1
         self._over.clear()
         self._begun.clear()
-        self._outcome, self._seen = None, self._context.stream.summary.received
+        self._outcome, self._seen_us = None, self._context.stream.newest_pts_us
         fetching, watching = asyncio.create_task(self._fetched()), asyncio.create_task(self._watch())
         over = asyncio.create_task(self._over.wait())
         try:
@@ -241,11 +241,11 @@ class PulledSource:
                 return Trouble("silent", f"no picture for {now - last:.0f} s")
 
     def _look(self) -> bool:
-        """Whether pictures have come since the last look; then it is live."""
-        received = self._context.stream.summary.received
-        if received == self._seen:
+        """Whether pictures have come since the last look, which could be decoded; then it is live."""
+        newest_us = self._context.stream.newest_pts_us
+        if newest_us == self._seen_us:
             return False
-        self._seen, self.picture_at = received, time.monotonic()
+        self._seen_us, self.picture_at = newest_us, time.monotonic()
         if self.state != "live":
             self._backoff.succeeded()
             self._told = ""

@@ -53,4 +53,6 @@ def not_secured(url: PulledUrl, error: ssl.SSLError) -> Trouble:
     """What a failed handshake means."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Trouble("tls", f"{url.place} cannot be trusted ({error.verify_message})")
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # one that just starts does this
+        return Trouble("connection_lost", f"{url.place} ends the connection where TLS is to begin")
     return Trouble("tls", f"{url.place} does not come to terms on TLS ({error.reason or error})")

@@ -6,19 +6,20 @@ It connects to addresses that were checked, redirects included, and hands on byt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from stmixer.service.errors import InputError
 from stmixer.service.pulled_url import PulledUrl, parse_url
 from stmixer.service.sources.allowance import LoopShare
-from stmixer.service.sources.camera import CONNECT_S, RECEIVE_BUFFER, Way, reachable
+from stmixer.service.sources.camera import RECEIVE_BUFFER, Way, connect_within_s, reachable
 from stmixer.service.sources.container import ContainerSource
 from stmixer.service.sources.context import SourceContext
 from stmixer.service.sources.jpeg_parts import JpegParts, boundary_of
@@ -105,8 +106,7 @@ class WebSource:
         """The answer that has the media. Raises Trouble, httpx.HTTPError."""
         trusted = await asyncio.to_thread(self._way.trust.context, "https")
         transport = httpx.AsyncHTTPTransport(verify=trusted, socket_options=_OPTIONS, trust_env=False)
-        waits = httpx.Timeout(self._silent_s, connect=CONNECT_S)
-        async with httpx.AsyncClient(transport=transport, timeout=waits, trust_env=False) as client:
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             url = self._url
             for _ in range(MOST_REDIRECTS + 1):
                 answer = await self._asked(client, url)
@@ -128,9 +128,10 @@ class WebSource:
                 "GET", url.at(address, with_credentials=False),
                 headers={"Host": url.place, "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "stmixer"},
                 extensions={"sni_hostname": url.host},
+                timeout=httpx.Timeout(self._silent_s, connect=connect_within_s(len(addresses))),
             )  # fmt: skip
             try:
-                answer = await client.send(request, stream=True, auth=None)
+                answer = await self._sent(client, request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 if number + 1 == len(addresses):
                     raise
@@ -141,11 +142,26 @@ class WebSource:
             digest = "digest" in answer.headers.get("www-authenticate", "").lower()
             auth = (httpx.DigestAuth if digest else httpx.BasicAuth)(url.user, url.password)
             try:
-                return await client.send(request, stream=True, auth=auth)
+                # by itself httpx would ask once more first, and read the whole of what is refused
+                flow = auth.auth_flow(request)
+                request = next(flow)
+                with contextlib.suppress(StopIteration):  # Basic has said it already
+                    request = flow.send(answer)
             except (LookupError, ValueError, NotImplementedError):  # httpx says no more of a scheme that it lacks
                 what = "asks for user and password in a way that is not known here"
                 raise Trouble("unauthorized", f"{url.place} {what}") from None
+            return await self._sent(client, request)
         raise Trouble("unreachable", f"{url.host} has no address")
+
+    async def _sent(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+        """An answer's head. Raises Trouble where it takes too long as a whole, however little is between its bytes."""
+        within_s = 2 * self._silent_s
+        try:
+            async with asyncio.timeout(within_s):
+                return await client.send(request, stream=True, auth=None)
+        except TimeoutError:
+            place = self._url.place
+            raise Trouble("silent", f"{place} took the connection and gave no answer in {within_s:g} s") from None
 
     def _trouble(self, error: httpx.HTTPError) -> Trouble:
         place = self._url.place
@@ -189,7 +205,9 @@ def _check_status(answer: httpx.Response, url: PulledUrl) -> None:
 def _redirected(url: PulledUrl, location: str) -> PulledUrl:
     """Where we are sent; it is checked as any address is. Credentials stay with the host that they were given for."""
     try:
-        there = parse_url(urljoin(url.at(url.host, with_credentials=False), location))
+        to = urlsplit(urljoin(url.at(url.host, with_credentials=False), location))
+        path, query = (part.replace("@", "%40") for part in (to.path, to.query))  # nobody's password is here
+        there = parse_url(to._replace(path=path, query=query, fragment="").geturl())
     except (InputError, ValueError):
         raise Trouble("redirects", f"{url.place} sends us to what is no address") from None
     if there.scheme not in ("http", "https"):

@@ -121,6 +121,7 @@ export function closeWords(code, lastError) {
     case 1013:
       return say("wait", "The server is busy", "All its places are taken.");
     case 4400:
+      if (lastError && lastError.retryable) break;
       return say("never", "This page and the server do not understand each other", "Reload the page: one of them is newer than the other.");
     case 4401:
       return say("never", "This server asks for a key", "Paste the API key that its owner gave you.", { key: true });
@@ -134,8 +135,8 @@ export function closeWords(code, lastError) {
       if (lastError && lastError.retryable === false) {
         return say("never", "The server ended the stream", "Start again; if it stays so, tell the server's owner.");
       }
-      return say("retry", "Connection lost", "Check your network if this stays.");
   }
+  return say("retry", "Connection lost", "Check your network if this stays.");
 }
 
 /** A `warning` or `error` that does not end the stream, on one line. */
@@ -259,7 +260,7 @@ export function lessonStateWords({ state, says, phases }) {
 export function lessonFigureWords({ mean_ap, recall, false_people, keyframes, named }) {
   const percent = (share) => `${Math.round(share * 100)} %`;
   const lines = [`Looked at ${plural(keyframes, "picture")} of clips that it did not learn from.`, `It found ${percent(recall)} of the people, and ${false_people.toFixed(2)} a picture who are not there.`];
-  if (mean_ap !== null) lines.push(`Of what they do: mAP ${mean_ap.toFixed(2)}, where 1 is perfect.`);
+  if (mean_ap !== null) lines.push(`How well it tells what they do apart: mAP ${mean_ap.toFixed(2)}, where 1 is perfect.`);
   if (named !== null) lines.push(`Of people who do none of it, ${percent(named)} were said to.`);
   if (!recall) lines.push("It found nobody: look below at who was taken for the actor, and whether people can be seen in the clips.");
   return lines;

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watching import need
@@ -16,14 +17,20 @@ HERE = Path(__file__).parent
 FOLLOWER_S = (1, 2, 4, 8, 15)
 
 
-def pauses(folder: Path, draw: float) -> dict[str, list[float]]:
-    """Seconds by what ended the line."""
+def said_by(folder: Path, script: str, argument: str) -> Any:
+    """The JSON of a script beside the page's own files."""
     (folder / "package.json").write_text('{"type": "module"}')
     for path in (*(HERE.parents[1] / "service" / "web").glob("*.js"), *HERE.glob("*.mjs")):
         shutil.copy(path, folder)
-    command = [need("node", "nodejs"), "backoff.mjs", str(draw)]
+    command = [need("node", "nodejs"), script, argument]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
-    return {name: [ms / 1000 for ms in of_name] for name, of_name in json.loads(done.stdout).items()}
+    return json.loads(done.stdout)
+
+
+def pauses(folder: Path, draw: float) -> dict[str, list[float]]:
+    """Seconds by what ended the line."""
+    found = said_by(folder, "backoff.mjs", str(draw))
+    return {name: [ms / 1000 for ms in of_name] for name, of_name in found.items()}
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])
@@ -33,3 +40,14 @@ def test_those_who_lost_it_together_come_back_apart(tmp_path: Path, draw: float)
     assert found["restarts"] == pytest.approx([earlier * s for s in (*PAGE_BACKOFF_S, PAGE_BACKOFF_S[-1])])
     assert found["follower"] == pytest.approx([earlier * s for s in (*FOLLOWER_S, FOLLOWER_S[-1])])
     assert found["busy"] == pytest.approx([later * PAGE_BUSY_S] * 2), "no sooner than was asked for"
+
+
+def test_what_the_service_means_to_have_again_comes_back(tmp_path: Path) -> None:
+    """4400 is no breach of the protocol where its error may be tried again: a decoder that died, a client too slow."""
+    cases = [
+        [4400, {"code": "decoder", "retryable": True}], [4400, {"code": "slow_client", "retryable": True}],
+        [4400, {"code": "bad_message", "retryable": False}], [4400, None], [1006, None],
+        [1006, {"code": "x", "retryable": False}],
+    ]  # fmt: skip
+    found = said_by(tmp_path, "close_words.mjs", json.dumps(cases))
+    assert found == ["retry", "retry", "never", "never", "retry", "never"]

@@ -71,6 +71,7 @@ def test_an_application_is_built_of_what_a_command_line_gives() -> None:
 
 def test_ray_tells_nobody_and_its_proxies_say_what_happened() -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_SERVE_PROXY_USE_GRPC"] == "1"
     assert (
         os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
         == IMPORT_PATH

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def runner(tiny_weights: Path) -> Any:
 
 
 @contextlib.contextmanager
-def no_bar(text: str, /) -> Iterator[Any]:
+def no_bar(text: str, /, unit: str = "s") -> Iterator[Any]:
     yield lambda done, whole: None
 
 
@@ -338,6 +339,22 @@ def test_an_address_that_gives_nothing(runner: Any, address: str, place: str, sa
         Run(runner, [address + place if place else "http://127.0.0.1:1/x.mp4"])
 
 
+@pytest.mark.parametrize("place", ["/sub/short.mp4", "/none.mp4"])
+def test_an_addresss_password_is_told_nobody(
+    runner: Any, address: str, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By no line of a log, a fetch that succeeds included, and by no error."""
+    secret = address.replace("://", "://me:hunter2@") + place
+    caplog.set_level(logging.INFO)
+    said = ""
+    try:
+        Run(runner, [secret])
+    except InputError as error:
+        said = str(error)
+    assert ("404" in said) == (place == "/none.mp4")
+    assert "hunter2" not in said + caplog.text
+
+
 # -- results in words, tables and other people's types
 
 
@@ -367,6 +384,9 @@ def test_on_a_terminal_a_bar_says_how_far_it_is_and_how_long_it_will_take(monkey
         advance(3.0, 6.0)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
     assert re.search(r"1/2 walk\.mp4 ━+[╺╸]?━* 3\.0 s \d:\d\d:\d\d (-:--:--|\d:\d\d:\d\d)", shown), shown
+    with cli._progress("fetching walk.mp4", "MiB") as advance:
+        advance(40.0, 80.0)
+    assert "40.0 MiB" in terminal.getvalue()
 
 
 def test_results_in_words() -> None:

@@ -245,7 +245,9 @@ def test_the_parts_of_a_url() -> None:
     ["", "cam.example/x", "ftp://cam.example/", "gopher://x", "rtsp://", "rtsp:///x", "rtsp://h:99999/", "rtsp://h:x/",
      "rtsp://[::1/", "rtsp://h/a b", "rtsp://h/\r\nX: y", "concat:a|b", "file://other/x", "rtmp://h/x",
      "http://h/" + "x" * 2000, "rtsp://user:p@ss/word@cam/", "rtsp://u:p@s?w@cam/",
-     "rtsp://u:p@s#w@cam/", "http://\u3002\u3002/", "http://" + "\u00fc" * 64 + "/",
+     "rtsp://u:p@s#w@cam/", "rtsp://admin:12/34@cam/stream", "rtsp://admin:2024#x@10.0.0.5/s", "rtsp://admin:9?x@cam/",
+     "rtsp://us/er:pw@cam/", "rtsp://8.8.8.8%.evil.example/", "rtsp://8.8.8.8%251/", "http://8.8.8.8\uff05.evil.example/",
+     "http://\u3002\u3002/", "http://" + "\u00fc" * 64 + "/",
      "rtsp://me:" + "\U0001f511" * 1000 + "@cam/"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_in_words(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from posting import conserved
 from rtsp_wire import RtspWire
 from wire import Wire
 
+from stmixer.service.errors import CapacityError
 from stmixer.service.schemas import DetectOptions, Pulled
 from stmixer.service.sessions.session import Session
 from stmixer.service.sources import missing_packets, patience
@@ -268,6 +270,37 @@ def test_a_camera_that_falls_silent_or_is_cut_off_comes_back(film: Path) -> None
                 conserved(summary.model_dump())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_camera_whose_stream_is_cut_is_hung_up_on(film: Path, transport: str) -> None:
+    """While the stream keeps its place: the camera has its session again, and no port stays open."""
+
+    async def run() -> None:
+        async with running_engine() as engine:
+            with running_camera(film) as camera:
+                open_before = sockets_open()
+                async with pulled(engine, camera.url(), transport=transport) as stream:
+                    await says(stream, "result")
+                    stream.session.cut(CapacityError("key_limit", "over", 429))
+                    await says(stream, "summary")
+                    assert (told(stream).state, told(stream).code) == ("failed", "key_limit")
+                    async with asyncio.timeout(10):
+                        while sockets_open() > open_before:
+                            await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def sockets_open() -> int:
+    """Of the internet's, that this process has."""
+    kinds = ("tcp", "tcp6", "udp", "udp6")
+    known = {line.split()[9] for kind in kinds for line in Path("/proc/net", kind).read_text().splitlines()[1:]}
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum(link.startswith("socket:[") and link[8:-1] in known for link in links)
 
 
 def attempts_ended(engine: Running) -> dict[str, float]:

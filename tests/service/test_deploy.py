@@ -56,6 +56,14 @@ def test_the_unit_may_write_where_it_keeps_what_it_measured() -> None:
     assert "cache_dir" in Settings.model_fields
 
 
+def test_the_unit_has_a_folder_for_what_is_to_stay() -> None:
+    """Events, clips and lessons: docs/operate.md and the unit's own comment name one folder."""
+    settings = unit()
+    folder = f"/var/lib/{settings['StateDirectory']}"
+    assert settings["StateDirectoryMode"] == "0700"
+    assert f"STMIXER_EVENTS_FILE={folder}/" in (ROOT / "docs" / "operate.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("file", "pattern"),
     [("nginx.conf", r"client_max_body_size (\d+)m;"), ("Caddyfile", r"max_size (\d+)MiB ")],  # nginx's m is 2**20

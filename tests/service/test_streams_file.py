@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from posting import eventually
 from serving import Server, running_server
 
 from stmixer.service.api.service import Service
-from stmixer.service.errors import CapacityError, StartError
+from stmixer.service.errors import CapacityError, InputError, StartError
 from stmixer.service.key_file import Key, KeyFile, digest, write_keys
 from stmixer.service.schemas import PullOrder
 from stmixer.service.sessions import filed_streams
@@ -143,6 +143,57 @@ def test_other_rules_in_the_file_are_other_rules_of_the_stream_that_runs(tmp_pat
 
     assert asyncio.run(run()) == [(True, ("here",)), (True, ("there",))]
     assert len(there) == 1
+
+
+def test_rules_that_a_stream_refuses_keep_no_other_from_beginning(tmp_path: Path) -> None:
+    """They are tried again with the next signal, and what did not end well holds up nobody either."""
+    there: list[PulledStream] = []
+
+    class There(PulledStreams):
+        def all(self) -> list[PulledStream]:
+            return list(there)
+
+        async def remove(self, stream: PulledStream) -> None:
+            there.remove(stream)
+            raise OSError("it did not end well")
+
+    async def run() -> tuple[list[str | None], int]:
+        begun: list[str | None] = []
+        path = tmp_path / "streams.yaml"
+        refusals, asked = 0, asyncio.Event()
+
+        async def begin(order: PullOrder) -> PulledStream:
+            begun.append(order.name)
+            there.append(cast(PulledStream, object()))
+            asked.set()
+            return there[-1]
+
+        async def change(stream: PulledStream, order: PullOrder) -> None:
+            nonlocal refusals
+            refusals += 1
+            asked.set()
+            raise InputError("bad_rule", "no label of this model", 422)
+
+        async def until(done: Callable[[], bool]) -> None:
+            async with asyncio.timeout(60):
+                while not done():
+                    await asked.wait()
+                    asked.clear()
+
+        write(path, {"name": "door", "url": DOOR}, {"name": "gone", "url": YARD})
+        filed = FiledStreams(path, There(), lambda order: None, begin, change)
+        filed.start(filed.read())
+        await until(lambda: len(begun) == 2)
+        others = {"name": "door", "url": DOOR, "rules": [{"id": "here", "person": True}]}, {"name": "yard", "url": YARD}
+        write(path, *others)
+        filed.read_again()
+        await until(lambda: len(begun) == 3)
+        filed.read_again()
+        await until(lambda: refusals == 2)
+        await filed.close()
+        return begun, refusals
+
+    assert asyncio.run(run()) == (["door", "gone", "yard"], 2)
 
 
 def named(server: Server, **headers: str) -> dict[str, dict[str, Any]]:

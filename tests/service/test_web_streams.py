@@ -268,6 +268,74 @@ def test_what_is_wrong_is_said() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("picture", "code"),
+    [(b"\x89PNG\r\n\x1a\n" + bytes(100), "unreadable"), (jpeg(1)[:200], "silent"), (b"no picture at all", "silent")],
+    ids=["png", "cut off", "text"],
+)
+def test_what_is_no_picture_makes_nothing_live(picture: bytes, code: str) -> None:
+    """It is tried again later and later, as what sends nothing is."""
+
+    async def parts(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(Content_Type="multipart/x-mixed-replace; boundary=x"))
+        while True:
+            writer.write(b"--x\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        async with running_engine() as engine, running_web_camera({"/": parts}) as camera:
+            async with pulled(engine, camera.url("/"), silent_s=1.0) as stream:
+                first = await says(stream, "status")
+                await says(stream, "status", after=first.number)
+                assert (told(stream).state, told(stream).code, told(stream).reconnects) == ("connecting", code, 0)
+                assert told(stream).attempts == 2
+                states = [json.loads(said.text)["state"] for said in stream.backlog._kept if said.kind == "status"]
+                assert set(states) == {"connecting"}
+
+    asyncio.run(run())
+
+
+def test_what_is_refused_is_not_read() -> None:
+    """It may be without end. The second answer to a request with user and password is the last."""
+    sent = 0
+
+    async def refuses(_: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(head("401 Unauthorized", WWW_Authenticate='Digest realm="r", nonce="n"'))
+        for _ in range(500):
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+            sent += 1
+
+    async def run() -> None:
+        async with running_web_camera({"/": refuses}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(camera.url("/", "me:secret"))
+            assert trouble.value.reason == "unauthorized"
+            assert [("authorization" in asked.headers) for asked in camera.asked] == [False, True]
+
+    asyncio.run(run())
+    assert sent < 50
+
+
+def test_an_answer_that_never_begins_is_given_up_however_often_something_of_it_comes() -> None:
+    async def dribbles(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        async with running_web_camera({"/": dribbles}) as camera:
+            with pytest.raises(Trouble) as trouble:
+                await fetched(camera.url("/"), silent_s=0.3)
+            assert trouble.value.reason == "silent"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("way", ["algorithm=FOO", 'qop="auth-int"', "opaque"])
 def test_a_password_that_is_wanted_in_an_unknown_way(way: str) -> None:
     async def wants(_: Asked, writer: asyncio.StreamWriter) -> None:
@@ -306,11 +374,11 @@ def test_an_address_that_does_not_answer_is_followed_by_the_next(monkeypatch: py
     assert asked == ["127.0.0.3", "127.0.0.1"]
 
 
-async def fetched(url: str, resolve: Resolve | None = None) -> None:
+async def fetched(url: str, resolve: Resolve | None = None, silent_s: float = 10.0) -> None:
     """One attempt, of which nothing is taken."""
     policy = AddressPolicy(parse_networks("127.0.0.0/8"), resolve)
     context = SimpleNamespace(settings=Settings())
-    await WebSource(context, parse_url(url), Way(policy), 10.0).fetch(lambda: None)  # type: ignore[arg-type]
+    await WebSource(context, parse_url(url), Way(policy), silent_s).fetch(lambda: None)  # type: ignore[arg-type]
 
 
 # -- the parts of an answer

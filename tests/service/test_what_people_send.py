@@ -287,7 +287,7 @@ def check(answer: dict[str, Any], sent: Sent) -> None:
 
 
 @contextlib.contextmanager
-def no_bar(text: str, /) -> Iterator[Any]:
+def no_bar(text: str, /, unit: str = "s") -> Iterator[Any]:
     yield lambda done, whole: None
 
 

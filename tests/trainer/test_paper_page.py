@@ -48,7 +48,7 @@ def test_published_checkpoints_go_by_their_names() -> None:
 
 
 def test_milliseconds_are_the_measured_ones() -> None:
-    measured = json.loads((ROOT / "bench" / "results" / "model_cpu.json").read_text())["rows"]
+    measured = json.loads((ROOT / "bench" / "results" / "paper_cpu.json").read_text())["rows"]
     eager = {
         row["model"]: row["ms"]
         for row in measured

@@ -149,6 +149,8 @@ class ByteSource:
                 return media
             size, kind = int.from_bytes(head[:4]), head[4:8]
             size = int.from_bytes(head[8:16]) if size == 1 else size
+            if kind == b"mdat" and size == 0:
+                return True  # to the end, as it stands there while it is being written
             if kind in (b"moov", b"moof") or size < 8:
                 return False
             media |= kind == b"mdat"

@@ -105,13 +105,16 @@ def _with_fields(options: DetectOptions, request: Request, fields: dict[str, str
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
-    """The media type of ``offered`` that an Accept header likes best; the first one if it names none of them."""
+    """The media type of ``offered`` that an Accept header likes best, by name or range (RFC 9110, 12.5.1); the first one
+    if it names none of them."""
     liked = dict.fromkeys(offered, 0.0)
     for item in accept.lower().split(","):
         name, _, parameters = item.partition(";")
         quality = re.search(r"(?:^|;)\s*q=([01](?:\.\d*)?)\s*(?:;|$)", parameters)
-        if (name := name.strip()) in liked:
-            liked[name] = max(liked[name], float(quality.group(1)) if quality else 1.0)
+        kind, _, rest = name.strip().partition("/")
+        for each in offered:
+            if each == f"{kind}/{rest}" or (rest == "*" and kind in ("*", each.partition("/")[0])):
+                liked[each] = max(liked[each], float(quality.group(1)) if quality else 1.0)
     return max(offered, key=lambda name: liked[name])
 
 

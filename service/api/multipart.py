@@ -48,6 +48,7 @@ class FormReader:
         if not boundary:
             raise _bad("its Content-Type names no boundary")
         self.fields: dict[str, str] = {}
+        self._bare_line = b"--" + boundary + b"\n"
         self._first = re.compile(rb"(?:\A|\n)(--" + re.escape(boundary) + rb")(?=[ \t]*\r\n|--)")
         self._before = b""
         self._begun = self._ended = self._found = False
@@ -86,7 +87,7 @@ class FormReader:
     def finish(self) -> None:
         """The body is over: whether it was whole, and had a file and what it needs beside."""
         if not self._begun:
-            raise _bad("it is no multipart body: its boundary is not in it")
+            raise self._not_begun()
         if not self._ended:
             raise _bad("it breaks off before its last boundary; send it again")
         if not self._found:
@@ -100,12 +101,17 @@ class FormReader:
         self._before += chunk
         found = self._first.search(self._before)
         if (len(self._before) if found is None else found.start(1)) > MAX_PREAMBLE_BYTES:
-            raise _bad("it is no multipart body: its boundary is not in it")
+            raise self._not_begun()
         if found is None:
             return b""
         self._begun = True
-        begun, self._before = self._before[found.start(1) :], b""
+        begun, self._before = found[1] + self._before[found.end(1) :].lstrip(b" \t"), b""
         return begun
+
+    def _not_begun(self) -> Exception:
+        if self._bare_line in self._before:
+            return _bad("its lines end in LF; those of a multipart body end in CR LF")
+        return _bad("it is no multipart body: its boundary is not in it")
 
     # -- what the parser says
 

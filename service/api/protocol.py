@@ -128,7 +128,8 @@ def parse_of_follower(text: str) -> Follow | Stop:
 
 def _parsed(adapter: TypeAdapter[T], text: str) -> T:
     if len(text) > MAX_TEXT:
-        raise ProtocolError("too_large", f"a text message may have {MAX_TEXT} characters", CLOSE_TOO_LARGE)
+        said = f"a text message may have {MAX_TEXT} characters; pictures and other media are binary messages"
+        raise ProtocolError("too_large", said, CLOSE_TOO_LARGE)
     try:
         return adapter.validate_json(text)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 MOST = 512
 """Messages that are kept: minutes at one keyframe a second."""
-MOST_CHARACTERS = 8 * 2**20
+MOST_CHARACTERS = 2 * 2**20
 """Of all that is kept: results of a crowd are large."""
 
 

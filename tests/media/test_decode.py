@@ -4,6 +4,7 @@ import io
 import math
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 
@@ -234,6 +235,17 @@ def test_the_length_is_limited_by_claim_and_by_what_comes(make_video):
     assert caught.value.code == "too_long"
     assert len(delivered) == 31
     assert len(read(make_video(60), limits=Limits(max_duration_s=math.inf))[0]) == 60
+
+
+def test_parts_of_pictures_say_nothing_of_their_rate():
+    """As saved of a camera's address: FFmpeg itself makes up 25 a second for them."""
+    data = cv2.imencode(".jpg", np.zeros((64, 96, 3), np.uint8))[1].tobytes()
+    part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n"
+    for hint, rate, said in ((10, 10, False), (None, 25, True)):
+        with VideoReader(io.BytesIO(20 * part), limits=Limits(), rate_hint=hint) as reader:
+            times = [frame.pts_us for frame in reader]
+            assert times == [round(n * 1e6 / rate) for n in range(20)]
+            assert any("does not say its rate" in line for line in reader.warnings) == said
 
 
 def with_cover(video):

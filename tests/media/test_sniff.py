@@ -122,6 +122,16 @@ def test_an_mp4_that_broke_off_lacks_its_index(make_video: Callable[..., bytes],
     assert raised.value.code == "unreadable"
 
 
+def test_an_mp4_whose_recorder_was_killed_lacks_its_index(make_video: Callable[..., bytes]) -> None:
+    """The length of what it holds is written last, too."""
+    data = make_video(60)
+    at = data.index(b"mdat") - 4
+    cut = data[:at] + bytes(4) + data[at + 4 : data.index(b"moov") - 4]
+    with pytest.raises(MediaError, match="index \\(moov\\) is missing") as raised:
+        VideoReader(io.BytesIO(cut), limits=Limits())
+    assert raised.value.code == "unreadable"
+
+
 def test_an_index_that_is_there_and_wrong_is_not_missing(make_video: Callable[..., bytes]) -> None:
     data = bytearray(make_video(9))
     at = data.index(b"stsd")

@@ -216,6 +216,16 @@ def test_wrong_words_in_a_stream_are_refused_in_words(server: Server, words: str
     assert cause in message
 
 
+def test_a_whole_picture_as_text_is_told_how_pictures_come(server: Server) -> None:
+    """It is longer than any message of text may be."""
+    with stream(server, **ALL) as client:
+        client.first("ready")
+        client.socket.send("data:image/jpeg;base64," + "A" * 100_000)
+        close, code, message = client.refused()
+    assert (close, code) == (1009, "too_large")
+    assert "pictures and other media are binary messages" in message
+
+
 # -- orders
 
 

@@ -113,7 +113,11 @@ def test_what_installs_is_locked_too() -> None:
 
 def test_actions_are_pinned_by_their_commits() -> None:
     """A tag can be moved."""
-    used = [each for file in (ROOT / ".github/workflows").glob("*.yml") for each in re.findall(r"uses: (.*)", file.read_text())]
+    used = [
+        each
+        for file in (ROOT / ".github/workflows").glob("*.yml")
+        for each in re.findall(r"uses: (.*)", file.read_text())
+    ]
     assert len(used) > 5
     assert [each for each in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
 

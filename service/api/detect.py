@@ -105,8 +105,8 @@ def _with_fields(options: DetectOptions, request: Request, fields: dict[str, str
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:
-    """The media type of ``offered`` that an Accept header likes best, by name or range (RFC 9110, 12.5.1); the first one
-    if it names none of them."""
+    """The media type of ``offered`` that an Accept header likes best, by name or range (RFC 9110, 12.5.1); the first
+    one if it names none of them."""
     liked = dict.fromkeys(offered, 0.0)
     for item in accept.lower().split(","):
         name, _, parameters = item.partition(";")

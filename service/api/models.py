@@ -34,7 +34,7 @@ LeftBehind = Literal["keep", "restart"]
 
 
 class ModelOrder(Wire):
-    """``POST /v1/models``: ``weights`` are bundled or fetched ones by name, or a file by its path below ``--weights-dir``.
+    """``POST /v1/models``: ``weights``: bundled or fetched ones by name, or a file by its path below ``--weights-dir``.
 
     ``name`` is what the model is called from then on (default: that of the weights). ``default``: it takes over from
     the default model once it can serve; ``streams``, as in ``DefaultOrder``, goes with that.

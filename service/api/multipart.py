@@ -100,7 +100,8 @@ class FormReader:
         """What stands before the first boundary, a line of its own, is for people, and left out."""
         self._before += chunk
         found = self._first.search(self._before)
-        if (len(self._before) if found is None else found.start(1)) > MAX_PREAMBLE_BYTES:
+        before = self._before if found is None else self._before[: found.start(1)]
+        if len(before) > MAX_PREAMBLE_BYTES or (found is not None and self._bare_line in before):
             raise self._not_begun()
         if found is None:
             return b""

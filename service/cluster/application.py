@@ -19,8 +19,8 @@ from stmixer.service.settings import Settings
 MOST_REQUESTS = 10_000
 """That Serve lets a replica have at a time, WebSockets among them: who is let in is the service's own to say."""
 
-# of the Ray that is started from here: nothing is told to its makers, its proxies say what has happened, and ask replicas
-# over gRPC: by Ray's own calls, one that dies in the middle holds up all answers of a replica until its death is known
+# of the Ray that is started from here: nothing is told to its makers, its proxies say what has happened, and ask
+# replicas over gRPC: by Ray's own calls one that dies holds up all answers of a replica until its death is known
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", IMPORT_PATH)

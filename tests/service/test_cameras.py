@@ -26,7 +26,7 @@ from cameras import (
     told,
 )
 from in_process import Running, running_engine
-from posting import conserved
+from posting import conserved, eventually
 from rtsp_wire import RtspWire
 from wire import Wire
 
@@ -285,9 +285,7 @@ def test_a_camera_whose_stream_is_cut_is_hung_up_on(film: Path, transport: str) 
                     stream.session.cut(CapacityError("key_limit", "over", 429))
                     await says(stream, "summary")
                     assert (told(stream).state, told(stream).code) == ("failed", "key_limit")
-                    async with asyncio.timeout(10):
-                        while sockets_open() > open_before:
-                            await asyncio.sleep(0.05)
+                    await asyncio.to_thread(eventually, sockets_open, lambda count: count <= open_before, 10)
 
     asyncio.run(run())
 

@@ -9,7 +9,7 @@ from stmixer.service.api.multipart import FormReader
 from stmixer.service.errors import InputError
 
 TYPE = "multipart/form-data; boundary=B"
-PART = b'Content-Disposition: form-data; name="video"\r\n\r\npicture\r\n--B--\r\n'
+PART = b'Content-Disposition: form-data; name="file"\r\n\r\npicture\r\n--B--\r\n'
 JSON, NDJSON, MP4 = OFFERED = ("application/json", "application/x-ndjson", "video/mp4")
 
 
@@ -26,7 +26,10 @@ def test_a_first_boundary_may_have_blanks_behind_it(before: bytes, step: int) ->
 
 @pytest.mark.parametrize(
     ("body", "said"),
-    [((b"--B\r\n" + PART).replace(b"\r", b""), "lines end in LF"), (b"--C\r\n" + PART.replace(b"--B", b"--C"), "is not in")],
+    [
+        ((b"--B\r\n" + PART).replace(b"\r", b""), "lines end in LF"),
+        (b"--C\r\n" + PART.replace(b"--B", b"--C"), "is not in"),
+    ],
     ids=["bare line feeds", "another boundary"],
 )
 def test_what_is_wrong_with_a_form_is_said(body: bytes, said: str) -> None:

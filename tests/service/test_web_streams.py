@@ -284,14 +284,16 @@ def test_what_is_no_picture_makes_nothing_live(picture: bytes, code: str) -> Non
             await asyncio.sleep(0.05)
 
     async def run() -> None:
-        async with running_engine() as engine, running_web_camera({"/": parts}) as camera:
-            async with pulled(engine, camera.url("/"), silent_s=1.0) as stream:
-                first = await says(stream, "status")
-                await says(stream, "status", after=first.number)
-                assert (told(stream).state, told(stream).code, told(stream).reconnects) == ("connecting", code, 0)
-                assert told(stream).attempts == 2
-                states = [json.loads(said.text)["state"] for said in stream.backlog._kept if said.kind == "status"]
-                assert set(states) == {"connecting"}
+        async with (
+            running_engine() as engine, running_web_camera({"/": parts}) as camera,
+            pulled(engine, camera.url("/"), silent_s=1.0) as stream,
+        ):  # fmt: skip
+            first = await says(stream, "status")
+            await says(stream, "status", after=first.number)
+            assert (told(stream).state, told(stream).code, told(stream).reconnects) == ("connecting", code, 0)
+            assert told(stream).attempts == 2
+            states = [json.loads(said.text)["state"] for said in stream.backlog._kept if said.kind == "status"]
+            assert set(states) == {"connecting"}
 
     asyncio.run(run())
 
